@@ -1,0 +1,1 @@
+//! Feeds the scaler and carries out what it decides.

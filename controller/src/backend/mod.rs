@@ -1,0 +1,280 @@
+//! Where instances run. One trait, [`Backend`], with as few methods as the life of an instance needs; `embedded` now, `docker` and
+//! `kubernetes` later, and a fake with injected faults for tests. All of them pass the same conformance suite.
+//!
+//! A backend makes containers and takes them away. It does not know Functions, routes or scaling, and it does not speak the
+//! invocation protocol: it says at which addresses the instance's two sockets are (`invoke` and `control`), and the pool talks.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use async_trait::async_trait;
+use hearth_function::{FunctionId, InstanceId, RevisionId};
+use serde::{Deserialize, Serialize};
+use tokio::sync::mpsc;
+
+/// Starts, stops and finds instances.
+#[async_trait]
+pub trait Backend: Send + Sync + fmt::Debug + 'static {
+    /// The name that `--backend` takes.
+    fn name(&self) -> &'static str;
+
+    /// Makes the container and starts its shim. Returns when the process runs; whether the runtime in it listens and the code loads is
+    /// the caller's to find out at the addresses returned. After an error nothing of the instance is left.
+    ///
+    /// # Cancel safety
+    /// Dropping the future may leave the instance running; [`Backend::stop`] with its id takes it away.
+    async fn start(&self, spec: &InstanceSpec) -> Result<Started, Error>;
+
+    /// Makes `code` visible, read-only, at `/code` of a running instance that was started without code.
+    async fn inject(&self, instance: &InstanceId, code: &CodeMount) -> Result<(), Error>;
+
+    /// Gives the instance the limits of the function it now runs (and from Ready on, its cpu quota).
+    async fn limit(&self, instance: &InstanceId, limits: &Limits) -> Result<(), Error>;
+
+    /// Freezes every process of the instance.
+    async fn pause(&self, instance: &InstanceId) -> Result<(), Error>;
+
+    /// Thaws a paused instance. Thawing one that runs is no error.
+    async fn resume(&self, instance: &InstanceId) -> Result<(), Error>;
+
+    /// Ends the instance: SIGTERM to its shim (which hands it on), and after `grace` kills what is left; thaws first. Returns when nothing
+    /// of it is left: processes, cgroups, mounts, network, files. Stopping an instance that is gone is no error.
+    async fn stop(&self, instance: &InstanceId, grace: Duration) -> Result<(), Error>;
+
+    /// What the instance uses now.
+    async fn stats(&self, instance: &InstanceId) -> Result<Stats, Error>;
+
+    /// Every instance of this data directory that the backend can find, running or dead, whoever started it: what a controller that
+    /// comes back adopts or reaps.
+    async fn list(&self) -> Result<Vec<Found>, Error>;
+
+    /// Tells of instances that end, however they end. One subscriber; called once.
+    fn exits(&self) -> mpsc::Receiver<Ended>;
+
+    /// What this machine can and cannot do for this backend, for `hearth doctor`.
+    async fn probe(&self) -> Vec<Capability>;
+
+    /// Takes away what the backend made for itself (bridge, firewall rules, spare namespaces, launchers). Instances must be stopped before.
+    async fn close(&self) -> Result<(), Error>;
+}
+
+/// Everything a backend needs to start one instance.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct InstanceSpec {
+    /// The instance's name, unique for ever in this data directory.
+    pub id: InstanceId,
+    /// What it is for; `None` while it is pooled.
+    pub owner: Option<Owner>,
+    /// What its shim runs.
+    pub process: Process,
+    /// Code to mount at `/code`, read-only.
+    pub code: Option<CodeMount>,
+    /// A directory of the host, mounted read-write at `/build` (a dependency installation and nothing else).
+    pub build_dir: Option<PathBuf>,
+    /// The container's root file system.
+    pub root: Root,
+    /// Environment of the user's process: the manifest's and Hearth's own.
+    pub env: BTreeMap<String, String>,
+    /// What it may use.
+    pub limits: Limits,
+    /// What it may reach.
+    pub network: Network,
+    /// Calls it may run at once (the shim and the bootstrap attribute log lines by it).
+    pub concurrency: u32,
+    /// Whoever opens a connection must know this: 64 hex digits.
+    pub secret: String,
+}
+
+/// For whom an instance runs.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Owner {
+    /// The Function.
+    pub function: FunctionId,
+    /// Its Revision.
+    pub revision: RevisionId,
+}
+
+/// What the shim runs in the container.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub enum Process {
+    /// The Node bootstrap, by the interpreter that the root has.
+    Nodejs,
+    /// The Python bootstrap, by the interpreter that the root has.
+    Python,
+    /// The user's own HTTP server, on `$PORT`.
+    Http {
+        /// Program and arguments.
+        command: Vec<String>,
+    },
+    /// A process for each call.
+    Exec {
+        /// Program and arguments.
+        command: Vec<String>,
+    },
+    /// One command that runs to its end and leaves its result in `/build`.
+    Job {
+        /// Program and arguments.
+        command: Vec<String>,
+    },
+}
+
+/// The root file system of an instance.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub enum Root {
+    /// The host's own `/usr`, read-only, and the prefix of the interpreter.
+    Host {
+        /// The interpreter's binary on the host, for `Process::Nodejs` and `Process::Python`; resolved by the caller.
+        interpreter: Option<PathBuf>,
+    },
+    /// An unpacked image at this path of the host.
+    Directory(PathBuf),
+}
+
+/// Code on the host and where it is seen.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct CodeMount {
+    /// An unpacked bundle on the host; mounted read-only at `/code`.
+    pub path: PathBuf,
+    /// Installed dependencies on the host; mounted read-only at `/deps` (`/code/node_modules` is a link the bundle holds, or `PYTHONPATH`).
+    pub dependencies: Option<PathBuf>,
+}
+
+/// What an instance may use.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Limits {
+    /// Memory, in bytes, page cache included.
+    pub memory_bytes: u64,
+    /// Cpu time in thousandths of a core; `None`: no quota, only a weight.
+    pub cpu_millis: Option<u32>,
+    /// Size of `/tmp`, in bytes; counts against memory too.
+    pub tmp_bytes: u64,
+    /// Processes and threads.
+    pub pids: u32,
+}
+
+/// What an instance may reach.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Network {
+    /// Its own loopback only.
+    None,
+    /// The outside, the gateway, and what the operator lists of the host.
+    Outbound,
+}
+
+/// A started instance.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Started {
+    /// Where the invocation protocol is spoken.
+    pub invoke: Address,
+    /// Where the shim speaks: logs, exit, drain.
+    pub control: Address,
+    /// How long the parts of the start took, for the phases of a cold start.
+    pub create: Duration,
+}
+
+/// Where a socket of an instance listens.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Address {
+    /// A Unix socket at this path of the host.
+    Unix(PathBuf),
+    /// A TCP address.
+    Tcp(std::net::SocketAddr),
+}
+
+/// What an instance uses.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Stats {
+    /// Cpu time since its start.
+    pub cpu: Duration,
+    /// Memory now, in bytes.
+    pub memory_bytes: u64,
+    /// Highest memory, in bytes.
+    pub memory_peak_bytes: u64,
+    /// Processes and threads now.
+    pub pids: u32,
+}
+
+/// An instance that [`Backend::list`] found.
+#[derive(Debug, Clone)]
+pub struct Found {
+    /// What it was started as.
+    pub spec: InstanceSpec,
+    /// Where it listens.
+    pub started: Started,
+    /// How it ended, if it did.
+    pub ended: Option<Exit>,
+}
+
+/// An instance came to its end.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Ended {
+    /// Which.
+    pub instance: InstanceId,
+    /// How.
+    pub exit: Exit,
+}
+
+/// How an instance ended.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Exit {
+    /// The exit code of the runtime, if it ended by itself.
+    pub code: Option<i32>,
+    /// The signal that ended it.
+    pub signal: Option<i32>,
+    /// The kernel killed it because its memory limit was reached.
+    pub out_of_memory: bool,
+}
+
+/// One thing that a machine can or cannot do.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Capability {
+    /// Short name, as in `memory limits`.
+    pub name: String,
+    /// Whether it works here.
+    pub works: bool,
+    /// What was found.
+    pub detail: String,
+    /// What to do to have it, when it does not work.
+    pub remedy: Option<String>,
+}
+
+/// Why a backend could not do what it was asked for.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// No instance of this name.
+    #[error("instance {0} is not here")]
+    NotFound(InstanceId),
+    /// The specification cannot be carried out as it stands: the user must change it.
+    #[error("{what}: {remedy}")]
+    Invalid {
+        /// What is wrong.
+        what: String,
+        /// What to change.
+        remedy: String,
+    },
+    /// The machine lacks something: see `hearth doctor`.
+    #[error("this machine cannot {what}: {remedy}")]
+    Unsupported {
+        /// What it lacks.
+        what: String,
+        /// How to get it.
+        remedy: String,
+    },
+    /// Something outside went wrong in this step; trying again may help.
+    #[error("{step} for instance {instance}")]
+    Step {
+        /// What was being done, as in `create the cgroup`.
+        step: &'static str,
+        /// For which instance.
+        instance: InstanceId,
+        /// What the system said.
+        #[source]
+        source: std::io::Error,
+    },
+}

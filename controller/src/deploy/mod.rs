@@ -1,0 +1,1 @@
+//! From a Function to a Revision that can serve.

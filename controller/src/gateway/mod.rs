@@ -1,0 +1,1 @@
+//! The request path: listener, route, admission, instance.

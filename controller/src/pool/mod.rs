@@ -1,0 +1,1 @@
+//! The life of instances: start, load, adopt, drain, reap.

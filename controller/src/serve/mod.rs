@@ -1,0 +1,1 @@
+//! Wiring: configuration to running parts, in start-up and shutdown order.

@@ -1,0 +1,1 @@
+//! Desired state and records, in an embedded database.

@@ -1,0 +1,5 @@
+//! Which instance takes a request, and who waits: state machines without I/O, clock or randomness.
+
+mod messages;
+
+pub use messages::{EndpointAddress, Endpoint, Forwarding, LoadReport, StartFailure, StartKind, ToGateway, ToScaler};

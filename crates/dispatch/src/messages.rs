@@ -1,0 +1,170 @@
+//! What a gateway and the scaler tell each other: over a channel in one process, over a stream in a cluster.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use hearth_function::{InstanceId, RevisionId};
+use serde::{Deserialize, Serialize};
+
+/// From a gateway to the scaler.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub enum ToScaler {
+    /// Requests wait for a slot and none is free: sent at once when a queue stops being empty and whenever it has grown since.
+    CapacityWanted {
+        /// Of which Revision.
+        revision: RevisionId,
+        /// How many requests wait now.
+        waiting: u32,
+        /// How many run now.
+        in_flight: u32,
+    },
+    /// Sent every tick for each Revision that was not idle for all of it, and once more when it turns idle.
+    Load(LoadReport),
+    /// The last call on a revoked instance has ended: it can be stopped.
+    Drained {
+        /// Which.
+        instance: InstanceId,
+    },
+    /// The gateway cannot reach the instance any more, or it broke the protocol.
+    Lost {
+        /// Which.
+        instance: InstanceId,
+        /// What happened, for people.
+        reason: String,
+    },
+    /// A call outlived its time and the instance does not answer a ping: it must be killed.
+    Unresponsive {
+        /// Which.
+        instance: InstanceId,
+    },
+    /// An instance of an ephemeral Revision has served its call.
+    Spent {
+        /// Which.
+        instance: InstanceId,
+    },
+}
+
+/// What a Revision did on one gateway since the last report.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct LoadReport {
+    /// Which Revision.
+    pub revision: RevisionId,
+    /// Calls running at the time of the report.
+    pub in_flight: u32,
+    /// Requests waiting at the time of the report.
+    pub waiting: u32,
+    /// Average of running and waiting calls over the time since the last report.
+    pub average_concurrency: f64,
+    /// Calls that ended since the last report.
+    pub completed: u64,
+    /// Requests that came in since the last report.
+    pub arrived: u64,
+    /// Sum of the service times of the calls that ended, for their mean.
+    pub service_time: Duration,
+    /// Requests of this Revision refused since the last report (full queue, no capacity in time).
+    pub refused: u64,
+}
+
+/// From the scaler to a gateway.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub enum ToGateway {
+    /// An instance is Ready and this gateway may run so many calls on it. Again with another number: the share has changed.
+    Grant {
+        /// Of which Revision.
+        revision: RevisionId,
+        /// Where it is.
+        endpoint: Endpoint,
+        /// How many calls at once.
+        slots: u32,
+    },
+    /// No new calls to this instance; answer [`ToScaler::Drained`] when the last has ended.
+    Revoke {
+        /// Which.
+        instance: InstanceId,
+    },
+    /// The instance has ended.
+    Gone {
+        /// Which.
+        instance: InstanceId,
+        /// How it ended, for people: `exit code 1`, `killed: out of memory`.
+        reason: String,
+    },
+    /// A start failed and nobody else is starting: what waits fails now, and what comes in the next `retry_after` fails at once.
+    StartFailed {
+        /// Of which Revision.
+        revision: RevisionId,
+        /// Why.
+        failure: StartFailure,
+        /// How long the scaler backs off.
+        retry_after: Duration,
+    },
+}
+
+/// Why an instance did not come up.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct StartFailure {
+    /// A stable word for programs, as in `handler_missing`, `start_timeout`, `out_of_memory`.
+    pub code: String,
+    /// A sentence for people, with the fix where there is one.
+    pub message: String,
+    /// The last lines the instance printed.
+    pub last_lines: Vec<String>,
+}
+
+/// A Ready instance as a gateway sees it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Endpoint {
+    /// Which instance.
+    pub instance: InstanceId,
+    /// Where it listens.
+    pub address: EndpointAddress,
+    /// Opens its connections.
+    pub secret: String,
+    /// How calls reach it.
+    pub forwarding: Forwarding,
+    /// What a request that waited for this instance says it met.
+    pub start: StartKind,
+    /// How long the start took, from the decision to Ready: the `init` of `Server-Timing` for those who waited for it.
+    pub start_time: Duration,
+    /// It serves one call and is destroyed.
+    pub single_use: bool,
+}
+
+/// Where an instance listens.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum EndpointAddress {
+    /// A Unix socket on this host.
+    Unix(PathBuf),
+    /// A TCP address.
+    Tcp(SocketAddr),
+}
+
+/// How calls reach an instance.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Forwarding {
+    /// Frames on a shared connection, and the head of a call is the event (`event` signature).
+    Event,
+    /// Frames on a shared connection, with a plain request head (`fetch`, ASGI, WSGI, exec).
+    Frames,
+    /// A dedicated connection for each call at a time, plain HTTP/1.1 after `attach` (`http` signature, `http` runtime).
+    Attach,
+}
+
+/// What a request met.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum StartKind {
+    /// It waited for an instance that was made from nothing.
+    Cold,
+    /// It waited for a pooled instance that was given the code.
+    Prewarmed,
+    /// It met a frozen instance.
+    Paused,
+    /// It met an instance kept for it.
+    Reserved,
+    /// It met an instance that was there.
+    Warm,
+}
