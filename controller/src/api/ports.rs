@@ -1,0 +1,192 @@
+//! The running parts as the API sees them: what it asks of pool, gateway, logs and bundles. The wiring implements it; tests have a fake.
+//! Everything here is a plain value that goes out as JSON, field names in camelCase.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::path::Path;
+
+use async_trait::async_trait;
+use axum::body::Body;
+use futures_util::stream::BoxStream;
+use hearth_function::{FunctionId, InstanceId, RevisionId};
+use serde::{Deserialize, Serialize};
+
+use crate::backend::Capability;
+
+/// What the API reaches of the running controller.
+#[async_trait]
+pub trait Parts: Send + Sync + fmt::Debug + 'static {
+    /// Every instance there is, whatever its state, in no particular order.
+    async fn instances(&self) -> Vec<Instance>;
+
+    /// What happened around a Function lately; empty when nothing did.
+    async fn activity(&self, function: &FunctionId) -> Activity;
+
+    /// Calls a Function as the gateway would: the request's target is the path and query that the function sees. Answers with the
+    /// function's answer, or the gateway's error answer.
+    ///
+    /// # Errors
+    /// [`Error::Unavailable`] when the gateway does not answer at all.
+    async fn invoke(
+        &self,
+        function: &FunctionId,
+        request: http::Request<Body>,
+    ) -> Result<http::Response<Body>, Error>;
+
+    /// Lines of a Function's log, oldest first. With `follow` the stream ends only when the controller does; a reader that is too slow is
+    /// told so by a line of its own and goes on.
+    ///
+    /// # Errors
+    /// [`Error::Internal`] when the logs on disk cannot be read.
+    async fn logs(&self, query: LogQuery) -> Result<BoxStream<'static, LogLine>, Error>;
+
+    /// Whether the bundle `sha256:<64 hex digits>` is here and whole.
+    async fn has_bundle(&self, digest: &str) -> Result<bool, Error>;
+
+    /// Takes in the packed bundle (tar, gzip) in `file`, which the API received and removes afterwards; verifies that it has this digest.
+    ///
+    /// # Errors
+    /// [`Error::Invalid`] when the digest differs, or the archive is broken, too large or holds what a bundle must not.
+    async fn put_bundle(&self, digest: &str, file: &Path) -> Result<(), Error>;
+
+    /// What this machine can and cannot do.
+    async fn capabilities(&self) -> Vec<Capability>;
+
+    /// All metrics in the Prometheus text format 0.0.4.
+    fn metrics(&self) -> String;
+
+    /// `Ok` while every part runs; otherwise which does not, for /healthz.
+    fn health(&self) -> Result<(), String>;
+}
+
+/// Why a part did not do what it was asked.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// There is nothing of that name.
+    #[error("{0}")]
+    NotFound(String),
+    /// The client must change what it sent.
+    #[error("{0}")]
+    Invalid(String),
+    /// Not now; trying again may help.
+    #[error("{0}")]
+    Unavailable(String),
+    /// Something inside went wrong; the text is for the client, the source for the log.
+    #[error("{what}")]
+    Internal {
+        /// What was being done.
+        what: String,
+        /// What went wrong.
+        #[source]
+        source: Box<dyn std::error::Error + Send + Sync>,
+    },
+}
+
+/// A running instance.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Instance {
+    /// Its name.
+    pub name: InstanceId,
+    /// For which Function; `None` while it is pooled.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub function: Option<FunctionId>,
+    /// For which Revision.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub revision: Option<RevisionId>,
+    /// Its state, as in the design: `Starting`, `Loading`, `Ready`, `Paused`, `Draining`, `Stopped`, `Failed`.
+    pub state: String,
+    /// Why it is in that state, when that is not plain: `exit code 1`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reason: Option<String>,
+    /// Calls that run in it now.
+    pub in_flight: u32,
+    /// Calls it may run at once.
+    pub slots: u32,
+    /// When it was started: RFC 3339, UTC.
+    pub started: String,
+    /// Memory now, in bytes; absent when it was not measured.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub memory_bytes: Option<u64>,
+    /// Cpu time since its start, in seconds; absent when it was not measured.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cpu_seconds: Option<f64>,
+}
+
+/// What happened around a Function lately, for `describe`.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Activity {
+    /// The last decisions of the scaler, newest last: `0 → 1: 1 request waits, none runs`.
+    pub decisions: Vec<Occurrence>,
+    /// The last starts, newest last.
+    pub starts: Vec<StartRecord>,
+    /// Requests that wait now.
+    pub waiting: u32,
+    /// Calls that run now.
+    pub in_flight: u32,
+}
+
+/// Something that happened.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Occurrence {
+    /// When: RFC 3339, UTC.
+    pub time: String,
+    /// What, for people.
+    pub message: String,
+}
+
+/// How a start went.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct StartRecord {
+    /// When it began: RFC 3339, UTC.
+    pub time: String,
+    /// Which instance.
+    pub instance: InstanceId,
+    /// Its Revision.
+    pub revision: RevisionId,
+    /// Milliseconds of each phase: `schedule`, `create`, `boot`, `load`.
+    pub phases_ms: BTreeMap<String, f64>,
+    /// Why it failed, if it did.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub failure: Option<String>,
+}
+
+/// Which lines of a log.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct LogQuery {
+    /// Of which Function.
+    pub function: FunctionId,
+    /// Only those of this request.
+    pub request: Option<String>,
+    /// Only the last so many of those that are there already.
+    pub tail: Option<usize>,
+    /// Only those since then.
+    pub since: Option<std::time::SystemTime>,
+    /// Go on with new ones.
+    pub follow: bool,
+}
+
+/// One line that a function wrote.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct LogLine {
+    /// When: RFC 3339, UTC, with milliseconds.
+    pub time: String,
+    /// Which instance wrote it.
+    pub instance: InstanceId,
+    /// Of which Revision.
+    pub revision: RevisionId,
+    /// `stdout`, `stderr`, or `hearth` for Hearth's own remarks (lines dropped, instance ended).
+    pub stream: String,
+    /// Of which request, where that is certain.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub request: Option<String>,
+    /// Several calls ran and nobody knows which wrote it.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub shared: bool,
+    /// The line, without its end.
+    pub text: String,
+}

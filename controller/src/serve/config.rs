@@ -1,0 +1,279 @@
+//! The process's configuration: what an operator can set, once, for a whole controller. What differs between Functions is in their
+//! manifests and nowhere else.
+//!
+//! ```text
+//! defaults  <  file (--config, or the first of the usual places)  <  environment (HEARTH_SECTION_KEY)  <  flags
+//! ```
+//!
+//! Every option stands once, in the table below: the macro makes the struct, its defaults, its text forms and the documentation that
+//! `hearth config` prints out of that one place. [`load`] reads all layers and reports every problem of all of them at once.
+
+mod layers;
+mod value;
+
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+pub use layers::{Effective, Flags, Layers, Problem, Problems, Source, load};
+pub use value::{Secret, Size, Subnet, Value};
+
+/// One option: its key and what its documentation says.
+#[derive(Debug, Clone, Copy)]
+pub struct Opt {
+    /// As it is written in a file, sections separated by a dot: `gateway.listen`.
+    pub key: &'static str,
+    /// Meaning, unit, default and where the default comes from; the source's own documentation comment.
+    pub doc: &'static [&'static str],
+    /// What a value looks like, for messages: `a duration, as in 30s`.
+    pub form: &'static str,
+    get: fn(&Config) -> serde_json::Value,
+    set: fn(&mut Config, &serde_json::Value) -> Result<(), String>,
+}
+
+impl Opt {
+    /// The environment variable that sets it: `HEARTH_GATEWAY_LISTEN` for `gateway.listen`.
+    #[must_use]
+    pub fn variable(&self) -> String {
+        format!("HEARTH_{}", self.key.replace('.', "_").to_uppercase())
+    }
+
+    /// Its value in `config`, as a file would say it; a secret is not told.
+    #[must_use]
+    pub fn show(&self, config: &Config) -> serde_json::Value {
+        (self.get)(config)
+    }
+}
+
+macro_rules! options {
+    ($($(#[doc = $sdoc:literal])* $section:ident: $type:ident { $($(#[doc = $doc:literal])* $key:ident: $value:ty = $default:expr,)* })*) => {
+        /// Everything that is configured, each option with its effective value.
+        #[derive(Debug, Clone, PartialEq, Eq, Default)]
+        pub struct Config {
+            $($(#[doc = $sdoc])* pub $section: $type,)*
+        }
+
+        $(
+            $(#[doc = $sdoc])*
+            #[derive(Debug, Clone, PartialEq, Eq)]
+            pub struct $type {
+                $($(#[doc = $doc])* pub $key: $value,)*
+            }
+
+            impl Default for $type {
+                fn default() -> Self {
+                    Self { $($key: $default,)* }
+                }
+            }
+        )*
+
+        /// Every option, in the order of their documentation.
+        pub const OPTIONS: &[Opt] = &[
+            $($(Opt {
+                key: options!(@key $section $key),
+                doc: &[$($doc),*],
+                form: <$value as Value>::FORM,
+                get: |config| config.$section.$key.show(),
+                set: |config, value| {
+                    config.$section.$key = <$value as Value>::read(value)?;
+                    Ok(())
+                },
+            },)*)*
+        ];
+    };
+    (@key main $key:ident) => { stringify!($key) };
+    (@key $section:ident $key:ident) => { concat!(stringify!($section), ".", stringify!($key)) };
+}
+
+options! {
+    /// Options without a section.
+    main: Main {
+        /// Directory of the database, bundles, dependencies, logs, keys. Default: where the file system standard puts a service's state.
+        data_dir: PathBuf = PathBuf::from("/var/lib/hearth"),
+        /// Where instances run. Default: `embedded`, which needs nothing installed.
+        backend: String = "embedded".to_owned(),
+    }
+    /// The gateway: the way of requests to functions.
+    gateway: Gateway {
+        /// Address where functions answer. Default: loopback, because functions have no authentication of their own yet.
+        listen: SocketAddr = SocketAddr::from(([127, 0, 0, 1], 8080)),
+        /// Threads that serve requests, each with its own listener. Default: none given, half the cores and at least one; the functions need the others.
+        threads: Option<u32> = None,
+        /// Largest request head, in bytes (431 beyond). Default: what Node takes, twice over.
+        max_head: Size = Size::kib(32),
+        /// Largest request body, in bytes (413 beyond). Default: well above the 6 MiB of AWS Lambda, small enough to be no attack.
+        max_body: Size = Size::mib(64),
+        /// Time a client has to send its request head, and an idle connection to send the next (408 beyond). Default: that of Apache and Go's examples.
+        head_timeout: Duration = Duration::from_secs(20),
+        /// Longest silence of a client in the middle of its body, and of one that does not read its answer. Default: as for the head.
+        body_timeout: Duration = Duration::from_secs(30),
+        /// Open client connections, over all threads; more wait to be accepted. Default: fits the usual 16384 file descriptors.
+        max_connections: u32 = 8192,
+        /// Requests that may wait for an instance of one Revision (429 beyond). Default: ten times the biggest burst of our benchmarks.
+        max_queue: u32 = 2000,
+    }
+    /// The management API, which the command line uses.
+    management: Management {
+        /// Address of the management API (TLS and token) and of /healthz and /metrics (plain HTTP). Default: loopback; who reaches it with the token is root here.
+        listen: SocketAddr = SocketAddr::from(([127, 0, 0, 1], 7070)),
+    }
+    /// What instances reach.
+    network: Network {
+        /// Addresses of instances with `network: outbound`, as IPv4 prefix. Default: from the shared address space (RFC 6598), which neither homes nor companies use inside.
+        subnet: Subnet = Subnet::default(),
+        /// Ports of this host that instances reach as `host.hearth.internal`. Default: none.
+        host_ports: Vec<u16> = Vec::new(),
+    }
+    /// Starting instances.
+    start: Start {
+        /// Instances that start at the same time; more wait. Default: none given, twice the cores, beyond which starts only slow each other down.
+        parallelism: Option<u32> = None,
+    }
+    /// Installing the dependencies of bundles.
+    build: Build {
+        /// Time that an installation of dependencies may take. Default: that of a large tree on a slow line.
+        timeout: Duration = Duration::from_secs(600),
+        /// Memory of the installing instance, in bytes. Default: npm with a thousand packages stays below it.
+        memory: Size = Size::mib(1024),
+        /// Largest bundle, in bytes, packed; unpacked it may be four times that. Default: the 250 MB of AWS Lambda, rounded up.
+        max_bundle: Size = Size::mib(256),
+        /// Variables of the installing instance, each `NAME=value`: a mirror's address, a proxy. Values may hold credentials and are not shown. Default: none.
+        env: Vec<Secret> = Vec::new(),
+    }
+    /// Logs of functions.
+    logs: Logs {
+        /// Kept on disk for each Function, in bytes; the oldest go first. Default: a day of a chatty function.
+        per_function: Size = Size::mib(32),
+        /// Kept for one call, in bytes; what comes after is counted and dropped. Default: no call should fill a quarter of what is kept.
+        per_call: Size = Size::mib(8),
+    }
+    /// Ending.
+    drain: Drain {
+        /// Time that running calls have to end when the controller stops; then they are cut. Default: the default execution time limit of a Function.
+        deadline: Duration = Duration::from_secs(30),
+    }
+    /// The controller's own log, on standard error.
+    log: Log {
+        /// What is told: a level, or directives as of `tracing` (`hearth::pool=debug,info`). Default: `info`.
+        level: String = "info".to_owned(),
+        /// `text` or `json`. Default: `text`.
+        format: String = "text".to_owned(),
+    }
+}
+
+impl Config {
+    /// Whether the values fit together; [`load`] calls it after every layer was read.
+    ///
+    /// # Errors
+    /// Every rule that is broken, each as `(key, message)`.
+    pub fn validate(&self) -> Result<(), Vec<(&'static str, String)>> {
+        let mut problems = Vec::new();
+        let mut broken = |key: &'static str, message: String| problems.push((key, message));
+        if self.main.backend != "embedded" {
+            broken(
+                "backend",
+                format!("{:?} is no backend of this build: use \"embedded\"", self.main.backend),
+            );
+        }
+        if self.main.data_dir.as_os_str().is_empty() {
+            broken("data_dir", "an empty path: name a directory".to_owned());
+        }
+        if self.gateway.listen == self.management.listen && self.gateway.listen.port() != 0 {
+            broken(
+                "management.listen",
+                format!("{} is the gateway's address too: give each its own port", self.management.listen),
+            );
+        }
+        let positive =
+            [("gateway.threads", self.gateway.threads), ("start.parallelism", self.start.parallelism)];
+        for (key, value) in positive {
+            if value == Some(0) {
+                broken(key, "0 would serve nothing: give 1 or more, or leave it out".to_owned());
+            }
+        }
+        for (key, value) in [
+            ("gateway.max_connections", self.gateway.max_connections),
+            ("gateway.max_queue", self.gateway.max_queue),
+        ] {
+            if value == 0 {
+                broken(key, "0 would refuse every request: give 1 or more".to_owned());
+            }
+        }
+        for (key, value) in [
+            ("gateway.head_timeout", self.gateway.head_timeout),
+            ("gateway.body_timeout", self.gateway.body_timeout),
+            ("build.timeout", self.build.timeout),
+        ] {
+            if value.is_zero() {
+                broken(key, "no time at all: give at least 1ms".to_owned());
+            }
+        }
+        if self.gateway.max_head < Size::kib(4) {
+            broken(
+                "gateway.max_head",
+                format!("{} is less than browsers send: give at least 4Ki", self.gateway.max_head),
+            );
+        }
+        if self.build.memory < Size::mib(64) {
+            broken(
+                "build.memory",
+                format!("{} is too little for npm or pip: give at least 64Mi", self.build.memory),
+            );
+        }
+        if self.logs.per_call > self.logs.per_function {
+            broken(
+                "logs.per_call",
+                format!(
+                    "{} is more than logs.per_function keeps ({})",
+                    self.logs.per_call, self.logs.per_function
+                ),
+            );
+        }
+        if !["text", "json"].contains(&self.log.format.as_str()) {
+            broken("log.format", format!("{:?} is neither \"text\" nor \"json\"", self.log.format));
+        }
+        if let Err(error) = self.log.level.parse::<tracing_subscriber::filter::targets::Targets>() {
+            broken(
+                "log.level",
+                format!(
+                    "{:?} is neither a level (error, warn, info, debug, trace) nor a list of directives: {error}",
+                    self.log.level
+                ),
+            );
+        }
+        for variable in &self.build.env {
+            if variable.reveal().split_once('=').is_none_or(|(name, _)| name.is_empty()) {
+                broken("build.env", "every entry is NAME=value".to_owned());
+            }
+        }
+        if problems.is_empty() { Ok(()) } else { Err(problems) }
+    }
+
+    /// The kubeconfig that a server with this configuration writes and the command line reads.
+    #[must_use]
+    pub fn kubeconfig(&self) -> PathBuf {
+        kubeconfig_in(&self.main.data_dir)
+    }
+
+    /// Threads of the gateway: as configured, or half the cores.
+    #[must_use]
+    pub fn gateway_threads(&self) -> u32 {
+        self.gateway.threads.unwrap_or_else(|| (cores() / 2).max(1))
+    }
+
+    /// Instances that may start at once: as configured, or twice the cores.
+    #[must_use]
+    pub fn start_parallelism(&self) -> u32 {
+        self.start.parallelism.unwrap_or_else(|| cores() * 2)
+    }
+}
+
+/// Where a server keeps its kubeconfig in the data directory.
+#[must_use]
+pub fn kubeconfig_in(data_dir: &Path) -> PathBuf {
+    data_dir.join("kubeconfig")
+}
+
+fn cores() -> u32 {
+    std::thread::available_parallelism().ok().and_then(|cores| u32::try_from(cores.get()).ok()).unwrap_or(1)
+}
