@@ -1,0 +1,4 @@
+exports.handler = async (event) => {
+  const name = event.queryStringParameters?.name ?? 'world';
+  return { message: `Hello, ${name}!` };
+};

@@ -1,0 +1,2 @@
+. examples/todo/redis.sh
+after() { stop_redis; }
