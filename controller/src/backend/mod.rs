@@ -4,6 +4,11 @@
 //! A backend makes containers and takes them away. It does not know Functions, routes or scaling, and it does not speak the
 //! invocation protocol: it says at which addresses the instance's two sockets are (`invoke` and `control`), and the pool talks.
 
+pub mod conformance;
+pub mod embedded;
+pub mod fake;
+pub mod interpreters;
+
 use std::collections::BTreeMap;
 use std::fmt;
 use std::path::PathBuf;

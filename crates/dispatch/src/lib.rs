@@ -2,4 +2,6 @@
 
 mod messages;
 
-pub use messages::{EndpointAddress, Endpoint, Forwarding, LoadReport, StartFailure, StartKind, ToGateway, ToScaler};
+pub use messages::{
+    Endpoint, EndpointAddress, Forwarding, LoadReport, StartFailure, StartKind, ToGateway, ToScaler,
+};
