@@ -4,5 +4,59 @@
 //! Pure: no I/O, no clock, no randomness.
 
 mod ids;
+mod problem;
+mod revision;
+pub mod spec;
+mod status;
+mod values;
 
 pub use ids::{FunctionId, IdError, InstanceId, RevisionId};
+pub use problem::{Position, Problem};
+pub use revision::{
+    Revision, RevisionSpec, RevisionState, RevisionStatus, Template, next_revision_name, revision_number,
+    template_digest,
+};
+pub use spec::{Function, FunctionSpec};
+pub use status::{Condition, ConditionStatus, ConditionType, FunctionStatus, InstanceCounts, set_condition};
+pub use values::{ByteSize, CpuMillis, Digest, Handler, HumanDuration, Percent, RuntimeName, ValueError};
+
+/// The `apiVersion` of every resource of Hearth.
+pub const API_VERSION: &str = "hearth.dev/v1";
+/// The label on a Revision (and whatever else belongs to a Function) that names its Function.
+pub const FUNCTION_LABEL: &str = "hearth.dev/function";
+/// The namespace of a manifest that names none.
+pub const DEFAULT_NAMESPACE: &str = "default";
+
+impl Function {
+    /// `namespace/name`, with [`DEFAULT_NAMESPACE`] where none is named.
+    ///
+    /// # Errors
+    /// When name or namespace is missing or no RFC 1123 label.
+    pub fn id(&self) -> Result<FunctionId, IdError> {
+        FunctionId::parse(&qualified(&self.metadata))
+    }
+}
+
+impl Revision {
+    /// `namespace/name`, with [`DEFAULT_NAMESPACE`] where none is named.
+    ///
+    /// # Errors
+    /// When name or namespace is missing or no RFC 1123 label.
+    pub fn id(&self) -> Result<RevisionId, IdError> {
+        RevisionId::parse(&qualified(&self.metadata))
+    }
+
+    /// The Function that it belongs to.
+    ///
+    /// # Errors
+    /// When the function's name or the namespace is no RFC 1123 label.
+    pub fn function_id(&self) -> Result<FunctionId, IdError> {
+        let namespace = self.metadata.namespace.as_deref().unwrap_or(DEFAULT_NAMESPACE);
+        FunctionId::parse(&format!("{namespace}/{}", self.spec.function))
+    }
+}
+
+fn qualified(metadata: &k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta) -> String {
+    let namespace = metadata.namespace.as_deref().unwrap_or(DEFAULT_NAMESPACE);
+    format!("{namespace}/{}", metadata.name.as_deref().unwrap_or_default())
+}

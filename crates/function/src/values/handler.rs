@@ -1,0 +1,122 @@
+//! Which export of which file is called.
+
+use std::fmt;
+use std::str::FromStr;
+
+use super::{ValueError, text_value};
+
+/// A handler: the file (below the root of the source, without its extension) and the name exported from it. Written
+/// `index.handler`, `src/api.handler`, or with a colon, as Python servers do: `app:app`, `pkg.module:app`.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Handler {
+    text: String,
+    split: usize,
+}
+
+impl Handler {
+    /// The file without its extension, with slashes: `src/api`. A Python module path is turned into one: `pkg.module:app`
+    /// gives `pkg/module`.
+    #[must_use]
+    pub fn file_stem(&self) -> String {
+        let (stem, export) = self.text.split_at(self.split);
+        if export.starts_with(':') { stem.replace('.', "/") } else { stem.to_owned() }
+    }
+
+    /// The name exported from the file.
+    #[must_use]
+    pub fn export(&self) -> &str {
+        self.text.get(self.split + 1..).unwrap_or_default()
+    }
+
+    /// As it was written.
+    #[must_use]
+    pub fn as_str(&self) -> &str {
+        &self.text
+    }
+}
+
+impl fmt::Display for Handler {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.text)
+    }
+}
+
+impl FromStr for Handler {
+    type Err = ValueError;
+
+    fn from_str(text: &str) -> Result<Self, ValueError> {
+        let refused = |fix: &str| ValueError::new(format!("{text:?} is not a handler"), fix);
+        let split = text.find(':').or_else(|| text.rfind('.')).ok_or_else(|| {
+            refused(&format!(
+                "write the file and its export, as in {}.handler",
+                if text.is_empty() { "index" } else { text }
+            ))
+        })?;
+        let (stem, export) = text.split_at(split);
+        let export = export.get(1..).unwrap_or_default();
+        let identifier = |c: char| c.is_alphanumeric() || c == '_' || c == '$';
+        if export.is_empty() || !export.chars().all(identifier) {
+            return Err(refused(
+                "after the last dot (or the colon) comes the name of the export, as in index.handler",
+            ));
+        }
+        if stem.starts_with('/') || stem.split('/').any(|part| matches!(part, "" | "." | "..")) {
+            return Err(refused("the file is named from the root of the source, as in src/api.handler"));
+        }
+        if stem.chars().any(|c| c.is_control() || c == '\\') {
+            return Err(refused("the file's name has characters that files of a source cannot have"));
+        }
+        // `index.js.handler` and `index.handler.js` are what people write who think of the file's name.
+        for extension in [".js", ".mjs", ".cjs", ".ts", ".py"] {
+            if let Some(stem) = stem.strip_suffix(extension) {
+                return Err(refused(&format!("leave the extension out: {stem}.{export}")));
+            }
+        }
+        if matches!(export, "js" | "mjs" | "cjs" | "ts" | "py") {
+            return Err(refused(&format!("name the export and not the extension, as in {stem}.handler")));
+        }
+        Ok(Self { text: text.to_owned(), split })
+    }
+}
+
+text_value!(Handler, kind: "handler", schema: { "type": "string" }, numbers: |text| text.parse());
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn splits_file_and_export() {
+        for (text, stem, export) in [
+            ("index.handler", "index", "handler"),
+            ("src/api.handler", "src/api", "handler"),
+            ("app:app", "app", "app"),
+            ("pkg.module:create", "pkg/module", "create"),
+            ("my.file.handler", "my.file", "handler"),
+        ] {
+            let handler: Handler = text.parse().unwrap();
+            assert_eq!((handler.file_stem().as_str(), handler.export()), (stem, export), "{text}");
+            assert_eq!(handler.to_string(), text);
+        }
+    }
+
+    #[test]
+    fn names_the_fix() {
+        for (text, fix) in [
+            ("index", "write the file and its export, as in index.handler"),
+            ("", "write the file and its export, as in index.handler"),
+            ("index.js", "name the export and not the extension, as in index.handler"),
+            ("index.js.handler", "leave the extension out: index.handler"),
+            ("../x.handler", "the file is named from the root of the source, as in src/api.handler"),
+            ("/x.handler", "the file is named from the root of the source, as in src/api.handler"),
+            (".handler", "the file is named from the root of the source, as in src/api.handler"),
+            ("index.", "after the last dot (or the colon) comes the name of the export, as in index.handler"),
+            (
+                "index.a b",
+                "after the last dot (or the colon) comes the name of the export, as in index.handler",
+            ),
+        ] {
+            assert_eq!(text.parse::<Handler>().unwrap_err().fix, fix, "{text}");
+        }
+    }
+}
