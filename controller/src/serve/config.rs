@@ -116,6 +116,8 @@ options! {
     management: Management {
         /// Address of the management API (TLS and token) and of /healthz and /metrics (plain HTTP). Default: loopback; who reaches it with the token is root here.
         listen: SocketAddr = SocketAddr::from(([127, 0, 0, 1], 7070)),
+        /// Host names by which clients call it, beside `localhost` and addresses: other names are refused, against DNS rebinding. Default: none.
+        names: Vec<String> = Vec::new(),
     }
     /// What instances reach.
     network: Network {
@@ -253,6 +255,19 @@ impl Config {
     #[must_use]
     pub fn kubeconfig(&self) -> PathBuf {
         kubeconfig_in(&self.main.data_dir)
+    }
+
+    /// What the management API needs of all this.
+    #[must_use]
+    pub fn api(&self) -> crate::api::Config {
+        crate::api::Config {
+            listen: self.management.listen,
+            names: self.management.names.clone(),
+            identity: self.main.data_dir.join("tls"),
+            kubeconfig: self.kubeconfig(),
+            incoming: self.main.data_dir.join("incoming"),
+            max_bundle_bytes: self.build.max_bundle.as_bytes(),
+        }
     }
 
     /// Threads of the gateway: as configured, or half the cores.

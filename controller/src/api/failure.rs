@@ -1,0 +1,256 @@
+//! Error answers: Kubernetes' `Status` object, with the reasons that its clients branch on.
+
+use axum::response::{IntoResponse, Response};
+use http::{HeaderValue, StatusCode, header};
+use kube::core::response::{Status, StatusCause, StatusDetails};
+use serde::Serialize;
+
+use super::ports;
+
+/// An error as the client gets it. What must not leave the server is logged where the failure is made.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Failure(Box<Status>);
+
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+struct Answer<'a> {
+    kind: &'static str,
+    api_version: &'static str,
+    #[serde(flatten)]
+    status: &'a Status,
+}
+
+impl Failure {
+    fn new(code: StatusCode, reason: &str, message: &str) -> Self {
+        Self(Box::new(Status::failure(message, reason).with_code(code.as_u16())))
+    }
+
+    /// 400: the request cannot be understood.
+    #[must_use]
+    pub fn bad_request(message: &str) -> Self {
+        Self::new(StatusCode::BAD_REQUEST, "BadRequest", message)
+    }
+
+    /// 401: who are you?
+    #[must_use]
+    pub fn unauthorized(message: &str) -> Self {
+        Self::new(StatusCode::UNAUTHORIZED, "Unauthorized", message)
+    }
+
+    /// 403: not for you.
+    #[must_use]
+    pub fn forbidden(message: String) -> Self {
+        Self::new(StatusCode::FORBIDDEN, "Forbidden", &message)
+    }
+
+    /// 404: no such path.
+    #[must_use]
+    pub fn no_such_path(path: &str) -> Self {
+        Self::new(
+            StatusCode::NOT_FOUND,
+            "NotFound",
+            &format!("the server could not find the requested resource: {path}"),
+        )
+    }
+
+    /// 404: no object of that name. `resource` is the plural, as in `functions`.
+    #[must_use]
+    pub fn not_found(resource: &str, name: &str) -> Self {
+        Self::new(StatusCode::NOT_FOUND, "NotFound", &format!("{resource}.hearth.dev {name:?} not found"))
+            .about(resource, name)
+    }
+
+    /// 405: not with this method.
+    #[must_use]
+    pub fn method_not_allowed() -> Self {
+        Self::new(
+            StatusCode::METHOD_NOT_ALLOWED,
+            "MethodNotAllowed",
+            "the server does not allow this method on the requested resource",
+        )
+    }
+
+    /// 409: there is one of that name.
+    #[must_use]
+    pub fn already_exists(resource: &str, name: &str) -> Self {
+        Self::new(
+            StatusCode::CONFLICT,
+            "AlreadyExists",
+            &format!("{resource}.hearth.dev {name:?} already exists"),
+        )
+        .about(resource, name)
+    }
+
+    /// 409: the object is no longer as the client saw it.
+    #[must_use]
+    pub fn conflict(resource: &str, name: &str) -> Self {
+        let message = format!(
+            "Operation cannot be fulfilled on {resource}.hearth.dev {name:?}: the object has been modified; please apply your changes to the latest version and try again"
+        );
+        Self::new(StatusCode::CONFLICT, "Conflict", &message).about(resource, name)
+    }
+
+    /// 410: changes since that version are no longer known; list again.
+    #[must_use]
+    pub fn expired(version: u64) -> Self {
+        Self::new(StatusCode::GONE, "Expired", &format!("too old resource version: {version}; list again"))
+    }
+
+    /// 413: more than is taken.
+    #[must_use]
+    pub fn too_large(limit_bytes: u64) -> Self {
+        let message = format!("the request body is larger than the limit of {limit_bytes} bytes");
+        Self::new(StatusCode::PAYLOAD_TOO_LARGE, "RequestEntityTooLarge", &message)
+    }
+
+    /// 415: not in this form.
+    #[must_use]
+    pub fn unsupported_media_type(message: &str) -> Self {
+        Self::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, "UnsupportedMediaType", message)
+    }
+
+    /// 408: the client was too slow with its body.
+    #[must_use]
+    pub fn too_slow() -> Self {
+        Self::new(StatusCode::REQUEST_TIMEOUT, "Timeout", "the request body did not come in time")
+    }
+
+    /// 422: the object is understood and not valid. Each cause is a field's path and what is wrong with it.
+    #[must_use]
+    pub fn invalid(kind: &str, resource: &str, name: &str, causes: Vec<(String, String)>) -> Self {
+        let listed: Vec<String> = causes
+            .iter()
+            .map(
+                |(field, message)| {
+                    if field.is_empty() { message.clone() } else { format!("{field}: {message}") }
+                },
+            )
+            .collect();
+        let text = match listed.as_slice() {
+            [one] => one.clone(),
+            many => format!("[{}]", many.join(", ")),
+        };
+        let mut failure = Self::new(
+            StatusCode::UNPROCESSABLE_ENTITY,
+            "Invalid",
+            &format!("{kind}.hearth.dev {name:?} is invalid: {text}"),
+        )
+        .about(resource, name);
+        if let Some(details) = &mut failure.0.details {
+            details.causes = causes
+                .into_iter()
+                .map(|(field, message)| StatusCause {
+                    reason: "FieldValueInvalid".to_owned(),
+                    message,
+                    field,
+                })
+                .collect();
+        }
+        failure
+    }
+
+    /// 500, with what may be told; the rest is in the log.
+    #[must_use]
+    pub fn internal(what: &str) -> Self {
+        Self::new(
+            StatusCode::INTERNAL_SERVER_ERROR,
+            "InternalError",
+            &format!("{what}; the server's log says why"),
+        )
+    }
+
+    /// 503: try again.
+    #[must_use]
+    pub fn unavailable(message: &str) -> Self {
+        let mut failure = Self::new(StatusCode::SERVICE_UNAVAILABLE, "ServiceUnavailable", message);
+        let details = failure.0.details.get_or_insert_with(no_details);
+        details.retry_after_seconds = 1;
+        failure
+    }
+
+    fn about(mut self, resource: &str, name: &str) -> Self {
+        self.0.details = Some(StatusDetails {
+            name: name.to_owned(),
+            group: "hearth.dev".to_owned(),
+            kind: resource.to_owned(),
+            ..no_details()
+        });
+        self
+    }
+
+    /// Its HTTP status.
+    #[must_use]
+    pub fn code(&self) -> StatusCode {
+        StatusCode::from_u16(self.0.code).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR)
+    }
+
+    /// What it says.
+    #[must_use]
+    pub fn message(&self) -> &str {
+        &self.0.message
+    }
+
+    /// The whole object as it goes over the wire.
+    #[must_use]
+    pub fn to_json(&self) -> serde_json::Value {
+        serde_json::to_value(Answer { kind: "Status", api_version: "v1", status: &self.0 })
+            .unwrap_or_default()
+    }
+}
+
+fn no_details() -> StatusDetails {
+    StatusDetails {
+        name: String::new(),
+        group: String::new(),
+        kind: String::new(),
+        uid: String::new(),
+        causes: Vec::new(),
+        retry_after_seconds: 0,
+    }
+}
+
+impl IntoResponse for Failure {
+    fn into_response(self) -> Response {
+        let mut response = (self.code(), axum::Json(self.to_json())).into_response();
+        if self.code() == StatusCode::UNAUTHORIZED {
+            response.headers_mut().insert(header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
+        }
+        if let Some(seconds) =
+            self.0.details.as_ref().map(|details| details.retry_after_seconds).filter(|seconds| *seconds > 0)
+        {
+            response.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from(seconds));
+        }
+        response
+    }
+}
+
+impl From<ports::Error> for Failure {
+    fn from(error: ports::Error) -> Self {
+        match error {
+            ports::Error::NotFound(message) => Self::new(StatusCode::NOT_FOUND, "NotFound", &message),
+            ports::Error::Invalid(message) => Self::bad_request(&message),
+            ports::Error::Unavailable(message) => Self::unavailable(&message),
+            ports::Error::Internal { what, source } => {
+                tracing::error!(error = %source, "{what}");
+                Self::internal(&what)
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_status_is_what_kube_clients_expect() {
+        let failure = Failure::invalid(
+            "Function",
+            "functions",
+            "hello",
+            vec![("spec.runtime".to_owned(), "is needed".to_owned())],
+        );
+        insta::assert_json_snapshot!(failure.to_json(), @r"");
+        assert_eq!(failure.code(), StatusCode::UNPROCESSABLE_ENTITY);
+    }
+}
