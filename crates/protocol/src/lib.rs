@@ -50,6 +50,24 @@
 //! **Versions.** A `hello` carries the range the caller speaks; the instance answers with the highest that both do, or `error`.
 //!
 //! What comes out of an instance is hostile input: user code lives in that process.
+//!
+//! The modules: [`codec`] (bytes ↔ [`Frame`]), [`bodies`] (the JSON in them), [`headers`] (header lines), [`sequence`] (which frame is
+//! legal when, credit), [`config`] (what a backend writes for the shim before it starts).
+
+pub mod bodies;
+pub mod codec;
+pub mod config;
+pub mod frame;
+pub mod headers;
+pub mod kind;
+pub mod sequence;
+
+pub use bodies::{CallError, Exit, Hello, Load, Loaded, RequestHead, Role, Signature, Welcome};
+pub use codec::{DecodeError, EncodeError, decode};
+pub use config::{ShimConfig, ShimProcess};
+pub use frame::{Answer, Frame, Invoke, LogRecord, LogStream, RequestId};
+pub use headers::HeaderLines;
+pub use kind::{Flags, Kind, Outline};
 
 /// The longest payload of a frame, in bytes: longer is a protocol violation and ends the connection.
 pub const MAX_PAYLOAD: usize = 1 << 20;
