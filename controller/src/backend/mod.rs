@@ -5,9 +5,11 @@
 //! invocation protocol: it says at which addresses the instance's two sockets are (`invoke` and `control`), and the pool talks.
 
 pub mod conformance;
+pub mod control;
 pub mod embedded;
 pub mod fake;
 pub mod interpreters;
+pub mod shim_files;
 
 use std::collections::BTreeMap;
 use std::fmt;
