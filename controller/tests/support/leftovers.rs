@@ -1,0 +1,81 @@
+//! What a Hearth that has stopped must not leave on the machine: cgroups, mounts, files of instances, processes, network devices.
+//! Everything it makes carries the tag of its data directory, so that several of them can live on one machine.
+
+use std::fs;
+use std::path::Path;
+use std::process::Command;
+
+use sha2::{Digest, Sha256};
+
+/// The tag of everything that a controller with this data directory makes: the first 8 hex digits of its path's SHA-256.
+pub(crate) fn tag(data_dir: &Path) -> String {
+    let path = data_dir.canonicalize().expect("the data directory is there");
+    let digest = Sha256::digest(path.as_os_str().as_encoded_bytes());
+    digest.iter().take(4).map(|byte| format!("{byte:02x}")).collect()
+}
+
+/// Everything that is still there, one line each; empty when nothing is.
+pub(crate) fn of(data_dir: &Path) -> Vec<String> {
+    let tag = tag(data_dir);
+    let data = data_dir.to_str().expect("temporary paths are text");
+    let mine = |text: &str| text.contains(&tag) || text.contains(data);
+    let mut left: Vec<String> = cgroups(&tag).into_iter().map(|path| format!("cgroup {path}")).collect();
+    let mounts = fs::read_to_string("/proc/self/mounts").unwrap_or_default();
+    left.extend(mounts.lines().filter(|line| mine(line)).map(|line| format!("mount {line}")));
+    let instances = fs::read_dir(Path::new("/run/hearth").join(&tag)).into_iter().flatten().flatten();
+    left.extend(instances.map(|entry| format!("file {}", entry.path().display())));
+    left.extend(
+        commands()
+            .into_iter()
+            .filter(|(_, line)| mine(line))
+            .map(|(pid, line)| format!("process {pid} {line}")),
+    );
+    for (kind, program, arguments) in [
+        ("link", "ip", &["-oneline", "link"][..]),
+        ("namespace", "ip", &["netns", "list"]),
+        ("rule", "iptables-save", &[]),
+        ("rule", "nft", &["list", "ruleset"]),
+    ] {
+        // A machine without the program has none of its things either.
+        let listed =
+            Command::new(program).args(arguments).output().map(|output| output.stdout).unwrap_or_default();
+        let listed = String::from_utf8_lossy(&listed).into_owned();
+        left.extend(listed.lines().filter(|line| line.contains(&tag)).map(|line| format!("{kind} {line}")));
+    }
+    left
+}
+
+/// How many processes are in the cgroups of this controller's instances.
+pub(crate) fn processes(data_dir: &Path) -> usize {
+    let of = |path: String| fs::read_to_string(Path::new(&path).join("cgroup.procs")).unwrap_or_default();
+    let mut pids: Vec<String> = cgroups(&tag(data_dir))
+        .into_iter()
+        .flat_map(|path| of(path).lines().map(str::to_owned).collect::<Vec<_>>())
+        .collect();
+    // One process is in a cgroup of every hierarchy.
+    pids.sort_unstable();
+    pids.dedup();
+    pids.len()
+}
+
+/// The cgroups below one that carries the tag, itself included.
+fn cgroups(tag: &str) -> Vec<String> {
+    let found = Command::new("find")
+        .args(["/sys/fs/cgroup", "-type", "d", "-path", &format!("*{tag}*")])
+        .output()
+        .map(|output| output.stdout)
+        .unwrap_or_default();
+    String::from_utf8_lossy(&found).lines().map(str::to_owned).collect()
+}
+
+/// Every process of the machine with its command line.
+fn commands() -> Vec<(u32, String)> {
+    let processes = fs::read_dir("/proc").into_iter().flatten().flatten();
+    processes
+        .filter_map(|entry| {
+            let pid = entry.file_name().to_str()?.parse().ok()?;
+            let line = fs::read(entry.path().join("cmdline")).ok()?;
+            Some((pid, String::from_utf8_lossy(&line).replace('\0', " ")))
+        })
+        .collect()
+}
