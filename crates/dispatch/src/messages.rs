@@ -54,7 +54,9 @@ pub struct LoadReport {
     pub in_flight: u32,
     /// Requests waiting at the time of the report.
     pub waiting: u32,
-    /// Average of running and waiting calls over the time since the last report.
+    /// The time that this report covers, up to now: since the last report, or since the Revision stopped being idle.
+    pub over: Duration,
+    /// Average of running and waiting calls over that time.
     pub average_concurrency: f64,
     /// Calls that ended since the last report.
     pub completed: u64,

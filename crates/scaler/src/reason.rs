@@ -1,0 +1,163 @@
+//! Why a decision is what it is: for `hearth describe`, for events and for tests. A value; words only at the edge.
+
+use std::fmt;
+use std::time::Duration;
+
+/// What led to a decision.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub enum Reason {
+    /// A new Revision is tried with its initial instances.
+    Initial {
+        /// How many.
+        initial: u32,
+    },
+    /// Calls wait, or would have to.
+    Backlog {
+        /// Calls that wait.
+        waiting: u32,
+        /// Calls that run.
+        in_flight: u32,
+        /// Calls an instance runs at once.
+        limit: u32,
+        /// Mean service time, if any call has ended in the window.
+        service: Option<Duration>,
+        /// Time a start takes, if any was seen.
+        start: Option<Duration>,
+    },
+    /// The slots are fuller than they should be on average.
+    Utilisation {
+        /// Average of running and waiting calls.
+        average: f64,
+        /// Calls an instance should run on average: limit × target.
+        per_instance: f64,
+    },
+    /// An instance for each call.
+    Ephemeral {
+        /// Calls that wait.
+        waiting: u32,
+        /// Calls that run.
+        in_flight: u32,
+    },
+    /// What is there is what is needed.
+    Steady {
+        /// Calls that run or wait.
+        calls: u32,
+    },
+    /// Fewer would do, but more were needed within the window, or the idle timeout is not over.
+    Held {
+        /// What is needed now.
+        need: u32,
+        /// How long it has been held at most: the window or the idle timeout.
+        for_at_most: Duration,
+    },
+    /// For a whole window fewer were needed.
+    Quiet {
+        /// The highest need of the window.
+        need: u32,
+        /// The window.
+        window: Duration,
+    },
+    /// No traffic for the idle timeout.
+    Idle {
+        /// How long there was none.
+        idle: Duration,
+    },
+    /// No route leads to this Revision any more: it keeps what its last calls need.
+    Retired {
+        /// Calls that run or wait.
+        calls: u32,
+    },
+}
+
+/// What kept a decision from being higher or lower.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Bound {
+    /// Fewer were needed; `scale.min` says so many.
+    Min(u32),
+    /// More were needed; `scale.max` allows so many.
+    Max(u32),
+}
+
+impl fmt::Display for Reason {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match *self {
+            Self::Initial { initial } => write!(f, "new revision, initial {initial}"),
+            Self::Backlog { waiting, in_flight, limit, service, start } => {
+                write!(f, "{waiting} waiting")?;
+                if in_flight > 0 {
+                    write!(f, ", {in_flight} running")?;
+                }
+                write!(f, ", limit {limit}")?;
+                if let Some(service) = service {
+                    write!(f, ", service {}", Rounded(service))?;
+                }
+                if let Some(start) = start {
+                    write!(f, ", start {}", Rounded(start))?;
+                }
+                Ok(())
+            }
+            Self::Utilisation { average, per_instance } => {
+                write!(f, "average {average:.1} calls, target {per_instance:.1} for each instance")
+            }
+            Self::Ephemeral { waiting, in_flight } => {
+                write!(f, "{waiting} waiting, {in_flight} running, one instance for each")
+            }
+            Self::Steady { calls: 0 } => f.write_str("no calls"),
+            Self::Steady { calls } => write!(f, "{calls} calls"),
+            Self::Held { need, for_at_most } => {
+                write!(f, "{need} needed now, held for up to {}", Rounded(for_at_most))
+            }
+            Self::Quiet { need, window } => write!(f, "{need} needed in the last {}", Rounded(window)),
+            Self::Idle { idle } => write!(f, "idle for {}", Rounded(idle)),
+            Self::Retired { calls } => write!(f, "no route leads here, {calls} calls left"),
+        }
+    }
+}
+
+impl fmt::Display for Bound {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Min(min) => write!(f, "min {min}"),
+            Self::Max(max) => write!(f, "max {max}"),
+        }
+    }
+}
+
+/// A duration as people read it: three digits at most, and a unit.
+struct Rounded(Duration);
+
+impl fmt::Display for Rounded {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let (millis, seconds) = (self.0.as_secs_f64() * 1e3, self.0.as_secs_f64());
+        if millis < 10.0 {
+            write!(f, "{millis:.1} ms")
+        } else if millis < 1000.0 {
+            write!(f, "{millis:.0} ms")
+        } else if seconds < 10.0 && self.0.subsec_millis() >= 50 {
+            write!(f, "{seconds:.1} s")
+        } else {
+            write!(f, "{seconds:.0} s")
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn durations_read_well() {
+        let shown = |micros| Rounded(Duration::from_micros(micros)).to_string();
+        assert_eq!(
+            [
+                shown(1_500),
+                shown(60_000),
+                shown(999_000),
+                shown(1_500_000),
+                shown(2_000_000),
+                shown(60_000_000)
+            ],
+            ["1.5 ms", "60 ms", "999 ms", "1.5 s", "2 s", "60 s"]
+        );
+    }
+}
