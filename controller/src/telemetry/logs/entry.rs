@@ -1,0 +1,155 @@
+//! What stands on one line of a segment.
+
+use std::time::Duration;
+
+use hearth_dispatch::StartKind;
+use hearth_function::{InstanceId, RevisionId};
+use jiff::Timestamp;
+use serde::{Deserialize, Serialize};
+
+/// One thing that happened in a function.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(tag = "kind", rename_all = "camelCase")]
+pub enum Entry {
+    /// It printed a line.
+    Line(Line),
+    /// A call ended.
+    Call(CallRecord),
+    /// Something about the log itself.
+    Note(Note),
+}
+
+impl Entry {
+    /// When it happened.
+    #[must_use]
+    pub fn time(&self) -> Timestamp {
+        match self {
+            Self::Line(line) => line.time,
+            Self::Call(call) => call.time,
+            Self::Note(note) => note.time,
+        }
+    }
+
+    /// The request it belongs to, where that is known for certain.
+    #[must_use]
+    pub fn request(&self) -> Option<&str> {
+        match self {
+            Self::Line(line) => line.request.as_deref(),
+            Self::Call(call) => Some(&call.request),
+            Self::Note(note) => note.request.as_deref(),
+        }
+    }
+}
+
+/// Where a line was printed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Stream {
+    /// Standard output.
+    Stdout,
+    /// Standard error.
+    Stderr,
+    /// What the shim itself has to say, as in `the runtime exited with code 1`.
+    Platform,
+}
+
+/// A line that a function printed.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Line {
+    /// When it was printed, by the instance's clock.
+    pub time: Timestamp,
+    /// The call that printed it, where that is known for certain.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub request: Option<String>,
+    /// Which instance.
+    pub instance: InstanceId,
+    /// Of which Revision.
+    pub revision: RevisionId,
+    /// The number of the line in its instance, from 1, without gaps but for lost lines.
+    pub sequence: u64,
+    /// Where it was printed.
+    pub stream: Stream,
+    /// Several calls ran and any of them may have printed it.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub shared: bool,
+    /// It was longer than a line may be.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub truncated: bool,
+    /// The line without its end. Bytes that are not UTF-8 are replaced.
+    pub text: String,
+}
+
+/// What a gateway says of a call that ended.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct CallRecord {
+    /// When the request came in.
+    pub time: Timestamp,
+    /// Its id.
+    pub request: String,
+    /// The Revision that it was for.
+    pub revision: RevisionId,
+    /// The instance that ran it last, if any did.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub instance: Option<InstanceId>,
+    /// Method and path, without the query (which may hold secrets).
+    pub target: String,
+    /// The status of the answer; 0 when the client went away before one was there.
+    pub status: u16,
+    /// The gateway's own error code, as in `execute_timeout`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub code: Option<String>,
+    /// What it met.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub start: Option<StartKind>,
+    /// Time waiting for a slot, a start included.
+    pub queue: Duration,
+    /// Of which: the start that it waited for.
+    pub init: Duration,
+    /// Time from the hand-over to the instance until the end of the answer.
+    pub exec: Duration,
+    /// Bytes of the request's body.
+    pub received: u64,
+    /// Bytes of the answer's body.
+    pub sent: u64,
+}
+
+/// Something about the log itself.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Note {
+    /// When it was noted.
+    pub time: Timestamp,
+    /// The call that it is about.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub request: Option<String>,
+    /// The instance that it is about.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub instance: Option<InstanceId>,
+    /// A sentence, as in `12 lines lost: printed faster than they could be written`.
+    pub text: String,
+}
+
+impl Note {
+    /// Lines of an instance were lost before they reached the log.
+    #[must_use]
+    pub fn lost(time: Timestamp, instance: InstanceId, lines: u64) -> Self {
+        let text = format!("{lines} lines lost: printed faster than they could be written");
+        Self { time, request: None, instance: Some(instance), text }
+    }
+
+    /// A reader did not keep up.
+    #[must_use]
+    pub fn missed(entries: u64) -> Self {
+        let text = format!("{entries} entries not shown: the reader was too slow");
+        Self { time: Timestamp::now(), request: None, instance: None, text }
+    }
+
+    /// A call has printed all that is kept of one call.
+    #[must_use]
+    pub fn cut(time: Timestamp, request: String, limit: u64) -> Self {
+        let text = format!("this call printed more than {limit} bytes; the rest is not kept");
+        Self { time, request: Some(request), instance: None, text }
+    }
+}

@@ -1,0 +1,226 @@
+//! What functions print, on disk, per invocation.
+//!
+//! Owns `<data-dir>/logs/<namespace>/<function>/`: segments named `00000001.jsonl` and on, one JSON object ([`Entry`]) on each line, written
+//! only at their end. Two bounds hold: a function keeps at most [`Limits::per_function`] bytes (the oldest segment goes), and one call
+//! at most [`Limits::per_call`] (an entry says where it was cut).
+//!
+//! One thread writes ([`Writer`]); everybody else holds a [`Logs`]. Instances wait for room in its queue, so that a flood stays in the
+//! instance's own ring, where the lines that are lost are counted; gateways do not wait, and what they could not hand over is counted.
+//!
+//! A controller that is killed leaves at most a torn last line: readers skip what is not JSON, and a new writer starts a new segment.
+
+mod entry;
+mod reader;
+mod segments;
+mod writer;
+
+#[cfg(test)]
+mod tests;
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use hearth_function::{FunctionId, InstanceId};
+use tokio::sync::{broadcast, mpsc, oneshot};
+
+pub use entry::{CallRecord, Entry, Line, Note, Stream};
+pub use reader::Query;
+pub use writer::Writer;
+
+use writer::Command;
+
+/// Entries that wait for the writer. At 200 bytes each this is under 1 MiB; longer lines make it more, up to 64 KiB each.
+const QUEUE: usize = 4096;
+
+/// How much of logs is kept.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Limits {
+    /// Bytes on disk for each function. Default: 16 MiB, the ring buffer that `docker`'s `local` driver keeps, rounded down.
+    pub per_function: u64,
+    /// Bytes for each call. Default: 10 MiB, OpenWhisk's limit for one activation.
+    pub per_call: u64,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self { per_function: 16 << 20, per_call: 10 << 20 }
+    }
+}
+
+/// Why logs could not be read or written.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// The file system refused.
+    #[error("{action} {}", path.display())]
+    File {
+        /// What was being done, as in `read`.
+        action: &'static str,
+        /// With which file or directory.
+        path: PathBuf,
+        /// What the system said.
+        #[source]
+        source: std::io::Error,
+    },
+    /// The writer has ended.
+    #[error("the log writer has ended")]
+    Closed,
+}
+
+/// Writes and reads logs. Clones share one writer.
+#[derive(Debug, Clone)]
+pub struct Logs {
+    directory: Arc<PathBuf>,
+    commands: mpsc::Sender<Command>,
+    dropped: Arc<AtomicU64>,
+}
+
+impl Logs {
+    /// Opens the logs under `directory`, which is made when it is not there. The caller runs the [`Writer`] on a thread of its own.
+    ///
+    /// # Errors
+    /// When the directory cannot be made.
+    pub fn open(directory: PathBuf, limits: Limits) -> Result<(Self, Writer), Error> {
+        std::fs::create_dir_all(&directory).map_err(|source| Error::File {
+            action: "create",
+            path: directory.clone(),
+            source,
+        })?;
+        let (commands, inbox) = mpsc::channel(QUEUE);
+        let writer = Writer::new(directory.clone(), limits, inbox);
+        Ok((Self { directory: Arc::new(directory), commands, dropped: Arc::default() }, writer))
+    }
+
+    /// Takes one entry of a function and waits while the queue is full. After [`Logs::close`] the entry is dropped.
+    pub async fn write(&self, function: &FunctionId, entry: Entry) {
+        if self
+            .commands
+            .send(Command::Write { function: function.clone(), entry: Arc::new(entry) })
+            .await
+            .is_err()
+        {
+            self.dropped.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+
+    /// Takes one entry of a function without waiting: for the request path. What finds no room is counted in [`Logs::dropped`].
+    pub fn offer(&self, function: &FunctionId, entry: Entry) {
+        if self
+            .commands
+            .try_send(Command::Write { function: function.clone(), entry: Arc::new(entry) })
+            .is_err()
+        {
+            self.dropped.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+
+    /// Entries that found no room since the start.
+    #[must_use]
+    pub fn dropped(&self) -> u64 {
+        self.dropped.load(Ordering::Relaxed)
+    }
+
+    /// The entries of a function that `query` asks for, oldest first. A function without logs has none.
+    ///
+    /// # Errors
+    /// When a segment cannot be read.
+    pub async fn read(&self, function: &FunctionId, query: Query) -> Result<Vec<Entry>, Error> {
+        self.flush().await;
+        let directory = segments::directory(&self.directory, function);
+        blocking(move || reader::read(&directory, &query)).await
+    }
+
+    /// What [`Logs::read`] gives and then whatever is written, as it comes.
+    ///
+    /// # Errors
+    /// As for [`Logs::read`]; [`Error::Closed`] after [`Logs::close`].
+    pub async fn follow(&self, function: &FunctionId, query: Query) -> Result<Follow, Error> {
+        // Subscribed before reading: nothing falls between the two. What is in both is told apart by its place.
+        let (reply, answer) = oneshot::channel();
+        let command = Command::Subscribe { function: function.clone(), reply };
+        self.commands.send(command).await.map_err(|_| Error::Closed)?;
+        let subscription = answer.await.map_err(|_| Error::Closed)?;
+        let directory = segments::directory(&self.directory, function);
+        let before = subscription.written;
+        let backlog_query = query.clone();
+        let backlog = blocking(move || reader::read_until(&directory, &backlog_query, before)).await?;
+        Ok(Follow { backlog: backlog.into_iter(), live: subscription.live, query })
+    }
+
+    /// The highest sequence number that is kept of an instance's lines; 0 without any.
+    ///
+    /// # Errors
+    /// When a segment cannot be read.
+    pub async fn last_sequence(&self, function: &FunctionId, instance: &InstanceId) -> Result<u64, Error> {
+        self.flush().await;
+        let directory = segments::directory(&self.directory, function);
+        let instance = instance.clone();
+        blocking(move || reader::last_sequence(&directory, &instance)).await
+    }
+
+    /// Deletes everything that a function has printed.
+    ///
+    /// # Errors
+    /// [`Error::Closed`] after [`Logs::close`], or when the file system refuses.
+    pub async fn remove(&self, function: &FunctionId) -> Result<(), Error> {
+        let (reply, answer) = oneshot::channel();
+        self.commands
+            .send(Command::Remove { function: function.clone(), reply })
+            .await
+            .map_err(|_| Error::Closed)?;
+        answer.await.map_err(|_| Error::Closed)?
+    }
+
+    /// Waits until everything that was handed over before is in the files (not: on the disk).
+    pub async fn flush(&self) {
+        let (reply, answer) = oneshot::channel();
+        if self.commands.send(Command::Flush { reply }).await.is_ok() {
+            // An error means that the writer ended; then there is nothing left to wait for.
+            let _ended = answer.await.is_err();
+        }
+    }
+
+    /// Writes what was handed over and ends the writer.
+    pub async fn close(&self) {
+        let (reply, answer) = oneshot::channel();
+        if self.commands.send(Command::Close { reply }).await.is_ok() {
+            let _ended = answer.await.is_err();
+        }
+    }
+}
+
+/// The entries of a function, from the past into the future.
+#[derive(Debug)]
+pub struct Follow {
+    backlog: std::vec::IntoIter<Entry>,
+    live: broadcast::Receiver<Arc<Entry>>,
+    query: Query,
+}
+
+impl Follow {
+    /// The next entry; `None` when Hearth shuts down. A reader that is too slow misses entries and is told by a [`Note`].
+    ///
+    /// # Cancel safety
+    /// Nothing is lost when the future is dropped.
+    pub async fn next(&mut self) -> Option<Entry> {
+        if let Some(entry) = self.backlog.next() {
+            return Some(entry);
+        }
+        loop {
+            match self.live.recv().await {
+                Ok(entry) if self.query.matches(&entry) => return Some(entry.as_ref().clone()),
+                Ok(_) => {}
+                Err(broadcast::error::RecvError::Lagged(missed)) => {
+                    return Some(Entry::Note(Note::missed(missed)));
+                }
+                Err(broadcast::error::RecvError::Closed) => return None,
+            }
+        }
+    }
+}
+
+async fn blocking<T: Send + 'static>(
+    work: impl FnOnce() -> Result<T, Error> + Send + 'static,
+) -> Result<T, Error> {
+    tokio::task::spawn_blocking(work).await.map_err(|_| Error::Closed)?
+}
