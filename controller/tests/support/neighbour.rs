@@ -66,7 +66,8 @@ impl Neighbour {
             alone.iter().chain(&beside).filter_map(|answer| answer.wrong.as_deref()).collect();
         assert!(wrong.is_empty(), "the neighbour failed {} times: {:?}", wrong.len(), wrong.first());
         let (alone, beside) = (p99(&alone), p99(&beside));
-        eprintln!("neighbour's p99: alone {alone:?}, beside {beside:?}");
+        let test = std::thread::current();
+        eprintln!("{}: neighbour's p99: alone {alone:?}, beside {beside:?}", test.name().unwrap_or("test"));
         assert!(
             beside <= alone.mul_f64(FACTOR) + ALLOWANCE,
             "the neighbour's p99 went from {alone:?} to {beside:?}"
