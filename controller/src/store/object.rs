@@ -1,0 +1,179 @@
+//! The kinds of objects that are stored.
+
+use std::fmt;
+use std::sync::Arc;
+
+use hearth_function::{Function, Revision};
+use kube::api::ObjectMeta;
+use serde::{Serialize, de::DeserializeOwned};
+
+/// A kind of object.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Kind {
+    /// Functions.
+    Function,
+    /// Revisions.
+    Revision,
+}
+
+impl Kind {
+    /// As it stands in paths: `functions`.
+    #[must_use]
+    pub const fn plural(self) -> &'static str {
+        match self {
+            Self::Function => "functions",
+            Self::Revision => "revisions",
+        }
+    }
+
+    pub(super) fn from_plural(plural: &str) -> Option<Self> {
+        [Self::Function, Self::Revision].into_iter().find(|kind| kind.plural() == plural)
+    }
+}
+
+impl fmt::Display for Kind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Function => "Function",
+            Self::Revision => "Revision",
+        })
+    }
+}
+
+/// An object that the store can hold; implemented for [`Function`] and [`Revision`] only.
+pub trait Object:
+    kube::Resource<DynamicType = ()>
+    + Clone
+    + fmt::Debug
+    + PartialEq
+    + Serialize
+    + DeserializeOwned
+    + Send
+    + Sync
+    + 'static
+{
+    /// Its kind.
+    const KIND: Kind;
+
+    /// Whether its spec is the same as that of `other`.
+    fn same_spec(&self, other: &Self) -> bool;
+
+    /// Takes the status of `other`.
+    fn take_status(&mut self, other: &Self);
+
+    #[doc(hidden)]
+    fn wrap(object: Arc<Self>) -> Stored;
+
+    #[doc(hidden)]
+    fn peel(stored: &Stored) -> Option<&Arc<Self>>;
+}
+
+/// An object of any kind. Opaque outside of the store.
+#[derive(Debug, Clone)]
+pub enum Stored {
+    #[doc(hidden)]
+    Function(Arc<Function>),
+    #[doc(hidden)]
+    Revision(Arc<Revision>),
+}
+
+macro_rules! object {
+    ($name:ident) => {
+        impl Object for $name {
+            const KIND: Kind = Kind::$name;
+
+            fn same_spec(&self, other: &Self) -> bool {
+                self.spec == other.spec
+            }
+
+            fn take_status(&mut self, other: &Self) {
+                self.status.clone_from(&other.status);
+            }
+
+            fn wrap(object: Arc<Self>) -> Stored {
+                Stored::$name(object)
+            }
+
+            fn peel(stored: &Stored) -> Option<&Arc<Self>> {
+                match stored {
+                    Stored::$name(object) => Some(object),
+                    _ => None,
+                }
+            }
+        }
+    };
+}
+object!(Function);
+object!(Revision);
+
+/// Where an object is kept: kind, namespace, name.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub(super) struct Key {
+    pub(super) kind: Kind,
+    pub(super) namespace: String,
+    pub(super) name: String,
+}
+
+impl Key {
+    /// The key of its row: `functions/default/hello`.
+    pub(super) fn row(&self) -> String {
+        format!("{}/{}/{}", self.kind.plural(), self.namespace, self.name)
+    }
+
+    pub(super) fn qualified(&self) -> String {
+        format!("{}/{}", self.namespace, self.name)
+    }
+}
+
+impl Stored {
+    pub(super) fn kind(&self) -> Kind {
+        match self {
+            Self::Function(_) => Kind::Function,
+            Self::Revision(_) => Kind::Revision,
+        }
+    }
+
+    pub(super) fn metadata(&self) -> &ObjectMeta {
+        match self {
+            Self::Function(object) => &object.metadata,
+            Self::Revision(object) => &object.metadata,
+        }
+    }
+
+    pub(super) fn key(&self) -> Key {
+        let metadata = self.metadata();
+        Key {
+            kind: self.kind(),
+            namespace: metadata.namespace.clone().unwrap_or_default(),
+            name: metadata.name.clone().unwrap_or_default(),
+        }
+    }
+
+    /// The same object at another version of the store.
+    pub(super) fn at_version(&self, version: u64) -> Self {
+        let mut copy = self.clone();
+        match &mut copy {
+            Self::Function(object) => {
+                Arc::make_mut(object).metadata.resource_version = Some(version.to_string())
+            }
+            Self::Revision(object) => {
+                Arc::make_mut(object).metadata.resource_version = Some(version.to_string())
+            }
+        }
+        copy
+    }
+
+    pub(super) fn to_json(&self) -> serde_json::Result<Vec<u8>> {
+        match self {
+            Self::Function(object) => serde_json::to_vec(object.as_ref()),
+            Self::Revision(object) => serde_json::to_vec(object.as_ref()),
+        }
+    }
+
+    pub(super) fn from_json(kind: Kind, text: &[u8]) -> serde_json::Result<Self> {
+        Ok(match kind {
+            Kind::Function => Self::Function(Arc::new(serde_json::from_slice(text)?)),
+            Kind::Revision => Self::Revision(Arc::new(serde_json::from_slice(text)?)),
+        })
+    }
+}
