@@ -2,6 +2,7 @@
 
 use std::io::{self, BufRead, BufReader, Read, Write};
 use std::net::{SocketAddr, TcpStream};
+use std::time::Duration;
 
 use super::PATIENCE;
 
@@ -116,6 +117,15 @@ impl Connection {
     pub(crate) fn exchange(&mut self, request: &Request) -> io::Result<Response> {
         self.send(request)?;
         self.response()
+    }
+
+    /// Whether nothing comes from the other side for so long.
+    pub(crate) fn silent_for(&mut self, time: Duration) -> bool {
+        let stream = self.stream.get_ref();
+        stream.set_read_timeout(Some(time)).expect("a time of more than nothing");
+        let silent = stream.peek(&mut [0]).is_err_and(|error| error.kind() == io::ErrorKind::WouldBlock);
+        stream.set_read_timeout(Some(PATIENCE)).expect("a time of more than nothing");
+        silent
     }
 
     /// Reads a whole answer.
