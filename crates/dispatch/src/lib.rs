@@ -1,7 +1,19 @@
 //! Which instance takes a request, and who waits: state machines without I/O, clock or randomness.
+//!
+//! - [`Dispatch`]: one gateway's view of one Revision: the slots granted to it, the requests that wait, which instance takes the next.
+//! - [`routes`]: which Function answers a request: host, path, method.
+//! - [`retry`]: whether a call whose instance failed may run again.
+//! - [`messages`](ToGateway): what a gateway and the scaler tell each other.
+//!
+//! Time comes in as `now`; the caller carries out the [`Action`]s that come back.
 
+mod dispatch;
+mod load;
 mod messages;
+pub mod retry;
+pub mod routes;
 
+pub use dispatch::{Action, Admission, Dispatch, Granted, Origin, Placement, Policy, Refusal, Ticket};
 pub use messages::{
     Endpoint, EndpointAddress, Forwarding, LoadReport, StartFailure, StartKind, ToGateway, ToScaler,
 };

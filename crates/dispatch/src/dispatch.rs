@@ -1,0 +1,604 @@
+//! One gateway's view of one Revision: which instance takes a request, and who waits.
+//!
+//! A slot is one call that an instance may run for this gateway. The scaler grants slots; a request takes one, and gives it back when
+//! the instance has said that the call ended. With none free the request waits, in order of arrival, up to a limit and a deadline.
+//!
+//! ```text
+//! on_request ──free slot──▶ Forward ──▶ (the call runs) ──▶ on_slot_free ──▶ Forward the oldest that waits
+//!     │                                                        ▲
+//!     ├──none free──▶ Enqueued ──on_grant, on_slot_free────────┘
+//!     │                  └─────on_tick, on_start_failed──▶ Reject
+//!     └──queue full, start failed lately──▶ Rejected
+//! ```
+//!
+//! Invariants, which the property test checks after every event:
+//! - no request waits while a slot is free;
+//! - an instance is never given more calls than its slots, and every slot taken is given back exactly once;
+//! - requests leave the queue in the order of their arrival;
+//! - the queue holds at most `queue_length` new requests (retried ones come on top: they were admitted before, so slots bound them).
+//!
+//! `W` is whatever the caller needs to wake a waiting request, `E` whatever it needs to reach an instance; both are only carried.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use hearth_function::{InstanceId, RevisionId};
+
+use crate::load::Meter;
+use crate::messages::{LoadReport, StartFailure, StartKind, ToScaler};
+
+/// Up to so many slots an instance is filled before the next is used; beyond, the one with the fewest calls is taken. With few slots per
+/// instance the difference in load is small, and full instances let the others become idle and be stopped. The bound is Knative's.
+const FIRST_AVAILABLE_MAX_SLOTS: u32 = 3;
+
+/// How long, and how many, may wait. From the manifest (`timeouts`) and the gateway's configuration.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Policy {
+    /// Requests that may wait at once; one more is refused.
+    pub queue_length: usize,
+    /// Longest wait while instances run but have no slot free.
+    pub queue: Duration,
+    /// Longest wait while no instance is there at all, so that one has to start.
+    pub start: Duration,
+}
+
+impl Default for Policy {
+    fn default() -> Self {
+        Self { queue_length: 2000, queue: Duration::from_secs(30), start: Duration::from_secs(60) }
+    }
+}
+
+/// Names a waiting request.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Ticket(u64);
+
+/// Whence a request comes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Origin {
+    /// From a client.
+    New,
+    /// It was admitted at this time, and its instance failed: it goes before those that came later.
+    Retry(Instant),
+}
+
+/// A grant of slots as [`Dispatch::on_grant`] takes it.
+#[derive(Debug, Clone)]
+pub struct Granted<E> {
+    /// Which instance.
+    pub instance: InstanceId,
+    /// How to reach it.
+    pub endpoint: E,
+    /// Calls at once for this gateway.
+    pub slots: u32,
+    /// It serves one call.
+    pub single_use: bool,
+    /// What a request that waited for it met.
+    pub start: StartKind,
+    /// How long its start took.
+    pub start_time: Duration,
+}
+
+/// Where a request goes.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Placement<E> {
+    /// Which instance.
+    pub instance: InstanceId,
+    /// How to reach it.
+    pub endpoint: E,
+    /// What the request met.
+    pub start: StartKind,
+    /// How long the start took that the request waited for; zero when it waited for none.
+    pub init: Duration,
+}
+
+/// Why a request does not run.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum Refusal {
+    /// As many wait as may.
+    #[error("{limit} requests wait already")]
+    QueueFull {
+        /// How many may wait.
+        limit: usize,
+    },
+    /// All instances were busy for too long.
+    #[error("every instance was busy for {waited:?}")]
+    QueueTimeout {
+        /// How long it waited.
+        waited: Duration,
+    },
+    /// No instance came up for too long.
+    #[error("no instance came up within {waited:?}")]
+    StartTimeout {
+        /// How long it waited.
+        waited: Duration,
+    },
+    /// A start failed, or one failed so shortly ago that none is tried yet.
+    #[error("no instance could be started: {}", failure.message)]
+    StartFailed {
+        /// Why.
+        failure: Arc<StartFailure>,
+        /// When it makes sense to come again.
+        retry_after: Duration,
+    },
+}
+
+/// What becomes of a request that has just come.
+#[derive(Debug)]
+pub enum Admission<E> {
+    /// It runs now.
+    Forward(Placement<E>),
+    /// It waits; [`Dispatch::take_wanted`] says whether the scaler must hear of it.
+    Enqueued {
+        /// Its name in the queue.
+        ticket: Ticket,
+        /// When [`Dispatch::on_tick`] would end its wait, as things stand.
+        expires: Instant,
+    },
+    /// It does not run.
+    Rejected(Refusal),
+    /// The Revision serves no longer: look up the Function's present one.
+    Moved,
+}
+
+/// What the caller has to do after an event.
+#[derive(Debug)]
+pub enum Action<W, E> {
+    /// A waiting request runs now.
+    Forward {
+        /// Who.
+        waiter: W,
+        /// Where.
+        placement: Placement<E>,
+    },
+    /// A waiting request does not run.
+    Reject {
+        /// Who.
+        waiter: W,
+        /// Why.
+        refusal: Refusal,
+    },
+    /// A waiting request has to look up the Function's present Revision.
+    Move {
+        /// Who.
+        waiter: W,
+    },
+    /// The scaler must hear this.
+    Tell(ToScaler),
+}
+
+#[derive(Debug)]
+struct Instance<E> {
+    granted: Granted<E>,
+    in_flight: u32,
+    draining: bool,
+    /// Whether a call has run on it.
+    used: bool,
+    /// Requests with a smaller ticket were waiting when it came.
+    arrived_at: Ticket,
+    /// Calls that were given up but have not ended: see [`Dispatch::on_stuck`].
+    stuck: u32,
+}
+
+impl<E> Instance<E> {
+    fn has_free_slot(&self) -> bool {
+        !self.draining && self.in_flight < self.granted.slots && !(self.granted.single_use && self.used)
+    }
+
+    /// Whether it can be expected to take further calls.
+    fn stays(&self) -> bool {
+        !self.draining && !self.granted.single_use
+    }
+}
+
+#[derive(Debug)]
+struct Waiting<W> {
+    ticket: Ticket,
+    since: Instant,
+    waiter: W,
+}
+
+/// The state of one Revision on one gateway. See the module's page.
+#[derive(Debug)]
+pub struct Dispatch<W, E> {
+    revision: RevisionId,
+    policy: Policy,
+    instances: Vec<Instance<E>>,
+    waiting: VecDeque<Waiting<W>>,
+    next_ticket: u64,
+    in_flight: u32,
+    /// The queue length that the scaler knows of; zero while nobody waits.
+    told: usize,
+    /// Since when the present limit (start without instances, queue with them) counts.
+    limit_since: Instant,
+    failed: Option<(Instant, Arc<StartFailure>)>,
+    retired: bool,
+    meter: Meter,
+}
+
+impl<W, E: Clone> Dispatch<W, E> {
+    /// A Revision without instances.
+    #[must_use]
+    pub fn new(revision: RevisionId, policy: Policy, now: Instant) -> Self {
+        Self {
+            revision,
+            policy,
+            instances: Vec::new(),
+            waiting: VecDeque::new(),
+            next_ticket: 0,
+            in_flight: 0,
+            told: 0,
+            limit_since: now,
+            failed: None,
+            retired: false,
+            meter: Meter::new(now),
+        }
+    }
+
+    /// Changes the limits, for those that wait too.
+    pub fn set_policy(&mut self, policy: Policy) {
+        self.policy = policy;
+    }
+
+    /// Calls that run.
+    #[must_use]
+    pub fn in_flight(&self) -> u32 {
+        self.in_flight
+    }
+
+    /// Requests that wait.
+    #[must_use]
+    pub fn waiting(&self) -> usize {
+        self.waiting.len()
+    }
+
+    /// Whether nothing is here: no instance, nobody waiting.
+    #[must_use]
+    pub fn is_idle(&self) -> bool {
+        self.instances.is_empty() && self.waiting.is_empty()
+    }
+
+    /// The instances, in the order of their grants: name, how to reach it, calls that run, slots.
+    pub fn instances(&self) -> impl Iterator<Item = (&InstanceId, &E, u32, u32)> {
+        self.instances.iter().map(|instance| {
+            let granted = &instance.granted;
+            (&granted.instance, &granted.endpoint, instance.in_flight, granted.slots)
+        })
+    }
+
+    /// A request has come. `waiter` is made only if it has to wait.
+    pub fn on_request(
+        &mut self,
+        now: Instant,
+        origin: Origin,
+        waiter: impl FnOnce(Ticket) -> W,
+    ) -> Admission<E> {
+        if origin == Origin::New {
+            self.meter.arrived += 1;
+        }
+        if let Some(index) = self.pick() {
+            let placement = self.place(index, None);
+            self.meter.set(now, self.level());
+            return Admission::Forward(placement);
+        }
+        if self.retired {
+            return Admission::Moved;
+        }
+        if let Some(refusal) = self.refuse(now, origin) {
+            self.meter.refused += 1;
+            return Admission::Rejected(refusal);
+        }
+        let ticket = Ticket(self.next_ticket);
+        self.next_ticket += 1;
+        let (since, at) = match origin {
+            Origin::New => (now, self.waiting.len()),
+            Origin::Retry(since) => (since, self.waiting.partition_point(|other| other.since <= since)),
+        };
+        // The limits of a retried request start again: its first wait was for another instance.
+        let since = if origin == Origin::New { since } else { since.max(self.limit_since) };
+        self.waiting.insert(at, Waiting { ticket, since, waiter: waiter(ticket) });
+        self.meter.set(now, self.level());
+        Admission::Enqueued { ticket, expires: self.expires(since) }
+    }
+
+    /// A call on `instance` has ended, or was never sent, and its slot is free. `served`: how long it ran; `None` when it never ran.
+    /// An instance that is no longer known is no error: its slots went with it.
+    pub fn on_slot_free(
+        &mut self,
+        now: Instant,
+        instance: &InstanceId,
+        served: Option<Duration>,
+        actions: &mut Vec<Action<W, E>>,
+    ) {
+        if let Some(served) = served {
+            self.meter.completed += 1;
+            self.meter.service_time += served;
+        }
+        let Some(index) = self.position(instance) else { return };
+        let Some(entry) = self.instances.get_mut(index) else { return };
+        entry.in_flight = entry.in_flight.saturating_sub(1);
+        self.in_flight = self.in_flight.saturating_sub(1);
+        if entry.granted.single_use {
+            if served.is_some() {
+                self.remove(now, index);
+                actions.push(Action::Tell(ToScaler::Spent { instance: instance.clone() }));
+            } else {
+                entry.used = false;
+            }
+        }
+        self.drained(now, instance, actions);
+        self.feed(now, actions);
+    }
+
+    /// The scaler grants slots on an instance, or changes how many.
+    pub fn on_grant(&mut self, now: Instant, granted: Granted<E>, actions: &mut Vec<Action<W, E>>) {
+        self.failed = None;
+        if let Some(entry) =
+            self.instances.iter_mut().find(|entry| entry.granted.instance == granted.instance)
+        {
+            entry.granted.slots = granted.slots;
+            entry.draining = false;
+        } else {
+            let had = self.can_wait_for_slots();
+            let arrived_at = Ticket(self.next_ticket);
+            self.instances.push(Instance {
+                granted,
+                in_flight: 0,
+                draining: false,
+                used: false,
+                arrived_at,
+                stuck: 0,
+            });
+            self.limit_changed(now, had);
+        }
+        self.feed(now, actions);
+    }
+
+    /// No new calls to `instance`. Answers `Drained` at once when none runs there, and for an instance that is not known.
+    pub fn on_revoke(&mut self, now: Instant, instance: &InstanceId, actions: &mut Vec<Action<W, E>>) {
+        let had = self.can_wait_for_slots();
+        match self.instances.iter_mut().find(|entry| entry.granted.instance == *instance) {
+            Some(entry) => entry.draining = true,
+            None => actions.push(Action::Tell(ToScaler::Drained { instance: instance.clone() })),
+        }
+        self.limit_changed(now, had);
+        self.drained(now, instance, actions);
+    }
+
+    /// The instance has ended, or cannot be reached: its slots are gone, those in use too. Returns how to reach it, if it was known.
+    /// The calls that ran there come back by `on_request` if they may run again.
+    pub fn on_gone(&mut self, now: Instant, instance: &InstanceId) -> Option<E> {
+        let index = self.position(instance)?;
+        let entry = self.remove(now, index);
+        self.in_flight = self.in_flight.saturating_sub(entry.in_flight);
+        self.meter.set(now, self.level());
+        Some(entry.granted.endpoint)
+    }
+
+    /// A call on `instance` was given up long ago and the instance has not said that it ended. Returns `true` when no slot is left that is
+    /// not held so: the instance is of no use any more.
+    pub fn on_stuck(&mut self, instance: &InstanceId) -> bool {
+        let Some(entry) = self.instances.iter_mut().find(|entry| entry.granted.instance == *instance) else {
+            return false;
+        };
+        entry.stuck += 1;
+        entry.stuck >= entry.granted.slots.max(1)
+    }
+
+    /// A call that was stuck has ended after all.
+    pub fn on_unstuck(&mut self, instance: &InstanceId) {
+        if let Some(entry) = self.instances.iter_mut().find(|entry| entry.granted.instance == *instance) {
+            entry.stuck = entry.stuck.saturating_sub(1);
+        }
+    }
+
+    /// A start failed and none is under way. Whoever waits fails now, unless an instance is there whose slots it can wait for; and so does
+    /// what comes in the next `retry_after`.
+    pub fn on_start_failed(
+        &mut self,
+        now: Instant,
+        failure: StartFailure,
+        retry_after: Duration,
+        actions: &mut Vec<Action<W, E>>,
+    ) {
+        let failure = Arc::new(failure);
+        self.failed = Some((now + retry_after, Arc::clone(&failure)));
+        if self.can_wait_for_slots() {
+            return;
+        }
+        self.meter.refused += self.waiting.len() as u64;
+        for Waiting { waiter, .. } in self.waiting.drain(..) {
+            let refusal = Refusal::StartFailed { failure: Arc::clone(&failure), retry_after };
+            actions.push(Action::Reject { waiter, refusal });
+        }
+        self.queue_shrank(now);
+    }
+
+    /// Time has passed: those that have waited too long are refused. To be called when the earliest `expires` is reached.
+    pub fn on_tick(&mut self, now: Instant, actions: &mut Vec<Action<W, E>>) {
+        let with_instances = self.can_wait_for_slots();
+        while self.waiting.front().is_some_and(|first| self.expires(first.since) <= now) {
+            let Some(Waiting { waiter, since, .. }) = self.waiting.pop_front() else { break };
+            let waited = now.saturating_duration_since(since);
+            let refusal = if with_instances {
+                Refusal::QueueTimeout { waited }
+            } else {
+                Refusal::StartTimeout { waited }
+            };
+            self.meter.refused += 1;
+            actions.push(Action::Reject { waiter, refusal });
+        }
+        self.queue_shrank(now);
+    }
+
+    /// The client of a waiting request has gone. Returns its waiter, or `None` when it does not wait any more: then its verdict is on the
+    /// way, and if that is a placement its slot must be given back.
+    pub fn on_client_gone(&mut self, now: Instant, ticket: Ticket) -> Option<W> {
+        let at = self.waiting.iter().position(|waiting| waiting.ticket == ticket)?;
+        let waiting = self.waiting.remove(at)?;
+        self.queue_shrank(now);
+        Some(waiting.waiter)
+    }
+
+    /// When the wait of a request would end, as things stand; `None` when it does not wait any more.
+    #[must_use]
+    pub fn expires_at(&self, ticket: Ticket) -> Option<Instant> {
+        self.waiting
+            .iter()
+            .find(|waiting| waiting.ticket == ticket)
+            .map(|waiting| self.expires(waiting.since))
+    }
+
+    /// The Function has another Revision now: whoever waits goes there, and so does who comes and finds no slot free.
+    pub fn retire(&mut self, now: Instant, actions: &mut Vec<Action<W, E>>) {
+        self.retired = true;
+        actions.extend(self.waiting.drain(..).map(|waiting| Action::Move { waiter: waiting.waiter }));
+        self.queue_shrank(now);
+    }
+
+    /// The Revision serves (again).
+    pub fn revive(&mut self) {
+        self.retired = false;
+    }
+
+    /// What the scaler must be told at once: the queue has grown since it last heard, or is new.
+    pub fn take_wanted(&mut self) -> Option<ToScaler> {
+        if self.waiting.len() <= self.told {
+            return None;
+        }
+        self.told = self.waiting.len();
+        Some(ToScaler::CapacityWanted {
+            revision: self.revision.clone(),
+            waiting: count(self.waiting.len()),
+            in_flight: self.in_flight,
+        })
+    }
+
+    /// The load since the last report; `None` when it was idle and the last report said so.
+    pub fn report(&mut self, now: Instant) -> Option<LoadReport> {
+        let period = self.meter.take(now)?;
+        Some(LoadReport {
+            revision: self.revision.clone(),
+            in_flight: self.in_flight,
+            waiting: count(self.waiting.len()),
+            over: period.over,
+            average_concurrency: period.average,
+            completed: period.completed,
+            arrived: period.arrived,
+            service_time: period.service_time,
+            refused: period.refused,
+        })
+    }
+
+    fn level(&self) -> u32 {
+        self.in_flight.saturating_add(count(self.waiting.len()))
+    }
+
+    fn position(&self, instance: &InstanceId) -> Option<usize> {
+        self.instances.iter().position(|entry| entry.granted.instance == *instance)
+    }
+
+    /// Whether there is an instance whose slots come free again, so that waiting is a matter of the queue and not of a start.
+    fn can_wait_for_slots(&self) -> bool {
+        self.instances.iter().any(Instance::stays)
+    }
+
+    /// The limit on waiting starts anew when the first instance has come or the last has gone.
+    fn limit_changed(&mut self, now: Instant, had: bool) {
+        if had != self.can_wait_for_slots() {
+            self.limit_since = now;
+        }
+    }
+
+    /// When a wait that began at `since` ends. Whatever happens in between, nobody waits longer than both limits together.
+    fn expires(&self, since: Instant) -> Instant {
+        let limit = if self.can_wait_for_slots() { self.policy.queue } else { self.policy.start };
+        let in_all = since + self.policy.queue + self.policy.start;
+        (since.max(self.limit_since) + limit).min(in_all)
+    }
+
+    fn refuse(&self, now: Instant, origin: Origin) -> Option<Refusal> {
+        if let Some((until, failure)) = &self.failed
+            && now < *until
+            && !self.can_wait_for_slots()
+        {
+            let retry_after = until.saturating_duration_since(now);
+            return Some(Refusal::StartFailed { failure: Arc::clone(failure), retry_after });
+        }
+        let limit = self.policy.queue_length;
+        (origin == Origin::New && self.waiting.len() >= limit).then_some(Refusal::QueueFull { limit })
+    }
+
+    /// The instance that takes the next call. Ties go to the oldest, so that the youngest become idle first.
+    fn pick(&self) -> Option<usize> {
+        let mut free = self.instances.iter().enumerate().filter(|(_, entry)| entry.has_free_slot());
+        let (first, entry) = free.next()?;
+        if entry.granted.slots <= FIRST_AVAILABLE_MAX_SLOTS {
+            return Some(first);
+        }
+        let least = free.fold((first, entry.in_flight), |(at, least), (index, entry)| {
+            if entry.in_flight < least { (index, entry.in_flight) } else { (at, least) }
+        });
+        Some(least.0)
+    }
+
+    /// Takes a slot; `waited` names the request's ticket if it waited. `index` is from [`Self::pick`].
+    fn place(&mut self, index: usize, waited: Option<Ticket>) -> Placement<E> {
+        let entry = self.instances.get_mut(index).expect("pick returned the index just now");
+        let waited_for_it = waited.is_some_and(|ticket| ticket < entry.arrived_at);
+        let granted = &entry.granted;
+        let (start, init) = if waited_for_it {
+            (granted.start, granted.start_time)
+        } else if granted.start == StartKind::Reserved && !entry.used {
+            (StartKind::Reserved, Duration::ZERO)
+        } else {
+            (StartKind::Warm, Duration::ZERO)
+        };
+        entry.in_flight += 1;
+        entry.used = true;
+        self.in_flight += 1;
+        Placement { instance: granted.instance.clone(), endpoint: granted.endpoint.clone(), start, init }
+    }
+
+    /// Gives free slots to those that wait.
+    fn feed(&mut self, now: Instant, actions: &mut Vec<Action<W, E>>) {
+        while !self.waiting.is_empty() {
+            let Some(index) = self.pick() else { break };
+            let Some(Waiting { waiter, ticket, .. }) = self.waiting.pop_front() else { break };
+            let placement = self.place(index, Some(ticket));
+            actions.push(Action::Forward { waiter, placement });
+        }
+        self.queue_shrank(now);
+    }
+
+    fn drained(&mut self, now: Instant, instance: &InstanceId, actions: &mut Vec<Action<W, E>>) {
+        let Some(index) = self.position(instance) else { return };
+        if self.instances.get(index).is_some_and(|entry| entry.draining && entry.in_flight == 0) {
+            self.remove(now, index);
+            actions.push(Action::Tell(ToScaler::Drained { instance: instance.clone() }));
+        }
+    }
+
+    fn remove(&mut self, now: Instant, index: usize) -> Instance<E> {
+        let had = self.can_wait_for_slots();
+        let entry = self.instances.remove(index);
+        self.limit_changed(now, had);
+        entry
+    }
+
+    fn queue_shrank(&mut self, now: Instant) {
+        // From here on the scaler hears again when the queue grows beyond what is left.
+        self.told = self.told.min(self.waiting.len());
+        self.meter.set(now, self.level());
+    }
+}
+
+/// A queue length as the messages carry it.
+fn count(length: usize) -> u32 {
+    u32::try_from(length).unwrap_or(u32::MAX)
+}
+
+#[cfg(test)]
+mod model;
+#[cfg(test)]
+mod tests;

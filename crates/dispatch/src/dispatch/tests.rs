@@ -1,0 +1,228 @@
+use super::*;
+
+type Machine = Dispatch<u32, &'static str>;
+
+fn policy() -> Policy {
+    Policy { queue_length: 3, queue: Duration::from_secs(10), start: Duration::from_secs(30) }
+}
+
+fn machine(now: Instant) -> Machine {
+    Dispatch::new(RevisionId::parse("default/a-00001").unwrap(), policy(), now)
+}
+
+fn id(name: &str) -> InstanceId {
+    InstanceId::parse(name).unwrap()
+}
+
+fn granted(name: &'static str, slots: u32) -> Granted<&'static str> {
+    Granted {
+        instance: id(name),
+        endpoint: name,
+        slots,
+        single_use: false,
+        start: StartKind::Cold,
+        start_time: Duration::from_millis(80),
+    }
+}
+
+fn at(start: Instant, seconds: u64) -> Instant {
+    start + Duration::from_secs(seconds)
+}
+
+/// What a request got, in one word.
+fn request(machine: &mut Machine, now: Instant, name: u32) -> String {
+    match machine.on_request(now, Origin::New, |_| name) {
+        Admission::Forward(placement) => format!("{} {:?}", placement.endpoint, placement.start),
+        Admission::Enqueued { .. } => "waits".to_owned(),
+        Admission::Rejected(refusal) => format!("{refusal:?}"),
+        Admission::Moved => "moved".to_owned(),
+    }
+}
+
+/// What actions say, in few words.
+fn words(actions: &mut Vec<Action<u32, &'static str>>) -> Vec<String> {
+    actions
+        .drain(..)
+        .map(|action| match action {
+            Action::Forward { waiter, placement } => {
+                format!("{waiter} → {} {:?}", placement.endpoint, placement.start)
+            }
+            Action::Reject { waiter, refusal } => {
+                let text = format!("{refusal:?}");
+                format!("{waiter} ✗ {}", text.split([' ', '{']).next().unwrap_or_default())
+            }
+            Action::Move { waiter } => format!("{waiter} moves"),
+            Action::Tell(ToScaler::Drained { instance }) => format!("drained {instance}"),
+            Action::Tell(ToScaler::Spent { instance }) => format!("spent {instance}"),
+            Action::Tell(other) => format!("{other:?}"),
+        })
+        .collect()
+}
+
+#[test]
+fn from_zero_the_waiting_get_the_slots_of_the_first_instance_in_order() {
+    let start = Instant::now();
+    let (mut machine, mut actions) = (machine(start), Vec::new());
+    assert_eq!(request(&mut machine, start, 1), "waits");
+    assert!(matches!(machine.take_wanted(), Some(ToScaler::CapacityWanted { waiting: 1, .. })));
+    assert_eq!(machine.take_wanted(), None);
+    assert_eq!(request(&mut machine, start, 2), "waits");
+    assert_eq!(request(&mut machine, start, 3), "waits");
+    assert!(matches!(machine.take_wanted(), Some(ToScaler::CapacityWanted { waiting: 3, .. })));
+    assert_eq!(request(&mut machine, start, 4), "QueueFull { limit: 3 }");
+    machine.on_grant(at(start, 1), granted("x", 2), &mut actions);
+    assert_eq!(words(&mut actions), ["1 → x Cold", "2 → x Cold"]);
+    machine.on_slot_free(at(start, 1), &id("x"), Some(Duration::ZERO), &mut actions);
+    assert_eq!(words(&mut actions), ["3 → x Cold"]);
+    machine.on_slot_free(at(start, 2), &id("x"), Some(Duration::ZERO), &mut actions);
+    assert_eq!(request(&mut machine, at(start, 2), 5), "x Warm");
+    assert_eq!(machine.in_flight(), 2);
+}
+
+#[test]
+fn many_slots_go_to_the_least_loaded_few_to_the_first_available() {
+    let start = Instant::now();
+    let mut actions = Vec::new();
+    for (slots, expected) in [(10, "x y x y"), (2, "x x y y")] {
+        let mut machine = machine(start);
+        machine.on_grant(start, granted("x", slots), &mut actions);
+        machine.on_grant(start, granted("y", slots), &mut actions);
+        let order: Vec<String> =
+            (0..4).map(|name| request(&mut machine, start, name).replace(" Warm", "")).collect();
+        assert_eq!(order.join(" "), expected, "{slots} slots");
+    }
+}
+
+#[test]
+fn a_revoked_instance_drains_and_says_so_once() {
+    let start = Instant::now();
+    let (mut machine, mut actions) = (machine(start), Vec::new());
+    machine.on_grant(start, granted("x", 2), &mut actions);
+    request(&mut machine, start, 1);
+    machine.on_revoke(start, &id("x"), &mut actions);
+    assert!(actions.is_empty());
+    assert_eq!(request(&mut machine, start, 2), "waits");
+    machine.on_slot_free(start, &id("x"), Some(Duration::ZERO), &mut actions);
+    assert_eq!(words(&mut actions), ["drained x"]);
+    machine.on_revoke(start, &id("x"), &mut actions);
+    assert_eq!(words(&mut actions), ["drained x"], "who asks again is answered");
+}
+
+#[test]
+fn a_single_use_instance_takes_one_call() {
+    let start = Instant::now();
+    let (mut machine, mut actions) = (machine(start), Vec::new());
+    let single = |name| Granted { single_use: true, ..granted(name, 1) };
+    request(&mut machine, start, 1);
+    request(&mut machine, start, 2);
+    machine.on_grant(start, single("x"), &mut actions);
+    assert_eq!(words(&mut actions), ["1 → x Cold"]);
+    machine.on_slot_free(start, &id("x"), Some(Duration::ZERO), &mut actions);
+    assert_eq!(words(&mut actions), ["spent x"]);
+    machine.on_grant(start, single("y"), &mut actions);
+    assert_eq!(words(&mut actions), ["2 → y Cold"]);
+    // The call never reached it: it is as good as new.
+    machine.on_slot_free(start, &id("y"), None, &mut actions);
+    assert!(actions.is_empty());
+    assert_eq!(request(&mut machine, start, 3), "y Warm");
+}
+
+#[test]
+fn a_failed_start_fails_those_that_wait_and_those_that_come_soon() {
+    let start = Instant::now();
+    let (mut machine, mut actions) = (machine(start), Vec::new());
+    let failure =
+        StartFailure { code: "handler_missing".to_owned(), message: "no".to_owned(), last_lines: vec![] };
+    request(&mut machine, start, 1);
+    machine.on_start_failed(start, failure.clone(), Duration::from_secs(5), &mut actions);
+    assert_eq!(words(&mut actions), ["1 ✗ StartFailed"]);
+    assert!(request(&mut machine, at(start, 4), 2).starts_with("StartFailed"));
+    assert_eq!(request(&mut machine, at(start, 5), 3), "waits");
+    // With an instance there, who waits has something to wait for.
+    machine.on_grant(at(start, 5), granted("x", 1), &mut actions);
+    assert_eq!(words(&mut actions), ["3 → x Cold"]);
+    request(&mut machine, at(start, 5), 4);
+    machine.on_start_failed(at(start, 5), failure, Duration::from_secs(5), &mut actions);
+    assert!(actions.is_empty());
+    assert_eq!(request(&mut machine, at(start, 6), 5), "waits");
+}
+
+#[test]
+fn waiting_ends_by_the_limit_of_what_is_waited_for() {
+    let start = Instant::now();
+    let (mut machine, mut actions) = (machine(start), Vec::new());
+    // No instance: the start's limit counts.
+    let Admission::Enqueued { expires, .. } = machine.on_request(start, Origin::New, |_| 1) else { panic!() };
+    assert_eq!(expires, at(start, 30));
+    request(&mut machine, start, 2);
+    // An instance comes, busy from now on: the queue's limit counts from here.
+    machine.on_grant(at(start, 20), granted("x", 1), &mut actions);
+    assert_eq!(words(&mut actions), ["1 → x Cold"]);
+    machine.on_tick(at(start, 29), &mut actions);
+    assert!(actions.is_empty());
+    machine.on_tick(at(start, 30), &mut actions);
+    assert_eq!(words(&mut actions), ["2 ✗ QueueTimeout"]);
+    // Instances that come and go do not keep anybody waiting for ever.
+    request(&mut machine, at(start, 30), 3);
+    machine.on_gone(at(start, 39), &id("x"));
+    machine.on_tick(at(start, 68), &mut actions);
+    assert!(actions.is_empty());
+    machine.on_tick(at(start, 69), &mut actions);
+    assert_eq!(words(&mut actions), ["3 ✗ StartTimeout"]);
+}
+
+#[test]
+fn a_lost_instance_takes_its_slots_with_it_and_a_retry_goes_first() {
+    let start = Instant::now();
+    let (mut machine, mut actions) = (machine(start), Vec::new());
+    machine.on_grant(start, granted("x", 1), &mut actions);
+    request(&mut machine, start, 1);
+    request(&mut machine, at(start, 1), 2);
+    assert_eq!(machine.on_gone(at(start, 2), &id("x")), Some("x"));
+    assert_eq!(machine.in_flight(), 0);
+    machine.on_slot_free(at(start, 2), &id("x"), Some(Duration::ZERO), &mut actions);
+    assert_eq!(machine.in_flight(), 0, "its slots went with it");
+    assert!(matches!(
+        machine.on_request(at(start, 2), Origin::Retry(start), |_| 1),
+        Admission::Enqueued { .. }
+    ));
+    machine.on_grant(at(start, 3), granted("y", 1), &mut actions);
+    assert_eq!(words(&mut actions), ["1 → y Cold"]);
+}
+
+#[test]
+fn a_retired_revision_sends_its_queue_away_but_serves_while_it_can() {
+    let start = Instant::now();
+    let (mut machine, mut actions) = (machine(start), Vec::new());
+    request(&mut machine, start, 1);
+    machine.retire(start, &mut actions);
+    assert_eq!(words(&mut actions), ["1 moves"]);
+    assert_eq!(request(&mut machine, start, 2), "moved");
+    machine.on_grant(start, granted("x", 1), &mut actions);
+    assert_eq!(request(&mut machine, start, 3), "x Warm");
+    machine.revive();
+    assert_eq!(request(&mut machine, start, 4), "waits");
+}
+
+#[test]
+fn an_instance_full_of_stuck_calls_is_of_no_use() {
+    let start = Instant::now();
+    let (mut machine, mut actions) = (machine(start), Vec::new());
+    machine.on_grant(start, granted("x", 2), &mut actions);
+    assert!(!machine.on_stuck(&id("x")));
+    machine.on_unstuck(&id("x"));
+    assert!(!machine.on_stuck(&id("x")));
+    assert!(machine.on_stuck(&id("x")));
+}
+
+#[test]
+fn a_client_that_goes_leaves_its_place_to_the_next() {
+    let start = Instant::now();
+    let (mut machine, mut actions) = (machine(start), Vec::new());
+    let Admission::Enqueued { ticket, .. } = machine.on_request(start, Origin::New, |_| 1) else { panic!() };
+    request(&mut machine, start, 2);
+    assert_eq!(machine.on_client_gone(start, ticket), Some(1));
+    machine.on_grant(start, granted("x", 1), &mut actions);
+    assert_eq!(words(&mut actions), ["2 → x Cold"]);
+    assert_eq!(machine.on_client_gone(start, ticket), None);
+}
