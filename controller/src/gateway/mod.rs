@@ -1,1 +1,108 @@
-//! The request path: listener, route, admission, instance.
+//! The request path: listener → route → admission → instance → answer.
+//!
+//! ```text
+//! client ──▶ listener.rs    a thread accepts, hyper reads the head
+//!            request.rs     the whole way of one request, top to bottom
+//!              routes       host, path, method → Function (crates/dispatch, table swapped whole)
+//!              admission.rs a slot on an instance, or a place in the Revision's queue
+//!              forward/     frames.rs (shared connection) or attach.rs (dedicated connection)
+//!              answer.rs    head and body back, with x-hearth-* and Server-Timing
+//! ```
+//!
+//! Each of the gateway's threads has its own listener (`SO_REUSEPORT`), its own runtime and its own connections to instances. A request is
+//! served within the task of its client's connection: no task hop, and no lock but a short one for each Revision, in which
+//! [`hearth_dispatch::Dispatch`] decides. One more thread, [`control`], takes the scaler's messages and reports the load.
+//!
+//! **Paths.** A function sees the whole path of the request, whichever route matched. For a `Prefix` route and below
+//! `/function/<namespace>/<name>` the part that matched is in `X-Forwarded-Prefix`; `rawPath` of an event is the whole path too.
+//!
+//! **Errors** that Hearth itself answers are one table, in errors.rs.
+
+mod config;
+mod control;
+mod outbox;
+mod record;
+mod revisions;
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use hearth_dispatch::routes::Conflict;
+use hearth_dispatch::{ToGateway, ToScaler};
+use tokio::sync::mpsc;
+
+use crate::telemetry::metrics::Registry;
+
+pub use config::{Config, ForwardingLimits, Limits, Served, Timeouts};
+pub use record::CallRecord;
+
+/// What connects the gateway with the other parts. All channels are bounded.
+#[derive(Debug)]
+pub struct Channels {
+    /// To the scaler. When it is full, messages are held back and capacity wishes of one Revision merged.
+    pub to_scaler: mpsc::Sender<ToScaler>,
+    /// From the scaler.
+    pub from_scaler: mpsc::Receiver<ToGateway>,
+    /// A record of each call that has ended. When it is full, records are dropped and counted.
+    pub calls: mpsc::Sender<CallRecord>,
+}
+
+/// Why the gateway does not start.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// An address cannot be listened on.
+    #[error("cannot listen on {address}")]
+    Listen {
+        /// Which.
+        address: SocketAddr,
+        /// What the system says.
+        #[source]
+        source: std::io::Error,
+    },
+    /// A thread or its runtime cannot be made.
+    #[error("cannot start a thread of the gateway")]
+    Thread(#[source] std::io::Error),
+}
+
+/// Starts gateways.
+#[derive(Debug)]
+pub struct Gateway;
+
+impl Gateway {
+    /// Listens and serves until [`Handle::shutdown`]. Until [`Handle::serve`] is called, every path is a 404.
+    ///
+    /// # Errors
+    /// When an address cannot be listened on or a thread cannot be made; nothing is left running then.
+    pub fn start(config: Config, channels: Channels, metrics: &Registry) -> Result<Handle, Error> {
+        let _ = metrics;
+        control::start(config, channels)
+    }
+}
+
+/// A running gateway. Dropping it stops its threads without draining.
+#[derive(Debug)]
+pub struct Handle {
+    shared: Arc<revisions::Revisions>,
+    addresses: Vec<SocketAddr>,
+    threads: control::Threads,
+}
+
+impl Handle {
+    /// The addresses it listens on, in the order of the configuration, the bridge last; ports that were 0 are known here.
+    #[must_use]
+    pub fn addresses(&self) -> &[SocketAddr] {
+        &self.addresses
+    }
+
+    /// Replaces all Functions at once. Requests that wait for a Revision which is no longer named go to their Function's present one;
+    /// calls that run are not touched. Returns the routes that a Function did not get because an older one has them.
+    pub fn serve(&self, functions: Vec<Served>) -> Vec<Conflict> {
+        self.shared.serve(functions)
+    }
+
+    /// Stops accepting, lets running requests end for at most `grace`, then cuts them. Returns how many were cut.
+    pub async fn shutdown(self, grace: Duration) -> usize {
+        self.threads.shutdown(grace).await
+    }
+}

@@ -1,0 +1,318 @@
+//! What the gateway's threads share: the routing table, the Revisions with their dispatch state, the instances.
+
+use std::collections::{HashMap, HashSet};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::time::{Duration, Instant};
+
+use arc_swap::ArcSwap;
+use hearth_dispatch::routes::{Claimant, Conflict, Table};
+use hearth_dispatch::{
+    Action, Dispatch, Endpoint, Forwarding, Granted, Placement, Policy, Refusal, ToGateway, ToScaler,
+};
+use hearth_function::{FunctionId, InstanceId, RevisionId};
+use tokio::sync::{Notify, oneshot};
+use tokio_util::sync::CancellationToken;
+
+use super::config::{Served, Timeouts};
+use super::outbox::Outbox;
+
+/// The runtime's clock, so that tests can stop it.
+pub(super) fn now() -> Instant {
+    tokio::time::Instant::now().into_std()
+}
+
+/// What a waiting request is told.
+#[derive(Debug)]
+pub(super) enum Verdict {
+    Forward(Placement<Arc<Instance>>),
+    Refused(Refusal),
+    /// Ask the Function's present Revision.
+    Moved,
+}
+
+/// An instance as all threads see it.
+#[derive(Debug)]
+pub(super) struct Instance {
+    pub(super) endpoint: Endpoint,
+    /// Cancelled when no new calls go there.
+    pub(super) revoked: CancellationToken,
+    /// Cancelled when it has ended or was given up: whatever is connected to it ends.
+    pub(super) gone: CancellationToken,
+    /// How it ended, as soon as that is known.
+    pub(super) reason: OnceLock<String>,
+}
+
+/// What a route leads to.
+#[derive(Debug)]
+pub(super) struct Target {
+    pub(super) function: FunctionId,
+    pub(super) revision: Arc<Revision>,
+    pub(super) timeouts: Timeouts,
+}
+
+type State = Dispatch<oneshot::Sender<Verdict>, Arc<Instance>>;
+type Actions = Vec<Action<oneshot::Sender<Verdict>, Arc<Instance>>>;
+
+/// One Revision: its dispatch state behind a short lock.
+#[derive(Debug)]
+pub(super) struct Revision {
+    pub(super) id: RevisionId,
+    state: Mutex<State>,
+    outbox: Arc<Outbox>,
+    growth: Arc<Growth>,
+    /// Whether [`Growth`] knows already that the queue has grown.
+    grown: AtomicBool,
+    /// How its instances are called, from the first one on.
+    forwarding: OnceLock<Forwarding>,
+}
+
+/// Revisions whose queue has grown since the scaler heard of it: the control thread tells it a moment later, many requests at once.
+#[derive(Debug, Default)]
+pub(super) struct Growth {
+    revisions: Mutex<Vec<Arc<Revision>>>,
+    pub(super) some: Notify,
+}
+
+impl Growth {
+    pub(super) fn take(&self) -> Vec<Arc<Revision>> {
+        std::mem::take(&mut self.revisions.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+}
+
+impl Revision {
+    /// Changes the dispatch state and carries out what follows, all under the lock: so whoever finds that a waiter has left the queue
+    /// knows that its verdict was sent.
+    pub(super) fn with<R>(&self, change: impl FnOnce(&mut State, &mut Actions) -> R) -> R {
+        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut actions = Actions::new();
+        let result = change(&mut state, &mut actions);
+        while !actions.is_empty() {
+            for action in std::mem::take(&mut actions) {
+                let (waiter, verdict) = match action {
+                    Action::Forward { waiter, placement } => (waiter, Verdict::Forward(placement)),
+                    Action::Reject { waiter, refusal } => (waiter, Verdict::Refused(refusal)),
+                    Action::Move { waiter } => (waiter, Verdict::Moved),
+                    Action::Tell(message) => {
+                        self.outbox.tell(message);
+                        continue;
+                    }
+                };
+                if let Err(Verdict::Forward(placement)) = waiter.send(verdict) {
+                    // Nobody is there to take the slot.
+                    state.on_slot_free(now(), &placement.instance, None, &mut actions);
+                }
+            }
+        }
+        result
+    }
+
+    /// After a request was queued: the scaler hears of the first at once, of the others together.
+    pub(super) fn want_capacity(self: &Arc<Self>, waiting: usize) {
+        if waiting <= 1 {
+            self.tell_wanted();
+        } else if !self.grown.swap(true, Ordering::AcqRel) {
+            self.growth.revisions.lock().unwrap_or_else(PoisonError::into_inner).push(Arc::clone(self));
+            self.growth.some.notify_one();
+        }
+    }
+
+    pub(super) fn tell_wanted(&self) {
+        self.grown.store(false, Ordering::Release);
+        if let Some(message) = self.with(|state, _| state.take_wanted()) {
+            self.outbox.tell(message);
+        }
+    }
+
+    /// How calls reach its instances; `None` before the first has come.
+    pub(super) fn forwarding(&self) -> Option<Forwarding> {
+        self.forwarding.get().copied()
+    }
+
+    /// The gateway has found that an instance is of no use: it gets no more calls and the scaler hears why, once.
+    pub(super) fn give_up(
+        &self,
+        instance: &Instance,
+        message: impl FnOnce(InstanceId) -> ToScaler,
+        reason: &str,
+    ) {
+        let id = &instance.endpoint.instance;
+        if self.with(|state, _| state.on_gone(now(), id)).is_some() {
+            tracing::warn!(instance = %id, revision = %self.id, reason, "instance given up");
+            self.outbox.tell(message(id.clone()));
+        }
+    }
+}
+
+/// Everything that the threads share.
+#[derive(Debug)]
+pub(super) struct Revisions {
+    /// What requests are looked up in.
+    pub(super) routes: ArcSwap<Table<Arc<Target>>>,
+    all: Mutex<HashMap<RevisionId, Arc<Revision>>>,
+    /// On which Revision an instance is, for the scaler's messages that name the instance alone.
+    instances: Mutex<HashMap<InstanceId, Arc<Revision>>>,
+    queue_length: usize,
+    outbox: Arc<Outbox>,
+    pub(super) growth: Arc<Growth>,
+}
+
+impl Revisions {
+    pub(super) fn new(queue_length: usize, outbox: Arc<Outbox>) -> Self {
+        Self {
+            routes: ArcSwap::default(),
+            all: Mutex::default(),
+            instances: Mutex::default(),
+            queue_length,
+            outbox,
+            growth: Arc::default(),
+        }
+    }
+
+    /// See [`super::Handle::serve`].
+    pub(super) fn serve(&self, functions: Vec<Served>) -> Vec<Conflict> {
+        let mut serving = HashSet::new();
+        let claimants = functions
+            .into_iter()
+            .map(|served| {
+                let revision = self.revision(&served.revision);
+                serving.insert(served.revision);
+                let Timeouts { queue, start, .. } = served.timeouts;
+                let policy = Policy { queue_length: self.queue_length, queue, start };
+                revision.with(|state, _| {
+                    state.set_policy(policy);
+                    state.revive();
+                });
+                let target =
+                    Target { function: served.function.clone(), revision, timeouts: served.timeouts };
+                Claimant {
+                    function: served.function,
+                    created: served.created,
+                    target: Arc::new(target),
+                    claims: served.claims,
+                }
+            })
+            .collect();
+        let (table, conflicts) = Table::build(claimants);
+        self.routes.store(Arc::new(table));
+        // After the swap: who is told to move must find the new table.
+        let retired: Vec<Arc<Revision>> = {
+            let all = self.all.lock().unwrap_or_else(PoisonError::into_inner);
+            all.values().filter(|revision| !serving.contains(&revision.id)).cloned().collect()
+        };
+        for revision in retired {
+            revision.with(|state, actions| state.retire(now(), actions));
+        }
+        self.forget_idle();
+        conflicts
+    }
+
+    /// A message of the scaler.
+    pub(super) fn on_message(&self, message: ToGateway) {
+        match message {
+            ToGateway::Grant { revision, endpoint, slots } => self.grant(&revision, endpoint, slots),
+            ToGateway::Revoke { instance } => {
+                let Some(revision) = self.of(&instance) else {
+                    return self.outbox.tell(ToScaler::Drained { instance });
+                };
+                revision.with(|state, actions| {
+                    if let Some(found) = find(state, &instance) {
+                        found.revoked.cancel();
+                    }
+                    state.on_revoke(now(), &instance, actions);
+                });
+            }
+            ToGateway::Gone { instance, reason } => {
+                let known = self.instances.lock().unwrap_or_else(PoisonError::into_inner).remove(&instance);
+                if let Some(revision) = known {
+                    revision.with(|state, _| {
+                        if let Some(found) = state.on_gone(now(), &instance) {
+                            // The first reason is the one nearest to the cause.
+                            drop(found.reason.set(reason));
+                            found.gone.cancel();
+                        }
+                    });
+                }
+                self.forget_idle();
+            }
+            ToGateway::StartFailed { revision, failure, retry_after } => {
+                let revision = self.revision(&revision);
+                revision.with(|state, actions| state.on_start_failed(now(), failure, retry_after, actions));
+            }
+        }
+    }
+
+    /// The load of every Revision that has something to say.
+    pub(super) fn report(&self) {
+        let all: Vec<Arc<Revision>> =
+            self.all.lock().unwrap_or_else(PoisonError::into_inner).values().cloned().collect();
+        for revision in all {
+            if let Some(report) = revision.with(|state, _| state.report(now())) {
+                self.outbox.tell(ToScaler::Load(report));
+            }
+        }
+    }
+
+    fn grant(&self, revision: &RevisionId, endpoint: Endpoint, slots: u32) {
+        let revision = self.revision(revision);
+        let instance = endpoint.instance.clone();
+        self.instances
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .insert(instance.clone(), Arc::clone(&revision));
+        revision.forwarding.get_or_init(|| endpoint.forwarding);
+        revision.with(|state, actions| {
+            let known = find(state, &instance).map(Arc::clone).filter(|known| !known.revoked.is_cancelled());
+            let (single_use, start, start_time) = (endpoint.single_use, endpoint.start, endpoint.start_time);
+            let endpoint = known.unwrap_or_else(|| {
+                Arc::new(Instance {
+                    endpoint,
+                    revoked: CancellationToken::new(),
+                    gone: CancellationToken::new(),
+                    reason: OnceLock::new(),
+                })
+            });
+            let granted = Granted { instance, endpoint, slots, single_use, start, start_time };
+            state.on_grant(now(), granted, actions);
+        });
+    }
+
+    /// The Revision of this name; made when it is heard of for the first time (its first grant may come before it serves).
+    fn revision(&self, id: &RevisionId) -> Arc<Revision> {
+        let mut all = self.all.lock().unwrap_or_else(PoisonError::into_inner);
+        let revision = all.entry(id.clone()).or_insert_with(|| {
+            let policy = Policy { queue_length: self.queue_length, ..Policy::default() };
+            Arc::new(Revision {
+                id: id.clone(),
+                state: Mutex::new(Dispatch::new(id.clone(), policy, now())),
+                outbox: Arc::clone(&self.outbox),
+                growth: Arc::clone(&self.growth),
+                grown: AtomicBool::new(false),
+                forwarding: OnceLock::new(),
+            })
+        });
+        Arc::clone(revision)
+    }
+
+    fn of(&self, instance: &InstanceId) -> Option<Arc<Revision>> {
+        self.instances.lock().unwrap_or_else(PoisonError::into_inner).get(instance).cloned()
+    }
+
+    /// Lets go of Revisions that neither serve nor have instances.
+    fn forget_idle(&self) {
+        let routes = self.routes.load();
+        let serving: HashSet<&RevisionId> = routes.targets().map(|target| &target.revision.id).collect();
+        let mut all = self.all.lock().unwrap_or_else(PoisonError::into_inner);
+        all.retain(|id, revision| serving.contains(id) || !revision.with(|state, _| state.is_idle()));
+    }
+}
+
+fn find<'a>(state: &'a State, instance: &InstanceId) -> Option<&'a Arc<Instance>> {
+    state.instances().find(|(id, ..)| *id == instance).map(|(_, found, ..)| found)
+}
+
+/// The time between two load reports while a Revision is active.
+pub(super) const TICK: Duration = Duration::from_millis(200);
+
+/// How long growth of a queue may go untold: long enough that a burst is one message, short beside any start.
+pub(super) const GROWTH_DELAY: Duration = Duration::from_millis(2);
