@@ -134,11 +134,11 @@ impl Hearth {
             .expect("the binary under test can be run")
     }
 
-    /// Applies a manifest; the command's output when it was refused.
+    /// Applies a manifest and waits for nothing; the command's output when it was refused.
     pub(crate) fn apply(&self, manifest: &str) -> Result<(), String> {
         let mut file = tempfile::Builder::new().suffix(".yaml").tempfile().expect("a temporary file");
         file.write_all(manifest.as_bytes()).expect("the manifest is written");
-        let output = self.cli(&["apply", "-f", &path_text(file.path())]);
+        let output = self.cli(&["apply", "--no-wait", "-f", &path_text(file.path())]);
         if output.status.success() { Ok(()) } else { Err(text(&output)) }
     }
 
