@@ -1,0 +1,125 @@
+//! Why a start failed: in the words that a waiting client and the Function's condition get.
+
+use hearth_dispatch::StartFailure;
+use hearth_protocol::CallError;
+use hearth_protocol::bodies::error_type;
+use hearth_scaler::Fault;
+
+use crate::backend::{self, Exit, control};
+
+/// A failed start.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Failure {
+    /// What those who wait are told.
+    pub told: StartFailure,
+    /// Whether trying again at once may help.
+    pub fault: Fault,
+}
+
+impl Failure {
+    fn new(fault: Fault, code: &str, message: String) -> Self {
+        let told = StartFailure { code: code.to_owned(), message, last_lines: Vec::new() };
+        Self { told, fault }
+    }
+
+    /// The runtime ended before it was loaded.
+    pub(super) fn ended(exit: &Exit) -> Self {
+        let message = format!("the instance ended while it started: {}", how(exit));
+        if exit.out_of_memory {
+            let message = format!("{message}; give it more in spec.resources.memory");
+            Self::new(Fault::Function, "out_of_memory", message)
+        } else {
+            Self::new(Fault::Function, "process_ended", message)
+        }
+    }
+
+    /// The start took longer than `spec.timeouts.start`.
+    pub(super) fn timeout(phase: &str, limit: std::time::Duration) -> Self {
+        let limit = humantime::format_duration(limit);
+        let message = format!(
+            "the instance did not {phase} within {limit} (spec.timeouts.start says how long it may take)"
+        );
+        Self::new(Fault::Function, "start_timeout", message)
+    }
+
+    pub(super) fn backend(error: &backend::Error) -> Self {
+        let (fault, code) = match error {
+            backend::Error::Invalid { .. } => (Fault::Function, "invalid"),
+            backend::Error::Unsupported { .. } => (Fault::Function, "unsupported"),
+            backend::Error::NotFound(_) | backend::Error::Step { .. } => (Fault::Platform, "start_failed"),
+        };
+        Self::new(fault, code, chain(error))
+    }
+
+    pub(super) fn control(error: control::Error, limit: std::time::Duration) -> Self {
+        match error {
+            control::Error::Timeout { phase } => Self::timeout(phase, limit),
+            control::Error::Load(error) => Self::load(error),
+            // The process is gone; how is not known yet.
+            control::Error::Closed { .. } => Self::new(Fault::Function, "process_ended", error.to_string()),
+            control::Error::Io { .. }
+            | control::Error::Decode(_)
+            | control::Error::Violation(_)
+            | control::Error::Encode(_)
+            | control::Error::Refused(_) => Self::new(Fault::Platform, "start_failed", chain(&error)),
+        }
+    }
+
+    fn load(error: CallError) -> Self {
+        let code = match error.kind.as_str() {
+            error_type::FILE_MISSING => "handler_file_missing",
+            error_type::HANDLER_MISSING => "handler_missing",
+            error_type::UNSUPPORTED => "handler_unsupported",
+            error_type::PROCESS_ENDED => "process_ended",
+            _ => "load_failed",
+        };
+        let mut failure = Self::new(Fault::Function, code, error.message);
+        failure.told.last_lines = error.lines;
+        failure
+    }
+}
+
+/// How an instance ended, for people.
+pub(super) fn how(exit: &Exit) -> String {
+    let Exit { code, signal, out_of_memory } = *exit;
+    hearth_protocol::Exit { code, signal, out_of_memory }.to_string()
+}
+
+/// An error with what caused it.
+pub(crate) fn chain(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut next = error.source();
+    while let Some(source) = next {
+        text.push_str(": ");
+        text.push_str(&source.to_string());
+        next = source.source();
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_missing_handler_is_the_functions_fault_and_a_step_that_failed_is_not() {
+        let missing = CallError::new(error_type::HANDLER_MISSING, "index.js has no export \"handler\"");
+        let failure = Failure::control(control::Error::Load(missing), std::time::Duration::from_secs(60));
+        assert_eq!((failure.told.code.as_str(), failure.fault), ("handler_missing", Fault::Function));
+        let step = backend::Error::Step {
+            step: "create the cgroup",
+            instance: hearth_function::InstanceId::parse("hello-x").unwrap(),
+            source: std::io::Error::other("no space left"),
+        };
+        let failure = Failure::backend(&step);
+        assert_eq!(failure.fault, Fault::Platform);
+        assert_eq!(failure.told.message, "create the cgroup for instance hello-x: no space left");
+    }
+
+    #[test]
+    fn out_of_memory_says_what_to_change() {
+        let failure = Failure::ended(&Exit { code: None, signal: Some(9), out_of_memory: true });
+        assert_eq!(failure.told.code, "out_of_memory");
+        assert!(failure.told.message.contains("spec.resources.memory"), "{}", failure.told.message);
+    }
+}

@@ -1,0 +1,254 @@
+//! What all instances of a Revision are made from.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use hearth_function::spec;
+use hearth_function::{FunctionId, IdError, InstanceId, Revision, RevisionId, RuntimeName};
+use hearth_protocol as protocol;
+
+use crate::backend::{CodeMount, InstanceSpec, Limits, Network, Owner, Process, Root};
+
+/// Processes and threads of one instance. Node has 11 threads; a thread pool for each of a hundred calls fits, a fork bomb does not.
+const PIDS: u32 = 512;
+
+/// Where the servers of `http` functions listen, in the network namespace of their instance: what most of them do without being told.
+const HTTP_PORT: &str = "8080";
+
+/// What an instance finds programs by; the interpreter's own directory comes first.
+const PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
+
+/// What a Revision does not say by itself: where its parts are on this machine.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Places {
+    /// The unpacked bundle.
+    pub code: PathBuf,
+    /// The installed dependencies, when it has any.
+    pub dependencies: Option<PathBuf>,
+    /// The interpreter, for `nodejs` and `python`.
+    pub interpreter: Option<PathBuf>,
+    /// The gateway's address as instances with `network: outbound` reach it: `http://10.0.0.1:8080`.
+    pub gateway: Option<String>,
+}
+
+/// What all instances of a Revision are made from.
+#[derive(Debug, Clone)]
+pub struct Template {
+    pub(super) owner: Owner,
+    pub(super) load: protocol::Load,
+    pub(super) start_timeout: Duration,
+    pub(super) single_use: bool,
+    process: Process,
+    code: CodeMount,
+    root: Root,
+    env: BTreeMap<String, String>,
+    pub(super) limits: Limits,
+    network: Network,
+    slots: u32,
+}
+
+impl Template {
+    /// Reads it off `revision`.
+    ///
+    /// # Errors
+    /// When the Revision's metadata holds no valid names.
+    pub fn new(revision: &Revision, places: Places) -> Result<Self, IdError> {
+        let owner = Owner { function: revision.function_id()?, revision: revision.id()? };
+        let template = &revision.spec.template;
+        let network = match template.network {
+            spec::Network::None => Network::None,
+            spec::Network::Outbound => Network::Outbound,
+        };
+        let slots = template.concurrency_limit();
+        let memory_bytes = template.resources.memory.bytes();
+        let env = environment(&owner, revision, &places, network);
+        let load = protocol::Load {
+            code: "/code".to_owned(),
+            handler: template.handler.as_ref().map(ToString::to_string),
+            signature: match template.signature {
+                spec::Signature::Auto => protocol::Signature::Auto,
+                spec::Signature::Event => protocol::Signature::Event,
+                spec::Signature::Http => protocol::Signature::Http,
+                spec::Signature::Fetch => protocol::Signature::Fetch,
+                spec::Signature::Asgi => protocol::Signature::Asgi,
+                spec::Signature::Wsgi => protocol::Signature::Wsgi,
+            },
+            // Its instances are started with all of it; one that was pooled would learn it here.
+            env: BTreeMap::new(),
+            function: owner.function.name().to_owned(),
+            namespace: owner.function.namespace().to_owned(),
+            revision: owner.revision.name().to_owned(),
+            concurrency: slots,
+            memory_bytes,
+            execute_timeout_ms: u32::try_from(template.timeouts.execute.get().as_millis())
+                .unwrap_or(u32::MAX),
+        };
+        Ok(Self {
+            load,
+            start_timeout: template.timeouts.start.get(),
+            single_use: template.process_model == spec::ProcessModel::Ephemeral,
+            process: match template.runtime {
+                RuntimeName::Nodejs(_) => Process::Nodejs,
+                RuntimeName::Python(_) => Process::Python,
+                RuntimeName::Exec => Process::Exec { command: template.command.clone() },
+                // `provided` is refused before there is a Revision of it.
+                RuntimeName::Http | RuntimeName::Provided => {
+                    Process::Http { command: template.command.clone() }
+                }
+            },
+            code: CodeMount { path: places.code, dependencies: places.dependencies },
+            root: Root::Host { interpreter: places.interpreter },
+            env,
+            limits: Limits {
+                memory_bytes,
+                cpu_millis: template.resources.cpu.map(hearth_function::CpuMillis::millis),
+                tmp_bytes: template.resources.tmp.bytes(),
+                pids: PIDS,
+            },
+            network,
+            slots,
+            owner,
+        })
+    }
+
+    /// The Function.
+    #[must_use]
+    pub fn function(&self) -> &FunctionId {
+        &self.owner.function
+    }
+
+    /// The Revision.
+    #[must_use]
+    pub fn revision(&self) -> &RevisionId {
+        &self.owner.revision
+    }
+
+    /// Calls that one instance runs at once.
+    #[must_use]
+    pub fn slots(&self) -> u32 {
+        self.slots
+    }
+
+    /// The specification of one instance. It starts without a cpu quota: that takes effect when it is Ready.
+    pub(super) fn spec(&self, id: InstanceId, secret: String) -> InstanceSpec {
+        let mut env = self.env.clone();
+        env.insert("HEARTH_INSTANCE".to_owned(), id.to_string());
+        InstanceSpec {
+            id,
+            owner: Some(self.owner.clone()),
+            process: self.process.clone(),
+            code: Some(self.code.clone()),
+            build_dir: None,
+            root: self.root.clone(),
+            env,
+            limits: Limits { cpu_millis: None, ..self.limits },
+            network: self.network,
+            concurrency: self.slots,
+            secret,
+        }
+    }
+}
+
+/// The user's variables, and Hearth's own above them.
+fn environment(
+    owner: &Owner,
+    revision: &Revision,
+    places: &Places,
+    network: Network,
+) -> BTreeMap<String, String> {
+    let template = &revision.spec.template;
+    let path = match places.interpreter.as_deref().and_then(|interpreter| interpreter.parent()) {
+        Some(own) if !PATH.split(':').any(|known| own == std::path::Path::new(known)) => {
+            format!("{}:{PATH}", own.display())
+        }
+        _ => PATH.to_owned(),
+    };
+    let mut env: BTreeMap<String, String> = [("PATH", path.as_str()), ("HOME", "/tmp"), ("LANG", "C.UTF-8")]
+        .map(|(name, value)| (name.to_owned(), value.to_owned()))
+        .into();
+    for variable in &template.env {
+        env.insert(variable.name.clone(), variable.value.clone().unwrap_or_default());
+    }
+    let mut own = |name: &str, value: &str| env.insert(name.to_owned(), value.to_owned());
+    own("HEARTH_FUNCTION", owner.function.name());
+    own("HEARTH_NAMESPACE", owner.function.namespace());
+    own("HEARTH_REVISION", owner.revision.name());
+    if let (Network::Outbound, Some(gateway)) = (network, &places.gateway) {
+        own("HEARTH_GATEWAY", gateway);
+    }
+    if template.runtime == RuntimeName::Http {
+        own("PORT", HTTP_PORT);
+    }
+    env
+}
+
+#[cfg(test)]
+pub(crate) mod tests {
+    use super::*;
+
+    /// The Revision of a manifest's template.
+    pub(crate) fn revision(name: &str, template: serde_json::Value) -> Revision {
+        let mut whole = serde_json::json!({
+            "runtime": "nodejs",
+            "bundle": hearth_function::Digest::of(b"code"),
+            "handler": "index.handler",
+        });
+        let fields = template.as_object().unwrap().clone();
+        whole.as_object_mut().unwrap().extend(fields);
+        let template: hearth_function::Template = serde_json::from_value(whole).unwrap();
+        let (function, _) = name.rsplit_once('-').unwrap();
+        let spec = hearth_function::RevisionSpec {
+            function: function.to_owned(),
+            generation: 1,
+            template_digest: template.digest(),
+            template,
+        };
+        let mut revision = Revision::new(name, spec);
+        revision.metadata.namespace = Some("default".to_owned());
+        revision
+    }
+
+    #[test]
+    fn an_instance_sees_the_users_variables_and_hearths_own() {
+        let places = Places {
+            interpreter: Some("/opt/node/bin/node".into()),
+            gateway: Some("http://10.0.0.1:8080".to_owned()),
+            ..Places::default()
+        };
+        let user = serde_json::json!({ "env": [{ "name": "LANG", "value": "de_DE" }, { "name": "A", "value": "1" }] });
+        let template = Template::new(&revision("hello-00001", user), places).unwrap();
+        let spec = template.spec(InstanceId::parse("hello-x").unwrap(), "secret".to_owned());
+        let expected = [
+            ("A", "1"),
+            ("HEARTH_FUNCTION", "hello"),
+            ("HEARTH_GATEWAY", "http://10.0.0.1:8080"),
+            ("HEARTH_INSTANCE", "hello-x"),
+            ("HEARTH_NAMESPACE", "default"),
+            ("HEARTH_REVISION", "hello-00001"),
+            ("HOME", "/tmp"),
+            ("LANG", "de_DE"),
+            ("PATH", "/opt/node/bin:/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"),
+        ];
+        let found: Vec<(&str, &str)> =
+            spec.env.iter().map(|(name, value)| (name.as_str(), value.as_str())).collect();
+        assert_eq!(found, expected);
+    }
+
+    #[test]
+    fn without_a_network_there_is_no_gateway_and_a_quota_waits_for_ready() {
+        let places = Places { gateway: Some("http://10.0.0.1:8080".to_owned()), ..Places::default() };
+        let fields = serde_json::json!({ "network": "none", "resources": { "cpu": "250m" } });
+        let template = Template::new(&revision("hello-00001", fields), places).unwrap();
+        let spec = template.spec(InstanceId::parse("hello-x").unwrap(), "secret".to_owned());
+        assert_eq!(spec.env.get("HEARTH_GATEWAY"), None);
+        assert_eq!((spec.limits.cpu_millis, template.limits.cpu_millis), (None, Some(250)));
+    }
+
+    #[test]
+    fn an_ephemeral_instance_has_one_slot() {
+        let fields = serde_json::json!({ "processModel": "ephemeral" });
+        let template = Template::new(&revision("hello-00001", fields), Places::default()).unwrap();
+        assert_eq!((template.slots(), template.single_use), (1, true));
+    }
+}
