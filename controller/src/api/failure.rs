@@ -92,8 +92,12 @@ impl Failure {
 
     /// 410: changes since that version are no longer known; list again.
     #[must_use]
-    pub fn expired(version: u64) -> Self {
-        Self::new(StatusCode::GONE, "Expired", &format!("too old resource version: {version}; list again"))
+    pub fn expired(version: &impl std::fmt::Display, oldest: &impl std::fmt::Display) -> Self {
+        Self::new(
+            StatusCode::GONE,
+            "Expired",
+            &format!("too old resource version: {version} ({oldest}); list again"),
+        )
     }
 
     /// 413: more than is taken.
@@ -250,7 +254,28 @@ mod tests {
             "hello",
             vec![("spec.runtime".to_owned(), "is needed".to_owned())],
         );
-        insta::assert_json_snapshot!(failure.to_json(), @r"");
+        insta::assert_json_snapshot!(failure.to_json(), @r#"
+        {
+          "apiVersion": "v1",
+          "code": 422,
+          "details": {
+            "causes": [
+              {
+                "field": "spec.runtime",
+                "message": "is needed",
+                "reason": "FieldValueInvalid"
+              }
+            ],
+            "group": "hearth.dev",
+            "kind": "functions",
+            "name": "hello"
+          },
+          "kind": "Status",
+          "message": "Function.hearth.dev \"hello\" is invalid: spec.runtime: is needed",
+          "reason": "Invalid",
+          "status": "Failure"
+        }
+        "#);
         assert_eq!(failure.code(), StatusCode::UNPROCESSABLE_ENTITY);
     }
 }

@@ -10,13 +10,19 @@
 //!                          └─ plain HTTP: /healthz, /metrics; else how to connect
 //! ```
 
+mod body;
 mod discovery;
 mod failure;
 mod guard;
 mod identity;
+mod objects;
+mod patch;
 mod plain;
 pub mod ports;
+mod reading;
+mod selector;
 mod server;
+mod watching;
 
 use std::io;
 use std::net::SocketAddr;
@@ -39,6 +45,7 @@ pub use failure::Failure;
 pub use guard::Guard;
 pub use identity::{Identity, Token};
 
+use crate::store::Store;
 use ports::Parts;
 
 /// What the API needs to know.
@@ -99,6 +106,7 @@ const GRACE: Duration = Duration::from_secs(5);
 /// What the handlers share.
 #[derive(Clone)]
 struct Context {
+    store: Store,
     parts: Arc<dyn Parts>,
     guard: Guard,
     config: Arc<Config>,
@@ -109,7 +117,7 @@ struct Context {
 ///
 /// # Errors
 /// When the address is taken, or a file of the identity cannot be used.
-pub async fn start(config: Config, parts: Arc<dyn Parts>) -> Result<Api, Error> {
+pub async fn start(config: Config, store: Store, parts: Arc<dyn Parts>) -> Result<Api, Error> {
     let identity = Identity::open(&config.identity)?;
     prepare_incoming(&config.incoming)
         .map_err(|source| Error::Incoming { path: config.incoming.clone(), source })?;
@@ -121,6 +129,7 @@ pub async fn start(config: Config, parts: Arc<dyn Parts>) -> Result<Api, Error> 
     let kubeconfig = config.kubeconfig.clone();
     let shutdown = CancellationToken::new();
     let context = Context {
+        store,
         parts: Arc::clone(&parts),
         guard: Guard::new(identity.token.clone(), &config.names),
         config: Arc::new(config),
@@ -193,6 +202,7 @@ fn router(context: Context) -> Router {
         .route("/apis", get(discovery::groups))
         .route("/apis/hearth.dev", get(discovery::hearth_group))
         .route("/apis/hearth.dev/v1", get(discovery::hearth_resources))
+        .nest("/apis/hearth.dev/v1", objects::routes())
         .fallback(|request: Request| async move { Failure::no_such_path(request.uri().path()) })
         .method_not_allowed_fallback(|| async { Failure::method_not_allowed() })
         .layer(middleware::from_fn_with_state(context.clone(), check_token));

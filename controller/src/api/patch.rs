@@ -1,0 +1,116 @@
+//! What a patch makes of an object: pure.
+//!
+//! Server-side apply is served as a plain subset: the applied object's `spec` takes the place of the whole spec (a field it leaves out gets
+//! its default, whoever had set it), and its labels and annotations are laid over those that are there. Fields have no managers and there
+//! are no conflicts between them.
+
+use http::HeaderMap;
+use serde_json::Value;
+
+use super::failure::Failure;
+
+/// How a patch is written.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Form {
+    /// RFC 7386.
+    Merge,
+    /// RFC 6902.
+    Json,
+    /// Server-side apply, as YAML or JSON.
+    Apply,
+}
+
+impl Form {
+    /// The form that the request's content type names.
+    pub(super) fn of(headers: &HeaderMap) -> Result<Self, Failure> {
+        let media =
+            headers.get(http::header::CONTENT_TYPE).and_then(|value| value.to_str().ok()).unwrap_or_default();
+        match media.split(';').next().unwrap_or_default().trim() {
+            "application/merge-patch+json" => Ok(Self::Merge),
+            "application/json-patch+json" => Ok(Self::Json),
+            "application/apply-patch+yaml" => Ok(Self::Apply),
+            other => Err(Failure::unsupported_media_type(&format!(
+                "the body of the request was in an unknown format {other:?} - accepted media types include: application/json-patch+json, application/merge-patch+json, application/apply-patch+yaml"
+            ))),
+        }
+    }
+
+    /// Reads the body.
+    pub(super) fn read(self, body: &[u8]) -> Result<Value, Failure> {
+        match self {
+            Self::Merge | Self::Json => serde_json::from_slice(body)
+                .map_err(|error| Failure::bad_request(&format!("the patch is no JSON: {error}"))),
+            Self::Apply => yaml(body),
+        }
+    }
+
+    /// What the patch makes of `current`.
+    ///
+    /// # Errors
+    /// When a JSON patch does not fit the object.
+    pub(super) fn apply(self, current: &Value, patch: &Value) -> Result<Value, Failure> {
+        let mut next = current.clone();
+        match self {
+            Self::Merge => json_patch::merge(&mut next, patch),
+            Self::Json => {
+                let operations: json_patch::Patch = serde_json::from_value(patch.clone())
+                    .map_err(|error| Failure::bad_request(&format!("the patch is no JSON patch: {error}")))?;
+                json_patch::patch(&mut next, &operations).map_err(|error| {
+                    Failure::bad_request(&format!("the patch cannot be applied: {error}"))
+                })?;
+            }
+            Self::Apply => {
+                next["spec"] = patch["spec"].clone();
+                for kind in ["labels", "annotations"] {
+                    if !patch["metadata"][kind].is_null() {
+                        json_patch::merge(&mut next["metadata"][kind], &patch["metadata"][kind]);
+                    }
+                }
+                if let Some(version) = patch["metadata"].get("resourceVersion") {
+                    next["metadata"]["resourceVersion"] = version.clone();
+                }
+            }
+        }
+        Ok(next)
+    }
+}
+
+/// Reads a body as YAML, of which JSON is a part.
+pub(super) fn yaml(body: &[u8]) -> Result<Value, Failure> {
+    let text = std::str::from_utf8(body).map_err(|_| Failure::bad_request("the body is no UTF-8"))?;
+    serde_saphyr::from_str(text)
+        .map_err(|error| Failure::bad_request(&format!("the body is no YAML: {error}")))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    fn current() -> Value {
+        json!({ "metadata": { "name": "a", "labels": { "x": "1", "y": "2" } }, "spec": { "runtime": "nodejs", "handler": "a.b" } })
+    }
+
+    #[test]
+    fn each_form_does_what_its_standard_says() {
+        let merged = Form::Merge
+            .apply(&current(), &json!({ "spec": { "handler": null, "runtime": "python" } }))
+            .unwrap();
+        assert_eq!(merged["spec"], json!({ "runtime": "python" }));
+        let patch = json!([{ "op": "test", "path": "/spec/runtime", "value": "nodejs" }, { "op": "remove", "path": "/spec/handler" }]);
+        assert_eq!(Form::Json.apply(&current(), &patch).unwrap()["spec"], json!({ "runtime": "nodejs" }));
+        let wrong = json!([{ "op": "remove", "path": "/spec/absent" }]);
+        assert_eq!(Form::Json.apply(&current(), &wrong).unwrap_err().code().as_u16(), 400);
+    }
+
+    #[test]
+    fn apply_replaces_the_spec_and_lays_labels_over() {
+        let applied =
+            json!({ "metadata": { "labels": { "y": "3", "z": "4" } }, "spec": { "runtime": "python" } });
+        let next = Form::Apply.apply(&current(), &applied).unwrap();
+        assert_eq!(next["spec"], json!({ "runtime": "python" }));
+        assert_eq!(next["metadata"]["labels"], json!({ "x": "1", "y": "3", "z": "4" }));
+        let read = Form::Apply.read(b"spec:\n  runtime: python\n").unwrap();
+        assert_eq!(read["spec"]["runtime"], "python");
+    }
+}

@@ -1,0 +1,63 @@
+//! From what a client sent to a valid Function, or to everything that is wrong with it.
+
+use hearth_function::Function;
+use serde_json::{Value, json};
+
+use super::failure::Failure;
+
+/// Reads and validates a Function that was sent to `namespace` (and to the path of `name`).
+///
+/// # Errors
+/// 400 when it is of another kind or sent to the wrong place; 422 with every problem.
+pub(super) fn function(namespace: &str, name: Option<&str>, mut object: Value) -> Result<Function, Failure> {
+    place(namespace, name, &mut object)?;
+    let sent_name = object["metadata"]["name"].as_str().unwrap_or_default().to_owned();
+    let _ = &sent_name;
+    serde_json::from_value(object).map_err(|error| Failure::bad_request(&error.to_string()))
+}
+
+/// Reads a Function of which only the status counts.
+pub(super) fn with_status(namespace: &str, name: &str, mut object: Value) -> Result<Function, Failure> {
+    place(namespace, Some(name), &mut object)?;
+    serde_json::from_value(object)
+        .map_err(|error| Failure::bad_request(&format!("the status cannot be read: {error}")))
+}
+
+/// Fills in what the path says and refuses what contradicts it.
+fn place(namespace: &str, name: Option<&str>, object: &mut Value) -> Result<(), Failure> {
+    if !object.is_object() {
+        return Err(Failure::bad_request("the body is no object"));
+    }
+    for (field, wanted) in [("apiVersion", hearth_function::API_VERSION), ("kind", "Function")] {
+        match &object[field] {
+            Value::Null => object[field] = json!(wanted),
+            Value::String(found) if found == wanted => {}
+            found => {
+                return Err(Failure::bad_request(&format!("{field} is {found}, and here it is {wanted:?}")));
+            }
+        }
+    }
+    if object["metadata"].is_null() {
+        object["metadata"] = json!({});
+    }
+    if !object["metadata"].is_object() {
+        return Err(Failure::bad_request("metadata is no object"));
+    }
+    for (field, wanted) in [("namespace", Some(namespace)), ("name", name)] {
+        let Some(wanted) = wanted else { continue };
+        match &object["metadata"][field] {
+            Value::Null => object["metadata"][field] = json!(wanted),
+            Value::String(found) if found == wanted => {}
+            found => {
+                return Err(Failure::bad_request(&format!(
+                    "the {field} of the object ({found}) does not match the {field} of the request ({wanted:?})"
+                )));
+            }
+        }
+    }
+    if let Some(metadata) = object["metadata"].as_object_mut() {
+        // Kept by servers with server-side apply by field; here it has no meaning.
+        metadata.remove("managedFields");
+    }
+    Ok(())
+}
