@@ -44,8 +44,9 @@ pub struct Channels {
     pub to_scaler: mpsc::Sender<ToScaler>,
     /// From the scaler.
     pub from_scaler: mpsc::Receiver<ToGateway>,
-    /// A record of each call that has ended. When it is full, records are dropped and counted.
-    pub calls: mpsc::Sender<CallRecord>,
+    /// Records of calls that have ended, in batches (each at most 50 ms late): waking the reader for each call would cost more than the
+    /// call's own book-keeping. When it is full, records are dropped and counted.
+    pub calls: mpsc::Sender<Vec<CallRecord>>,
 }
 
 /// Why the gateway does not start.
