@@ -5,7 +5,7 @@
 #
 # HEARTH names the binary (default: the release build, made when it is missing). Needs root and curl.
 set -uo pipefail
-cd "$(dirname "$0")/.."
+cd "$(dirname "$0")/.." || exit 1
 
 HEARTH=${HEARTH:-target/release/hearth}
 [ -x "$HEARTH" ] || cargo build --release || exit 1
@@ -101,6 +101,7 @@ cleanup() {
 trap cleanup EXIT
 trap 'exit 130' INT TERM
 
+# shellcheck disable=SC2046  # names without spaces
 [ $# -gt 0 ] || set -- $(find examples -mindepth 2 -maxdepth 2 -name check.sh -printf '%h\n' | xargs -n1 basename | sort)
 for name in "$@"; do
   EXAMPLE=examples/$name

@@ -42,7 +42,7 @@ second=$(ask 201 POST /api/todos '{"text":"feed the engine"}' | field id)
 ask 400 POST /api/todos '{"text":" "}' >/dev/null
 same "$(ask 200 GET /api/overview | field open)" 2 'open after two'
 
-same "$(ask 200 PATCH "/api/todos/$first" '{"done":true}' | field done)" true 'done'
+same "$(ask 200 PATCH "/api/todos/$first" '{"done":true}' | field 'done')" true 'done'
 same "$(ask 200 PATCH "/api/todos/$second" '{"text":"feed the analytical engine"}' | field text)" 'feed the analytical engine' 'new text'
 same "$(ask 200 GET /api/overview | field open)" 1 'open after one is done'
 

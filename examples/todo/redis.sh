@@ -1,3 +1,4 @@
+# shellcheck shell=bash
 # The store of the to-do application, sourced by its scripts: a Redis of its own from Debian (apt-get install redis-server), with
 # nothing on disk. It listens where instances find it as host.hearth.internal; HEARTH_NETWORK_HOST_PORTS lets them through.
 redis_dir=$(mktemp -d)

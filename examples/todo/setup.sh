@@ -1,2 +1,3 @@
+# shellcheck shell=bash
 . examples/todo/redis.sh
 after() { stop_redis; }
