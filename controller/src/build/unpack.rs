@@ -1,0 +1,414 @@
+//! Unpacks a bundle that nobody vouches for. Nothing is written outside of the directory that was given, whatever the archive says, and
+//! nothing is believed before it is counted.
+//!
+//! Files and directories come first; links are made when no file is to be written any more, so that nothing is ever written through one.
+//! Of a mode only the executable bit is kept: files are 0644 or 0755, directories 0755, all of them whoever runs this owns (root).
+
+use std::collections::HashSet;
+use std::ffi::OsStr;
+use std::fs::{self, File, Permissions};
+use std::io::{self, BufReader, Read};
+use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::{OpenOptionsExt, PermissionsExt, symlink};
+use std::path::{Component, Path, PathBuf};
+
+use flate2::bufread::GzDecoder;
+use hearth_function::Digest;
+use sha2::{Digest as _, Sha256};
+use tar::{EntryType, Header, PaxExtensions};
+
+use super::bundles::{Error, Limits};
+use super::shelf::{At, Sync};
+
+/// Longest path of an entry, in bytes: Linux takes 4096 with the directory before it.
+const LONGEST_PATH: usize = 3072;
+
+/// Longest name of one component, in bytes: what file systems take.
+const LONGEST_NAME: usize = 255;
+
+/// Most bytes of an extension header: a path and some times fit many times over.
+const LONGEST_EXTENSION: u64 = 64 * 1024;
+
+/// Files up to which each is synced by itself: a small bundle should not wait for all that the file system has to write.
+const SYNCED_ONE_BY_ONE: u64 = 64;
+
+/// Unpacks `packed` into the directory `into` and makes sure that it had the digest that was announced. After an error the directory holds
+/// anything; the caller removes it.
+pub(super) fn verified(
+    packed: impl Read,
+    digest: &Digest,
+    into: &Path,
+    limits: &Limits,
+) -> Result<Sync, Error> {
+    let mut source = Source::new(packed, limits.packed_bytes);
+    let outcome = unpack(&mut source, into, limits);
+    if let Err(error @ Error::File(_)) = outcome {
+        return Err(error);
+    }
+    // The digest is over all that came, what the archive's end left unread too. A damaged upload is called that, and not a broken archive.
+    let copied = io::copy(&mut source, &mut io::sink());
+    if source.over {
+        return Err(Error::TooLarge { limit: limits.packed_bytes, unit: "bytes packed" });
+    }
+    copied.map_err(Error::Read)?;
+    let actual = Digest::from_sha256(source.hash.finalize().into());
+    if actual != *digest {
+        return Err(Error::WrongDigest { expected: digest.clone(), actual });
+    }
+    outcome
+}
+
+/// What comes in: hashed and counted as it is read.
+struct Source<R> {
+    inner: R,
+    hash: Sha256,
+    left: u64,
+    over: bool,
+}
+
+impl<R: Read> Source<R> {
+    fn new(inner: R, limit: u64) -> Self {
+        Self { inner, hash: Sha256::new(), left: limit, over: false }
+    }
+}
+
+impl<R: Read> Read for Source<R> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        let read = self.inner.read(buffer)?;
+        self.hash.update(&buffer[..read]);
+        match self.left.checked_sub(read as u64) {
+            Some(left) => self.left = left,
+            None => {
+                self.over = true;
+                return Err(io::Error::from(io::ErrorKind::FileTooLarge));
+            }
+        }
+        Ok(read)
+    }
+}
+
+fn unpack(source: impl Read, into: &Path, limits: &Limits) -> Result<Sync, Error> {
+    let mut archive = tar::Archive::new(GzDecoder::new(BufReader::with_capacity(64 * 1024, source)));
+    // Raw: the library would read an extension header of any size into memory.
+    let entries = archive.entries().map_err(Error::Archive)?.raw(true);
+    let mut tree = Tree { root: into, limits, entries: 0, bytes: 0, directories: HashSet::new(), files: 0 };
+    let mut links = Vec::new();
+    let mut extension = Extension::default();
+    for entry in entries {
+        let mut entry = entry.map_err(Error::Archive)?;
+        tree.count_entry()?;
+        let header = entry.header().clone();
+        let kind = header.entry_type();
+        match kind {
+            EntryType::XGlobalHeader => {
+                read_extension(&mut entry)?;
+                continue;
+            }
+            EntryType::XHeader => {
+                extension.read_pax(&read_extension(&mut entry)?)?;
+                continue;
+            }
+            EntryType::GNULongName => {
+                extension.path = Some(without_nul(read_extension(&mut entry)?));
+                continue;
+            }
+            EntryType::GNULongLink => {
+                extension.link = Some(without_nul(read_extension(&mut entry)?));
+                continue;
+            }
+            _ => {}
+        }
+        let named = std::mem::take(&mut extension);
+        let raw = named.path.unwrap_or_else(|| header.path_bytes().into_owned());
+        let refused = |problem| Error::Refused { path: String::from_utf8_lossy(&raw).into_owned(), problem };
+        let path = inside(&raw).map_err(refused)?;
+        let mode = header.mode().map_err(Error::Archive)?;
+        let link = named.link.or_else(|| header.link_name_bytes().map(std::borrow::Cow::into_owned));
+        // In the oldest form of tar a directory is a file whose name ends with a slash.
+        let slash = raw.last() == Some(&b'/');
+        match kind {
+            EntryType::Directory => tree.directory(&path).map_err(|error| error.of(refused))?,
+            EntryType::Regular | EntryType::Continuous if slash => {
+                tree.directory(&path).map_err(|error| error.of(refused))?;
+            }
+            EntryType::Regular | EntryType::Continuous => {
+                if mode & 0o6000 != 0 {
+                    return Err(refused("has a set-uid or set-gid bit"));
+                }
+                tree.count_bytes(header.size().map_err(Error::Archive)?)?;
+                let size = size_of(&header)?;
+                tree.file(&path, mode & 0o111 != 0, &mut entry, size).map_err(|error| error.of(refused))?;
+            }
+            EntryType::Symlink | EntryType::Link => {
+                let target = link.filter(|target| !target.is_empty());
+                let target = target.ok_or_else(|| refused("is a link to nowhere"))?;
+                links.push((raw, path, kind, target));
+            }
+            EntryType::Char | EntryType::Block => return Err(refused("is a device")),
+            EntryType::Fifo => return Err(refused("is a named pipe")),
+            _ => return Err(refused("is of a kind that cannot be unpacked")),
+        }
+    }
+    for (raw, path, kind, target) in links {
+        let refused = |problem| Error::Refused { path: String::from_utf8_lossy(&raw).into_owned(), problem };
+        let made = if kind == EntryType::Symlink {
+            tree.symlink(&path, Path::new(OsStr::from_bytes(&target)))
+        } else {
+            let target = inside(&target).map_err(|_| refused("is a link that leads out of the bundle"))?;
+            tree.hard_link(&path, &target)
+        };
+        made.map_err(|error| error.of(refused))?;
+    }
+    tree.sync()
+}
+
+fn size_of(header: &Header) -> Result<u64, Error> {
+    header.size().map_err(Error::Archive)
+}
+
+/// What an extension header says of the entry after it.
+#[derive(Default)]
+struct Extension {
+    path: Option<Vec<u8>>,
+    link: Option<Vec<u8>>,
+}
+
+impl Extension {
+    fn read_pax(&mut self, bytes: &[u8]) -> Result<(), Error> {
+        for record in PaxExtensions::new(bytes) {
+            let record = record.map_err(Error::Archive)?;
+            match record.key_bytes() {
+                b"path" => self.path = Some(record.value_bytes().to_vec()),
+                b"linkpath" => self.link = Some(record.value_bytes().to_vec()),
+                // Sizes that need this are far beyond any limit; believing it would put us out of step with the archive.
+                b"size" => {
+                    let path = self.path.take().unwrap_or_default();
+                    let path = String::from_utf8_lossy(&path).into_owned();
+                    return Err(Error::Refused { path, problem: "has a size in an extension header" });
+                }
+                _ => {}
+            }
+        }
+        Ok(())
+    }
+}
+
+fn read_extension(entry: &mut impl Read) -> Result<Vec<u8>, Error> {
+    let mut bytes = Vec::new();
+    entry.take(LONGEST_EXTENSION + 1).read_to_end(&mut bytes).map_err(Error::Archive)?;
+    if bytes.len() as u64 > LONGEST_EXTENSION {
+        return Err(Error::TooLarge { limit: LONGEST_EXTENSION, unit: "bytes in an extension header" });
+    }
+    Ok(bytes)
+}
+
+fn without_nul(mut bytes: Vec<u8>) -> Vec<u8> {
+    while bytes.last() == Some(&0) {
+        bytes.pop();
+    }
+    bytes
+}
+
+/// Takes the path of an entry as one below a directory, without `.`; says what is wrong with it otherwise. An empty path is the directory.
+pub(super) fn inside(raw: &[u8]) -> Result<PathBuf, &'static str> {
+    if raw.contains(&0) {
+        return Err("has a NUL in its path");
+    }
+    if raw.len() > LONGEST_PATH {
+        return Err("has a path that is too long");
+    }
+    let mut path = PathBuf::new();
+    for component in Path::new(OsStr::from_bytes(raw)).components() {
+        match component {
+            Component::Normal(name) if name.len() > LONGEST_NAME => {
+                return Err("has a name that is too long");
+            }
+            Component::Normal(name) => path.push(name),
+            Component::CurDir => {}
+            Component::ParentDir => return Err("has .. in its path"),
+            Component::RootDir | Component::Prefix(_) => return Err("has an absolute path"),
+        }
+    }
+    Ok(path)
+}
+
+/// Whether a symbolic link at `path`, below real directories, leads to something below the same root, whatever other such links are on the
+/// way. `..` may come first and not again: after a name it would start from wherever that name, a link perhaps, leads.
+pub(super) fn link_stays_inside(path: &Path, target: &Path) -> bool {
+    let depth = path.components().count().saturating_sub(1);
+    let up = target.components().take_while(|component| *component == Component::ParentDir).count();
+    up <= depth
+        && !target.as_os_str().is_empty()
+        && target
+            .components()
+            .skip(up)
+            .all(|component| matches!(component, Component::Normal(_) | Component::CurDir))
+}
+
+/// What went wrong with one entry.
+enum EntryError {
+    Refused(&'static str),
+    Other(Error),
+}
+
+impl EntryError {
+    fn of(self, refused: impl FnOnce(&'static str) -> Error) -> Error {
+        match self {
+            Self::Refused(problem) => refused(problem),
+            Self::Other(error) => error,
+        }
+    }
+}
+
+impl<E: Into<Error>> From<E> for EntryError {
+    fn from(error: E) -> Self {
+        Self::Other(error.into())
+    }
+}
+
+/// What is written, and how much of it.
+struct Tree<'a> {
+    root: &'a Path,
+    limits: &'a Limits,
+    entries: u64,
+    bytes: u64,
+    files: u64,
+    /// Directories that were made here: real ones, no links.
+    directories: HashSet<PathBuf>,
+}
+
+impl Tree<'_> {
+    fn count_entry(&mut self) -> Result<(), Error> {
+        self.entries += 1;
+        if self.entries > self.limits.entries {
+            return Err(Error::TooLarge { limit: self.limits.entries, unit: "entries" });
+        }
+        Ok(())
+    }
+
+    fn count_bytes(&mut self, size: u64) -> Result<(), Error> {
+        self.bytes = self.bytes.saturating_add(size);
+        if self.bytes > self.limits.unpacked_bytes {
+            return Err(Error::TooLarge { limit: self.limits.unpacked_bytes, unit: "bytes unpacked" });
+        }
+        Ok(())
+    }
+
+    /// Makes the directory and those above it.
+    fn directory(&mut self, path: &Path) -> Result<(), EntryError> {
+        let mut above = PathBuf::new();
+        for component in path.components() {
+            above.push(component);
+            if self.directories.contains(&above) {
+                continue;
+            }
+            let full = self.root.join(&above);
+            match fs::create_dir(&full) {
+                Ok(()) => {}
+                Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
+                    return Err(EntryError::Refused("is or lies below something that is no directory"));
+                }
+                Err(error) => Err(error).at("create", &full)?,
+            }
+            fs::set_permissions(&full, Permissions::from_mode(0o755)).at("open", &full)?;
+            self.directories.insert(above.clone());
+            // Each costs an inode, whether the archive names it or not.
+            self.count_entry()?;
+        }
+        Ok(())
+    }
+
+    fn parents(&mut self, path: &Path) -> Result<PathBuf, EntryError> {
+        if path.as_os_str().is_empty() {
+            return Err(EntryError::Refused("is the bundle's own directory"));
+        }
+        if let Some(parent) = path.parent() {
+            self.directory(parent)?;
+        }
+        Ok(self.root.join(path))
+    }
+
+    fn file(
+        &mut self,
+        path: &Path,
+        executable: bool,
+        content: impl Read,
+        size: u64,
+    ) -> Result<(), EntryError> {
+        let full = self.parents(path)?;
+        let mode = if executable { 0o755 } else { 0o644 };
+        let created = File::options().write(true).create_new(true).mode(mode).open(&full);
+        let mut file = match created {
+            Ok(file) => file,
+            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
+                return Err(EntryError::Refused("is there twice"));
+            }
+            Err(error) => Err(error).at("create", &full)?,
+        };
+        copy(content, size, &mut file, &full)?;
+        // The mode above went through the process's umask.
+        file.set_permissions(Permissions::from_mode(mode)).at("open", &full)?;
+        self.files += 1;
+        if self.files <= SYNCED_ONE_BY_ONE {
+            file.sync_all().at("sync", &full)?;
+        }
+        Ok(())
+    }
+
+    fn symlink(&mut self, path: &Path, target: &Path) -> Result<(), EntryError> {
+        let full = self.parents(path)?;
+        if !link_stays_inside(path, target) {
+            return Err(EntryError::Refused("is a link that leads out of the bundle"));
+        }
+        Self::linked(symlink(target, &full), &full)
+    }
+
+    fn hard_link(&mut self, path: &Path, target: &Path) -> Result<(), EntryError> {
+        let full = self.parents(path)?;
+        let parent = target.parent().unwrap_or(Path::new(""));
+        let real = parent.as_os_str().is_empty() || self.directories.contains(parent);
+        let original = self.root.join(target);
+        if !real || !fs::symlink_metadata(&original).is_ok_and(|metadata| metadata.is_file()) {
+            return Err(EntryError::Refused("is a link to something that is no file of the bundle"));
+        }
+        Self::linked(fs::hard_link(&original, &full), &full)
+    }
+
+    fn linked(made: io::Result<()>, full: &Path) -> Result<(), EntryError> {
+        match made {
+            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
+                Err(EntryError::Refused("is there twice"))
+            }
+            made => Ok(made.at("create", full)?),
+        }
+    }
+
+    fn sync(&self) -> Result<Sync, Error> {
+        if self.files > SYNCED_ONE_BY_ONE {
+            return Ok(Sync::All);
+        }
+        for directory in &self.directories {
+            let full = self.root.join(directory);
+            File::open(&full).and_then(|directory| directory.sync_all()).at("sync", &full)?;
+        }
+        Ok(Sync::Done)
+    }
+}
+
+/// Copies exactly `size` bytes and tells what is wrong with the archive from what is wrong with the disk.
+fn copy(mut content: impl Read, size: u64, file: &mut File, path: &Path) -> Result<(), Error> {
+    use std::io::Write;
+    let mut buffer = vec![0; 64 * 1024];
+    let mut left = size;
+    while left > 0 {
+        let read = match content.read(&mut buffer) {
+            Ok(0) => return Err(Error::Archive(io::ErrorKind::UnexpectedEof.into())),
+            Ok(read) => read,
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
+            Err(error) => return Err(Error::Archive(error)),
+        };
+        file.write_all(&buffer[..read]).at("write", path)?;
+        left = left.saturating_sub(read as u64);
+    }
+    Ok(())
+}
