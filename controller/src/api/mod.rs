@@ -10,6 +10,7 @@
 //!                          └─ plain HTTP: /healthz, /metrics; else how to connect
 //! ```
 
+mod beside;
 mod body;
 mod discovery;
 mod failure;
@@ -36,11 +37,13 @@ use axum::middleware::{self, Next};
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
 use tokio::net::TcpListener;
+use tokio::sync::Semaphore;
 use tokio::task::JoinHandle;
 use tokio_rustls::TlsAcceptor;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::AbortOnDropHandle;
 
+pub use beside::{ANSWERED_BY_FUNCTION, FORWARDED_HEADER};
 pub use failure::Failure;
 pub use guard::Guard;
 pub use identity::{Identity, Token};
@@ -111,6 +114,7 @@ struct Context {
     guard: Guard,
     config: Arc<Config>,
     shutdown: CancellationToken,
+    uploads: Arc<Semaphore>,
 }
 
 /// Starts the API: makes or reads its identity, listens, writes the kubeconfig, and serves until [`Api::stop`].
@@ -134,6 +138,7 @@ pub async fn start(config: Config, store: Store, parts: Arc<dyn Parts>) -> Resul
         guard: Guard::new(identity.token.clone(), &config.names),
         config: Arc::new(config),
         shutdown: shutdown.clone(),
+        uploads: beside::uploads(),
     };
     let server = server::Server {
         acceptor: TlsAcceptor::from(tls),
@@ -202,7 +207,8 @@ fn router(context: Context) -> Router {
         .route("/apis", get(discovery::groups))
         .route("/apis/hearth.dev", get(discovery::hearth_group))
         .route("/apis/hearth.dev/v1", get(discovery::hearth_resources))
-        .nest("/apis/hearth.dev/v1", objects::routes())
+        .nest("/apis/hearth.dev/v1", objects::routes().merge(beside::routes()))
+        .merge(beside::root_routes())
         .fallback(|request: Request| async move { Failure::no_such_path(request.uri().path()) })
         .method_not_allowed_fallback(|| async { Failure::method_not_allowed() })
         .layer(middleware::from_fn_with_state(context.clone(), check_token));
@@ -233,3 +239,6 @@ async fn check_token(State(context): State<Context>, request: Request, next: Nex
         Err(refused) => refused.into_response(),
     }
 }
+
+#[cfg(test)]
+mod tests;
