@@ -112,7 +112,7 @@ impl RevisionId {
 }
 
 /// RFC 1123 label: 1 to 63 of `a-z`, `0-9` and `-`, a letter or digit at both ends.
-fn is_label(text: &str) -> bool {
+pub(crate) fn is_label(text: &str) -> bool {
     let edge = |byte: &u8| byte.is_ascii_lowercase() || byte.is_ascii_digit();
     (1..=63).contains(&text.len())
         && text.bytes().all(|byte| edge(&byte) || byte == b'-')

@@ -3,13 +3,17 @@
 //!
 //! Pure: no I/O, no clock, no randomness.
 
+mod check;
 mod ids;
 mod problem;
 mod revision;
+mod schema;
 pub mod spec;
 mod status;
+mod validate;
 mod values;
 
+pub use check::from_value;
 pub use ids::{FunctionId, IdError, InstanceId, RevisionId};
 pub use problem::{Position, Problem};
 pub use revision::{
@@ -18,6 +22,7 @@ pub use revision::{
 };
 pub use spec::{Function, FunctionSpec};
 pub use status::{Condition, ConditionStatus, ConditionType, FunctionStatus, InstanceCounts, set_condition};
+pub use validate::{Side, validate};
 pub use values::{ByteSize, CpuMillis, Digest, Handler, HumanDuration, Percent, RuntimeName, ValueError};
 
 /// The `apiVersion` of every resource of Hearth.

@@ -2,11 +2,12 @@
 
 use std::borrow::Cow;
 use std::fmt;
+use std::str::FromStr;
 
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 
-use crate::values::HumanDuration;
+use crate::values::{HumanDuration, ValueError};
 
 /// How many instances there are, and for how long.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
@@ -113,6 +114,18 @@ impl fmt::Display for Pause {
     }
 }
 
+impl FromStr for Pause {
+    type Err = ValueError;
+
+    fn from_str(text: &str) -> Result<Self, ValueError> {
+        if text == "off" {
+            return Ok(Self::Off);
+        }
+        let or_off = |error: ValueError| ValueError { fix: format!("{}, or off", error.fix), ..error };
+        text.parse().map(Self::After).map_err(or_off)
+    }
+}
+
 impl Serialize for Pause {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         serializer.collect_str(self)
@@ -128,7 +141,7 @@ impl<'de> Deserialize<'de> for Pause {
                 f.write_str("a time or off")
             }
             fn visit_str<E: de::Error>(self, text: &str) -> Result<Pause, E> {
-                if text == "off" { Ok(Pause::Off) } else { text.parse().map(Pause::After).map_err(E::custom) }
+                text.parse().map_err(E::custom)
             }
             // kubectl reads YAML 1.1, where a plain `off` is the boolean.
             fn visit_bool<E: de::Error>(self, on: bool) -> Result<Pause, E> {

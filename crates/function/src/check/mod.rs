@@ -1,0 +1,132 @@
+//! Turns a JSON object into a [`Function`], and names everything that is wrong with it at once: unknown fields with the name that was
+//! probably meant, values of the wrong kind, what is missing, and then what [`validate`](crate::validate()) finds in the rest.
+//!
+//! A misspelt field whose name is clear is read as if it were spelt right, so that one mistake is one problem.
+
+mod suggest;
+mod walk;
+
+pub(crate) use walk::join;
+
+use serde_json::Value;
+
+use crate::problem::Problem;
+use crate::schema;
+use crate::spec::Function;
+use crate::validate::{Side, validate};
+use walk::Walker;
+
+/// Reads a Function from a JSON object and validates it.
+///
+/// # Errors
+/// Everything that is wrong with it, without positions.
+pub fn from_value(value: &Value, side: Side) -> Result<Function, Vec<Problem>> {
+    let mut walker = Walker::default();
+    if let Some(problem) = another_kind(value) {
+        return Err(vec![problem]);
+    }
+    let understood = walker.walk(&schema::FUNCTION, value, "");
+    let mut problems = walker.problems;
+    match understood.map(serde_json::from_value::<Function>) {
+        Some(Ok(function)) => {
+            // What hangs on something already reported is no news.
+            let news = validate(&function, side)
+                .into_iter()
+                .filter(|found| !problems.iter().any(|known| concerns(&known.path, &found.path)));
+            let news: Vec<Problem> = news.collect();
+            problems.extend(news);
+            if problems.is_empty() { Ok(function) } else { Err(problems) }
+        }
+        Some(Err(error)) if problems.is_empty() => {
+            // The walker knows every rule of the types but those of metadata's rarer fields.
+            Err(vec![Problem::new("", error.to_string(), None)])
+        }
+        Some(Err(_)) | None => Err(problems),
+    }
+}
+
+/// Whether a problem at `found` may only follow from the one at `known`: it is about a part of it, or about the field that `known` is
+/// a part of and that was therefore read without it.
+fn concerns(known: &str, found: &str) -> bool {
+    let below = |outer: &str, inner: &str| {
+        inner.strip_prefix(outer).is_some_and(|rest| rest.is_empty() || rest.starts_with(['.', '[']))
+    };
+    below(known, found) || (!matches!(found, "" | "spec" | "metadata") && below(found, known))
+}
+
+/// An object that is no Function at all gets one answer, and not a list of unknown fields.
+fn another_kind(value: &Value) -> Option<Problem> {
+    let kind = value.get("kind").and_then(Value::as_str)?;
+    if kind == "Function" || suggest::nearest(kind, ["Function"]).is_some() {
+        return None;
+    }
+    let fix = match kind {
+        "Revision" => "Revisions are made by Hearth when a Function changes; declare the Function",
+        "List" => "write the objects one after the other, with --- between them",
+        _ => "Hearth takes objects of kind `Function`",
+    };
+    Some(Problem::new("kind", format!("`{kind}` is not a kind that can be declared"), Some(fix.to_owned())))
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    fn problems(value: &Value) -> Vec<String> {
+        from_value(value, Side::Client).err().unwrap_or_default().iter().map(ToString::to_string).collect()
+    }
+
+    fn hello() -> Value {
+        json!({
+            "apiVersion": "hearth.dev/v1", "kind": "Function", "metadata": { "name": "hello" },
+            "spec": { "runtime": "nodejs", "source": { "path": "." }, "handler": "index.handler" },
+        })
+    }
+
+    #[test]
+    fn a_whole_object_becomes_a_function() {
+        let function = from_value(&hello(), Side::Client).unwrap();
+        assert_eq!(function.spec.timeouts.queue.to_string(), "30s");
+        let text = serde_json::to_value(&function).unwrap();
+        assert_eq!(from_value(&text, Side::Client).unwrap(), function);
+    }
+
+    #[test]
+    fn null_is_as_good_as_nothing() {
+        let mut value = hello();
+        value["spec"]["timeouts"] = Value::Null;
+        value["spec"]["env"] = Value::Null;
+        value["metadata"]["creationTimestamp"] = Value::Null;
+        assert_eq!(problems(&value), Vec::<String>::new());
+        value["spec"]["runtime"] = Value::Null;
+        assert_eq!(
+            problems(&value),
+            ["spec: `runtime` is missing; what runs the code, as in `runtime: nodejs`"]
+        );
+    }
+
+    #[test]
+    fn a_misspelt_field_is_one_problem() {
+        let mut value = hello();
+        let handler = value["spec"].as_object_mut().unwrap().remove("handler").unwrap();
+        value["spec"]["hander"] = handler;
+        assert_eq!(problems(&value), ["spec.hander: unknown field `hander`; did you mean `handler`?"]);
+    }
+
+    #[test]
+    fn another_kind_of_object_is_named() {
+        let value = json!({ "apiVersion": "v1", "kind": "Service", "metadata": {}, "spec": { "ports": [] } });
+        assert_eq!(
+            problems(&value),
+            ["kind: `Service` is not a kind that can be declared; Hearth takes objects of kind `Function`"]
+        );
+    }
+
+    #[test]
+    fn an_object_that_is_none_is_refused() {
+        assert_eq!(problems(&json!(3)), ["here stands a number, where an object is wanted"]);
+        assert_eq!(problems(&json!({})).len(), 4, "{:?}", problems(&json!({})));
+    }
+}

@@ -1,0 +1,336 @@
+//! Walks a JSON value along its schema. What is right is kept, what is wrong is named.
+
+use serde_json::{Map, Value};
+
+use super::suggest;
+use crate::problem::Problem;
+use crate::schema::{KIND, properties, type_name, words};
+use crate::spec::Pause;
+use crate::values::{ByteSize, CpuMillis, Digest, Handler, HumanDuration, Percent, RuntimeName, ValueError};
+
+/// Collects problems on the way.
+#[derive(Debug, Default)]
+pub(super) struct Walker {
+    pub(super) problems: Vec<Problem>,
+}
+
+impl Walker {
+    fn report(&mut self, path: &str, message: impl Into<String>, fix: Option<String>) {
+        self.problems.push(Problem::new(path, message, fix));
+    }
+
+    /// The part of `value` that fits `schema`; `None` when nothing of it does, or a part without which it means nothing is missing.
+    pub(super) fn walk(&mut self, schema: &Value, value: &Value, path: &str) -> Option<Value> {
+        if let Some(kind) = schema.get(KIND).and_then(Value::as_str) {
+            return self.special(kind, value, path);
+        }
+        let words = words(schema);
+        if !words.is_empty() {
+            return self.word(&words, value, path);
+        }
+        match (schema.get("type").and_then(Value::as_str), value) {
+            (Some("object"), Value::Object(fields)) => match properties(schema) {
+                Some(known) => self.object(schema, known, fields, path),
+                None => Some(self.map(schema, fields, path)),
+            },
+            (Some("array"), Value::Array(items)) => {
+                let schema = schema.get("items").unwrap_or(&Value::Null);
+                let walked = items
+                    .iter()
+                    .enumerate()
+                    .map(|(index, item)| self.walk(schema, item, &format!("{path}[{index}]")))
+                    .collect::<Vec<_>>();
+                // One bad item leaves a list of which nothing more is to be said: its other items were walked above.
+                walked.into_iter().collect::<Option<Vec<_>>>().map(Value::Array)
+            }
+            (Some("string"), Value::String(_)) | (Some("boolean"), Value::Bool(_)) | (None, _) => {
+                Some(value.clone())
+            }
+            (Some("integer"), Value::Number(_)) => self.integer(schema, value, path),
+            _ => self.mismatch(&type_name(schema), value, path),
+        }
+    }
+
+    fn object(
+        &mut self,
+        schema: &Value,
+        known: &Map<String, Value>,
+        fields: &Map<String, Value>,
+        path: &str,
+    ) -> Option<Value> {
+        let mut kept = Map::new();
+        let mut whole = true;
+        for (name, value) in fields {
+            let at = join(path, name);
+            let field = match known.get_key_value(name) {
+                Some(field) => field,
+                None => {
+                    let meant = self.unknown(known, name, path, &at);
+                    match meant.and_then(|meant| known.get_key_value(meant)) {
+                        Some(field) if !fields.contains_key(field.0) => field,
+                        _ => continue,
+                    }
+                }
+            };
+            if value.is_null() {
+                continue;
+            }
+            match self.walk(field.1, value, &at) {
+                Some(value) => {
+                    kept.insert(field.0.clone(), value);
+                }
+                // A field that cannot be read: the object is taken without it, if it can be.
+                None if required(schema).any(|required| required == field.0) => whole = false,
+                None => {}
+            }
+        }
+        for name in required(schema) {
+            let given = fields.get(name).is_some_and(|value| !value.is_null());
+            if !given && !kept.contains_key(name) {
+                // Misspelt beyond use, and reported as such.
+                let misspelt = fields
+                    .keys()
+                    .any(|given| !known.contains_key(given) && suggest::nearest(given, [name]).is_some());
+                if !misspelt {
+                    self.report(path, format!("`{name}` is missing"), missing_fix(known, name));
+                }
+                whole = false;
+            }
+        }
+        whole.then_some(Value::Object(kept))
+    }
+
+    /// Reports a field that is not known, and gives the name that was clearly meant.
+    fn unknown<'a>(
+        &mut self,
+        known: &'a Map<String, Value>,
+        name: &str,
+        path: &str,
+        at: &str,
+    ) -> Option<&'a str> {
+        let candidates = known.iter().filter(|(_, field)| field.get("x-hearth-server").is_none());
+        let meant = suggest::nearest(name, candidates.map(|(name, _)| name.as_str()));
+        let below = || {
+            known.iter().find(|(_, field)| properties(field).is_some_and(|fields| fields.contains_key(name)))
+        };
+        let fix = if let Some(meant) = meant {
+            format!("did you mean `{meant}`?")
+        } else if let Some(here) = (path == "spec").then(|| suggest::elsewhere(name)).flatten() {
+            format!("did you mean `{here}`?")
+        } else if let Some((outer, _)) = below() {
+            format!("it belongs in `{outer}`, as `{outer}.{name}`")
+        } else {
+            let names = known.iter().filter(|(_, field)| field.get("x-hearth-server").is_none());
+            let names: Vec<String> = names.map(|(name, _)| format!("`{name}`")).collect();
+            format!("known here: {}", names.join(", "))
+        };
+        self.report(at, format!("unknown field `{name}`"), Some(fix));
+        meant
+    }
+
+    fn map(&mut self, schema: &Value, fields: &Map<String, Value>, path: &str) -> Value {
+        let values = schema.get("additionalProperties").filter(|values| values.is_object());
+        let kept = fields.iter().filter_map(|(name, value)| match values {
+            Some(values) => Some((name.clone(), self.walk(values, value, &join(path, name))?)),
+            None => Some((name.clone(), value.clone())),
+        });
+        Value::Object(kept.collect())
+    }
+
+    fn word(&mut self, words: &[&str], value: &Value, path: &str) -> Option<Value> {
+        // `network: none` and `signature: http` are words; what YAML takes for something else never is one.
+        let Value::String(text) = value else {
+            return self.mismatch("word", value, path);
+        };
+        if words.contains(&text.as_str()) {
+            return Some(value.clone());
+        }
+        let meant = suggest::nearest(text, words.iter().copied());
+        let fix = match (meant, words) {
+            (Some(meant), _) => format!("did you mean `{meant}`?"),
+            (None, [only]) => format!("only `{only}` works so far"),
+            (None, words) => {
+                let words: Vec<String> = words.iter().map(|word| format!("`{word}`")).collect();
+                format!("write one of {}", words.join(", "))
+            }
+        };
+        self.report(path, format!("`{}` is not known here", shorten(text)), Some(fix));
+        meant.map(|meant| Value::String(meant.to_owned()))
+    }
+
+    fn integer(&mut self, schema: &Value, value: &Value, path: &str) -> Option<Value> {
+        let number = value.as_i64().or_else(|| value.as_u64().map(|_| i64::MAX));
+        let least = schema.get("minimum").and_then(Value::as_i64).unwrap_or(i64::MIN);
+        let most = if schema.get("format").and_then(Value::as_str) == Some("uint32") {
+            i64::from(u32::MAX)
+        } else {
+            i64::MAX - 1
+        };
+        if number.is_some_and(|number| (least..=most).contains(&number)) {
+            return Some(value.clone());
+        }
+        let message = match number {
+            Some(_) => format!("{value} is out of range"),
+            None => format!("{value} is not a whole number"),
+        };
+        self.report(path, message, (least == 0).then(|| "write a whole number from 0 on".to_owned()));
+        None
+    }
+
+    /// A value with a text form of its own.
+    fn special(&mut self, kind: &str, value: &Value, path: &str) -> Option<Value> {
+        let numbers = matches!(kind, "size" | "cpu" | "percentage");
+        let text = match value {
+            Value::String(text) => text.clone(),
+            Value::Number(number) if numbers => number.to_string(),
+            Value::Number(number) if matches!(kind, "time" | "time or off") => {
+                if number.as_u64() == Some(0) {
+                    return Some(Value::from("0s"));
+                }
+                self.report(
+                    path,
+                    format!("{number} is not a time"),
+                    Some(format!("give it a unit, as in {number}s")),
+                );
+                return None;
+            }
+            Value::Bool(false) if kind == "time or off" => return Some(value.clone()),
+            _ => return self.mismatch(kind, value, path),
+        };
+        match parse(kind, &text) {
+            Ok(()) => Some(value.clone()),
+            Err(error) => {
+                self.report(path, error.what, Some(error.fix));
+                None
+            }
+        }
+    }
+
+    fn mismatch(&mut self, wanted: &str, found: &Value, path: &str) -> Option<Value> {
+        let (found_name, fix) = match found {
+            Value::Null => ("nothing", None),
+            Value::Bool(flag) => (
+                "true or false",
+                quotable(wanted).then(|| {
+                    let others = if *flag { "yes and on" } else { "no and off" };
+                    format!("put it in quotes, as in \"{flag}\" (YAML reads {others} as {flag} too)")
+                }),
+            ),
+            Value::Number(number) => {
+                ("a number", quotable(wanted).then(|| format!("put it in quotes: \"{number}\"")))
+            }
+            Value::String(text) if wanted == "whole number" && text.parse::<i64>().is_ok() => {
+                ("text", Some(format!("write it without quotes: {text}")))
+            }
+            Value::String(_) if wanted.starts_with("list of ") => {
+                ("text", Some("put it in brackets: [ … ]".to_owned()))
+            }
+            Value::String(_) => ("text", None),
+            Value::Array(_) => ("a list", None),
+            Value::Object(_) if wanted.starts_with("list of ") => {
+                ("an object", Some("begin each item with a dash".to_owned()))
+            }
+            Value::Object(_) => ("an object", None),
+        };
+        self.report(path, format!("here stands {found_name}, where {} is wanted", with_article(wanted)), fix);
+        None
+    }
+}
+
+/// Whether a number or boolean would do if it stood in quotes.
+fn quotable(wanted: &str) -> bool {
+    wanted == "text"
+}
+
+fn with_article(wanted: &str) -> String {
+    match wanted {
+        "text" | "true or false" | "cpu" => wanted.to_owned(),
+        "object" => "an object".to_owned(),
+        wanted => format!("a {wanted}"),
+    }
+}
+
+fn parse(kind: &str, text: &str) -> Result<(), ValueError> {
+    match kind {
+        "size" => text.parse::<ByteSize>().map(drop),
+        "cpu" => text.parse::<CpuMillis>().map(drop),
+        "time" => text.parse::<HumanDuration>().map(drop),
+        "time or off" => text.parse::<Pause>().map(drop),
+        "percentage" => text.parse::<Percent>().map(drop),
+        "digest" => text.parse::<Digest>().map(drop),
+        "runtime" => text.parse::<RuntimeName>().map(drop),
+        "handler" => text.parse::<Handler>().map(drop),
+        // A kind without a form of its own is text; a test walks every kind of the schema.
+        _ => Ok(()),
+    }
+}
+
+fn required(schema: &Value) -> impl Iterator<Item = &str> {
+    schema.get("required").and_then(Value::as_array).into_iter().flatten().filter_map(Value::as_str)
+}
+
+/// What to write for a field that is missing.
+fn missing_fix(known: &Map<String, Value>, name: &str) -> Option<String> {
+    match name {
+        "apiVersion" => Some(format!("write `apiVersion: {}`", crate::API_VERSION)),
+        "kind" => Some("write `kind: Function`".to_owned()),
+        "metadata" | "name" if known.contains_key("kind") || known.contains_key("labels") => {
+            Some("give the function a name, as in `metadata: { name: hello }`".to_owned())
+        }
+        "runtime" => Some("what runs the code, as in `runtime: nodejs`".to_owned()),
+        "source" => Some("where the code is, as in `source: { path: . }`".to_owned()),
+        _ => {
+            let description = known.get(name)?.get("description")?.as_str()?;
+            let first = description.split_once(['.', ':', ';']).map_or(description, |(first, _)| first);
+            let mut letters = first.chars();
+            let lower =
+                letters.next().map(|letter| letter.to_lowercase().collect::<String>() + letters.as_str());
+            lower.map(|text| text.replace('\n', " "))
+        }
+    }
+}
+
+/// The path of a field. A name that is no plain word stands in brackets: `spec.source.inline["index.js"]`.
+pub(crate) fn join(path: &str, name: &str) -> String {
+    let plain = !name.is_empty() && name.chars().all(|c| c.is_ascii_alphanumeric() || c == '_' || c == '-');
+    match (plain, path.is_empty()) {
+        (true, true) => name.to_owned(),
+        (true, false) => format!("{path}.{name}"),
+        (false, _) => format!("{path}[{name:?}]"),
+    }
+}
+
+/// A text for a message; a long one is cut.
+fn shorten(text: &str) -> String {
+    const LENGTH: usize = 60;
+    if text.chars().count() <= LENGTH {
+        text.to_owned()
+    } else {
+        text.chars().take(LENGTH).chain(['…']).collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_kind_of_the_schema_is_parsed() {
+        fn kinds(schema: &Value, found: &mut Vec<String>) {
+            match schema {
+                Value::Object(fields) => {
+                    found.extend(fields.get(KIND).and_then(Value::as_str).map(ToOwned::to_owned));
+                    fields.values().for_each(|value| kinds(value, found));
+                }
+                Value::Array(items) => items.iter().for_each(|value| kinds(value, found)),
+                _ => {}
+            }
+        }
+        let mut found = Vec::new();
+        kinds(&crate::schema::FUNCTION, &mut found);
+        assert!(found.len() > 8, "{found:?}");
+        for kind in found {
+            assert!(parse(&kind, "\u{0}").is_err(), "{kind} takes anything");
+        }
+    }
+}

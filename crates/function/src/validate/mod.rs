@@ -1,0 +1,44 @@
+//! The rules that a Function keeps beyond the form of its fields: how fields fit together, what names and sizes make sense, and what is
+//! not built yet. Every problem is named, not only the first.
+
+mod code;
+mod metadata;
+mod numbers;
+mod triggers;
+mod unbuilt;
+
+use crate::problem::Problem;
+use crate::spec::Function;
+
+/// For whom a Function is validated.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Side {
+    /// A client, which may name a directory of its own as the source.
+    Client,
+    /// A server, which never opens a path for a client.
+    Server,
+}
+
+/// Everything that is wrong with `function`, in the order of its fields; empty when it can be run.
+#[must_use]
+pub fn validate(function: &Function, side: Side) -> Vec<Problem> {
+    let mut found = Problems::default();
+    metadata::check(&function.metadata, &mut found);
+    code::check(&function.spec, side, &mut found);
+    numbers::check(&function.spec, &mut found);
+    triggers::check(&function.spec, &mut found);
+    unbuilt::check(&function.spec, &mut found);
+    found.list
+}
+
+/// Problems on their way to the caller.
+#[derive(Debug, Default)]
+struct Problems {
+    list: Vec<Problem>,
+}
+
+impl Problems {
+    fn add(&mut self, path: impl Into<String>, message: impl Into<String>, fix: impl Into<String>) {
+        self.list.push(Problem::new(path, message, Some(fix.into())));
+    }
+}

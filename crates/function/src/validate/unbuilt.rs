@@ -1,0 +1,100 @@
+//! What a manifest can say and Hearth cannot do yet. It is refused, never ignored. One table; a row goes when its feature comes.
+
+use super::Problems;
+use crate::spec::{FunctionSpec, KeepAlive, Metric, Pause};
+use crate::values::{Percent, RuntimeName};
+
+/// Something that is not built yet.
+struct Unbuilt {
+    /// What it is, for people.
+    what: &'static str,
+    /// What works in its place.
+    instead: &'static str,
+    /// Where a manifest uses it.
+    used: fn(&FunctionSpec) -> Vec<String>,
+}
+
+const UNBUILT: &[Unbuilt] = &[
+    Unbuilt {
+        what: "the runtime `provided`",
+        instead: "use nodejs, python, http or exec",
+        used: |spec| one(spec.runtime == RuntimeName::Provided, "spec.runtime"),
+    },
+    Unbuilt {
+        what: "a source from an archive",
+        instead: "use `path` or `inline`",
+        used: |spec| one(spec.source.archive.is_some(), "spec.source.archive"),
+    },
+    Unbuilt {
+        what: "a source from Git",
+        instead: "check it out and use `path`",
+        used: |spec| one(spec.source.git.is_some(), "spec.source.git"),
+    },
+    Unbuilt {
+        what: "a source from an image",
+        instead: "use `path`, with `runtime: http` and the command of the image",
+        used: |spec| one(spec.source.image.is_some(), "spec.source.image"),
+    },
+    Unbuilt {
+        what: "`valueFrom`",
+        instead: "use `value`",
+        used: |spec| each(&spec.env, |variable| variable.value_from.is_some(), "spec.env", ".valueFrom"),
+    },
+    Unbuilt {
+        what: "scaling by requests per second",
+        instead: "use `metric: concurrency`",
+        used: |spec| one(spec.scale.metric == Metric::Rps, "spec.scale.metric"),
+    },
+    Unbuilt {
+        what: "learned keep-alive",
+        instead: "use `keepAlive: fixed`, with `idleTimeout`, or leave it out",
+        used: |spec| one(spec.scale.keep_alive == Some(KeepAlive::Learned), "spec.scale.keepAlive"),
+    },
+    Unbuilt {
+        what: "freezing idle instances",
+        instead: "use `pause: off`, or leave it out",
+        used: |spec| one(matches!(spec.scale.pause, Some(Pause::After(_))), "spec.scale.pause"),
+    },
+    Unbuilt {
+        what: "reserving instances by the clock",
+        instead: "use `scale.min`, which holds at all times",
+        used: |spec| one(!spec.scale.reserved.is_empty(), "spec.scale.reserved"),
+    },
+    Unbuilt {
+        what: "the trigger `cron`",
+        instead: "call the function's URL from the system's cron",
+        used: |spec| each(&spec.triggers, |trigger| trigger.cron.is_some(), "spec.triggers", ".cron"),
+    },
+    Unbuilt {
+        what: "the trigger `event`",
+        instead: "use `http`, and send the event to the function's URL",
+        used: |spec| each(&spec.triggers, |trigger| trigger.event.is_some(), "spec.triggers", ".event"),
+    },
+    Unbuilt {
+        what: "dividing traffic among revisions",
+        instead: "take it out: everything goes to the latest revision that is ready",
+        used: |spec| {
+            let whole = |target: &crate::spec::TrafficTarget| {
+                target.latest && target.percent == Percent::WHOLE && target.tag.is_none()
+            };
+            one(!spec.traffic.iter().all(whole), "spec.traffic")
+        },
+    },
+];
+
+pub(super) fn check(spec: &FunctionSpec, found: &mut Problems) {
+    for row in UNBUILT {
+        for path in (row.used)(spec) {
+            found.add(path, format!("{} is not built yet", row.what), row.instead);
+        }
+    }
+}
+
+fn one(used: bool, path: &str) -> Vec<String> {
+    if used { vec![path.to_owned()] } else { Vec::new() }
+}
+
+fn each<T>(items: &[T], used: impl Fn(&T) -> bool, list: &str, field: &str) -> Vec<String> {
+    let items = items.iter().enumerate();
+    items.filter(|(_, item)| used(item)).map(|(index, _)| format!("{list}[{index}]{field}")).collect()
+}
