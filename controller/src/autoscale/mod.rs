@@ -1,1 +1,168 @@
 //! Feeds the scaler and carries out what it decides.
+//!
+//! One task ([`Service`]) owns the pool and one record for each Revision. It decides when something has happened (at once when a gateway
+//! wants capacity) and once every [`TICK`]; what it decides is `hearth_scaler`'s, how it is done is the pool's.
+//!
+//! ```text
+//!  gateway ── ToScaler ──► ┌─────────┐ ── start, drain, stop ──► Pool
+//!          ◄── ToGateway ─ │ Service │ ◄── ready, failed, ended ──┘
+//!  deploy ── Target, try ─►└─────────┘ ── Snapshot ──► deploy (status), API (describe)
+//! ```
+//!
+//! Starts take turns: at most [`Config::parallelism`] at the same time. Those that a request waits for come first, then the Revision with
+//! the fewest starts under way: a function that wants twenty instances does not hold up one that wants its first.
+
+mod record;
+mod service;
+mod snapshot;
+
+#[cfg(test)]
+mod tests;
+
+use std::num::NonZeroU32;
+use std::sync::Arc;
+use std::time::Duration;
+
+use hearth_dispatch::StartFailure;
+use hearth_function::RevisionId;
+use hearth_scaler::{Policy, Reach};
+use tokio::sync::{mpsc, oneshot, watch};
+use tokio::time::Instant;
+
+pub use service::{Adoptable, Channels, Service};
+pub use snapshot::{Decided, RevisionView, Snapshot, Start};
+
+use crate::pool::Template;
+
+/// How often every Revision is looked at though nothing was heard of it.
+pub const TICK: Duration = Duration::from_secs(1);
+
+/// Commands that wait for the service; whoever comes then waits.
+const COMMANDS: usize = 64;
+
+/// The autoscaler's own settings.
+#[derive(Debug, Clone, Copy)]
+pub struct Config {
+    /// Instances that start at the same time.
+    pub parallelism: NonZeroU32,
+    /// Time that the calls of an instance which is to go have to end, if their own time limit is not longer.
+    pub drain: Duration,
+}
+
+/// A Revision that may have instances.
+#[derive(Debug, Clone)]
+pub struct Target {
+    /// What its instances are made from.
+    pub template: Arc<Template>,
+    /// How many there should be.
+    pub policy: Policy,
+    /// Whether requests come to it.
+    pub reach: Reach,
+}
+
+/// The service has ended: Hearth is shutting down.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("the autoscaler has ended")]
+pub struct Ended;
+
+/// Why a Revision did not come up.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum TrialError {
+    /// Its first instance did not start.
+    #[error("{}", .0.message)]
+    Failed(StartFailure),
+    /// It was taken away meanwhile.
+    #[error("the revision was taken away")]
+    Removed,
+    /// Hearth is shutting down.
+    #[error(transparent)]
+    Ended(#[from] Ended),
+}
+
+#[derive(Debug)]
+enum Command {
+    Put(Target),
+    Try { revision: RevisionId, reply: oneshot::Sender<Result<(), TrialError>> },
+    Remove { revision: RevisionId, reply: oneshot::Sender<()> },
+    Settled,
+    Shutdown { deadline: Instant, reply: oneshot::Sender<Left> },
+}
+
+/// What a shutdown had to cut off.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Left {
+    /// Instances whose calls had not ended.
+    pub busy: usize,
+    /// Instances that could not be taken away in time.
+    pub instances: usize,
+}
+
+/// Tells the service what there is to scale. Clones speak to one service.
+#[derive(Debug, Clone)]
+pub struct Handle {
+    commands: mpsc::Sender<Command>,
+    snapshot: watch::Receiver<Arc<Snapshot>>,
+}
+
+impl Handle {
+    /// Names a Revision, or says that its policy or reach has changed.
+    ///
+    /// # Errors
+    /// When the service has ended.
+    pub async fn put(&self, target: Target) -> Result<(), Ended> {
+        self.commands.send(Command::Put(target)).await.map_err(|_| Ended)
+    }
+
+    /// Waits until a new Revision has its initial instances, or has failed to start one. Its [`Target`] was put before, untried.
+    ///
+    /// # Errors
+    /// Why it did not come up.
+    ///
+    /// # Cancel safety
+    /// Dropping the future changes nothing: the Revision goes on starting until it is retired or removed.
+    pub async fn try_out(&self, revision: RevisionId) -> Result<(), TrialError> {
+        let (reply, answer) = oneshot::channel();
+        self.commands.send(Command::Try { revision, reply }).await.map_err(|_| Ended)?;
+        answer.await.map_err(|_| Ended)?
+    }
+
+    /// Drains a Revision's instances and forgets it; returns when nothing of them is left. One that is not there is gone already.
+    ///
+    /// # Errors
+    /// When the service has ended.
+    pub async fn remove(&self, revision: RevisionId) -> Result<(), Ended> {
+        let (reply, answer) = oneshot::channel();
+        self.commands.send(Command::Remove { revision, reply }).await.map_err(|_| Ended)?;
+        answer.await.map_err(|_| Ended)
+    }
+
+    /// Says that every Revision of the store was named: instances of an earlier controller that belong to none of them are taken away.
+    ///
+    /// # Errors
+    /// When the service has ended.
+    pub async fn settled(&self) -> Result<(), Ended> {
+        self.commands.send(Command::Settled).await.map_err(|_| Ended)
+    }
+
+    /// Drains and stops every instance until `deadline`, kills what is left then, and ends the service. A second call with an earlier deadline
+    /// shortens the first.
+    pub async fn shutdown(&self, deadline: Instant) -> Left {
+        let (reply, answer) = oneshot::channel();
+        if self.commands.send(Command::Shutdown { deadline, reply }).await.is_err() {
+            return Left::default();
+        }
+        answer.await.unwrap_or_default()
+    }
+
+    /// What there is now.
+    #[must_use]
+    pub fn snapshot(&self) -> Arc<Snapshot> {
+        self.snapshot.borrow().clone()
+    }
+
+    /// Follows what there is: the newest, without what was between.
+    #[must_use]
+    pub fn watch(&self) -> watch::Receiver<Arc<Snapshot>> {
+        self.snapshot.clone()
+    }
+}

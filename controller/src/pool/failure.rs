@@ -80,7 +80,7 @@ impl Failure {
 }
 
 /// How an instance ended, for people.
-pub(super) fn how(exit: &Exit) -> String {
+pub(crate) fn how(exit: &Exit) -> String {
     let Exit { code, signal, out_of_memory } = *exit;
     hearth_protocol::Exit { code, signal, out_of_memory }.to_string()
 }

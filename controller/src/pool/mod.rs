@@ -30,7 +30,7 @@ use tokio::task::{Id, JoinSet};
 use tokio::time::Instant;
 
 pub use failure::Failure;
-pub(crate) use failure::chain;
+pub(crate) use failure::{chain, how};
 pub use instance::Phases;
 pub use template::{Places, Template};
 

@@ -130,6 +130,12 @@ impl Template {
         self.slots
     }
 
+    /// How long a call may run.
+    #[must_use]
+    pub fn execute_timeout(&self) -> Duration {
+        Duration::from_millis(self.load.execute_timeout_ms.into())
+    }
+
     /// The specification of one instance. It starts without a cpu quota: that takes effect when it is Ready.
     pub(super) fn spec(&self, id: InstanceId, secret: String) -> InstanceSpec {
         let mut env = self.env.clone();

@@ -1,0 +1,213 @@
+//! What the service keeps of one Revision.
+
+use std::collections::BTreeMap;
+use std::num::NonZeroU32;
+use std::time::Duration;
+
+use hearth_dispatch::{LoadReport, StartFailure};
+use hearth_function::{InstanceCounts, InstanceId};
+use hearth_scaler::{
+    Backoff, BackoffPolicy, Candidate, Counts, Decision, Load, Occupation, Reach, Tracker, choose,
+};
+use jiff::Timestamp;
+use tokio::sync::oneshot;
+use tokio::time::Instant;
+
+use super::snapshot::{self, Decided, RevisionView, Start};
+use super::{Target, TrialError};
+
+/// One Revision.
+#[derive(Debug)]
+pub(super) struct Record {
+    pub(super) target: Target,
+    pub(super) backoff: Backoff,
+    /// Its instances that are on their way or serve; those that are to go are not among them.
+    pub(super) instances: BTreeMap<InstanceId, Member>,
+    /// Instances that are to go and are not gone yet.
+    pub(super) leaving: u32,
+    pub(super) trials: Vec<oneshot::Sender<Result<(), TrialError>>>,
+    /// It is to be forgotten when nothing of it is left; who waits for that.
+    pub(super) removing: Option<Vec<oneshot::Sender<()>>>,
+    /// Starts that are wanted and not begun, and since when.
+    pub(super) wanted: u32,
+    pub(super) wanted_since: Option<Instant>,
+    /// When to look again though nothing is heard.
+    pub(super) recheck: Option<Instant>,
+    /// No scale-in before then: the traffic before a restart of the controller is not known.
+    pub(super) hold_until: Option<Instant>,
+    pub(super) waiting: u32,
+    pub(super) in_flight: u32,
+    tracker: Tracker,
+    came_up: bool,
+    failure: Option<StartFailure>,
+    decisions: std::collections::VecDeque<Decided>,
+    starts: std::collections::VecDeque<Start>,
+}
+
+/// An instance as the autoscaler counts it.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Member {
+    /// Since when it is Ready; `None` while it starts.
+    pub(super) ready: Option<Instant>,
+    pub(super) began: Instant,
+}
+
+impl Record {
+    pub(super) fn new(target: Target, now: Instant) -> Self {
+        Self {
+            tracker: Tracker::new(&target.policy, target.reach, now.into_std()),
+            target,
+            backoff: Backoff::new(BackoffPolicy::default()),
+            instances: BTreeMap::new(),
+            leaving: 0,
+            trials: Vec::new(),
+            removing: None,
+            wanted: 0,
+            wanted_since: None,
+            recheck: None,
+            hold_until: None,
+            waiting: 0,
+            in_flight: 0,
+            came_up: false,
+            failure: None,
+            decisions: std::collections::VecDeque::new(),
+            starts: std::collections::VecDeque::new(),
+        }
+    }
+
+    pub(super) fn put(&mut self, target: Target, now: Instant) {
+        self.tracker.reach(target.reach, now.into_std());
+        if self.target.policy != target.policy {
+            // Another window: what was in the old one does not fit into it. What runs and waits comes with the next report.
+            self.tracker = Tracker::new(&target.policy, target.reach, now.into_std());
+            self.tracker.wanted(self.waiting, self.in_flight, now.into_std());
+        }
+        self.target = target;
+    }
+
+    pub(super) fn wanted(&mut self, waiting: u32, in_flight: u32, now: Instant) {
+        (self.waiting, self.in_flight) = (waiting, in_flight);
+        self.tracker.wanted(waiting, in_flight, now.into_std());
+    }
+
+    pub(super) fn load(&mut self, report: &LoadReport, now: Instant) {
+        (self.waiting, self.in_flight) = (report.waiting, report.in_flight);
+        let load = Load {
+            waiting: report.waiting,
+            in_flight: report.in_flight,
+            average: report.average_concurrency,
+            over: report.over,
+            arrived: report.arrived,
+            ended: report.completed,
+            service_time: report.service_time,
+        };
+        self.tracker.load(&load, now.into_std());
+    }
+
+    pub(super) fn ready(&self) -> u32 {
+        count(self.instances.values().filter(|member| member.ready.is_some()))
+    }
+
+    pub(super) fn starting(&self) -> u32 {
+        count(self.instances.values().filter(|member| member.ready.is_none()))
+    }
+
+    /// What there should be now. Sets what is wanted and when to look again.
+    pub(super) fn decide(&mut self, parallel_starts: NonZeroU32, now: Instant) -> Decision {
+        let counts = Counts { ready: self.ready(), starting: self.starting(), parallel_starts };
+        let decision = self.tracker.decide(&self.target.policy, counts, now.into_std());
+        let wished = if self.removing.is_some() { 0 } else { decision.starts() };
+        self.wanted = self.backoff.allow(wished, counts.starting, now.into_std());
+        if self.wanted == 0 {
+            self.wanted_since = None;
+        } else {
+            self.wanted_since.get_or_insert(now);
+        }
+        let backed_off = match self.backoff.allowance(now.into_std()) {
+            hearth_scaler::Allowance::None { until } if wished > 0 => Some(until),
+            _ => None,
+        };
+        self.recheck = decision.recheck.into_iter().chain(backed_off).min().map(Instant::from_std);
+        decision
+    }
+
+    /// Which instances a decision puts out now.
+    pub(super) fn to_put_out(&self, decision: &Decision, now: Instant) -> Vec<InstanceId> {
+        let held = self.hold_until.is_some_and(|until| now < until) && self.target.reach != Reach::Retired;
+        if held {
+            return Vec::new();
+        }
+        let candidates: Vec<Candidate<InstanceId>> = self
+            .instances
+            .iter()
+            .map(|(id, member)| Candidate {
+                id: id.clone(),
+                occupation: if member.ready.is_some() { Occupation::Idle } else { Occupation::Starting },
+                started: member.began.into_std(),
+            })
+            .collect();
+        choose(&candidates, usize::try_from(decision.stops()).unwrap_or(usize::MAX))
+    }
+
+    pub(super) fn note_decision(&mut self, decision: &Decision) {
+        let text = decision.to_string();
+        // While starts wait for their turn, the same is decided again and again.
+        if self.decisions.back().is_none_or(|last| last.text != text) {
+            snapshot::keep(&mut self.decisions, Decided { time: Timestamp::now(), text });
+        }
+    }
+
+    pub(super) fn note_start(&mut self, start: Start, took: Option<Duration>) {
+        if let Some(took) = took {
+            self.tracker.started(took);
+        }
+        snapshot::keep(&mut self.starts, start);
+    }
+
+    pub(super) fn note_ready(&mut self) {
+        self.backoff.succeeded();
+        self.came_up = true;
+        self.failure = None;
+        let needed = self.target.policy.initial.min(self.target.policy.max.get()).max(1);
+        if self.ready() >= needed {
+            self.end_trials(&Ok(()));
+        }
+    }
+
+    pub(super) fn note_failure(&mut self, failure: &StartFailure) {
+        self.failure = Some(failure.clone());
+    }
+
+    pub(super) fn end_trials(&mut self, result: &Result<(), TrialError>) {
+        for trial in self.trials.drain(..) {
+            // Who asked may have gone.
+            let _gone = trial.send(result.clone()).is_err();
+        }
+    }
+
+    pub(super) fn is_gone(&self) -> bool {
+        self.instances.is_empty() && self.leaving == 0
+    }
+
+    pub(super) fn view(&self) -> RevisionView {
+        let ready = self.ready();
+        RevisionView {
+            counts: InstanceCounts {
+                ready,
+                busy: self.in_flight.min(ready),
+                starting: self.starting(),
+                paused: 0,
+            },
+            waiting: self.waiting,
+            in_flight: self.in_flight,
+            came_up: self.came_up,
+            failure: self.failure.clone(),
+            decisions: self.decisions.clone(),
+            starts: self.starts.clone(),
+        }
+    }
+}
+
+fn count<T>(items: impl Iterator<Item = T>) -> u32 {
+    u32::try_from(items.count()).unwrap_or(u32::MAX)
+}

@@ -1,0 +1,536 @@
+//! The one task that owns the pool and every Revision's record.
+
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::sync::Arc;
+use std::time::Duration;
+
+use hearth_dispatch::{ToGateway, ToScaler};
+use hearth_function::{InstanceId, RevisionId};
+use hearth_scaler::{AfterFailure, Fault};
+use jiff::Timestamp;
+use tokio::sync::{mpsc, oneshot, watch};
+use tokio::time::{Instant, sleep_until};
+
+use super::record::{Member, Record};
+use super::snapshot::{Snapshot, Start};
+use super::{COMMANDS, Command, Config, Handle, Left, TICK, Target, TrialError};
+use crate::backend::Found;
+use crate::pool::{self, Event, Happened, Pool, STOP_GRACE};
+use crate::telemetry::logs::{Entry, Logs, Note};
+
+/// How often what there is is shown, at most.
+const SHOW_EVERY: Duration = Duration::from_millis(50);
+
+/// An instance that a gateway lost has mostly ended, and the backend is about to say how. After this it is killed.
+const SUSPICION: Duration = Duration::from_millis(200);
+
+/// An instance that ends so soon after it was Ready, with no call to blame, counts as a start that failed.
+const TOO_SHORT: Duration = Duration::from_secs(5);
+
+/// Messages of a gateway that are taken before the next decision: a burst is one decision.
+const BATCH: usize = 64;
+
+/// Where the service hears from gateways and speaks to them.
+#[derive(Debug)]
+pub struct Channels {
+    /// From the gateway.
+    pub from_gateway: mpsc::Receiver<ToScaler>,
+    /// To the gateway.
+    pub to_gateway: mpsc::Sender<ToGateway>,
+}
+
+/// An instance of an earlier controller.
+#[derive(Debug)]
+pub struct Adoptable {
+    /// As the backend found it.
+    pub found: Found,
+    /// Its lines up to this number are kept.
+    pub logs_after: u64,
+}
+
+/// Owns pool and records. [`Service::run`] is its life.
+#[derive(Debug)]
+pub struct Service {
+    config: Config,
+    pool: Pool,
+    logs: Logs,
+    channels: Channels,
+    commands: mpsc::Receiver<Command>,
+    records: BTreeMap<RevisionId, Record>,
+    adoptable: Vec<Adoptable>,
+    /// What is to be said to the gateway and did not fit into its channel: at most a few messages for each instance.
+    outbox: VecDeque<ToGateway>,
+    /// Instances that the gateway knows.
+    granted: BTreeSet<InstanceId>,
+    /// Instances that a gateway lost: when they are killed, and what it said.
+    suspects: BTreeMap<InstanceId, (Instant, String)>,
+    dirty: BTreeSet<RevisionId>,
+    shown: watch::Sender<Arc<Snapshot>>,
+    show_at: Option<Instant>,
+    shutdown: Option<Shutdown>,
+}
+
+#[derive(Debug)]
+struct Shutdown {
+    deadline: Instant,
+    left: Left,
+    cut: bool,
+    replies: Vec<oneshot::Sender<Left>>,
+}
+
+impl Service {
+    /// A service over `pool`, and the handle to it. `adoptable` is what the backend found at the start: instances of Revisions that are
+    /// named before [`Handle::settled`] are adopted, all others are taken away then.
+    #[must_use]
+    pub fn new(
+        config: Config,
+        pool: Pool,
+        logs: Logs,
+        channels: Channels,
+        adoptable: Vec<Adoptable>,
+    ) -> (Self, Handle) {
+        let (commands, inbox) = mpsc::channel(COMMANDS);
+        let (shown, snapshot) = watch::channel(Arc::default());
+        let service = Self {
+            config,
+            pool,
+            logs,
+            channels,
+            commands: inbox,
+            records: BTreeMap::new(),
+            adoptable,
+            outbox: VecDeque::new(),
+            granted: BTreeSet::new(),
+            suspects: BTreeMap::new(),
+            dirty: BTreeSet::new(),
+            shown,
+            show_at: None,
+            shutdown: None,
+        };
+        (service, Handle { commands, snapshot })
+    }
+
+    /// Serves until [`Handle::shutdown`] is done, or until nobody holds a handle any more (then it leaves the instances as they are).
+    pub async fn run(mut self) {
+        let mut tick = tokio::time::interval(TICK);
+        tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        let to_gateway = self.channels.to_gateway.clone();
+        loop {
+            let wake = self.wake();
+            let show_at = self.show_at;
+            // All arms are cancel-safe. A message for the gateway is taken out of the box only with a place for it in hand.
+            tokio::select! {
+                place = to_gateway.reserve(), if !self.outbox.is_empty() => match place {
+                    Ok(place) => {
+                        if let Some(message) = self.outbox.pop_front() {
+                            place.send(message);
+                        }
+                        continue;
+                    }
+                    // The gateway has ended: Hearth is shutting down.
+                    Err(_) => self.outbox.clear(),
+                },
+                Some(message) = self.channels.from_gateway.recv() => {
+                    self.hear(message);
+                    for _ in 1..BATCH {
+                        match self.channels.from_gateway.try_recv() {
+                            Ok(message) => self.hear(message),
+                            Err(_) => break,
+                        }
+                    }
+                }
+                event = self.pool.next() => self.note(event),
+                command = self.commands.recv() => match command {
+                    Some(command) => self.obey(command),
+                    None => return,
+                },
+                _ = tick.tick() => self.dirty.extend(self.records.keys().cloned()),
+                () = sleep_until_or_never(wake) => {}
+                () = sleep_until_or_never(show_at) => {
+                    self.show_at = None;
+                    self.show();
+                    continue;
+                }
+            }
+            let now = Instant::now();
+            self.kill_suspects(now);
+            self.decide(now);
+            self.show_at.get_or_insert(now + SHOW_EVERY);
+            if self.end_if_done(now) {
+                return;
+            }
+        }
+    }
+
+    fn wake(&self) -> Option<Instant> {
+        let rechecks = self.records.values().filter_map(|record| record.recheck);
+        let suspects = self.suspects.values().map(|(at, _)| *at);
+        let deadline =
+            self.shutdown.iter().filter(|shutdown| !shutdown.cut).map(|shutdown| shutdown.deadline);
+        rechecks.chain(suspects).chain(deadline).min()
+    }
+
+    /// Takes a gateway's message.
+    fn hear(&mut self, message: ToScaler) {
+        let now = Instant::now();
+        match message {
+            ToScaler::CapacityWanted { revision, waiting, in_flight } => {
+                if let Some(record) = self.records.get_mut(&revision) {
+                    record.wanted(waiting, in_flight, now);
+                    self.dirty.insert(revision);
+                }
+            }
+            ToScaler::Load(report) => {
+                if let Some(record) = self.records.get_mut(&report.revision) {
+                    record.load(&report, now);
+                    self.dirty.insert(report.revision);
+                }
+            }
+            ToScaler::Drained { instance } => self.pool.stop(&instance, "its calls have ended", STOP_GRACE),
+            ToScaler::Spent { instance } => {
+                self.leave(&instance);
+                self.pool.stop(&instance, "it has served its call", STOP_GRACE);
+            }
+            ToScaler::Lost { instance, reason } => {
+                if self.granted.contains(&instance) {
+                    self.suspects.entry(instance).or_insert((now + SUSPICION, reason));
+                }
+            }
+            ToScaler::Unresponsive { instance } => self.kill(&instance, "killed: it did not answer"),
+        }
+    }
+
+    /// Takes what became of an instance.
+    fn note(&mut self, event: Event) {
+        let Event { instance, revision, what } = event;
+        self.dirty.insert(revision.clone());
+        let now = Instant::now();
+        match what {
+            Happened::Ready { endpoint, phases, served } => {
+                let Some(record) = self.records.get_mut(&revision) else { return };
+                let Some(member) = record.instances.get_mut(&instance) else { return };
+                member.ready = Some(now);
+                let slots = record.target.template.slots();
+                let adopted = phases.create.is_zero() && served > 0;
+                let took = (!adopted).then(|| phases.total().saturating_sub(phases.schedule));
+                let start =
+                    Start { time: Timestamp::now(), instance: instance.clone(), phases, failure: None };
+                record.note_start(start, took);
+                record.note_ready();
+                tracing::info!(%revision, %instance, took = ?phases.total(), "instance ready");
+                self.granted.insert(instance);
+                self.outbox.push_back(ToGateway::Grant { revision, endpoint: *endpoint, slots });
+            }
+            Happened::Failed(failure) => self.note_failed(instance, revision, failure, now),
+            Happened::Ended { how } => {
+                tracing::warn!(%revision, %instance, how, "instance ended");
+                let note = Note {
+                    time: Timestamp::now(),
+                    request: None,
+                    instance: Some(instance.clone()),
+                    text: format!("the instance ended: {how}"),
+                };
+                self.suspects.remove(&instance);
+                self.gone(&instance, &how);
+                let member = self.leave(&instance);
+                if let Some(record) = self.records.get_mut(&revision) {
+                    let function = record.target.template.function().clone();
+                    let short = member
+                        .and_then(|member| member.ready)
+                        .is_some_and(|ready| now.duration_since(ready) < TOO_SHORT);
+                    if short && record.waiting == 0 && record.in_flight == 0 {
+                        let others = record.ready() + record.starting();
+                        record.backoff.failed(Fault::Function, others, jitter(), now.into_std());
+                    }
+                    self.logs.offer(&function, Entry::Note(note));
+                }
+            }
+            Happened::Overdue => {
+                tracing::warn!(%revision, %instance, "calls cut: they did not end in time");
+                if let Some(shutdown) = &mut self.shutdown {
+                    shutdown.left.busy += 1;
+                }
+            }
+            Happened::Removed => {
+                self.gone(&instance, "stopped");
+                self.suspects.remove(&instance);
+                self.leave(&instance);
+                if let Some(record) = self.records.get_mut(&revision) {
+                    record.leaving = record.leaving.saturating_sub(1);
+                }
+                self.forget_if_gone(&revision);
+            }
+        }
+    }
+
+    fn note_failed(
+        &mut self,
+        instance: InstanceId,
+        revision: RevisionId,
+        failure: pool::Failure,
+        now: Instant,
+    ) {
+        self.leave(&instance);
+        let Some(record) = self.records.get_mut(&revision) else { return };
+        tracing::warn!(%revision, %instance, code = failure.told.code, message = failure.told.message, "start failed");
+        let start = Start {
+            time: Timestamp::now(),
+            instance,
+            phases: pool::Phases::default(),
+            failure: Some(failure.told.message.clone()),
+        };
+        record.note_start(start, None);
+        record.note_failure(&failure.told);
+        let others = record.ready() + record.starting();
+        let verdict = record.backoff.failed(failure.fault, others, jitter(), now.into_std());
+        if failure.fault == Fault::Function || matches!(verdict, AfterFailure::FailWaiting { .. }) {
+            record.end_trials(&Err(TrialError::Failed(failure.told.clone())));
+        }
+        if let AfterFailure::FailWaiting { retry_after } = verdict {
+            self.outbox.push_back(ToGateway::StartFailed { revision, failure: failure.told, retry_after });
+        }
+    }
+
+    fn obey(&mut self, command: Command) {
+        let now = Instant::now();
+        match command {
+            Command::Put(target) => self.put(target, now),
+            Command::Try { revision, reply } => {
+                if let Some(record) = self.records.get_mut(&revision) {
+                    record.trials.push(reply);
+                    if record.ready() > 0 || record.target.policy.initial == 0 {
+                        record.end_trials(&Ok(()));
+                    }
+                    self.dirty.insert(revision);
+                } else {
+                    let _gone = reply.send(Err(TrialError::Removed)).is_err();
+                }
+            }
+            Command::Remove { revision, reply } => {
+                let Some(record) = self.records.get_mut(&revision) else {
+                    let _gone = reply.send(()).is_err();
+                    return;
+                };
+                record.removing.get_or_insert_default().push(reply);
+                record.end_trials(&Err(TrialError::Removed));
+                let members: Vec<InstanceId> = record.instances.keys().cloned().collect();
+                for instance in members {
+                    self.drain(&instance, "its revision is taken away");
+                }
+                self.forget_if_gone(&revision);
+            }
+            Command::Settled => self.settle(),
+            Command::Shutdown { deadline, reply } => self.begin_shutdown(deadline, reply),
+        }
+    }
+
+    fn put(&mut self, target: Target, now: Instant) {
+        let revision = target.template.revision().clone();
+        self.dirty.insert(revision.clone());
+        if let Some(record) = self.records.get_mut(&revision) {
+            return record.put(target, now);
+        }
+        let mut record = Record::new(target, now);
+        let own = |adoptable: &mut Adoptable| {
+            adoptable.found.ended.is_none()
+                && adoptable.found.spec.owner.as_ref().is_some_and(|owner| owner.revision == revision)
+        };
+        for Adoptable { found, logs_after } in self.adoptable.extract_if(.., own) {
+            let window = record.target.policy.idle_timeout.max(record.target.policy.window);
+            record.hold_until = Some(now + window);
+            record.instances.insert(found.spec.id.clone(), Member { ready: None, began: now });
+            self.pool.adopt(&record.target.template, found, logs_after);
+        }
+        self.records.insert(revision, record);
+    }
+
+    /// Takes away what an earlier controller left and nobody asks for; the log says what became of instances that ended meanwhile.
+    fn settle(&mut self) {
+        for Adoptable { found, .. } in std::mem::take(&mut self.adoptable) {
+            let instance = found.spec.id.clone();
+            if let (Some(owner), Some(exit)) = (&found.spec.owner, &found.ended) {
+                let how = pool::how(exit);
+                let text = format!("the instance ended while the controller was away: {how}");
+                let note =
+                    Note { time: Timestamp::now(), request: None, instance: Some(instance.clone()), text };
+                self.logs.offer(&owner.function, Entry::Note(note));
+            }
+            let grace = if found.ended.is_some() { Duration::ZERO } else { STOP_GRACE };
+            tracing::info!(%instance, ended = found.ended.is_some(), "taking away what an earlier run left");
+            self.pool.reap(instance, grace);
+        }
+    }
+
+    fn begin_shutdown(&mut self, deadline: Instant, reply: oneshot::Sender<Left>) {
+        if let Some(shutdown) = &mut self.shutdown {
+            shutdown.deadline = shutdown.deadline.min(deadline);
+            shutdown.replies.push(reply);
+            return;
+        }
+        self.shutdown = Some(Shutdown { deadline, left: Left::default(), cut: false, replies: vec![reply] });
+        // What was found and not named yet is left to the next controller, as is right for one that ends while it starts.
+        self.adoptable.clear();
+        let members: Vec<InstanceId> =
+            self.records.values().flat_map(|record| record.instances.keys().cloned()).collect();
+        for instance in members {
+            self.drain(&instance, "Hearth is shutting down");
+        }
+    }
+
+    fn end_if_done(&mut self, now: Instant) -> bool {
+        let Some(shutdown) = &mut self.shutdown else { return false };
+        if !self.pool.is_empty() && now >= shutdown.deadline && !shutdown.cut {
+            shutdown.cut = true;
+            let ids: Vec<InstanceId> = self.pool.views().map(|view| view.id).collect();
+            shutdown.left.busy += ids.len();
+            for instance in ids {
+                self.pool.stop(&instance, "Hearth is shutting down and the time is up", Duration::ZERO);
+            }
+        }
+        // Killing takes a moment; what takes longer is the next controller's.
+        let given_up = now >= shutdown.deadline + STOP_GRACE;
+        if !self.pool.is_empty() && !given_up {
+            return false;
+        }
+        shutdown.left.instances = self.pool.views().count();
+        for reply in shutdown.replies.drain(..) {
+            let _gone = reply.send(shutdown.left).is_err();
+        }
+        true
+    }
+
+    /// Decides for every Revision of which something was heard, puts out what is too much, and starts what is wanted, as far as turns go.
+    fn decide(&mut self, now: Instant) {
+        if self.shutdown.is_some() {
+            return;
+        }
+        let due = |record: &Record| record.recheck.is_some_and(|at| at <= now);
+        let rechecked = self.records.iter().filter(|(_, record)| due(record)).map(|(id, _)| id.clone());
+        self.dirty.extend(rechecked.collect::<Vec<_>>());
+        for revision in std::mem::take(&mut self.dirty) {
+            self.decide_for(&revision, now);
+        }
+        while self.starting() < self.config.parallelism.get() {
+            let Some(revision) = self.next_to_start() else { break };
+            self.start(&revision, now);
+            self.decide_for(&revision, now);
+        }
+    }
+
+    fn decide_for(&mut self, revision: &RevisionId, now: Instant) {
+        let parallelism = self.config.parallelism;
+        let Some(record) = self.records.get_mut(revision) else { return };
+        let decision = record.decide(parallelism, now);
+        let out = record.to_put_out(&decision, now);
+        if record.wanted > 0 || !out.is_empty() {
+            record.note_decision(&decision);
+            tracing::debug!(%revision, %decision, "decided");
+        }
+        let why = decision.to_string();
+        for instance in out {
+            self.drain(&instance, &why);
+        }
+    }
+
+    fn starting(&self) -> u32 {
+        self.records.values().map(Record::starting).sum()
+    }
+
+    /// Whose turn it is: those that requests wait for, then those with the fewest starts under way, then who has waited longest.
+    fn next_to_start(&self) -> Option<RevisionId> {
+        self.records
+            .iter()
+            .filter(|(_, record)| record.wanted > 0)
+            .min_by_key(|(_, record)| (record.waiting == 0, record.starting(), record.wanted_since))
+            .map(|(revision, _)| revision.clone())
+    }
+
+    fn start(&mut self, revision: &RevisionId, now: Instant) {
+        let Some(record) = self.records.get_mut(revision) else { return };
+        let waited = record.wanted_since.map_or(Duration::ZERO, |since| now.duration_since(since));
+        let instance = self.pool.start(&record.target.template, waited);
+        record.instances.insert(instance, Member { ready: None, began: now });
+    }
+
+    /// Takes an instance out of the count of those that serve.
+    fn leave(&mut self, instance: &InstanceId) -> Option<Member> {
+        for record in self.records.values_mut() {
+            if let Some(member) = record.instances.remove(instance) {
+                record.leaving += 1;
+                return Some(member);
+            }
+        }
+        None
+    }
+
+    fn drain(&mut self, instance: &InstanceId, why: &str) {
+        let revision = self.records.values().find(|record| record.instances.contains_key(instance));
+        let execute = revision.map_or(Duration::ZERO, |record| record.target.template.execute_timeout());
+        let time = match &self.shutdown {
+            Some(shutdown) => shutdown.deadline.saturating_duration_since(Instant::now()),
+            None => self.config.drain.max(execute),
+        };
+        self.leave(instance);
+        if self.granted.contains(instance) {
+            self.outbox.push_back(ToGateway::Revoke { instance: instance.clone() });
+        }
+        self.pool.drain(instance, why, time);
+    }
+
+    fn kill(&mut self, instance: &InstanceId, why: &str) {
+        self.gone(instance, why);
+        self.leave(instance);
+        self.pool.stop(instance, why, Duration::ZERO);
+    }
+
+    fn kill_suspects(&mut self, now: Instant) {
+        let due: Vec<InstanceId> =
+            self.suspects.iter().filter(|(_, (at, _))| *at <= now).map(|(id, _)| id.clone()).collect();
+        for instance in due {
+            if let Some((_, reason)) = self.suspects.remove(&instance) {
+                self.kill(&instance, &reason);
+            }
+        }
+    }
+
+    /// Tells the gateway, once, that an instance is no more.
+    fn gone(&mut self, instance: &InstanceId, reason: &str) {
+        if self.granted.remove(instance) {
+            self.outbox.push_back(ToGateway::Gone { instance: instance.clone(), reason: reason.to_owned() });
+        }
+    }
+
+    fn forget_if_gone(&mut self, revision: &RevisionId) {
+        let done = |record: &Record| record.removing.is_some() && record.is_gone();
+        if !self.records.get(revision).is_some_and(done) {
+            return;
+        }
+        if let Some(waiting) = self.records.remove(revision).and_then(|record| record.removing) {
+            for reply in waiting {
+                let _gone = reply.send(()).is_err();
+            }
+        }
+    }
+
+    fn show(&mut self) {
+        let snapshot = Snapshot {
+            instances: self.pool.views().collect(),
+            revisions: self.records.iter().map(|(id, record)| (id.clone(), record.view())).collect(),
+        };
+        self.shown.send_replace(Arc::new(snapshot));
+    }
+}
+
+async fn sleep_until_or_never(at: Option<Instant>) {
+    match at {
+        Some(at) => sleep_until(at).await,
+        None => std::future::pending().await,
+    }
+}
+
+/// From 0 to 1.
+fn jitter() -> f64 {
+    let mut bytes = [0; 4];
+    getrandom::fill(&mut bytes).expect("the kernel gives random bytes once it has booted");
+    f64::from(u32::from_ne_bytes(bytes)) / f64::from(u32::MAX)
+}

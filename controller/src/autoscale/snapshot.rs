@@ -1,0 +1,70 @@
+//! What the autoscaler shows of itself: for `describe`, for status and for the API.
+
+use std::collections::{BTreeMap, VecDeque};
+
+use hearth_dispatch::StartFailure;
+use hearth_function::{InstanceCounts, InstanceId, RevisionId};
+use jiff::Timestamp;
+
+use crate::pool::{Phases, View};
+
+/// Decisions and starts that are kept of each Revision.
+pub(super) const KEPT: usize = 20;
+
+/// Everything, at one moment.
+#[derive(Debug, Clone, Default)]
+pub struct Snapshot {
+    /// Every instance, by name.
+    pub instances: Vec<View>,
+    /// Every Revision that was named.
+    pub revisions: BTreeMap<RevisionId, RevisionView>,
+}
+
+/// One Revision.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct RevisionView {
+    /// Its instances. `busy` is at most what its calls can keep busy: which call runs where is the gateway's knowledge.
+    pub counts: InstanceCounts,
+    /// Requests that wait.
+    pub waiting: u32,
+    /// Calls that run.
+    pub in_flight: u32,
+    /// Whether an instance of it was Ready since it was named.
+    pub came_up: bool,
+    /// Why its last start failed; `None` after one that succeeded.
+    pub failure: Option<StartFailure>,
+    /// The last decisions, newest last.
+    pub decisions: VecDeque<Decided>,
+    /// The last starts, newest last.
+    pub starts: VecDeque<Start>,
+}
+
+/// A decision that changed something.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Decided {
+    /// When.
+    pub time: Timestamp,
+    /// What and why: `0 → 1: 1 waiting, limit 10`.
+    pub text: String,
+}
+
+/// How a start went.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Start {
+    /// When it was over.
+    pub time: Timestamp,
+    /// Which instance.
+    pub instance: InstanceId,
+    /// How long its parts took.
+    pub phases: Phases,
+    /// Why it failed, if it did.
+    pub failure: Option<String>,
+}
+
+/// Adds to a ring that keeps [`KEPT`].
+pub(super) fn keep<T>(ring: &mut VecDeque<T>, item: T) {
+    if ring.len() == KEPT {
+        ring.pop_front();
+    }
+    ring.push_back(item);
+}
