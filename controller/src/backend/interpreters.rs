@@ -2,7 +2,7 @@
 //!
 //! A shim (pyenv's, asdf's) costs a shell at every start and cannot run in an instance; what is found is always the real binary.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use serde::Serialize;
 
@@ -54,4 +54,11 @@ pub enum Error {
 /// When the name is not a runtime's, or nothing on this machine fits it: the message says what was found and what to do.
 pub fn find(runtime: &str) -> Result<Interpreter, Error> {
     Err(Error::NotARuntime(runtime.to_owned()))
+}
+
+/// The directory that holds all of an interpreter: its binary is `<prefix>/bin/…`. `None` when it lies elsewhere.
+#[must_use]
+pub fn prefix(binary: &Path) -> Option<PathBuf> {
+    let bin = binary.parent()?;
+    if bin.file_name()? == "bin" { bin.parent().map(Path::to_owned) } else { Some(bin.to_owned()) }
 }

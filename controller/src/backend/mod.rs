@@ -129,7 +129,7 @@ pub enum Process {
 }
 
 /// The root file system of an instance.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub enum Root {
     /// The host's own `/usr`, read-only, and the prefix of the interpreter.

@@ -3,16 +3,40 @@
 //! libcontainer forks in the process that calls it, which a process with threads must not do. So a launcher runs beside the controller:
 //! the same binary, re-executed with one thread ([`launcher`]), which forks one short-lived worker for each start.
 
+mod cgroup;
+mod directory;
+mod inject;
+mod instance;
+mod launch;
 pub mod launcher;
+mod network;
+mod oci;
+mod probe;
+mod process;
+mod root;
+mod start;
+mod sys;
 
+use std::collections::HashMap;
+use std::fs;
+use std::io;
 use std::net::Ipv4Addr;
-use std::path::PathBuf;
-use std::sync::Arc;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::AtomicBool;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use async_trait::async_trait;
 use hearth_function::InstanceId;
-use tokio::sync::mpsc;
+use rustix::process::Signal;
+use sha2::{Digest as _, Sha256};
+use tokio::sync::{Semaphore, mpsc, watch};
+use tokio_util::task::TaskTracker;
+
+use self::directory::Directory;
+use self::instance::{Instance, Kin};
+pub use self::probe::probe;
+use self::process::Fate;
 
 use super::{Backend, Capability, CodeMount, Ended, Error, Found, InstanceSpec, Limits, Started, Stats};
 
@@ -78,10 +102,46 @@ pub enum OpenError {
     },
 }
 
+/// Ends that nobody has taken yet. The tasks that tell of them wait when it is full.
+const ENDS: usize = 256;
+
+/// After a kill, how long a process may take to be gone; beyond it something hangs in the kernel.
+const DEAD_WITHIN: Duration = Duration::from_secs(10);
+
+/// What this backend has made of the machine. Everything in here blocks.
+#[derive(Debug)]
+struct Machine {
+    /// `<run-dir>/<tag>`.
+    directory: PathBuf,
+    parent: cgroup::Parent,
+    roots: root::Roots,
+    networks: network::Networks,
+    launcher: launch::Launcher,
+}
+
+/// Where an instance is in its life here.
+#[derive(Debug)]
+enum Life {
+    /// Its start runs; the channel closes when it is over.
+    Starting(watch::Receiver<()>),
+    /// It was started; it may have ended.
+    Started(Arc<Instance>),
+}
+
 /// The embedded backend.
 #[derive(Debug)]
 pub struct Embedded {
-    config: Config,
+    shared: Arc<Shared>,
+    ends: Mutex<Option<mpsc::Receiver<Ended>>>,
+    starts: Arc<Semaphore>,
+}
+
+#[derive(Debug)]
+struct Shared {
+    machine: Machine,
+    instances: Mutex<HashMap<InstanceId, Life>>,
+    end: mpsc::Sender<Ended>,
+    tasks: TaskTracker,
 }
 
 impl Embedded {
@@ -91,25 +151,238 @@ impl Embedded {
     /// # Errors
     /// When not root, without cgroups, or when a step fails. A machine without networks opens: instances with `outbound` are refused then.
     pub async fn open(config: Config) -> Result<Arc<Self>, OpenError> {
-        Ok(Arc::new(Self { config }))
+        let parallel = config.parallel_starts.max(1);
+        let machine = blocking(move || Machine::open(&config)).await?;
+        let (end, ends) = mpsc::channel(ENDS);
+        let shared = Shared { machine, instances: Mutex::default(), end, tasks: TaskTracker::new() };
+        Ok(Arc::new(Self {
+            shared: Arc::new(shared),
+            ends: Mutex::new(Some(ends)),
+            starts: Arc::new(Semaphore::new(parallel)),
+        }))
     }
 
     /// The address of the bridge, where instances reach the gateway: `HEARTH_GATEWAY` and the gateway's second listener.
     /// `None` when this machine cannot do networks.
     #[must_use]
     pub fn gateway_address(&self) -> Option<Ipv4Addr> {
-        let _ = &self.config;
-        None
+        self.shared.machine.networks.gateway()
     }
 }
 
-/// What this machine can and cannot do for the embedded backend, found out without opening one.
-pub async fn probe() -> Vec<Capability> {
-    Vec::new()
+impl Machine {
+    fn open(config: &Config) -> Result<Self, OpenError> {
+        let step = |step: String| move |source: io::Error| OpenError::Step { step, source };
+        if !rustix::process::geteuid().is_root() {
+            return Err(OpenError::Unsupported {
+                what: "run containers as an ordinary user".to_owned(),
+                remedy: "start hearth as root (sudo)".to_owned(),
+            });
+        }
+        let layout = cgroup::Layout::detect().map_err(step("read /proc/self/mountinfo".to_owned()))?;
+        if !layout.has(cgroup::Controller::Memory) || !layout.has(cgroup::Controller::Pids) {
+            return Err(OpenError::Unsupported {
+                what: "limit memory and processes: it has no such control groups".to_owned(),
+                remedy: "mount /sys/fs/cgroup with the memory and pids controllers (on some boards: cgroup_enable=memory on the \
+                         kernel's command line)"
+                    .to_owned(),
+            });
+        }
+        let data_dir = fs::canonicalize(&config.data_dir)
+            .map_err(step(format!("open {}", config.data_dir.display())))?;
+        let tag = tag(&data_dir);
+        let directory = config.run_dir.join(&tag);
+        let parent = cgroup::Parent::create(layout, &tag).map_err(step("make control groups".to_owned()))?;
+        fs::create_dir_all(&directory).map_err(step(format!("make {}", directory.display())))?;
+        // Instances whose first process ends before its maker belong to us, not to the machine's init.
+        rustix::process::set_child_subreaper(Some(rustix::process::getpid()))
+            .map_err(|error| step("become the parent of orphans".to_owned())(error.into()))?;
+        sweep(&directory, &parent);
+        let taken =
+            records(&directory).filter_map(|(_, directory)| directory.read_record()?.address).collect();
+        let networks = network::Networks::open(config, &tag, taken);
+        let roots = root::Roots::new(&data_dir, config.shim_dir.clone(), networks.gateway());
+        fs::create_dir_all(data_dir.join("roots")).map_err(step("make the directory of roots".to_owned()))?;
+        if records(&directory).next().is_none() {
+            roots.sweep();
+        }
+        let launcher =
+            launch::Launcher::start(&config.program).map_err(step("start the launcher".to_owned()))?;
+        Ok(Self { directory, parent, roots, networks, launcher })
+    }
 }
 
-fn unfinished() -> Error {
-    Error::Unsupported { what: "run instances yet".to_owned(), remedy: "wait for the next build".to_owned() }
+/// Eight hex digits that stand for the data directory.
+fn tag(data_dir: &Path) -> String {
+    Sha256::digest(data_dir.as_os_str().as_encoded_bytes())
+        .iter()
+        .take(4)
+        .map(|byte| format!("{byte:02x}"))
+        .collect()
+}
+
+/// The instances that have a directory.
+fn records(parent: &Path) -> impl Iterator<Item = (InstanceId, Directory)> + use<> {
+    let parent = parent.to_owned();
+    let entries = fs::read_dir(&parent).into_iter().flatten().flatten();
+    entries.filter_map(move |entry| {
+        let id = InstanceId::parse(entry.file_name().to_str()?).ok()?;
+        let directory = Directory::of(&parent, &id);
+        Some((id, directory))
+    })
+}
+
+/// Takes away starts that a killed controller did not complete, and groups that have no instance.
+fn sweep(parent: &Path, groups: &cgroup::Parent) {
+    for (id, directory) in records(parent) {
+        if directory.read_record().is_none() || directory.read_spec().is_none() {
+            let gone = groups.group(id.as_str()).destroy().and_then(|()| directory.remove());
+            if let Err(error) = gone {
+                tracing::warn!(instance = %id, %error, "cannot take away an unfinished start");
+            }
+        }
+    }
+    for name in groups.members() {
+        if !parent.join(&name).exists()
+            && let Err(error) = groups.group(&name).destroy()
+        {
+            tracing::warn!(group = name, %error, "cannot take away a control group without an instance");
+        }
+    }
+}
+
+/// Runs work that blocks on a thread for it.
+async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> T {
+    match tokio::task::spawn_blocking(work).await {
+        Ok(value) => value,
+        Err(error) => match error.try_into_panic() {
+            Ok(panic) => std::panic::resume_unwind(panic),
+            // Only a runtime that shuts down cancels such a task, and with it whoever waits here.
+            Err(_) => std::future::pending().await,
+        },
+    }
+}
+
+impl Shared {
+    fn find(&self, id: &InstanceId) -> Option<Arc<Instance>> {
+        match self.instances.lock().unwrap_or_else(PoisonError::into_inner).get(id)? {
+            Life::Started(instance) => Some(Arc::clone(instance)),
+            Life::Starting(_) => None,
+        }
+    }
+
+    fn running(&self, id: &InstanceId) -> Result<Arc<Instance>, Error> {
+        self.find(id)
+            .filter(|instance| instance.end.borrow().is_none())
+            .ok_or_else(|| Error::NotFound(id.clone()))
+    }
+
+    /// Takes an instance into the books and watches it.
+    fn enter(self: &Arc<Self>, instance: Instance) -> Arc<Instance> {
+        let instance = Arc::new(instance);
+        let life = Life::Started(Arc::clone(&instance));
+        self.instances.lock().unwrap_or_else(PoisonError::into_inner).insert(instance.id.clone(), life);
+        let (shared, watched) = (Arc::downgrade(self), Arc::clone(&instance));
+        self.tasks.spawn(async move {
+            let exit = watched.watch().await;
+            if let Some(shared) = shared.upgrade() {
+                let end = shared.end.clone();
+                drop(shared);
+                // Without a subscriber nobody wants to know.
+                let _ = end.send(Ended { instance: watched.id.clone(), exit }).await;
+            }
+        });
+        instance
+    }
+
+    /// Starts an instance that has been entered as starting.
+    async fn start(self: Arc<Self>, spec: InstanceSpec) -> Result<Started, Error> {
+        let id = spec.id.clone();
+        let has_code = spec.code.is_some();
+        let shared = Arc::clone(&self);
+        let launched = blocking(move || start::start(&shared.machine, &spec)).await;
+        match launched {
+            Ok(launched) => {
+                let started = launched.started.clone();
+                self.enter(Instance {
+                    id,
+                    directory: launched.directory,
+                    group: launched.group,
+                    pidfd: launched.pidfd,
+                    kin: Kin::Child,
+                    address: launched.address,
+                    started: launched.started,
+                    has_code: AtomicBool::new(has_code),
+                    end: watch::Sender::new(None),
+                });
+                Ok(started)
+            }
+            Err(error) => {
+                self.instances.lock().unwrap_or_else(PoisonError::into_inner).remove(&id);
+                Err(error)
+            }
+        }
+    }
+
+    /// Waits for a start that runs to be over.
+    async fn settled(&self, id: &InstanceId) {
+        loop {
+            let starting = match self.instances.lock().unwrap_or_else(PoisonError::into_inner).get(id) {
+                Some(Life::Starting(over)) => over.clone(),
+                _ => return,
+            };
+            let mut over = starting;
+            // Closed by the end of the start, however it ends.
+            while over.changed().await.is_ok() {}
+            tokio::task::yield_now().await;
+        }
+    }
+
+    /// Takes away what is left of an instance: processes, groups, files, address.
+    async fn clear(self: &Arc<Self>, id: &InstanceId) -> Result<(), Error> {
+        let (shared, name) = (Arc::clone(self), id.clone());
+        let cleared = blocking(move || {
+            let machine = &shared.machine;
+            let directory = Directory::of(&machine.directory, &name);
+            let address = directory.read_record().and_then(|record| record.address);
+            machine.parent.group(name.as_str()).destroy()?;
+            directory.remove()?;
+            Ok(address)
+        });
+        let address = cleared.await.map_err(|source| Error::Step {
+            step: "take away what is left",
+            instance: id.clone(),
+            source,
+        })?;
+        // One who stops the same instance at the same time finds the record gone and releases nothing.
+        if let Some(address) = address {
+            self.machine.networks.release(address);
+        }
+        Ok(())
+    }
+
+    /// Takes up an instance that this controller did not start.
+    fn adopt(self: &Arc<Self>, id: InstanceId, directory: Directory) -> Option<Found> {
+        let (spec, record) = (directory.read_spec()?, directory.read_record()?);
+        let group = self.machine.parent.group(id.as_str());
+        let started = record.started.clone();
+        let Some(pidfd) = record.process.open() else {
+            let exit = instance::conclusion(&directory, &group, Fate::Unknown);
+            return Some(Found { spec, started, ended: Some(exit) });
+        };
+        self.enter(Instance {
+            id,
+            directory,
+            group,
+            pidfd,
+            kin: Kin::Adopted,
+            address: record.address,
+            started: record.started,
+            has_code: AtomicBool::new(spec.code.is_some()),
+            end: watch::Sender::new(None),
+        });
+        Some(Found { spec, started, ended: None })
+    }
 }
 
 #[async_trait]
@@ -118,40 +391,149 @@ impl Backend for Embedded {
         "embedded"
     }
 
-    async fn start(&self, _spec: &InstanceSpec) -> Result<Started, Error> {
-        Err(unfinished())
+    async fn start(&self, spec: &InstanceSpec) -> Result<Started, Error> {
+        // The semaphore is never closed.
+        let permit = Arc::clone(&self.starts).acquire_owned().await.ok();
+        let (over, starting) = watch::channel(());
+        {
+            let mut instances = self.shared.instances.lock().unwrap_or_else(PoisonError::into_inner);
+            if instances.contains_key(&spec.id) {
+                return Err(Error::Invalid {
+                    what: format!("there is an instance {} already", spec.id),
+                    remedy: "give every instance a name of its own".to_owned(),
+                });
+            }
+            instances.insert(spec.id.clone(), Life::Starting(starting));
+        }
+        let (shared, spec) = (Arc::clone(&self.shared), spec.clone());
+        let id = spec.id.clone();
+        // In a task of its own: a caller that goes away does not leave a start half done.
+        let task = self.shared.tasks.spawn(async move {
+            let result = shared.start(spec).await;
+            drop((over, permit));
+            result
+        });
+        match task.await {
+            Ok(result) => result,
+            Err(error) => {
+                self.shared.instances.lock().unwrap_or_else(PoisonError::into_inner).remove(&id);
+                Err(Error::Step { step: "start", instance: id, source: io::Error::other(error) })
+            }
+        }
     }
 
-    async fn inject(&self, _instance: &InstanceId, _code: &CodeMount) -> Result<(), Error> {
-        Err(unfinished())
+    async fn inject(&self, instance: &InstanceId, code: &CodeMount) -> Result<(), Error> {
+        let running = self.shared.running(instance)?;
+        if !running.take_code_place() {
+            return Err(Error::Invalid {
+                what: format!("instance {instance} has code already"),
+                remedy: "inject into an instance that was started without code".to_owned(),
+            });
+        }
+        let mut pairs = vec![(code.path.clone(), "/code")];
+        pairs.extend(code.dependencies.clone().map(|path| (path, "/deps")));
+        let code = code.clone();
+        let target = Arc::clone(&running);
+        let injected = blocking(move || {
+            inject::mount(&target.pidfd, pairs)?;
+            target.directory.rewrite_spec(|spec| spec.code = Some(code))
+        })
+        .await;
+        injected.map_err(|source| {
+            running.give_code_place_back();
+            Error::Step { step: "bring the code in", instance: instance.clone(), source }
+        })
     }
 
-    async fn limit(&self, _instance: &InstanceId, _limits: &Limits) -> Result<(), Error> {
-        Err(unfinished())
+    async fn limit(&self, instance: &InstanceId, limits: &Limits) -> Result<(), Error> {
+        let running = self.shared.running(instance)?;
+        let step = |source| Error::Step { step: "set the limits", instance: instance.clone(), source };
+        running.group.limit(limits).map_err(step)?;
+        let limits = *limits;
+        blocking(move || {
+            let before = running.directory.read_spec().map(|spec| spec.limits);
+            if before.is_some_and(|before| before.tmp_bytes != limits.tmp_bytes) {
+                inject::resize_tmp(&running.pidfd, limits.tmp_bytes)?;
+            }
+            if before == Some(limits) {
+                Ok(())
+            } else {
+                running.directory.rewrite_spec(|spec| spec.limits = limits)
+            }
+        })
+        .await
+        .map_err(step)
     }
 
-    async fn pause(&self, _instance: &InstanceId) -> Result<(), Error> {
-        Err(unfinished())
+    async fn pause(&self, instance: &InstanceId) -> Result<(), Error> {
+        let running = self.shared.running(instance)?;
+        let frozen = blocking(move || running.group.freeze()).await;
+        frozen.map_err(|source| Error::Step { step: "freeze", instance: instance.clone(), source })
     }
 
-    async fn resume(&self, _instance: &InstanceId) -> Result<(), Error> {
-        Err(unfinished())
+    async fn resume(&self, instance: &InstanceId) -> Result<(), Error> {
+        let running = self.shared.running(instance)?;
+        // One write that does not block: on the way of a request, a thread more would cost more than it.
+        running.group.thaw().map_err(|source| Error::Step {
+            step: "thaw",
+            instance: instance.clone(),
+            source,
+        })
     }
 
-    async fn stop(&self, _instance: &InstanceId, _grace: Duration) -> Result<(), Error> {
-        Err(unfinished())
+    async fn stop(&self, instance: &InstanceId, grace: Duration) -> Result<(), Error> {
+        self.shared.settled(instance).await;
+        if let Some(running) = self.shared.find(instance) {
+            if running.end.borrow().is_none() {
+                let step = |source| Error::Step { step: "send SIGTERM", instance: instance.clone(), source };
+                // Best effort: a machine without a freezer has nothing to thaw.
+                let _ = running.group.thaw();
+                process::signal(&running.pidfd, Signal::TERM).map_err(step)?;
+                if tokio::time::timeout(grace, running.ended()).await.is_err() {
+                    process::signal(&running.pidfd, Signal::KILL).map_err(step)?;
+                }
+            }
+            self.shared.clear(instance).await?;
+            if tokio::time::timeout(DEAD_WITHIN, running.ended()).await.is_err() {
+                let source = io::Error::from(io::ErrorKind::TimedOut);
+                return Err(Error::Step { step: "see the process end", instance: instance.clone(), source });
+            }
+            self.shared.instances.lock().unwrap_or_else(PoisonError::into_inner).remove(instance);
+            return Ok(());
+        }
+        self.shared.clear(instance).await
     }
 
-    async fn stats(&self, _instance: &InstanceId) -> Result<Stats, Error> {
-        Err(unfinished())
+    async fn stats(&self, instance: &InstanceId) -> Result<Stats, Error> {
+        Ok(self.shared.running(instance)?.group.stats())
     }
 
     async fn list(&self) -> Result<Vec<Found>, Error> {
-        Ok(Vec::new())
+        let shared = Arc::clone(&self.shared);
+        let runtime = tokio::runtime::Handle::current();
+        Ok(blocking(move || {
+            let _inside = runtime.enter();
+            let mut list = Vec::new();
+            for (id, directory) in records(&shared.machine.directory) {
+                let found = match shared.find(&id) {
+                    Some(instance) => directory.read_spec().map(|spec| Found {
+                        spec,
+                        started: instance.started.clone(),
+                        ended: instance.end.borrow().clone(),
+                    }),
+                    None => shared.adopt(id, directory),
+                };
+                list.extend(found);
+            }
+            list
+        })
+        .await)
     }
 
     fn exits(&self) -> mpsc::Receiver<Ended> {
-        mpsc::channel(1).1
+        let mut ends = self.ends.lock().unwrap_or_else(PoisonError::into_inner);
+        // A second subscriber gets a channel that is closed, as the trait says: one, once.
+        ends.take().unwrap_or_else(|| mpsc::channel(1).1)
     }
 
     async fn probe(&self) -> Vec<Capability> {
@@ -159,6 +541,15 @@ impl Backend for Embedded {
     }
 
     async fn close(&self) -> Result<(), Error> {
+        let shared = Arc::clone(&self.shared);
+        blocking(move || {
+            shared.machine.launcher.stop();
+            shared.machine.networks.close();
+            shared.machine.parent.remove();
+            // Not empty while an instance is there; then it stays for whoever comes next.
+            let _ = fs::remove_dir(&shared.machine.directory);
+        })
+        .await;
         Ok(())
     }
 }

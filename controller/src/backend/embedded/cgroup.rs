@@ -1,0 +1,483 @@
+//! Control groups: what an instance may use, what it does use, freezing and killing it as a whole.
+//!
+//! Written for all three layouts: v1, v2, and the hybrid of both, where v1 has the controllers and the v2 tree, though without
+//! controllers, still freezes and kills better than v1 does. An instance's groups are `hearth/<tag>/<instance>` in each tree that is
+//! used. [`Layout`] says which those are, from the kernel's own list of mounts; everything below it only writes and reads files.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::io::{self, Write as _};
+use std::os::fd::OwnedFd;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use crate::backend::{Limits, Stats};
+
+/// Period of the cpu quota, in microseconds: the kernel's default.
+const PERIOD_MICROS: u64 = 100_000;
+
+/// v1's weight of a group that says nothing: a whole core's worth.
+const SHARES_OF_A_CORE: u64 = 1024;
+
+/// How long a group that was killed may take to become empty; beyond it something hangs in the kernel.
+const EMPTY_WITHIN: Duration = Duration::from_secs(10);
+
+/// How long a freeze may take.
+const FROZEN_WITHIN: Duration = Duration::from_secs(2);
+
+/// A controller that instances are limited with.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub(super) enum Controller {
+    /// Quota and weight.
+    Cpu,
+    /// Used cpu time; a part of `Cpu` in v2.
+    CpuAccount,
+    /// Memory and swap.
+    Memory,
+    /// Processes.
+    Pids,
+}
+
+/// Which of the two interfaces a tree has.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Version {
+    V1,
+    V2,
+}
+
+/// Where this machine's trees are.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Layout {
+    controllers: BTreeMap<Controller, (Version, PathBuf)>,
+    unified: Option<PathBuf>,
+    freezer: Option<PathBuf>,
+}
+
+impl Layout {
+    /// This machine's.
+    ///
+    /// # Errors
+    /// When `/proc/self/mountinfo` cannot be read.
+    pub(super) fn detect() -> io::Result<Self> {
+        let mounts = fs::read_to_string("/proc/self/mountinfo")?;
+        Ok(Self::parse(&mounts, |tree| {
+            fs::read_to_string(tree.join("cgroup.controllers")).unwrap_or_default()
+        }))
+    }
+
+    /// Finds the trees in the text of `mountinfo`; `controllers` reads what a v2 tree offers.
+    fn parse(mountinfo: &str, controllers: impl Fn(&Path) -> String) -> Self {
+        let mut layout = Self { controllers: BTreeMap::new(), unified: None, freezer: None };
+        let names = [
+            (Controller::Cpu, "cpu"),
+            (Controller::CpuAccount, "cpuacct"),
+            (Controller::Memory, "memory"),
+            (Controller::Pids, "pids"),
+        ];
+        for line in mountinfo.lines() {
+            let Some((mount, system)) = line.split_once(" - ") else { continue };
+            let Some(point) = mount.split(' ').nth(4).map(PathBuf::from) else { continue };
+            let mut system = system.split(' ');
+            match (system.next(), system.nth(1)) {
+                (Some("cgroup"), Some(options)) => {
+                    let has = |name: &str| options.split(',').any(|option| option == name);
+                    for (controller, name) in names {
+                        if has(name) {
+                            layout.controllers.insert(controller, (Version::V1, point.clone()));
+                        }
+                    }
+                    if has("freezer") {
+                        layout.freezer = Some(point);
+                    }
+                }
+                (Some("cgroup2"), _) => layout.unified = Some(point),
+                _ => {}
+            }
+        }
+        if let Some(tree) = &layout.unified {
+            let offered = controllers(tree);
+            for (controller, name) in names {
+                // v2 counts cpu time in every group, with or without the controller.
+                let offered =
+                    controller == Controller::CpuAccount || offered.split_whitespace().any(|one| one == name);
+                if offered {
+                    layout.controllers.entry(controller).or_insert_with(|| (Version::V2, tree.clone()));
+                }
+            }
+        }
+        layout
+    }
+
+    /// In words, for `hearth doctor`.
+    pub(super) fn describe(&self) -> &'static str {
+        let v1 = self.controllers.values().any(|(version, _)| *version == Version::V1);
+        match (v1, self.unified.is_some()) {
+            (true, true) => "hybrid: v1 controllers, v2 for freezing and killing",
+            (true, false) => "v1",
+            (false, true) => "v2",
+            (false, false) => "none",
+        }
+    }
+
+    /// Whether `controller` can be used.
+    pub(super) fn has(&self, controller: Controller) -> bool {
+        self.controllers.contains_key(&controller)
+    }
+
+    /// Whether instances can be paused.
+    pub(super) fn freezes(&self) -> bool {
+        self.unified.is_some() || self.freezer.is_some()
+    }
+
+    /// The trees in which an instance has a group, each once.
+    fn trees(&self) -> Vec<PathBuf> {
+        let freezer = if self.unified.is_some() { None } else { self.freezer.as_ref() };
+        let mut trees: Vec<PathBuf> = self
+            .controllers
+            .values()
+            .map(|(_, tree)| tree)
+            .chain(&self.unified)
+            .chain(freezer)
+            .cloned()
+            .collect();
+        trees.sort();
+        trees.dedup();
+        trees
+    }
+
+    /// Controllers that must be handed down the v2 tree.
+    fn handed_down(&self) -> String {
+        let name = |controller: &Controller| match controller {
+            Controller::Cpu => Some("+cpu"),
+            Controller::Memory => Some("+memory"),
+            Controller::Pids => Some("+pids"),
+            Controller::CpuAccount => None,
+        };
+        let v2 = self.controllers.iter().filter(|(_, (version, _))| *version == Version::V2);
+        v2.filter_map(|(controller, _)| name(controller)).collect::<Vec<_>>().join(" ")
+    }
+}
+
+/// The parent of this controller's groups, `hearth/<tag>` in every tree.
+#[derive(Debug, Clone)]
+pub(super) struct Parent {
+    layout: Layout,
+    name: PathBuf,
+}
+
+impl Parent {
+    /// Makes the parent groups.
+    ///
+    /// # Errors
+    /// When a tree cannot be written, which is so in most containers.
+    pub(super) fn create(layout: Layout, tag: &str) -> io::Result<Self> {
+        let parent = Self { name: Path::new("hearth").join(tag), layout };
+        for tree in parent.layout.trees() {
+            fs::create_dir_all(tree.join(&parent.name))
+                .map_err(|error| at(error, &tree.join(&parent.name)))?;
+        }
+        let controllers = parent.layout.handed_down();
+        if let (Some(tree), false) = (&parent.layout.unified, controllers.is_empty()) {
+            for group in [tree.clone(), tree.join("hearth"), tree.join(&parent.name)] {
+                put(&group.join("cgroup.subtree_control"), &controllers)?;
+            }
+        }
+        Ok(parent)
+    }
+
+    /// Names of the groups that are here, of instances that run and of ones that were left.
+    pub(super) fn members(&self) -> Vec<String> {
+        let trees = self.layout.trees();
+        let directories = trees.iter().filter_map(|tree| fs::read_dir(tree.join(&self.name)).ok());
+        let entries = directories.flatten().flatten().filter(|entry| entry.path().is_dir());
+        let mut names: Vec<String> =
+            entries.filter_map(|entry| entry.file_name().into_string().ok()).collect();
+        names.sort();
+        names.dedup();
+        names
+    }
+
+    /// The groups of one instance, whether they exist or not.
+    pub(super) fn group(&self, instance: &str) -> Group {
+        Group { layout: self.layout.clone(), name: self.name.join(instance) }
+    }
+
+    /// Takes the parent groups away; other controllers' stay.
+    pub(super) fn remove(&self) {
+        for tree in self.layout.trees() {
+            // `hearth` itself goes with the last of its children, and not before.
+            let _ = fs::remove_dir(tree.join(&self.name));
+            let _ = fs::remove_dir(tree.join("hearth"));
+        }
+    }
+}
+
+/// The groups of one instance, one in each tree.
+#[derive(Debug, Clone)]
+pub(super) struct Group {
+    layout: Layout,
+    name: PathBuf,
+}
+
+impl Group {
+    /// Makes the groups, with limits on memory and processes. No cpu quota yet: a small one would make the start many times as long.
+    ///
+    /// # Errors
+    /// When a group cannot be made or a limit not be set; what was made is gone then.
+    pub(super) fn create(&self, limits: &Limits) -> io::Result<()> {
+        let make = || {
+            for tree in self.layout.trees() {
+                let group = tree.join(&self.name);
+                fs::create_dir(&group).map_err(|error| at(error, &group))?;
+            }
+            self.limit(&Limits { cpu_millis: None, ..*limits })
+        };
+        make().inspect_err(|_| self.remove_directories())
+    }
+
+    /// Open files: a process that writes `0` to each is in all the groups.
+    ///
+    /// # Errors
+    /// When one cannot be opened.
+    pub(super) fn entrances(&self) -> io::Result<Vec<OwnedFd>> {
+        let open =
+            |file: PathBuf| fs::OpenOptions::new().write(true).open(&file).map_err(|error| at(error, &file));
+        self.process_files().into_iter().map(|file| open(file).map(OwnedFd::from)).collect()
+    }
+
+    fn process_files(&self) -> Vec<PathBuf> {
+        self.layout.trees().iter().map(|tree| tree.join(&self.name).join("cgroup.procs")).collect()
+    }
+
+    fn file(&self, controller: Controller, v1: &str, v2: &str) -> Option<(Version, PathBuf)> {
+        let (version, tree) = self.layout.controllers.get(&controller)?;
+        let name = if *version == Version::V1 { v1 } else { v2 };
+        Some((*version, tree.join(&self.name).join(name)))
+    }
+
+    /// Sets all limits.
+    ///
+    /// # Errors
+    /// When one cannot be set. A controller that the machine does not have is no error: `open` has decided about that.
+    pub(super) fn limit(&self, limits: &Limits) -> io::Result<()> {
+        let memory = limits.memory_bytes.to_string();
+        if let Some((version, file)) = self.file(Controller::Memory, "memory.limit_in_bytes", "memory.max") {
+            match version {
+                Version::V1 => {
+                    // Memory and swap together: as much as memory alone, so no swap. It may never be the smaller of the two, so which
+                    // goes first depends on whether the limit grows. Without swap accounting the file is not there.
+                    let both = file.with_file_name("memory.memsw.limit_in_bytes");
+                    if both.exists() && put(&both, &memory).is_ok() {
+                        put(&file, &memory)?;
+                    } else {
+                        put(&file, &memory)?;
+                        if both.exists() {
+                            put(&both, &memory)?;
+                        }
+                    }
+                }
+                Version::V2 => {
+                    put(&file, &memory)?;
+                    let swap = file.with_file_name("memory.swap.max");
+                    if swap.exists() {
+                        put(&swap, "0")?;
+                    }
+                }
+            }
+        }
+        if let Some((_, file)) = self.file(Controller::Pids, "pids.max", "pids.max") {
+            put(&file, &limits.pids.to_string())?;
+        }
+        let quota = limits.cpu_millis.map(|millis| u64::from(millis) * PERIOD_MICROS / 1000);
+        let shares = (limits
+            .cpu_millis
+            .map_or(SHARES_OF_A_CORE, |millis| u64::from(millis) * SHARES_OF_A_CORE / 1000))
+        .max(2);
+        match self.file(Controller::Cpu, "cpu.cfs_quota_us", "cpu.max") {
+            Some((Version::V1, file)) => {
+                put(&file.with_file_name("cpu.cfs_period_us"), &PERIOD_MICROS.to_string())?;
+                put(&file, &quota.map_or_else(|| "-1".to_owned(), |quota| quota.to_string()))?;
+                put(&file.with_file_name("cpu.shares"), &shares.to_string())?;
+            }
+            Some((Version::V2, file)) => {
+                let quota = quota.map_or_else(|| "max".to_owned(), |quota| quota.to_string());
+                put(&file, &format!("{quota} {PERIOD_MICROS}"))?;
+                put(&file.with_file_name("cpu.weight"), &weight(shares).to_string())?;
+            }
+            None => {}
+        }
+        Ok(())
+    }
+
+    /// What is used now.
+    pub(super) fn stats(&self) -> Stats {
+        let number =
+            |file: Option<(Version, PathBuf)>| file.and_then(|(_, file)| read_number(&file)).unwrap_or(0);
+        let cpu = match self.file(Controller::CpuAccount, "cpuacct.usage", "cpu.stat") {
+            Some((Version::V1, file)) => Duration::from_nanos(read_number(&file).unwrap_or(0)),
+            Some((Version::V2, file)) => Duration::from_micros(read_key(&file, "usage_usec").unwrap_or(0)),
+            None => Duration::ZERO,
+        };
+        Stats {
+            cpu,
+            memory_bytes: number(self.file(Controller::Memory, "memory.usage_in_bytes", "memory.current")),
+            memory_peak_bytes: number(self.file(
+                Controller::Memory,
+                "memory.max_usage_in_bytes",
+                "memory.peak",
+            )),
+            pids: u32::try_from(number(self.file(Controller::Pids, "pids.current", "pids.current")))
+                .unwrap_or(u32::MAX),
+        }
+    }
+
+    /// Whether the kernel killed a process of the instance because its memory was full.
+    pub(super) fn out_of_memory(&self) -> bool {
+        let file = self.file(Controller::Memory, "memory.oom_control", "memory.events");
+        file.and_then(|(_, file)| read_key(&file, "oom_kill")).is_some_and(|kills| kills > 0)
+    }
+
+    /// Freezes every process and waits until they stand still. Blocks for less than a millisecond as a rule.
+    ///
+    /// # Errors
+    /// When the machine cannot freeze, or a process does not stop.
+    pub(super) fn freeze(&self) -> io::Result<()> {
+        self.set_frozen(true)?;
+        let deadline = Instant::now() + FROZEN_WITHIN;
+        while !self.is_frozen() {
+            if Instant::now() > deadline {
+                self.thaw()?;
+                return Err(io::Error::new(
+                    io::ErrorKind::TimedOut,
+                    "a process of the instance does not freeze",
+                ));
+            }
+            pause(Duration::from_micros(100));
+        }
+        Ok(())
+    }
+
+    /// Lets every process run again; one that runs is none the worse.
+    ///
+    /// # Errors
+    /// When the file cannot be written.
+    pub(super) fn thaw(&self) -> io::Result<()> {
+        self.set_frozen(false)
+    }
+
+    fn set_frozen(&self, frozen: bool) -> io::Result<()> {
+        if let Some(tree) = &self.layout.unified {
+            return put(&tree.join(&self.name).join("cgroup.freeze"), if frozen { "1" } else { "0" });
+        }
+        if let Some(tree) = &self.layout.freezer {
+            return put(
+                &tree.join(&self.name).join("freezer.state"),
+                if frozen { "FROZEN" } else { "THAWED" },
+            );
+        }
+        Err(io::Error::new(
+            io::ErrorKind::Unsupported,
+            "this machine has neither cgroup v2 nor the v1 freezer",
+        ))
+    }
+
+    fn is_frozen(&self) -> bool {
+        if let Some(tree) = &self.layout.unified {
+            return read_key(&tree.join(&self.name).join("cgroup.events"), "frozen") == Some(1);
+        }
+        let Some(tree) = &self.layout.freezer else { return false };
+        fs::read_to_string(tree.join(&self.name).join("freezer.state"))
+            .is_ok_and(|state| state.trim() == "FROZEN")
+    }
+
+    /// The processes that are in a group of the instance.
+    pub(super) fn processes(&self) -> Vec<i32> {
+        let texts = self.process_files().into_iter().filter_map(|file| fs::read_to_string(file).ok());
+        let mut processes: Vec<i32> = texts
+            .flat_map(|text| text.lines().filter_map(|line| line.parse().ok()).collect::<Vec<_>>())
+            .collect();
+        processes.sort_unstable();
+        processes.dedup();
+        processes
+    }
+
+    /// Kills whatever is in the groups, and takes them away. Groups that are gone are no error. Blocks until the kernel has let go.
+    ///
+    /// # Errors
+    /// When a process does not die, which happens when it waits in the kernel for a device.
+    pub(super) fn destroy(&self) -> io::Result<()> {
+        let deadline = Instant::now() + EMPTY_WITHIN;
+        let mut wait = Duration::from_micros(200);
+        loop {
+            self.kill();
+            self.remove_directories();
+            if self.layout.trees().iter().all(|tree| !tree.join(&self.name).exists()) {
+                return Ok(());
+            }
+            if Instant::now() > deadline {
+                return Err(io::Error::new(
+                    io::ErrorKind::TimedOut,
+                    "a process of the instance does not die",
+                ));
+            }
+            pause(wait);
+            wait = (wait * 2).min(Duration::from_millis(20));
+        }
+    }
+
+    fn kill(&self) {
+        if let Some(tree) = &self.layout.unified {
+            // Since Linux 5.14: all at once, frozen or not.
+            if put(&tree.join(&self.name).join("cgroup.kill"), "1").is_ok() {
+                return;
+            }
+        }
+        // A process frozen by v1 does not even die.
+        let _ = self.thaw();
+        for process in self.processes() {
+            if let Some(pid) = rustix::process::Pid::from_raw(process) {
+                let _ = rustix::process::kill_process(pid, rustix::process::Signal::KILL);
+            }
+        }
+    }
+
+    fn remove_directories(&self) {
+        for tree in self.layout.trees() {
+            let _ = fs::remove_dir(tree.join(&self.name));
+        }
+    }
+}
+
+/// v2's weight for v1's shares, as the runtimes of the field convert them: 2..=262144 to 1..=10000, 1024 shares being 39.
+fn weight(shares: u64) -> u64 {
+    1 + (shares.clamp(2, 262_144) - 2) * 9999 / 262_142
+}
+
+/// A wait so short that no timer is worth it; only on threads that may block.
+fn pause(duration: Duration) {
+    std::thread::park_timeout(duration);
+}
+
+fn put(file: &Path, value: &str) -> io::Result<()> {
+    let written =
+        fs::OpenOptions::new().write(true).open(file).and_then(|mut open| open.write_all(value.as_bytes()));
+    written.map_err(|error| at(error, file))
+}
+
+/// The error with the path in its text: "permission denied" alone helps nobody.
+fn at(error: io::Error, path: &Path) -> io::Error {
+    io::Error::new(error.kind(), format!("{}: {error}", path.display()))
+}
+
+fn read_number(file: &Path) -> Option<u64> {
+    fs::read_to_string(file).ok()?.trim().parse().ok()
+}
+
+/// The number behind `key` in a file of `key value` lines.
+fn read_key(file: &Path, key: &str) -> Option<u64> {
+    let text = fs::read_to_string(file).ok()?;
+    text.lines().find_map(|line| line.strip_prefix(key)?.strip_prefix(' ')?.trim().parse().ok())
+}
+
+#[cfg(test)]
+mod tests;

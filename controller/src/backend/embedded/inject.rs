@@ -1,0 +1,82 @@
+//! Brings code into an instance that runs: a detached mount is made here and moved into the instance's mount namespace.
+//!
+//! Entering a mount namespace needs a thread that shares its working directory and root with no other, so a thread of its own does it
+//! and ends. 0.2 ms, whatever the size of the tree.
+
+use std::io;
+use std::os::fd::{AsFd as _, OwnedFd};
+use std::path::{Path, PathBuf};
+
+use rustix::mount::{MountFlags, MoveMountFlags, OpenTreeFlags};
+use rustix::thread::ThreadNameSpaceType;
+
+use super::sys;
+
+/// Mounts each pair's directory of the host, read-only, at the place in the instance.
+///
+/// # Errors
+/// What the kernel says. Those of the pairs that came before stay.
+pub(super) fn mount(pidfd: &OwnedFd, pairs: Vec<(PathBuf, &'static str)>) -> io::Result<()> {
+    inside(pidfd, move |enter| {
+        let trees = pairs
+            .into_iter()
+            .map(|(source, at)| detached(&source).map(|tree| (tree, at)))
+            .collect::<io::Result<Vec<_>>>()?;
+        enter()?;
+        for (tree, at) in trees {
+            rustix::mount::move_mount(
+                &tree,
+                "",
+                rustix::fs::CWD,
+                at,
+                MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH,
+            )?;
+        }
+        Ok(())
+    })
+}
+
+/// Gives `/tmp` of an instance another size.
+///
+/// # Errors
+/// What the kernel says; among others when more is in it already.
+pub(super) fn resize_tmp(pidfd: &OwnedFd, bytes: u64) -> io::Result<()> {
+    inside(pidfd, move |enter| {
+        enter()?;
+        let size = std::ffi::CString::new(format!("size={bytes}"))?;
+        rustix::mount::mount_remount("/tmp", MountFlags::NOSUID | MountFlags::NODEV, size.as_c_str())?;
+        Ok(())
+    })
+}
+
+/// A copy of the mount that a directory is on, with the directory as its root, read-only and nowhere mounted yet.
+fn detached(source: &Path) -> io::Result<OwnedFd> {
+    let flags = OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC;
+    let tree = rustix::mount::open_tree(rustix::fs::CWD, source, flags)?;
+    sys::make_read_only(&tree, false)?;
+    Ok(tree)
+}
+
+/// Runs `work` in a thread that may enter the mount namespace of the process, by the function it is given.
+fn inside(
+    pidfd: &OwnedFd,
+    work: impl FnOnce(&dyn Fn() -> io::Result<()>) -> io::Result<()> + Send + 'static,
+) -> io::Result<()> {
+    let pidfd = pidfd.try_clone()?;
+    let enter = move || -> io::Result<()> {
+        rustix::thread::move_into_thread_name_spaces(pidfd.as_fd(), ThreadNameSpaceType::MOUNT)?;
+        Ok(())
+    };
+    let thread = std::thread::Builder::new().name("hearth-inject".to_owned()).spawn(move || {
+        unshare_working_directory()?;
+        work(&enter)
+    })?;
+    thread.join().unwrap_or_else(|_| Err(io::Error::other("the thread that enters the instance panicked")))
+}
+
+#[expect(unsafe_code, reason = "rustix marks every unshare so, for the descriptor table's sake")]
+fn unshare_working_directory() -> io::Result<()> {
+    // SAFETY: the descriptor table is not unshared.
+    unsafe { rustix::thread::unshare_unsafe(rustix::thread::UnshareFlags::FS) }?;
+    Ok(())
+}

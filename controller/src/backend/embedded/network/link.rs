@@ -1,0 +1,197 @@
+//! Links, addresses and routes: the handful of `rtnetlink(7)` messages that a bridge with instances on it needs.
+
+use std::io;
+use std::net::Ipv4Addr;
+use std::os::fd::RawFd;
+
+use super::netlink::{CREATE, EXCLUSIVE, Message, Socket, attributes, u32_at};
+
+/// The loopback interface's index in every namespace.
+pub(super) const LOOPBACK: u32 = 1;
+/// The name of the link in an instance.
+pub(super) const INSIDE: &str = "eth0";
+
+const RTM_NEWLINK: u16 = 16;
+const RTM_DELLINK: u16 = 17;
+const RTM_GETLINK: u16 = 18;
+const RTM_SETLINK: u16 = 19;
+const RTM_NEWADDR: u16 = 20;
+const RTM_GETADDR: u16 = 22;
+const RTM_NEWROUTE: u16 = 24;
+const RTM_GETROUTE: u16 = 26;
+
+const IFLA_IFNAME: u16 = 3;
+const IFLA_MTU: u16 = 4;
+const IFLA_MASTER: u16 = 10;
+const IFLA_PROTINFO: u16 = 12;
+const IFLA_LINKINFO: u16 = 18;
+const IFLA_NET_NS_FD: u16 = 28;
+const IFLA_INFO_KIND: u16 = 1;
+const IFLA_INFO_DATA: u16 = 2;
+const VETH_INFO_PEER: u16 = 1;
+const IFLA_BRPORT_ISOLATED: u16 = 33;
+
+const IFA_ADDRESS: u16 = 1;
+const IFA_LOCAL: u16 = 2;
+const RTA_DST: u16 = 1;
+const RTA_OIF: u16 = 4;
+const RTA_GATEWAY: u16 = 5;
+
+const AF_INET: u8 = 2;
+const AF_BRIDGE: u8 = 7;
+const IFF_UP: u32 = 1;
+
+/// `struct ifinfomsg`.
+fn link_head(family: u8, index: u32, flags: u32, change: u32) -> Vec<u8> {
+    let mut head = vec![family, 0, 0, 0];
+    head.extend_from_slice(&index.to_ne_bytes());
+    head.extend_from_slice(&flags.to_ne_bytes());
+    head.extend_from_slice(&change.to_ne_bytes());
+    head
+}
+
+/// Switches a link on.
+pub(super) fn up(socket: &mut Socket, index: u32) -> io::Result<()> {
+    socket.request(Message::new(RTM_NEWLINK, 0, &link_head(0, index, IFF_UP, IFF_UP)))
+}
+
+/// The index of the link of that name.
+pub(super) fn index(socket: &mut Socket, name: &str) -> io::Result<u32> {
+    let (_, payload) =
+        socket.get(Message::new(RTM_GETLINK, 0, &link_head(0, 0, 0, 0)).text(IFLA_IFNAME, name))?;
+    u32_at(&payload, 4).ok_or_else(|| io::Error::from(io::ErrorKind::InvalidData))
+}
+
+/// Makes a pair of links: `name`, up, on the bridge; and [`INSIDE`] in the namespace that `namespace` is a descriptor of.
+pub(super) fn create_pair(
+    socket: &mut Socket,
+    name: &str,
+    bridge: u32,
+    mtu: u32,
+    namespace: RawFd,
+) -> io::Result<()> {
+    let namespace = u32::try_from(namespace).map_err(io::Error::other)?;
+    let message = Message::new(RTM_NEWLINK, CREATE | EXCLUSIVE, &link_head(0, 0, IFF_UP, IFF_UP))
+        .text(IFLA_IFNAME, name)
+        .number(IFLA_MTU, mtu)
+        .number(IFLA_MASTER, bridge)
+        .nested(IFLA_LINKINFO, |info| {
+            info.text(IFLA_INFO_KIND, "veth").nested(IFLA_INFO_DATA, |data| {
+                data.nested(VETH_INFO_PEER, |peer| {
+                    peer.raw(&link_head(0, 0, 0, 0))
+                        .text(IFLA_IFNAME, INSIDE)
+                        .number(IFLA_MTU, mtu)
+                        .number(IFLA_NET_NS_FD, namespace)
+                })
+            })
+        });
+    socket.request(message)
+}
+
+/// Keeps a port of the bridge from talking to the other isolated ports.
+pub(super) fn isolate(socket: &mut Socket, index: u32) -> io::Result<()> {
+    let message = Message::new(RTM_SETLINK, 0, &link_head(AF_BRIDGE, index, 0, 0))
+        .nested(IFLA_PROTINFO, |port| port.attribute(IFLA_BRPORT_ISOLATED, &[1]));
+    socket.request(message)
+}
+
+/// Makes a bridge.
+pub(super) fn create_bridge(socket: &mut Socket, name: &str, mtu: u32) -> io::Result<()> {
+    let message = Message::new(RTM_NEWLINK, CREATE | EXCLUSIVE, &link_head(0, 0, 0, 0))
+        .text(IFLA_IFNAME, name)
+        .number(IFLA_MTU, mtu)
+        .nested(IFLA_LINKINFO, |info| info.text(IFLA_INFO_KIND, "bridge"));
+    socket.request(message)
+}
+
+/// Takes a link away; one that is gone is no error.
+pub(super) fn delete(socket: &mut Socket, name: &str) -> io::Result<()> {
+    match socket.request(Message::new(RTM_DELLINK, 0, &link_head(0, 0, 0, 0)).text(IFLA_IFNAME, name)) {
+        Err(error) if error.raw_os_error() != Some(libc::ENODEV) => Err(error),
+        _ => Ok(()),
+    }
+}
+
+/// Names of all links.
+pub(super) fn names(socket: &mut Socket) -> io::Result<Vec<String>> {
+    let links = socket.dump(RTM_GETLINK, &link_head(0, 0, 0, 0))?;
+    let name = |payload: &[u8]| {
+        let list = attributes(payload, 16);
+        let (_, value) = list.into_iter().find(|(kind, _)| *kind == IFLA_IFNAME)?;
+        Some(String::from_utf8_lossy(value).trim_end_matches('\0').to_owned())
+    };
+    Ok(links.iter().filter_map(|(_, payload)| name(payload)).collect())
+}
+
+/// Gives a link an address.
+pub(super) fn add_address(socket: &mut Socket, index: u32, address: Ipv4Addr, prefix: u8) -> io::Result<()> {
+    // `struct ifaddrmsg`.
+    let mut head = vec![AF_INET, prefix, 0, 0];
+    head.extend_from_slice(&index.to_ne_bytes());
+    let message = Message::new(RTM_NEWADDR, CREATE | EXCLUSIVE, &head)
+        .attribute(IFA_LOCAL, &address.octets())
+        .attribute(IFA_ADDRESS, &address.octets());
+    socket.request(message)
+}
+
+/// The IPv4 addresses of a link.
+pub(super) fn addresses(socket: &mut Socket, index: u32) -> io::Result<Vec<Ipv4Addr>> {
+    let list = socket.dump(RTM_GETADDR, &[AF_INET, 0, 0, 0, 0, 0, 0, 0])?;
+    let own = list.iter().filter(|(_, payload)| u32_at(payload, 4) == Some(index));
+    Ok(own
+        .flat_map(|(_, payload)| attributes(payload, 8))
+        .filter(|(kind, _)| *kind == IFA_LOCAL)
+        .filter_map(|(_, value)| <[u8; 4]>::try_from(value).ok().map(Ipv4Addr::from))
+        .collect())
+}
+
+/// `struct rtmsg` for the main table: unicast, from the machine's boot as an administrator would.
+fn route_head(destination_bits: u8) -> [u8; 12] {
+    const TABLE_MAIN: u8 = 254;
+    const PROTOCOL_BOOT: u8 = 3;
+    const UNICAST: u8 = 1;
+    [AF_INET, destination_bits, 0, 0, TABLE_MAIN, PROTOCOL_BOOT, 0, UNICAST, 0, 0, 0, 0]
+}
+
+/// Sends everything by `gateway`.
+pub(super) fn default_route(socket: &mut Socket, gateway: Ipv4Addr) -> io::Result<()> {
+    let message = Message::new(RTM_NEWROUTE, CREATE | EXCLUSIVE, &route_head(0))
+        .attribute(RTA_GATEWAY, &gateway.octets());
+    socket.request(message)
+}
+
+/// A route of the host.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Route {
+    /// Where to.
+    pub(super) destination: Ipv4Addr,
+    /// How many bits of it count; 0: the way out.
+    pub(super) prefix: u8,
+    /// By which link.
+    pub(super) link: Option<u32>,
+}
+
+/// All IPv4 routes of the host, in every table.
+pub(super) fn routes(socket: &mut Socket) -> io::Result<Vec<Route>> {
+    let list = socket.dump(RTM_GETROUTE, &[AF_INET, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0])?;
+    let read = |payload: &[u8]| {
+        let mut route = Route { destination: Ipv4Addr::UNSPECIFIED, prefix: *payload.get(1)?, link: None };
+        for (kind, value) in attributes(payload, 12) {
+            match kind {
+                RTA_DST => route.destination = <[u8; 4]>::try_from(value).ok()?.into(),
+                RTA_OIF => route.link = u32_at(value, 0),
+                _ => {}
+            }
+        }
+        Some(route)
+    };
+    Ok(list.iter().filter_map(|(_, payload)| read(payload)).collect())
+}
+
+/// The packet size of a link.
+pub(super) fn mtu(socket: &mut Socket, index: u32) -> io::Result<u32> {
+    let (_, payload) = socket.get(Message::new(RTM_GETLINK, 0, &link_head(0, index, 0, 0)))?;
+    let list = attributes(&payload, 16);
+    let value = list.into_iter().find(|(kind, _)| *kind == IFLA_MTU).and_then(|(_, value)| u32_at(value, 0));
+    value.ok_or_else(|| io::Error::from(io::ErrorKind::InvalidData))
+}

@@ -1,0 +1,149 @@
+//! One start, from the specification to a running shim. Blocking: it runs on a thread for blocking work.
+
+use std::io;
+use std::net::Ipv4Addr;
+use std::os::fd::{AsFd as _, OwnedFd};
+use std::time::{Duration, Instant};
+
+use hearth_protocol::config::{ShimConfig, ShimProcess};
+
+use super::Machine;
+use super::cgroup::Group;
+use super::directory::{Directory, Record};
+use super::launcher::{Reply, Request};
+use super::oci;
+use super::process::Identity;
+use crate::backend::{Error, InstanceSpec, Process, Root, Started};
+
+/// A start that is complete.
+pub(super) struct Launched {
+    pub(super) directory: Directory,
+    pub(super) group: Group,
+    pub(super) pidfd: OwnedFd,
+    pub(super) address: Option<Ipv4Addr>,
+    pub(super) started: Started,
+}
+
+/// Starts an instance. After an error nothing of it is left.
+///
+/// # Errors
+/// Which step did not work, and why.
+pub(super) fn start(machine: &Machine, spec: &InstanceSpec) -> Result<Launched, Error> {
+    let step =
+        |step: &'static str| move |source: io::Error| Error::Step { step, instance: spec.id.clone(), source };
+    let begin = Instant::now();
+    let shim = shim_config(spec)?;
+    let root = machine.roots.template(&spec.root).map_err(step("put the root together"))?;
+    let directory = Directory::of(&machine.directory, &spec.id);
+    let group = machine.parent.group(spec.id.as_str());
+    // From here on something may be left; the guard takes it away unless the start is complete.
+    let mut undo =
+        Undo { machine, directory: directory.clone(), group: group.clone(), address: None, done: false };
+    directory.create(spec, &shim).map_err(step("make the instance's directory"))?;
+    oci::spec(spec, &root.path, &directory.sockets(), oci::open_files())
+        .and_then(|spec| spec.save(directory.oci().join("config.json")))
+        .map_err(io::Error::other)
+        .map_err(step("write the container's specification"))?;
+    if let Some(build) = &spec.build_dir {
+        let user = Some(hearth_protocol::config::USER);
+        std::os::unix::fs::chown(build, user, user)
+            .map_err(step("give the build directory to the function's user"))?;
+    }
+    group.create(&spec.limits).map_err(step("make the control groups"))?;
+    let prepared = begin.elapsed();
+    let network = machine.networks.take(spec.network).map_err(step("make the network"))?;
+    undo.address = network.address;
+    let connected = begin.elapsed();
+
+    let streams = directory.log().map_err(step("make the shim's log"))?;
+    let request = Request { id: spec.id.as_str().to_owned(), bundle: directory.oci(), root };
+    let groups = group.entrances().map_err(step("open the control groups"))?;
+    let (reply, pidfd) = machine
+        .launcher
+        .launch(&request, &streams, network.descriptor.as_fd(), &groups)
+        .map_err(step("reach the launcher"))?;
+    let (pid, pidfd, micros) = match (reply, pidfd) {
+        (Reply::Started { pid, micros }, Some(pidfd)) => (pid, pidfd, micros),
+        (Reply::Started { .. }, None) => {
+            return Err(step("make the container")(io::Error::from(io::ErrorKind::InvalidData)));
+        }
+        (Reply::Failed { step: part, message }, _) => {
+            let text = format!("{part}: {message} {}", directory.printed());
+            return Err(step("make the container")(io::Error::other(text.trim_end().to_owned())));
+        }
+    };
+    let create = begin.elapsed();
+    let identity = Identity::of(pid).map_err(step("find the container's process"))?;
+    let started = Started { invoke: directory.invoke(), control: directory.control(), create };
+    let record = Record { process: identity, address: network.address, started: started.clone() };
+    directory.record(&record).map_err(step("write down what was started"))?;
+    undo.done = true;
+    let [join, build, go] = micros.map(Duration::from_micros);
+    tracing::debug!(
+        instance = %spec.id, pid, ?prepared, network = ?(connected - prepared), ?join, create = ?build, start = ?go, all = ?begin.elapsed(),
+        "container started"
+    );
+    Ok(Launched { directory, group, pidfd, address: network.address, started })
+}
+
+/// Takes away what a start has made that did not come to its end.
+struct Undo<'machine> {
+    machine: &'machine Machine,
+    directory: Directory,
+    group: Group,
+    address: Option<Ipv4Addr>,
+    done: bool,
+}
+
+impl Drop for Undo<'_> {
+    fn drop(&mut self) {
+        if self.done {
+            return;
+        }
+        if let Err(error) = self.group.destroy().and_then(|()| self.directory.remove()) {
+            tracing::error!(directory = %self.directory.path().display(), %error, "a start that failed left something behind");
+        }
+        if let Some(address) = self.address {
+            self.machine.networks.release(address);
+        }
+    }
+}
+
+/// What the shim is told.
+fn shim_config(spec: &InstanceSpec) -> Result<ShimConfig, Error> {
+    let process = match &spec.process {
+        Process::Nodejs => ShimProcess::Nodejs { interpreter: interpreter(&spec.root, "node")? },
+        Process::Python => ShimProcess::Python { interpreter: interpreter(&spec.root, "python3")? },
+        Process::Http { command } => ShimProcess::Http { command: command.clone() },
+        Process::Exec { command } => ShimProcess::Exec { command: command.clone() },
+        Process::Job { command } => ShimProcess::Job { command: command.clone() },
+    };
+    let mut config = ShimConfig::new(
+        spec.id.as_str(),
+        spec.secret.as_str(),
+        process,
+        spec.concurrency,
+        spec.limits.memory_bytes,
+    );
+    config.env = spec.env.clone();
+    if spec.build_dir.is_some() {
+        "/build".clone_into(&mut config.working_directory);
+    }
+    Ok(config)
+}
+
+/// The interpreter as the instance sees it.
+fn interpreter(root: &Root, program: &str) -> Result<String, Error> {
+    let found = match root {
+        Root::Host { interpreter } => interpreter.as_ref().map(|path| path.to_string_lossy().into_owned()),
+        Root::Directory(path) => ["usr/local/bin", "usr/bin", "bin"]
+            .iter()
+            .map(|place| format!("{place}/{program}"))
+            .find(|place| path.join(place).exists())
+            .map(|place| format!("/{place}")),
+    };
+    found.ok_or_else(|| Error::Invalid {
+        what: format!("the instance's root has no {program}"),
+        remedy: format!("use a root with {program} in /usr/local/bin or /usr/bin"),
+    })
+}
