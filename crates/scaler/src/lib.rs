@@ -37,3 +37,6 @@ pub use decide::{Decision, Observation, Reach, decide};
 pub use policy::{Policy, PolicyError};
 pub use reason::{Bound, Reason};
 pub use tracker::{Counts, Load, Tracker};
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,480 @@
+//! The rule as a whole: as facts about single decisions, and as properties over loads, policies and time.
+
+use std::num::NonZeroU32;
+use std::time::{Duration, Instant};
+
+use hearth_function::Percent;
+use hearth_function::spec::ProcessModel;
+use proptest::prelude::*;
+
+use crate::{Bound, Counts, Decision, Load, Observation, Policy, Reach, Reason, Tracker, decide};
+
+const SECOND: Duration = Duration::from_secs(1);
+const MS: Duration = Duration::from_millis(1);
+
+fn nothing(now: Instant) -> Observation {
+    Observation {
+        waiting: 0,
+        in_flight: 0,
+        ready: 0,
+        starting: 0,
+        parallel_starts: NonZeroU32::new(2).unwrap(),
+        average: 0.0,
+        service_time: None,
+        start_time: None,
+        recent_need: 0,
+        last_active: now,
+        overdue: false,
+        reach: Reach::Routed,
+    }
+}
+
+fn max(max: u32) -> NonZeroU32 {
+    NonZeroU32::new(max).unwrap()
+}
+
+mod facts {
+    use super::*;
+
+    #[test]
+    fn the_first_waiting_request_starts_one_instance() {
+        let now = Instant::now();
+        let decision = decide(&Policy::default(), &Observation { waiting: 1, ..nothing(now) }, now);
+        assert_eq!((decision.desired, decision.starts()), (1, 1));
+        assert_eq!(decision.to_string(), "0 → 1: 1 waiting, limit 10");
+    }
+
+    #[test]
+    fn a_burst_from_zero_says_what_it_was_reckoned_from() {
+        let now = Instant::now();
+        let seen = Observation {
+            waiting: 24,
+            service_time: Some(100 * MS),
+            start_time: Some(60 * MS),
+            ..nothing(now)
+        };
+        let decision = decide(&Policy::default(), &seen, now);
+        // Two are up at 60 ms with 20 slots; a third would be up at 120 ms, when those have finished 12 calls and nobody waits.
+        assert_eq!(decision.to_string(), "0 → 2: 24 waiting, limit 10, service 100 ms, start 60 ms");
+        let slow = Observation { service_time: Some(SECOND), ..seen };
+        let decision = decide(&Policy::default(), &slow, now);
+        assert_eq!(decision.to_string(), "0 → 3: 24 waiting, limit 10, service 1 s, start 60 ms");
+    }
+
+    #[test]
+    fn one_request_never_starts_a_second_instance() {
+        let now = Instant::now();
+        for limit in [1, 10] {
+            let policy = Policy { limit: max(limit), ..Policy::default() };
+            // One caller after another, so that the average is nearly 1.
+            for (waiting, in_flight, ready, starting) in [(1, 0, 0, 1), (0, 1, 1, 0), (1, 0, 1, 0)] {
+                let seen = Observation { waiting, in_flight, ready, starting, average: 0.99, ..nothing(now) };
+                assert_eq!(decide(&policy, &seen, now).desired, 1, "{seen:?}");
+            }
+        }
+    }
+
+    #[test]
+    fn slots_above_the_target_start_another_before_anyone_waits() {
+        let now = Instant::now();
+        let seen = Observation { in_flight: 8, ready: 1, average: 8.0, ..nothing(now) };
+        let decision = decide(&Policy::default(), &seen, now);
+        assert_eq!(decision.to_string(), "1 → 2: average 8.0 calls, target 7.0 for each instance");
+        let at_target = Observation { in_flight: 7, average: 7.0, ..seen };
+        assert_eq!(decide(&Policy::default(), &at_target, now).desired, 1);
+    }
+
+    #[test]
+    fn the_maximum_holds_and_is_named() {
+        let now = Instant::now();
+        let policy = Policy { max: max(3), ..Policy::default() };
+        let decision = decide(&policy, &Observation { waiting: 500, ..nothing(now) }, now);
+        assert_eq!((decision.desired, decision.bound), (3, Some(Bound::Max(3))));
+        assert_eq!(decision.to_string(), "0 → 3: 500 waiting, limit 10 (max 3)");
+        // The maximum was lowered while more were there.
+        let decision =
+            decide(&policy, &Observation { ready: 5, in_flight: 4, recent_need: 5, ..nothing(now) }, now);
+        assert_eq!((decision.desired, decision.stops()), (3, 2));
+    }
+
+    #[test]
+    fn the_minimum_is_there_without_traffic() {
+        let now = Instant::now();
+        let policy = Policy { min: 2, ..Policy::default() };
+        let decision = decide(&policy, &nothing(now), now);
+        assert_eq!(decision.to_string(), "0 → 2: no calls (min 2)");
+        let later = now + 3600 * SECOND;
+        let decision = decide(&policy, &Observation { ready: 4, ..nothing(now) }, later);
+        assert_eq!(decision.to_string(), "4 → 2: idle for 3600 s (min 2)");
+        let decision = decide(&policy, &Observation { ready: 2, ..nothing(now) }, later);
+        assert_eq!((decision.desired, decision.recheck), (2, None));
+    }
+
+    #[test]
+    fn a_new_revision_is_tried_with_its_initial_instances() {
+        let now = Instant::now();
+        let untried = Observation { reach: Reach::Untried, ..nothing(now) };
+        let policy = Policy { initial: 2, ..Policy::default() };
+        let decision = decide(&policy, &untried, now);
+        assert_eq!(decision.to_string(), "0 → 2: new revision, initial 2");
+        let policy = Policy { initial: 0, ..Policy::default() };
+        assert_eq!(decide(&policy, &untried, now).desired, 0);
+        let policy = Policy { initial: 5, max: max(3), ..Policy::default() };
+        assert_eq!(decide(&policy, &untried, now).desired, 3);
+    }
+
+    #[test]
+    fn it_goes_to_zero_when_the_idle_timeout_is_over_and_not_before() {
+        let now = Instant::now();
+        let seen = Observation { ready: 3, recent_need: 0, ..nothing(now) };
+        let just_before = decide(&Policy::default(), &seen, now + 59 * SECOND);
+        assert_eq!(just_before.desired, 1);
+        assert_eq!(just_before.reason, Reason::Quiet { need: 1, window: 60 * SECOND });
+        let seen = Observation { ready: 1, ..seen };
+        let held = decide(&Policy::default(), &seen, now + 30 * SECOND);
+        assert_eq!(held.to_string(), "1 → 1: 0 needed now, held for up to 60 s");
+        let almost = decide(&Policy::default(), &seen, now + 59 * SECOND + SECOND / 2);
+        assert_eq!(almost.recheck, Some(now + 60 * SECOND));
+        let idle = decide(&Policy::default(), &seen, now + 60 * SECOND);
+        assert_eq!(idle.to_string(), "1 → 0: idle for 60 s");
+    }
+
+    #[test]
+    fn a_short_idle_timeout_does_not_wait_for_the_window() {
+        let now = Instant::now();
+        let policy = Policy { idle_timeout: SECOND, ..Policy::default() };
+        let seen = Observation { ready: 5, recent_need: 5, ..nothing(now) };
+        assert_eq!(decide(&policy, &seen, now + SECOND / 2).desired, 5);
+        assert_eq!(decide(&policy, &seen, now + SECOND).desired, 0);
+    }
+
+    #[test]
+    fn what_the_window_needed_is_held() {
+        let now = Instant::now();
+        let seen = Observation { ready: 8, in_flight: 2, recent_need: 6, ..nothing(now) };
+        let decision = decide(&Policy::default(), &seen, now);
+        assert_eq!(decision.to_string(), "8 → 6: 6 needed in the last 60 s");
+        let seen = Observation { ready: 6, ..seen };
+        assert_eq!(
+            decide(&Policy::default(), &seen, now).to_string(),
+            "6 → 6: 1 needed now, held for up to 60 s"
+        );
+        // Instances that died are not made again for a need that is over.
+        assert_eq!(decide(&Policy::default(), &Observation { ready: 2, ..seen }, now).desired, 2);
+    }
+
+    #[test]
+    fn a_retired_revision_keeps_what_its_last_calls_need() {
+        let now = Instant::now();
+        let policy = Policy { min: 3, ..Policy::default() };
+        let seen =
+            Observation { reach: Reach::Retired, ready: 3, in_flight: 4, recent_need: 3, ..nothing(now) };
+        let decision = decide(&policy, &seen, now);
+        assert_eq!(decision.to_string(), "3 → 1: no route leads here, 4 calls left");
+        assert_eq!(decide(&policy, &Observation { in_flight: 0, ..seen }, now).desired, 0);
+    }
+
+    #[test]
+    fn ephemeral_calls_have_an_instance_each() {
+        let now = Instant::now();
+        let policy = Policy { process_model: ProcessModel::Ephemeral, max: max(5), ..Policy::default() };
+        let seen = Observation { waiting: 3, in_flight: 1, ready: 1, ..nothing(now) };
+        let decision = decide(&policy, &seen, now);
+        assert_eq!(decision.to_string(), "1 → 4: 3 waiting, 1 running, one instance for each");
+        assert_eq!(decide(&policy, &Observation { waiting: 9, ..seen }, now).desired, 5);
+    }
+
+    #[test]
+    fn a_backlog_that_outlives_its_forecast_gets_all_that_its_calls_can_use() {
+        let now = Instant::now();
+        let seen = Observation {
+            waiting: 60,
+            in_flight: 140,
+            ready: 14,
+            service_time: Some(10 * MS),
+            start_time: Some(60 * MS),
+            ..nothing(now)
+        };
+        let decision = decide(&Policy::default(), &seen, now);
+        assert_eq!(decision.desired, 14);
+        assert!(decision.drained_in.is_some_and(|drained_in| drained_in <= 60 * MS), "{decision:?}");
+        assert_eq!(decide(&Policy::default(), &Observation { overdue: true, ..seen }, now).desired, 20);
+    }
+}
+
+/// Gateway, pool and clock around a tracker: instances come up after `start`, calls are there as the test says.
+struct World {
+    policy: Policy,
+    tracker: Tracker,
+    now: Instant,
+    ready: u32,
+    /// When each start is over.
+    starting: Vec<Instant>,
+    start: Duration,
+    started: u32,
+    desired: Vec<u32>,
+}
+
+impl World {
+    fn new(policy: Policy, start: Duration) -> Self {
+        let now = Instant::now();
+        Self {
+            tracker: Tracker::new(&policy, Reach::Routed, now),
+            policy,
+            now,
+            ready: 0,
+            starting: Vec::new(),
+            start,
+            started: 0,
+            desired: Vec::new(),
+        }
+    }
+
+    /// Time goes on by `step` with `calls` calls all the while, each of `service`.
+    fn step(&mut self, step: Duration, calls: u32, service: Duration) -> Decision {
+        self.now += step;
+        let now = self.now;
+        let up = self.starting.iter().filter(|at| **at <= now).count();
+        self.starting.retain(|at| *at > now);
+        (0..up).for_each(|_| self.tracker.started(self.start));
+        self.ready += u32::try_from(up).unwrap();
+        let in_flight = calls.min(self.ready * self.policy.slots());
+        let ended =
+            u64::from(in_flight) * u64::try_from(step.as_nanos() / service.as_nanos().max(1)).unwrap();
+        self.tracker.load(
+            &Load {
+                waiting: calls - in_flight,
+                in_flight,
+                average: f64::from(calls),
+                over: step,
+                arrived: ended,
+                ended,
+                service_time: service * u32::try_from(ended).unwrap(),
+            },
+            now,
+        );
+        let decision = self.tracker.decide(&self.policy, self.counts(), now);
+        self.starting.extend((0..decision.starts()).map(|_| now + self.start));
+        self.started += decision.starts();
+        for _ in 0..decision.stops() {
+            if self.starting.pop().is_none() {
+                self.ready -= 1;
+            }
+        }
+        self.desired.push(decision.desired);
+        decision
+    }
+
+    fn counts(&self) -> Counts {
+        Counts {
+            ready: self.ready,
+            starting: u32::try_from(self.starting.len()).unwrap(),
+            parallel_starts: max(2),
+        }
+    }
+}
+
+mod over_time {
+    use super::*;
+
+    #[test]
+    fn a_lasting_load_from_zero_gets_its_instances_and_keeps_them() {
+        let mut world = World::new(Policy { max: max(50), ..Policy::default() }, 60 * MS);
+        for _ in 0..1200 {
+            world.step(100 * MS, 100, 100 * MS);
+        }
+        // 100 calls at a limit of 10 and a target of 70 %.
+        assert_eq!(world.desired.last(), Some(&15));
+        assert!(world.desired.is_sorted(), "{:?}", world.desired);
+        assert_eq!(world.started, 15);
+    }
+
+    #[test]
+    fn quick_calls_of_many_clients_do_not_wait_for_ever() {
+        let policy = Policy { target: Percent::WHOLE, max: max(50), ..Policy::default() };
+        let mut world = World::new(policy, 60 * MS);
+        // The service time is known from before.
+        world.step(100 * MS, 1, 10 * MS);
+        for _ in 0..10 {
+            world.step(100 * MS, 200, 10 * MS);
+        }
+        assert_eq!(world.desired.last(), Some(&20), "{:?}", world.desired);
+    }
+
+    #[test]
+    fn a_dip_shorter_than_the_window_costs_nothing() {
+        let mut world = World::new(Policy::default(), 60 * MS);
+        for period in 0..6 {
+            for _ in 0..60 {
+                world.step(250 * MS, 50, 50 * MS);
+            }
+            let after_the_first = world.started;
+            for _ in 0..60 {
+                world.step(250 * MS, 5, 50 * MS);
+            }
+            assert!(period == 0 || after_the_first == world.started);
+        }
+        assert_eq!(world.started, 8);
+    }
+
+    #[test]
+    fn it_goes_in_after_the_window_and_to_zero_after_the_idle_timeout() {
+        let policy = Policy { idle_timeout: 90 * SECOND, ..Policy::default() };
+        let mut world = World::new(policy, 60 * MS);
+        for _ in 0..20 {
+            world.step(SECOND, 50, 50 * MS);
+        }
+        assert_eq!(world.ready, 8);
+        for _ in 0..59 {
+            world.step(SECOND, 0, 50 * MS);
+        }
+        assert_eq!(world.ready, 8);
+        for _ in 0..10 {
+            world.step(SECOND, 0, 50 * MS);
+        }
+        assert_eq!(world.ready, 1);
+        for _ in 0..20 {
+            world.step(SECOND, 0, 50 * MS);
+        }
+        assert_eq!(world.ready, 1);
+        world.step(SECOND, 0, 50 * MS);
+        assert_eq!(world.ready, 0);
+    }
+
+    #[test]
+    fn a_start_from_zero_remembers_the_service_time_of_the_last_traffic() {
+        let mut world = World::new(Policy::default(), 60 * MS);
+        for _ in 0..5 {
+            world.step(SECOND, 1, 20 * MS);
+        }
+        for _ in 0..200 {
+            world.step(SECOND, 0, 20 * MS);
+        }
+        assert_eq!(world.ready, 0);
+        world.tracker.wanted(100, 0, world.now);
+        let decision = world.tracker.decide(&world.policy, world.counts(), world.now);
+        // Two at 60 ms, and at 120 ms these have finished the rest.
+        assert_eq!(decision.to_string(), "0 → 4: 100 waiting, limit 10, service 20 ms, start 60 ms");
+    }
+
+    #[test]
+    fn a_revision_that_routes_come_to_has_the_idle_timeout_before_it() {
+        let policy = Policy::default();
+        let start = Instant::now();
+        let mut tracker = Tracker::new(&policy, Reach::Untried, start);
+        let counts = Counts { ready: 1, starting: 0, parallel_starts: max(2) };
+        let routed = start + 300 * SECOND;
+        tracker.reach(Reach::Routed, routed);
+        assert_eq!(tracker.decide(&policy, counts, routed + 59 * SECOND).desired, 1);
+        assert_eq!(tracker.decide(&policy, counts, routed + 60 * SECOND).desired, 0);
+    }
+}
+
+prop_compose! {
+    fn policies()(
+        ephemeral in proptest::bool::weighted(0.2), limit in 1u32..40, target in 1u8..=100, most in 1u32..60,
+        least in 0u32..60, initial in 0u32..5, window in 6u32..120, idle in 1u32..300,
+    ) -> Policy {
+        Policy {
+            process_model: if ephemeral { ProcessModel::Ephemeral } else { ProcessModel::Resident },
+            limit: max(limit),
+            target: Percent::new(target).unwrap(),
+            min: least.min(most),
+            max: max(most),
+            initial,
+            window: window * SECOND,
+            idle_timeout: idle * SECOND,
+        }
+    }
+}
+
+prop_compose! {
+    fn observations(now: Instant)(
+        (waiting, in_flight, ready, starting) in (0u32..500, 0u32..500, 0u32..60, 0u32..60),
+        parallel in 1u32..9, average in 0.0f64..600.0,
+        service in proptest::option::of(0u64..5000), start in proptest::option::of(1u64..3000),
+        recent_need in 0u32..60, ago in 0u32..600, overdue: bool,
+        reach in prop_oneof![8 => Just(Reach::Routed), 1 => Just(Reach::Untried), 1 => Just(Reach::Retired)],
+    ) -> Observation {
+        Observation {
+            waiting, in_flight, ready, starting, average, recent_need, overdue, reach,
+            parallel_starts: max(parallel),
+            service_time: service.map(Duration::from_millis),
+            start_time: start.map(Duration::from_millis),
+            last_active: now.checked_sub(ago * SECOND).unwrap_or(now),
+        }
+    }
+}
+
+proptest! {
+    #[test]
+    fn desired_keeps_within_its_bounds(policy in policies(), seen in observations(Instant::now())) {
+        let decision = decide(&policy, &seen, seen.last_active + SECOND);
+        prop_assert!(decision.desired <= policy.max.get());
+        prop_assert!(decision.desired >= policy.min || seen.reach == Reach::Retired);
+        prop_assert!(decision.need <= policy.max.get());
+    }
+
+    #[test]
+    fn nothing_is_started_that_no_call_could_use(policy in policies(), seen in observations(Instant::now())) {
+        let decision = decide(&policy, &seen, seen.last_active + SECOND);
+        let floor = policy.min.max(if seen.reach == Reach::Untried { policy.initial } else { 0 });
+        let calls = seen.waiting + seen.in_flight;
+        prop_assert!(decision.starts() == 0 || decision.desired <= calls.max(floor));
+        // Without an average to go by, not even more than there are slots for.
+        let instant = decide(&policy, &Observation { average: 0.0, ..seen }, seen.last_active + SECOND);
+        prop_assert!(instant.starts() == 0 || instant.desired <= calls.div_ceil(policy.slots()).max(floor));
+    }
+
+    #[test]
+    fn more_calls_never_mean_fewer_instances(
+        policy in policies(), seen in observations(Instant::now()), waiting in 0u32..100, in_flight in 0u32..100,
+    ) {
+        let more = Observation { waiting: seen.waiting + waiting, in_flight: seen.in_flight + in_flight, ..seen };
+        let now = seen.last_active + 30 * SECOND;
+        prop_assert!(decide(&policy, &more, now).desired >= decide(&policy, &seen, now).desired);
+    }
+
+    #[test]
+    fn calls_of_this_moment_are_never_left_without_slots(policy in policies(), seen in observations(Instant::now())) {
+        let decision = decide(&policy, &seen, seen.last_active + 3600 * SECOND);
+        let calls = seen.waiting + seen.in_flight;
+        prop_assert!(decision.stops() == 0 || decision.desired >= calls.div_ceil(policy.slots()).min(policy.max.get()));
+        prop_assert!(calls == 0 || decision.desired > 0);
+    }
+
+    #[test]
+    fn no_traffic_for_the_idle_timeout_leaves_the_minimum(policy in policies(), seen in observations(Instant::now())) {
+        let seen = Observation { waiting: 0, in_flight: 0, reach: Reach::Routed, ..seen };
+        let decision = decide(&policy, &seen, seen.last_active + policy.idle_timeout);
+        prop_assert_eq!(decision.desired, policy.min);
+    }
+
+    #[test]
+    fn a_constant_load_does_not_flap(
+        policy in policies(), calls in 0u32..200, service in 1u64..2000, start in 10u64..3000, tick in 50u64..1500,
+    ) {
+        let mut world = World::new(policy, Duration::from_millis(start));
+        for _ in 0..200 {
+            world.step(Duration::from_millis(tick), calls, Duration::from_millis(service));
+        }
+        // Up, perhaps in steps, and never down. The minimum alone is there from the first.
+        prop_assert!(world.desired.is_sorted(), "{:?}", world.desired);
+        let last = *world.desired.last().unwrap();
+        prop_assert!(last == policy.min || last <= calls);
+        prop_assert_eq!(world.started, last);
+    }
+
+    #[test]
+    fn a_decision_always_says_why(policy in policies(), seen in observations(Instant::now())) {
+        let decision = decide(&policy, &seen, seen.last_active + SECOND);
+        let text = decision.to_string();
+        prop_assert!(text.starts_with(&format!("{} → {}: ", decision.current, decision.desired)), "{text}");
+        // What is started is explained by calls or by a bound, never by their absence.
+        let explained = matches!(
+            decision.reason,
+            Reason::Backlog { .. } | Reason::Utilisation { .. } | Reason::Ephemeral { .. } | Reason::Initial { .. }
+        );
+        prop_assert!(decision.starts() == 0 || explained || matches!(decision.bound, Some(Bound::Min(_))), "{text}");
+    }
+}
