@@ -2,7 +2,10 @@
 //!
 //! A shim (pyenv's, asdf's) costs a shell at every start and cannot run in an instance; what is found is always the real binary.
 
+mod search;
+
 use std::path::{Path, PathBuf};
+use std::sync::{Mutex, PoisonError};
 
 use serde::Serialize;
 
@@ -47,18 +50,164 @@ pub enum Error {
     },
 }
 
+/// The oldest versions that the bootstraps work with.
+const OLDEST_NODE: [u32; 2] = [20, 0];
+const OLDEST_PYTHON: [u32; 2] = [3, 11];
+
+/// What was found, by language; looked at again when nothing was, for somebody may have installed one.
+static FOUND: Mutex<[Option<Vec<Interpreter>>; 2]> = Mutex::new([None, None]);
+
 /// Finds the interpreter for a runtime as the manifest names it: `nodejs`, `nodejs22`, `python`, `python3.12`. Looks at the machine on
-/// the first call and remembers; blocks for as long as it takes to run each candidate once (about 30 ms each).
+/// the first call and remembers; blocks for as long as it takes to run each candidate (about 30 ms each).
+///
+/// Without a version it is the one that `PATH` leads to; of several with the same version, the one that starts fastest.
 ///
 /// # Errors
 /// When the name is not a runtime's, or nothing on this machine fits it: the message says what was found and what to do.
 pub fn find(runtime: &str) -> Result<Interpreter, Error> {
-    Err(Error::NotARuntime(runtime.to_owned()))
+    let (language, pin) = parse(runtime)?;
+    let all = all(language);
+    choose(language, &pin, &all)
 }
+
+/// Every interpreter of a language on this machine, the preferred one first.
+#[must_use]
+pub fn all(language: Language) -> Vec<Interpreter> {
+    let mut found = FOUND.lock().unwrap_or_else(PoisonError::into_inner);
+    let [nodejs, python] = &mut *found;
+    let place = if language == Language::Nodejs { nodejs } else { python };
+    if let Some(known) = place
+        && known.iter().all(|one| one.path.exists())
+    {
+        return known.clone();
+    }
+    let list = search::search(language);
+    *place = (!list.is_empty()).then(|| list.clone());
+    list
+}
+
+/// The language and the parts of the version that the name gives.
+fn parse(runtime: &str) -> Result<(Language, Vec<u32>), Error> {
+    let unknown = || Error::NotARuntime(runtime.to_owned());
+    let (language, version) = match (runtime.strip_prefix("nodejs"), runtime.strip_prefix("python")) {
+        (Some(version), _) => (Language::Nodejs, version),
+        (None, Some(version)) => (Language::Python, version),
+        (None, None) => return Err(unknown()),
+    };
+    if version.is_empty() {
+        return Ok((language, Vec::new()));
+    }
+    let parts: Result<Vec<u32>, _> = version.split('.').map(str::parse).collect();
+    let parts = parts.map_err(|_| unknown())?;
+    if parts.len() > 3 { Err(unknown()) } else { Ok((language, parts)) }
+}
+
+/// The first of `all` that is new enough and of the version asked for.
+fn choose(language: Language, pin: &[u32], all: &[Interpreter]) -> Result<Interpreter, Error> {
+    let (name, oldest, install) = match language {
+        Language::Nodejs => (
+            "Node.js",
+            OLDEST_NODE,
+            "install it (https://nodejs.org, nvm, or the distribution's nodejs package)",
+        ),
+        Language::Python => {
+            ("Python", OLDEST_PYTHON, "install it (pyenv, or the distribution's python3 package)")
+        }
+    };
+    let fits = |one: &&Interpreter| one.version.get(..2) >= Some(&oldest) && one.version.starts_with(pin);
+    if let Some(interpreter) = all.iter().find(fits) {
+        return Ok(interpreter.clone());
+    }
+    let dotted = |parts: &[u32]| parts.iter().map(u32::to_string).collect::<Vec<_>>().join(".");
+    let too_old = !pin.is_empty() && pin < oldest.get(..pin.len()).unwrap_or(&oldest);
+    let wanted = if pin.is_empty() {
+        format!("{name} {} or later", dotted(&oldest))
+    } else {
+        format!("{name} {}", dotted(pin))
+    };
+    let found: Vec<String> =
+        all.iter().map(|one| format!("{} at {}", dotted(&one.version), one.path.display())).collect();
+    let found = if found.is_empty() {
+        "none at all was found".to_owned()
+    } else {
+        format!("found: {}", found.join(", "))
+    };
+    let remedy = if too_old {
+        format!("Hearth needs {name} {} or later: ask for that", dotted(&oldest))
+    } else if all.is_empty() || pin.is_empty() {
+        install.to_owned()
+    } else {
+        format!("{install}, or name a version that is here")
+    };
+    Err(Error::None { wanted, found, remedy })
+}
+
+/// Trees whose parts need each other: an interpreter in one of them needs all of it.
+const WHOLE_TREES: [&str; 2] = ["/nix/store", "/home/linuxbrew/.linuxbrew"];
 
 /// The directory that holds all of an interpreter: its binary is `<prefix>/bin/…`. `None` when it lies elsewhere.
 #[must_use]
 pub fn prefix(binary: &Path) -> Option<PathBuf> {
-    let bin = binary.parent()?;
-    if bin.file_name()? == "bin" { bin.parent().map(Path::to_owned) } else { Some(bin.to_owned()) }
+    if let Some(tree) = WHOLE_TREES.iter().find(|tree| binary.starts_with(tree)) {
+        return Some(PathBuf::from(tree));
+    }
+    let directory = binary.parent()?;
+    if directory.file_name()? == "bin" {
+        directory.parent().map(Path::to_owned)
+    } else {
+        Some(directory.to_owned())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn interpreter(language: Language, path: &str, version: [u32; 3]) -> Interpreter {
+        Interpreter { language, path: path.into(), version, prefix: prefix(Path::new(path)).unwrap() }
+    }
+
+    #[test]
+    fn a_runtimes_name_gives_language_and_version() {
+        assert_eq!(parse("nodejs22").unwrap(), (Language::Nodejs, vec![22]));
+        assert_eq!(parse("python3.12").unwrap(), (Language::Python, vec![3, 12]));
+        assert_eq!(parse("python").unwrap(), (Language::Python, vec![]));
+        for bad in ["ruby", "nodejs-20", "python3.x", "nodejs1.2.3.4", ""] {
+            assert!(parse(bad).is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn the_version_that_was_asked_for_is_chosen_or_named_with_a_way_out() {
+        let all = [
+            interpreter(Language::Nodejs, "/usr/bin/node", [20, 20, 2]),
+            interpreter(Language::Nodejs, "/root/.nvm/versions/node/v22.1.0/bin/node", [22, 1, 0]),
+            interpreter(Language::Nodejs, "/opt/node18/bin/node", [18, 0, 0]),
+        ];
+        let path = |pin: &[u32]| choose(Language::Nodejs, pin, &all).map(|one| one.path);
+        assert_eq!(path(&[]).unwrap(), Path::new("/usr/bin/node"));
+        assert_eq!(path(&[22]).unwrap(), Path::new("/root/.nvm/versions/node/v22.1.0/bin/node"));
+        let old = path(&[18]).unwrap_err().to_string();
+        assert!(old.contains("needs Node.js 20.0 or later"), "{old}");
+        let missing = path(&[24]).unwrap_err().to_string();
+        assert!(
+            missing.contains("no Node.js 24") && missing.contains("20.20.2 at /usr/bin/node"),
+            "{missing}"
+        );
+        let none = choose(Language::Python, &[], &[]).unwrap_err().to_string();
+        assert!(none.contains("none at all") && none.contains("install"), "{none}");
+    }
+
+    #[test]
+    fn two_does_not_fit_twenty() {
+        let all = [interpreter(Language::Python, "/usr/bin/python3.11", [3, 11, 2])];
+        assert!(choose(Language::Python, &[3, 1], &all).is_err());
+    }
+
+    #[test]
+    fn the_prefix_is_above_bin() {
+        assert_eq!(prefix(Path::new("/usr/bin/node")), Some("/usr".into()));
+        assert_eq!(prefix(Path::new("/nix/store/abc-nodejs/bin/node")), Some("/nix/store".into()));
+        assert_eq!(prefix(Path::new("/opt/tool/node")), Some("/opt/tool".into()));
+    }
 }
