@@ -4,6 +4,8 @@
 //! Pure: no I/O, no clock, no randomness.
 
 mod check;
+mod crd;
+mod explain;
 mod ids;
 mod problem;
 mod revision;
@@ -12,8 +14,11 @@ pub mod spec;
 mod status;
 mod validate;
 mod values;
+mod yaml;
 
 pub use check::from_value;
+pub use crd::crds;
+pub use explain::explain;
 pub use ids::{FunctionId, IdError, InstanceId, RevisionId};
 pub use problem::{Position, Problem};
 pub use revision::{
@@ -24,6 +29,7 @@ pub use spec::{Function, FunctionSpec};
 pub use status::{Condition, ConditionStatus, ConditionType, FunctionStatus, InstanceCounts, set_condition};
 pub use validate::{Side, validate};
 pub use values::{ByteSize, CpuMillis, Digest, Handler, HumanDuration, Percent, RuntimeName, ValueError};
+pub use yaml::parse_manifests;
 
 /// The `apiVersion` of every resource of Hearth.
 pub const API_VERSION: &str = "hearth.dev/v1";

@@ -18,6 +18,19 @@ pub struct Problem {
     /// What to do, as in ``did you mean `handler`?``.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub fix: Option<String>,
+    /// What of the field it is about.
+    #[serde(skip)]
+    pub(crate) part: Part,
+}
+
+/// The part of a field that a problem is about.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(crate) enum Part {
+    /// What stands there.
+    #[default]
+    Value,
+    /// That it stands there at all.
+    Key,
 }
 
 /// A place in a text.
@@ -37,7 +50,7 @@ impl Problem {
     /// A problem without a place in a text.
     #[must_use]
     pub fn new(path: impl Into<String>, message: impl Into<String>, fix: Option<String>) -> Self {
-        Self { path: path.into(), position: None, message: message.into(), fix }
+        Self { path: path.into(), position: None, message: message.into(), fix, part: Part::Value }
     }
 }
 

@@ -26,15 +26,14 @@ pub fn from_value(value: &Value, side: Side) -> Result<Function, Vec<Problem>> {
         return Err(vec![problem]);
     }
     let understood = walker.walk(&schema::FUNCTION, value, "");
-    let mut problems = walker.problems;
+    let Walker { mut problems, unread } = walker;
     match understood.map(serde_json::from_value::<Function>) {
         Some(Ok(function)) => {
             // What hangs on something already reported is no news.
-            let news = validate(&function, side)
-                .into_iter()
-                .filter(|found| !problems.iter().any(|known| concerns(&known.path, &found.path)));
-            let news: Vec<Problem> = news.collect();
-            problems.extend(news);
+            let known: Vec<String> =
+                problems.iter().map(|problem| problem.path.clone()).chain(unread).collect();
+            let found = validate(&function, side).into_iter();
+            problems.extend(found.filter(|found| !known.iter().any(|known| concerns(known, &found.path))));
             if problems.is_empty() { Ok(function) } else { Err(problems) }
         }
         Some(Err(error)) if problems.is_empty() => {

@@ -3,7 +3,7 @@
 use serde_json::{Map, Value};
 
 use super::suggest;
-use crate::problem::Problem;
+use crate::problem::{Part, Problem};
 use crate::schema::{KIND, properties, type_name, words};
 use crate::spec::Pause;
 use crate::values::{ByteSize, CpuMillis, Digest, Handler, HumanDuration, Percent, RuntimeName, ValueError};
@@ -12,6 +12,8 @@ use crate::values::{ByteSize, CpuMillis, Digest, Handler, HumanDuration, Percent
 #[derive(Debug, Default)]
 pub(super) struct Walker {
     pub(super) problems: Vec<Problem>,
+    /// Fields, by their right names, that were given but could not be read: what is said about them being absent is wrong.
+    pub(super) unread: Vec<String>,
 }
 
 impl Walker {
@@ -80,8 +82,10 @@ impl Walker {
                     kept.insert(field.0.clone(), value);
                 }
                 // A field that cannot be read: the object is taken without it, if it can be.
-                None if required(schema).any(|required| required == field.0) => whole = false,
-                None => {}
+                None => {
+                    self.unread.push(join(path, field.0));
+                    whole &= !required(schema).any(|required| required == field.0);
+                }
             }
         }
         for name in required(schema) {
@@ -109,14 +113,15 @@ impl Walker {
         at: &str,
     ) -> Option<&'a str> {
         let candidates = known.iter().filter(|(_, field)| field.get("x-hearth-server").is_none());
-        let meant = suggest::nearest(name, candidates.map(|(name, _)| name.as_str()));
+        let nearest = suggest::nearest(name, candidates.map(|(name, _)| name.as_str()));
+        // `timeout` is nearer to `timeouts.execute` than to `timeouts`.
+        let elsewhere = (path == "spec").then(|| suggest::elsewhere(name)).flatten();
+        let meant = nearest.filter(|_| elsewhere.is_none());
         let below = || {
             known.iter().find(|(_, field)| properties(field).is_some_and(|fields| fields.contains_key(name)))
         };
-        let fix = if let Some(meant) = meant {
+        let fix = if let Some(meant) = elsewhere.or(meant) {
             format!("did you mean `{meant}`?")
-        } else if let Some(here) = (path == "spec").then(|| suggest::elsewhere(name)).flatten() {
-            format!("did you mean `{here}`?")
         } else if let Some((outer, _)) = below() {
             format!("it belongs in `{outer}`, as `{outer}.{name}`")
         } else {
@@ -124,7 +129,8 @@ impl Walker {
             let names: Vec<String> = names.map(|(name, _)| format!("`{name}`")).collect();
             format!("known here: {}", names.join(", "))
         };
-        self.report(at, format!("unknown field `{name}`"), Some(fix));
+        let problem = Problem::new(at, format!("unknown field `{}`", shorten(name)), Some(fix));
+        self.problems.push(Problem { part: Part::Key, ..problem });
         meant
     }
 
@@ -277,6 +283,7 @@ fn missing_fix(known: &Map<String, Value>, name: &str) -> Option<String> {
         "metadata" | "name" if known.contains_key("kind") || known.contains_key("labels") => {
             Some("give the function a name, as in `metadata: { name: hello }`".to_owned())
         }
+        "spec" => Some("say what it runs, as in `hearth explain function.spec`".to_owned()),
         "runtime" => Some("what runs the code, as in `runtime: nodejs`".to_owned()),
         "source" => Some("where the code is, as in `source: { path: . }`".to_owned()),
         _ => {

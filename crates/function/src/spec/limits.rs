@@ -51,14 +51,28 @@ pub struct Resources {
     /// (2), from 10m. Left out: no quota, instances share what the machine has.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub cpu: Option<CpuMillis>,
-    /// Size of /tmp, which is in memory and counts against it. A size, at most `memory`.
-    pub tmp: ByteSize,
+    /// Size of /tmp, which is in memory and counts against it. A size, 1Mi up to `memory`. Left out: 64Mi, or half of `memory` where that is
+    /// less.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub tmp: Option<ByteSize>,
+}
+
+impl Resources {
+    /// The size of /tmp when the manifest does not say and memory allows it.
+    pub const DEFAULT_TMP: ByteSize = ByteSize::from_mebibytes(64);
+
+    /// The size of /tmp.
+    #[must_use]
+    pub fn tmp(&self) -> ByteSize {
+        let half = ByteSize::from_bytes(self.memory.bytes() / 2);
+        self.tmp.unwrap_or_else(|| half.min(Self::DEFAULT_TMP))
+    }
 }
 
 impl Default for Resources {
     fn default() -> Self {
         // 128 MiB is AWS Lambda's default memory; half of it for /tmp leaves a small runtime room beside a full /tmp.
-        Self { memory: ByteSize::from_mebibytes(128), cpu: None, tmp: ByteSize::from_mebibytes(64) }
+        Self { memory: ByteSize::from_mebibytes(128), cpu: None, tmp: None }
     }
 }
 

@@ -47,14 +47,12 @@ fn resources(spec: &FunctionSpec, found: &mut Problems) {
     if let Some(cpu) = resources.cpu {
         between(cpu, LEAST_CPU, MOST_CPU, "spec.resources.cpu", found);
     }
-    if resources.tmp < LEAST_TMP {
-        between(resources.tmp, LEAST_TMP, MOST_MEMORY, "spec.resources.tmp", found);
-    } else if resources.tmp > resources.memory {
-        let message = format!(
-            "{} of /tmp do not fit into {} of memory, which holds it",
-            resources.tmp, resources.memory
-        );
+    let Some(tmp) = resources.tmp else { return };
+    if tmp > resources.memory && tmp >= LEAST_TMP {
+        let message = format!("{tmp} of /tmp do not fit into {} of memory, which holds it", resources.memory);
         found.add("spec.resources.tmp", message, "give more memory or a smaller tmp");
+    } else {
+        between(tmp, LEAST_TMP, MOST_MEMORY, "spec.resources.tmp", found);
     }
 }
 

@@ -1,0 +1,131 @@
+//! Manifests as text: YAML (and so JSON), one or several in a file, with the place of every problem.
+//!
+//! The text is turned into JSON values and an index from path to place; [`crate::from_value`] does the rest, and its problems get their
+//! places from the index. What YAML allows and a manifest must not have is refused here: keys given twice, aliases without end, tags.
+
+mod index;
+mod tree;
+
+use saphyr_parser::{Event, Parser, ScalarStyle, ScanError, Span};
+use serde_json::Value;
+
+use crate::check::from_value;
+use crate::problem::Problem;
+use crate::spec::Function;
+use crate::validate::Side;
+use index::{Lines, Places};
+use tree::{Builder, Document};
+
+/// Longest text, in bytes: sixteen Functions with as much inline code as there may be.
+const TEXT_BYTES: usize = 16 * 1024 * 1024;
+
+/// Reads every manifest of a text, as a client: documents are divided by `---`, and empty ones are passed over.
+///
+/// For each document there is the Function, or everything that is wrong with it, in the order of the text and each with its place. After a
+/// mistake in the YAML itself the rest of the text cannot be read: its problem is the last entry.
+#[must_use]
+pub fn parse_manifests(text: &str) -> Vec<Result<Function, Vec<Problem>>> {
+    // An editor's mark at the start of a file is no part of it.
+    let body = text.strip_prefix('\u{feff}').unwrap_or(text);
+    let lines = Lines::new(body, text.len() - body.len());
+    if text.len() > TEXT_BYTES {
+        let message = format!("the text has {} bytes, and at most {TEXT_BYTES} are read", text.len());
+        let mut problem = Problem::new("", message, None);
+        problem.position = Some(lines.position(1, 0, 0));
+        return vec![Err(vec![problem])];
+    }
+    let mut read = Vec::new();
+    let mut builder = Builder::default();
+    let mut parser = Parser::new_from_str(body);
+    while let Some(event) = parser.next_event() {
+        match event {
+            Ok((Event::StreamEnd, _)) => break,
+            Ok((event, span)) => {
+                if let Some(document) = step(&mut builder, event, span) {
+                    read.extend(understand(document, &lines));
+                }
+            }
+            Err(error) => {
+                read.push(Err(vec![unreadable(&error, &lines)]));
+                break;
+            }
+        }
+        if builder.is_exhausted() {
+            read.push(Err(place(builder.take_problems(), &Places::default(), &lines)));
+            break;
+        }
+    }
+    read
+}
+
+fn step(builder: &mut Builder, event: Event<'_>, span: Span) -> Option<Document> {
+    match event {
+        Event::DocumentEnd => return builder.end_document(),
+        Event::Scalar(text, style, anchor, tag) => {
+            builder.scalar(&text, style == ScalarStyle::Plain, anchor, tag.as_deref(), span);
+        }
+        Event::SequenceStart(anchor, tag) => builder.start_list(anchor, tag.as_deref(), span),
+        Event::MappingStart(anchor, tag) => builder.start_map(anchor, tag.as_deref(), span),
+        Event::SequenceEnd | Event::MappingEnd => builder.end_collection(),
+        Event::Alias(anchor) => builder.alias(anchor, span),
+        Event::DocumentStart(_) => builder.start_document(),
+        Event::Nothing | Event::StreamStart | Event::StreamEnd => {}
+    }
+    None
+}
+
+/// The Function of a document; `None` for an empty one.
+fn understand(document: Document, lines: &Lines<'_>) -> Option<Result<Function, Vec<Problem>>> {
+    let Document { value, places, problems } = document;
+    if value == Value::Null && problems.is_empty() {
+        return None;
+    }
+    let mut problems = place(problems, &places, lines);
+    match from_value(&value, Side::Client) {
+        Ok(function) if problems.is_empty() => return Some(Ok(function)),
+        Ok(_) => {}
+        Err(found) => {
+            let found = found.into_iter().map(|problem| (problem, None)).collect();
+            problems.extend(place(found, &places, lines));
+        }
+    }
+    problems.sort_by_key(|problem| problem.position);
+    Some(Err(problems))
+}
+
+/// Gives each problem the place that it brings along, or that of its path.
+fn place(found: Vec<(Problem, Option<Span>)>, places: &Places, lines: &Lines<'_>) -> Vec<Problem> {
+    found
+        .into_iter()
+        .map(|(mut problem, span)| {
+            problem.position = Some(lines.of(span.or_else(|| places.find(&problem.path, problem.part))));
+            problem
+        })
+        .collect()
+}
+
+fn unreadable(error: &ScanError, lines: &Lines<'_>) -> Problem {
+    let marker = error.marker();
+    let mut problem = Problem::new("", format!("this is not YAML: {}", error.info()), hint(error.info()));
+    problem.position = Some(lines.position(marker.line(), marker.col(), 0));
+    problem
+}
+
+/// What usually lies behind a message of the parser.
+fn hint(info: &str) -> Option<String> {
+    let hint = if info.contains("tab") {
+        "indent with spaces"
+    } else if info.contains("mapping values are not allowed") || info.contains("simple key") {
+        "check the indentation, and put a text that contains `: ` in quotes"
+    } else if info.contains("quoted") || info.contains("end of stream") || info.contains("eof") {
+        "close the quotes and brackets that were opened"
+    } else if info.contains("flow") {
+        "close the brackets, with commas between the items"
+    } else {
+        return None;
+    };
+    Some(hint.to_owned())
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,325 @@
+//! Manifests as people write them, right and wrong.
+
+use proptest::prelude::*;
+
+use super::*;
+
+const HELLO: &str = "\
+apiVersion: hearth.dev/v1
+kind: Function
+metadata: { name: hello }
+spec:
+  runtime: nodejs
+  source: { path: . }
+  handler: index.handler
+";
+
+/// What is said about a text: a line for each Function and each problem.
+fn report(text: &str) -> String {
+    let mut out = String::new();
+    for read in parse_manifests(text) {
+        match read {
+            Ok(function) => out.push_str(&format!("ok {}\n", function.metadata.name.unwrap_or_default())),
+            Err(problems) => problems.iter().for_each(|problem| out.push_str(&format!("{problem}\n"))),
+        }
+    }
+    out
+}
+
+fn with(lines: &str) -> String {
+    format!("{HELLO}{lines}")
+}
+
+#[test]
+fn every_field_of_the_design_is_read() {
+    let text = "\
+apiVersion: hearth.dev/v1
+kind: Function
+metadata: { name: hello, namespace: default }
+spec:
+  runtime: nodejs20
+  source: { path: ./hello }
+  handler: index.handler
+  signature: auto
+  env: [{ name: GREETING, value: hi }]
+  resources: { memory: 128Mi, cpu: 500m, tmp: 64Mi }
+  network: outbound
+  timeouts: { queue: 30s, start: 60s, execute: 30s, idleStream: 60s }
+  processModel: resident
+  concurrency: { limit: 10, target: 70% }
+  scale: { min: 0, max: 20, initial: 1, metric: concurrency, window: 60s, idleTimeout: 60s, keepAlive: fixed, pause: off }
+  triggers:
+    - http: { path: /hello, pathType: Prefix, methods: [GET, POST], host: \"\", auth: none }
+  traffic: [{ latest: true, percent: 100 }]
+";
+    assert_eq!(report(text), "ok hello\n");
+    let function = parse_manifests(text).remove(0).unwrap();
+    let plain = parse_manifests(HELLO).remove(0).unwrap();
+    assert_eq!(function.spec.resources.cpu.map(|cpu| cpu.millis()), Some(500));
+    assert_eq!(function.spec.scale.pause, Some(crate::spec::Pause::Off));
+    // What the design writes out is what holds without it.
+    assert_eq!(function.spec.timeouts, plain.spec.timeouts);
+    assert_eq!(function.spec.concurrency_limit(), plain.spec.concurrency_limit());
+    assert_eq!(function.spec.resources.memory, plain.spec.resources.memory);
+    assert_eq!(function.spec.resources.tmp(), plain.spec.resources.tmp());
+    assert_eq!(
+        (function.spec.scale.min, function.spec.scale.max),
+        (plain.spec.scale.min, plain.spec.scale.max)
+    );
+}
+
+#[test]
+fn documents_are_read_one_by_one() {
+    let bad = HELLO.replace("runtime: nodejs", "runtime: ruby");
+    let text =
+        format!("# a comment\n---\n{HELLO}---\n---\n{bad}---\n{}", HELLO.replace("name: hello", "name: two"));
+    let said = "\
+ok hello
+16:12 spec.runtime: \"ruby\" is not a runtime; write one of nodejs, python, http, exec, provided
+ok two
+";
+    assert_eq!(report(&text), said);
+    assert_eq!(report(""), "");
+    assert_eq!(report("---\n# nothing\n"), "");
+}
+
+#[test]
+fn json_is_read_too() {
+    let function = parse_manifests(HELLO).remove(0).unwrap();
+    let json = serde_json::to_string_pretty(&function).unwrap();
+    assert_eq!(parse_manifests(&json), [Ok(function)]);
+}
+
+#[test]
+fn problems_have_their_place() {
+    let text = "apiVersion: hearth.dev/v1\nkind: Function\nmetadata: { name: hello }\nspec:\n  runtime: nodejs\n  source: { path: . }\n  hander: \"é\"\n  scale: { max: many }\n";
+    let problems = parse_manifests(text).remove(0).unwrap_err();
+    let marked: Vec<&str> = problems
+        .iter()
+        .map(|problem| problem.position.unwrap())
+        .map(|at| &text[at.offset..at.offset + at.length])
+        .collect();
+    assert_eq!(marked, ["hander", "\"é\"", "many"]);
+    let marked = parse_manifests(&format!("\u{feff}{text}")).remove(0).unwrap_err();
+    let at = marked[0].position.unwrap();
+    assert_eq!(
+        (at.line, at.column, &format!("\u{feff}{text}")[at.offset..at.offset + at.length]),
+        (7, 3, "hander")
+    );
+}
+
+/// Bad manifests and what is said about them: what was written, and the lines that come back.
+#[test]
+fn every_mistake_is_named_with_its_fix() {
+    let cases: Vec<(&str, String)> = vec![
+        ("an empty object", "{}".to_owned()),
+        ("a text", "hello".to_owned()),
+        (
+            "another kind",
+            "apiVersion: apps/v1\nkind: Deployment\nmetadata: { name: x }\nspec: {}\n".to_owned(),
+        ),
+        ("another version", HELLO.replace("hearth.dev/v1", "hearth.dev/v2")),
+        (
+            "slips in names",
+            with("  timeouts: { execut: 5s }\n  scale: { idle_timeout: 5s }\n  trigers: []\n"),
+        ),
+        ("fields in the wrong place", with("  memory: 128Mi\n  timeout: 5s\n  replicas: 3\n  banana: 1\n")),
+        (
+            "wrong kinds of values",
+            with(
+                "  command: ./x\n  env: { A: b }\n  scale: { max: \"3\", min: [] }\n  concurrency: { limit: 1.5 }\n",
+            ),
+        ),
+        (
+            "numbers where text is wanted",
+            with(
+                "  env:\n    - { name: A, value: 8080 }\n    - { name: B, value: yes }\n    - { name: C, value: null }\n",
+            ),
+        ),
+        (
+            "values without units",
+            with(
+                "  timeouts: { queue: 30, start: 1 minute, execute: \"30\" }\n  resources: { memory: 128MB, cpu: half }\n  concurrency: { target: 0.7 }\n",
+            ),
+        ),
+        (
+            "words",
+            with(
+                "  network: out\n  signature: lambda\n  processModel: resdent\n  triggers: [{ http: { path: /, methods: [get, BREW], auth: jwt } }]\n",
+            ),
+        ),
+        ("runtimes", HELLO.replace("runtime: nodejs", "runtime: nodejs18")),
+        ("no name", HELLO.replace("{ name: hello }", "{}")),
+        ("a bad name", HELLO.replace("name: hello", "name: My_Function, namespace: \"-\"")),
+        ("a long name", HELLO.replace("name: hello", &format!("name: {}", "x".repeat(60)))),
+        ("labels", HELLO.replace("name: hello", "name: hello, labels: { \"a b\": c, d: \"e/f\" }")),
+        ("two sources", HELLO.replace("{ path: . }", "{ path: ., inline: { index.js: \"\" } }")),
+        ("no source", HELLO.replace("{ path: . }", "{}")),
+        (
+            "inline files",
+            HELLO.replace("{ path: . }", "{ inline: { main.js: \"\", ../x: \"\", a: \"\", a/b: \"\" } }"),
+        ),
+        ("no handler", HELLO.replace("  handler: index.handler\n", "")),
+        ("a file for a handler", HELLO.replace("index.handler", "index.js")),
+        ("no command", HELLO.replace("nodejs", "http").replace("  handler: index.handler\n", "")),
+        ("a handler for a server", HELLO.replace("nodejs", "http")),
+        ("a command for node", with("  command: [node, x.js]\n  signature: wsgi\n")),
+        (
+            "environment",
+            with(
+                "  env:\n    - { name: 1A }\n    - { name: PORT, value: \"1\" }\n    - { name: HEARTH_X }\n    - { name: X }\n    - { name: X }\n    - { name: Y, value: a, valueFrom: { secretKeyRef: { name: s, key: k } } }\n",
+            ),
+        ),
+        ("sizes", with("  resources: { memory: 20Mi, cpu: 1m, tmp: 0 }\n")),
+        ("tmp above memory", with("  resources: { memory: 64Mi, tmp: 128Mi }\n")),
+        ("times", with("  timeouts: { queue: 0s, start: 2h, execute: 1ms, idleStream: 0s }\n")),
+        ("scale", with("  scale: { min: 30, max: 10, initial: 11, window: 1s, idleTimeout: 0s }\n")),
+        ("no instances", with("  scale: { max: 0 }\n")),
+        (
+            "ephemeral and concurrent",
+            with("  processModel: ephemeral\n  concurrency: { limit: 5, target: 0% }\n"),
+        ),
+        (
+            "routes",
+            with(
+                "  triggers:\n    - http: { path: hello }\n    - http: { path: \"/a?b\" }\n    - http: { path: /a/../b }\n    - http: { path: /function/x }\n    - http: { path: /x, host: \"API.example.com:80\" }\n    - {}\n    - { http: { path: /y }, cron: { schedule: \"* * * * *\" } }\n",
+            ),
+        ),
+        (
+            "repeated routes",
+            with(
+                "  triggers:\n    - http: { path: /a, methods: [GET, GET] }\n    - http: { path: /a, methods: [POST] }\n    - http: { path: /a }\n",
+            ),
+        ),
+        (
+            "traffic",
+            with(
+                "  traffic: [{ percent: 50 }, { latest: true, revision: a, percent: 20 }, { revision: b, percent: 10, tag: B }, { revision: b, percent: 30 }]\n",
+            ),
+        ),
+        (
+            "traffic that is not built",
+            with(
+                "  traffic: [{ revision: hello-00002, percent: 90 }, { latest: true, percent: 10, tag: canary }]\n",
+            ),
+        ),
+        (
+            "what is not built",
+            with(
+                "  env: [{ name: S, valueFrom: { secretKeyRef: { name: s, key: k } } }]\n  scale: { metric: rps, keepAlive: learned, pause: 10s, reserved: [{ schedule: \"0 8 * * 1-5\", duration: 10h, count: 3 }] }\n  triggers:\n    - cron: { schedule: \"*/5 * * * *\", timezone: UTC }\n    - event: { type: order.created, source: \"\" }\n",
+            ),
+        ),
+        (
+            "sources that are not built",
+            HELLO.replace("{ path: . }", "{ git: { url: \"https://example.com/x.git\", ref: main } }"),
+        ),
+        ("an archive", HELLO.replace("{ path: . }", "{ archive: { url: \"ftp://x\", sha256: abc } }")),
+        (
+            "a runtime that is not built",
+            HELLO.replace("nodejs", "provided").replace("  handler: index.handler\n", ""),
+        ),
+        ("a key twice", with("  network: none\n  network: outbound\n")),
+        ("a merge key", format!("x: &x {{ a: b }}\n{HELLO}  timeouts: {{ <<: *x }}\n")),
+        ("a tag", with("  network: !secret none\n")),
+        ("a tab", with("\tnetwork: none\n")),
+        ("bad indentation", with(" network: none\n")),
+        ("an open quote", with("  network: \"none\n")),
+        ("an open bracket", with("  command: [a, b\n")),
+        ("a colon in text", with("  network: a: b\n")),
+    ];
+    let text: String = cases.iter().map(|(name, text)| format!("## {name}\n{}\n", report(text))).collect();
+    insta::assert_snapshot!("mistakes", text);
+    for (name, text) in &cases {
+        assert!(!report(text).contains("ok "), "{name} was taken");
+    }
+}
+
+#[test]
+fn an_alias_stands_for_what_it_names() {
+    let text = with("  env:\n    - &first { name: A, value: &v x }\n    - { name: B, value: *v }\n");
+    let function = parse_manifests(&text).remove(0).unwrap();
+    assert_eq!(function.spec.env[1].value.as_deref(), Some("x"));
+}
+
+#[test]
+fn a_bomb_does_not_go_off() {
+    let mut laughs = String::from("a0: &a0 [x, x, x, x, x, x, x, x, x, x]\n");
+    for level in 1..12 {
+        let list = vec![format!("*a{}", level - 1); 10].join(", ");
+        laughs.push_str(&format!("a{level}: &a{level} [{list}]\n"));
+    }
+    assert!(report(&laughs).contains("too large for a manifest"), "{}", report(&laughs));
+
+    let mut chain = String::from("a0: &a0 [x]\n");
+    for level in 1..200 {
+        chain.push_str(&format!("a{level}: &a{level} [*a{}]\n", level - 1));
+    }
+    assert!(report(&chain).contains("deep"), "{}", report(&chain));
+    // The parser's own limit comes first here.
+    let nested = report(&"[".repeat(10_000));
+    assert!(nested.contains("recursion limit"), "{nested}");
+    assert!(report(&"- ".repeat(10_000)).contains("deep"));
+    assert!(report("a: &a [*a]\n").contains("inside of what it stands for"), "{}", report("a: &a [*a]\n"));
+    assert!(report(&format!("\"{}\": 1\n", "k".repeat(500))).contains("too long for a key"));
+    let wide: String = (0..60_000).map(|index| format!("k{index}: 1\n")).collect();
+    assert!(report(&wide).contains("too large for a manifest"));
+    assert!(report(&"#\n".repeat(9 * 1024 * 1024)).contains("at most"));
+}
+
+fn every_place_is_inside(text: &str) -> Result<(), TestCaseError> {
+    let lines = text.split('\n').count().max(text.split(['\n', '\r']).count());
+    for problem in parse_manifests(text).into_iter().filter_map(Result::err).flatten() {
+        let at = problem.position.expect("every problem of a text has its place");
+        prop_assert!((1..=lines).contains(&at.line), "{problem}");
+        prop_assert!(text.get(at.offset..at.offset + at.length).is_some(), "{problem} {at:?}");
+    }
+    Ok(())
+}
+
+proptest! {
+    #[test]
+    fn any_text_is_answered(text in any::<String>()) {
+        every_place_is_inside(&text)?;
+    }
+
+    #[test]
+    fn any_text_like_yaml_is_answered(text in "([a-z]{1,3}|[-:{}\\[\\],#&*!|>'\"%@\\\\ \t\r\n]|é|\n  ){0,60}") {
+        every_place_is_inside(&text)?;
+    }
+
+    #[test]
+    fn a_damaged_manifest_is_answered(at in 0usize..200, length in 0usize..20, with in "[ -~\n\té]{0,6}") {
+        let mut text = with_every_field();
+        let start = at.min(text.len());
+        let end = (start + length).min(text.len());
+        text.replace_range(start..end, &with);
+        every_place_is_inside(&text)?;
+    }
+
+    #[test]
+    fn what_is_written_is_read_back(
+        memory in 64u64..4096, cpu in proptest::option::of(10u32..4000), queue in 100u64..3_600_000,
+        limit in proptest::option::of(1u32..1000), max in 1u32..1000, value in "\\PC{0,20}", path in "/[a-z]{0,8}",
+    ) {
+        let mut function = parse_manifests(HELLO).remove(0).unwrap();
+        let spec = &mut function.spec;
+        spec.resources.memory = crate::ByteSize::from_mebibytes(memory);
+        spec.resources.cpu = cpu.map(crate::CpuMillis::from_millis);
+        spec.timeouts.queue = crate::HumanDuration::from_millis(queue);
+        spec.concurrency.limit = limit;
+        spec.scale.max = max;
+        spec.resources.tmp = (max % 2 == 0).then(|| crate::ByteSize::from_bytes(memory << 19));
+        spec.env = vec![crate::spec::EnvVar { name: "A".to_owned(), value: Some(value), value_from: None }];
+        spec.triggers = vec![serde_json::from_value(serde_json::json!({ "http": { "path": path } })).unwrap()];
+        let text = serde_json::to_string(&function).unwrap();
+        prop_assert_eq!(parse_manifests(&text), [Ok(function.clone())]);
+        let yaml = serde_saphyr::to_string(&function).unwrap();
+        prop_assert_eq!(parse_manifests(&yaml), [Ok(function)], "{}", yaml);
+    }
+}
+
+fn with_every_field() -> String {
+    with(
+        "  env: [{ name: A, value: b }]\n  scale: { max: 3 }\n  triggers:\n    - http: { path: /x, methods: [GET] }\n",
+    )
+}
