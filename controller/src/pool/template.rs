@@ -103,7 +103,7 @@ impl Template {
             limits: Limits {
                 memory_bytes,
                 cpu_millis: template.resources.cpu.map(hearth_function::CpuMillis::millis),
-                tmp_bytes: template.resources.tmp.bytes(),
+                tmp_bytes: template.resources.tmp().bytes(),
                 pids: PIDS,
             },
             network,
