@@ -1,6 +1,6 @@
 //! From what a client sent to a valid Function, or to everything that is wrong with it.
 
-use hearth_function::Function;
+use hearth_function::{Function, Problem, Side};
 use serde_json::{Value, json};
 
 use super::failure::Failure;
@@ -11,9 +11,16 @@ use super::failure::Failure;
 /// 400 when it is of another kind or sent to the wrong place; 422 with every problem.
 pub(super) fn function(namespace: &str, name: Option<&str>, mut object: Value) -> Result<Function, Failure> {
     place(namespace, name, &mut object)?;
-    let sent_name = object["metadata"]["name"].as_str().unwrap_or_default().to_owned();
-    let _ = &sent_name;
-    serde_json::from_value(object).map_err(|error| Failure::bad_request(&error.to_string()))
+    hearth_function::from_value(&object, Side::Server).map_err(|problems| {
+        let name = object["metadata"]["name"].as_str().unwrap_or_default();
+        let cause = |problem: Problem| {
+            let message = problem
+                .fix
+                .map_or_else(|| problem.message.clone(), |fix| format!("{}; {fix}", problem.message));
+            (problem.path, message)
+        };
+        Failure::invalid("Function", "functions", name, problems.into_iter().map(cause).collect())
+    })
 }
 
 /// Reads a Function of which only the status counts.

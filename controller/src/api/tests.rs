@@ -380,6 +380,26 @@ async fn what_the_path_and_the_object_say_must_agree() {
 }
 
 #[tokio::test]
+async fn every_problem_of_a_function_is_named_by_its_field() {
+    let running = running().await;
+    let bad = json!({ "metadata": { "name": "a" }, "spec": { "runtime": "nodejs", "source": { "path": "." }, "hander": "a.b", "scale": { "min": 3, "max": 2 } } });
+    let request = Request::post("/apis/hearth.dev/v1/namespaces/default/functions")
+        .body(bad.to_string().into_bytes())
+        .unwrap();
+    let refused = status(running.client.request::<Value>(request).await.unwrap_err());
+    assert_eq!((refused.code, refused.reason.as_str()), (422, "Invalid"));
+    let details = refused.details.unwrap();
+    let fields: Vec<_> = details.causes.iter().map(|cause| cause.field.as_str()).collect();
+    assert_eq!((details.kind.as_str(), details.name.as_str()), ("functions", "a"));
+    assert!(
+        fields.contains(&"spec.hander") && fields.contains(&"spec.source.path") && fields.len() >= 3,
+        "{:?}",
+        details.causes
+    );
+    running.api.stop().await;
+}
+
+#[tokio::test]
 async fn the_kube_crate_discovers_what_is_served() {
     let running = running().await;
     assert_eq!(running.client.apiserver_version().await.unwrap().major, "1");

@@ -239,7 +239,7 @@ pub struct Exit {
 }
 
 /// One thing that a machine can or cannot do.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Capability {
     /// Short name, as in `memory limits`.
     pub name: String,

@@ -16,7 +16,8 @@ const USUAL_PLACES: [&str; 3] =
 const MAX_FILE_BYTES: u64 = 1 << 20;
 
 /// Variables of ours that are no options.
-const OTHER_VARIABLES: [&str; 3] = ["HEARTH_CONFIG", "HEARTH_NAMESPACE", "HEARTH_KUBECONFIG"];
+const OTHER_VARIABLES: [&str; 3] =
+    ["HEARTH_CONFIG", "HEARTH_NAMESPACE", crate::telemetry::tracing::FILTER_VARIABLE];
 
 /// What flags set: pairs of key and text, in the order of the command line.
 pub type Flags = Vec<(String, String)>;
