@@ -33,3 +33,6 @@ pub(crate) fn random_hex<const BYTES: usize>() -> String {
     getrandom::fill(&mut bytes).expect("the system has randomness once it has started");
     bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }
+
+#[cfg(test)]
+mod tests;

@@ -5,7 +5,7 @@
 //! control (`.git`, `.hg`, `.svn`), Python's caches and virtual environments, and `node_modules` beside a `package.json`, for that is
 //! installed from the lock file on the server. Everything else goes in, names that begin with a dot too.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 use std::fs;
 use std::io::{self, Read, Write};
 use std::os::unix::ffi::OsStrExt;
@@ -127,7 +127,7 @@ pub fn pack(directory: &Path, options: &PackOptions) -> Result<Packed, Error> {
     let largest = largest(sizes.collect());
     let mut packer = Packer::new(&options.limits, largest);
     let total = entries.values().filter_map(Content::size).fold(0, u64::saturating_add);
-    packer.check(entries.len() as u64, total)?;
+    packer.check(entries.keys(), total)?;
     for (path, content) in &entries {
         match content {
             Content::File { size, executable } => {
@@ -171,7 +171,7 @@ pub fn pack_inline(files: &BTreeMap<String, String>, limits: &Limits) -> Result<
     }
     let sizes = entries.iter().map(|(path, text)| (path.clone(), text.len() as u64)).collect();
     let mut packer = Packer::new(limits, largest(sizes));
-    packer.check(entries.len() as u64, entries.values().map(|text| text.len() as u64).sum())?;
+    packer.check(entries.keys(), entries.values().map(|text| text.len() as u64).sum())?;
     for (path, text) in entries {
         // A script with an interpreter line is meant to be run.
         let packed = packer.file(&path, text.len() as u64, text.starts_with("#!"), text.as_bytes());
@@ -292,15 +292,23 @@ impl<'a> Packer<'a> {
         Self { limits, largest, archive: tar::Builder::new(gzip), files: 0, unpacked_bytes: 0 }
     }
 
-    fn check(&mut self, files: u64, bytes: u64) -> Result<(), Error> {
+    fn check<'p>(
+        &mut self,
+        paths: impl ExactSizeIterator<Item = &'p PathBuf>,
+        bytes: u64,
+    ) -> Result<(), Error> {
+        (self.files, self.unpacked_bytes) = (paths.len() as u64, bytes);
         if bytes > self.limits.unpacked_bytes {
             let limit = human(self.limits.unpacked_bytes);
             return Err(self.too_large(format!("{} unpacked", human(bytes)), limit));
         }
-        if files > self.limits.entries {
-            return Err(self.too_large(format!("{files} files"), self.limits.entries.to_string()));
+        let directories: HashSet<&Path> = paths.flat_map(|path| path.ancestors().skip(1)).collect();
+        // The directory itself is among them and is no entry.
+        let entries = self.files + (directories.len() as u64).saturating_sub(1);
+        if entries > self.limits.entries {
+            let what = format!("{entries} files and directories");
+            return Err(self.too_large(what, self.limits.entries.to_string()));
         }
-        (self.files, self.unpacked_bytes) = (files, bytes);
         Ok(())
     }
 

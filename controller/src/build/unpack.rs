@@ -29,6 +29,9 @@ const LONGEST_NAME: usize = 255;
 /// Most bytes of an extension header: a path and some times fit many times over.
 const LONGEST_EXTENSION: u64 = 64 * 1024;
 
+/// Headers for one entry: its own, a long name, a long link's target, and an extension.
+const HEADERS_PER_ENTRY: u64 = 4;
+
 /// Files up to which each is synced by itself: a small bundle should not wait for all that the file system has to write.
 const SYNCED_ONE_BY_ONE: u64 = 64;
 
@@ -91,12 +94,13 @@ fn unpack(source: impl Read, into: &Path, limits: &Limits) -> Result<Sync, Error
     let mut archive = tar::Archive::new(GzDecoder::new(BufReader::with_capacity(64 * 1024, source)));
     // Raw: the library would read an extension header of any size into memory.
     let entries = archive.entries().map_err(Error::Archive)?.raw(true);
-    let mut tree = Tree { root: into, limits, entries: 0, bytes: 0, directories: HashSet::new(), files: 0 };
+    let mut tree =
+        Tree { root: into, limits, headers: 0, entries: 0, bytes: 0, files: 0, directories: HashSet::new() };
     let mut links = Vec::new();
     let mut extension = Extension::default();
     for entry in entries {
         let mut entry = entry.map_err(Error::Archive)?;
-        tree.count_entry()?;
+        tree.count_header()?;
         let header = entry.header().clone();
         let kind = header.entry_type();
         match kind {
@@ -270,6 +274,9 @@ impl<E: Into<Error>> From<E> for EntryError {
 struct Tree<'a> {
     root: &'a Path,
     limits: &'a Limits,
+    /// Headers in the archive: each costs time, even one that makes nothing.
+    headers: u64,
+    /// Files, directories and links: each costs an inode, whether the archive names it or not.
     entries: u64,
     bytes: u64,
     files: u64,
@@ -278,6 +285,14 @@ struct Tree<'a> {
 }
 
 impl Tree<'_> {
+    fn count_header(&mut self) -> Result<(), Error> {
+        self.headers += 1;
+        if self.headers > self.limits.entries.saturating_mul(HEADERS_PER_ENTRY) {
+            return Err(Error::TooLarge { limit: self.limits.entries, unit: "entries" });
+        }
+        Ok(())
+    }
+
     fn count_entry(&mut self) -> Result<(), Error> {
         self.entries += 1;
         if self.entries > self.limits.entries {
@@ -312,7 +327,6 @@ impl Tree<'_> {
             }
             fs::set_permissions(&full, Permissions::from_mode(0o755)).at("open", &full)?;
             self.directories.insert(above.clone());
-            // Each costs an inode, whether the archive names it or not.
             self.count_entry()?;
         }
         Ok(())
@@ -336,6 +350,7 @@ impl Tree<'_> {
         size: u64,
     ) -> Result<(), EntryError> {
         let full = self.parents(path)?;
+        self.count_entry()?;
         let mode = if executable { 0o755 } else { 0o644 };
         let created = File::options().write(true).create_new(true).mode(mode).open(&full);
         let mut file = match created {
@@ -357,6 +372,7 @@ impl Tree<'_> {
 
     fn symlink(&mut self, path: &Path, target: &Path) -> Result<(), EntryError> {
         let full = self.parents(path)?;
+        self.count_entry()?;
         if !link_stays_inside(path, target) {
             return Err(EntryError::Refused("is a link that leads out of the bundle"));
         }
@@ -365,6 +381,7 @@ impl Tree<'_> {
 
     fn hard_link(&mut self, path: &Path, target: &Path) -> Result<(), EntryError> {
         let full = self.parents(path)?;
+        self.count_entry()?;
         let parent = target.parent().unwrap_or(Path::new(""));
         let real = parent.as_os_str().is_empty() || self.directories.contains(parent);
         let original = self.root.join(target);
