@@ -73,7 +73,27 @@ fn below<'a>(kind: &str, root: &Value, steps: impl Iterator<Item = &'a str>) -> 
             }
         }
     }
+    if names.is_empty() {
+        text.push_str("\nEVERYTHING IN IT, with defaults:\n");
+        tree(schema, "  ", &mut text);
+    }
     Some(text)
+}
+
+/// Every field below `schema` on a line of its own.
+fn tree(schema: &Value, indent: &str, out: &mut String) {
+    let fields = properties(fields_of(schema)).into_iter().flatten();
+    for (name, field) in fields.filter(|(_, field)| field.get("x-hearth-server").is_none()) {
+        let dash =
+            if field.get("items").is_some_and(|items| properties(items).is_some()) { "[]" } else { "" };
+        match default_of(field).filter(|_| properties(field).is_none()) {
+            Some(default) => {
+                out.push_str(&format!("{indent}{name}{dash}  <{}>  {default}\n", type_name(field)))
+            }
+            None => out.push_str(&format!("{indent}{name}{dash}  <{}>\n", type_name(field))),
+        }
+        tree(field, &format!("{indent}  "), out);
+    }
 }
 
 /// The schema whose fields stand below this one: of a list, its items'.
@@ -90,7 +110,7 @@ fn description(schema: &Value) -> Option<&str> {
 }
 
 fn default_of(schema: &Value) -> Option<String> {
-    match schema.get("default")? {
+    match schema.get("default").or_else(|| schema.get(schema::DEFAULT))? {
         Value::Null => None,
         Value::String(text) => Some(text.clone()),
         Value::Object(fields) => {
@@ -131,6 +151,7 @@ mod tests {
 
     #[test]
     fn prints_type_default_meaning_and_children() {
+        insta::assert_snapshot!(explain("function").unwrap());
         insta::assert_snapshot!(explain("function.spec.scale").unwrap());
         insta::assert_snapshot!(explain("function.spec.triggers.http").unwrap());
         insta::assert_snapshot!(explain("function.spec.timeouts.queue").unwrap());
@@ -154,6 +175,11 @@ mod tests {
             ("spec.timeouts.execute", "30s"),
             ("spec.timeouts.idleStream", "60s"),
             ("spec.resources.memory", "128Mi"),
+            ("spec.resources.tmp", "64Mi"),
+            ("spec.concurrency.limit", "10"),
+            ("spec.scale.keepAlive", "learned"),
+            ("spec.scale.pause", "10s"),
+            ("metadata.namespace", "default"),
             ("spec.network", "outbound"),
             ("spec.processModel", "resident"),
             ("spec.signature", "auto"),

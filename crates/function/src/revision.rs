@@ -195,6 +195,42 @@ pub fn next_revision_name<'a>(function: &str, existing: impl IntoIterator<Item =
 mod tests {
     use super::*;
 
+    fn spec() -> serde_json::Value {
+        serde_json::json!({ "runtime": "nodejs", "source": { "path": "." }, "handler": "index.handler" })
+    }
+
+    fn digest(spec: &serde_json::Value, code: &[u8]) -> Digest {
+        template_digest(&serde_json::from_value(spec.clone()).unwrap(), &Digest::of(code))
+    }
+
+    #[test]
+    fn a_template_changes_with_what_an_instance_sees_and_nothing_else() {
+        let before = digest(&spec(), b"code");
+        assert_ne!(digest(&spec(), b"other code"), before);
+        for (field, value, same) in [
+            ("runtime", serde_json::json!("nodejs22"), false),
+            ("handler", serde_json::json!("index.other"), false),
+            ("command", serde_json::json!(["x"]), false),
+            ("signature", serde_json::json!("fetch"), false),
+            ("env", serde_json::json!([{ "name": "A", "value": "b" }]), false),
+            ("resources", serde_json::json!({ "memory": "256Mi" }), false),
+            ("network", serde_json::json!("none"), false),
+            ("timeouts", serde_json::json!({ "execute": "5s" }), false),
+            ("processModel", serde_json::json!("ephemeral"), false),
+            ("concurrency", serde_json::json!({ "limit": 1 }), false),
+            ("source", serde_json::json!({ "inline": { "index.js": "" } }), true),
+            ("scale", serde_json::json!({ "max": 3 }), true),
+            ("triggers", serde_json::json!([{ "http": { "path": "/x" } }]), true),
+            ("traffic", serde_json::json!([{ "latest": true, "percent": 100 }]), true),
+            // A default that is written out is the same template.
+            ("resources", serde_json::json!({ "memory": "128Mi" }), true),
+        ] {
+            let mut changed = spec();
+            changed[field] = value;
+            assert_eq!(digest(&changed, b"code") == before, same, "{field}");
+        }
+    }
+
     #[test]
     fn names_go_up_and_ignore_other_functions() {
         assert_eq!(next_revision_name("hello", []), "hello-00001");

@@ -14,6 +14,12 @@ use crate::status::FunctionStatus;
 /// The extension that names the text form of a value, for those that are more than text.
 pub(crate) const KIND: &str = "x-hearth-kind";
 
+/// The extension that marks what is observed and not declared.
+pub(crate) const OBSERVED: &str = "x-hearth-observed";
+
+/// The extension that gives the default of a field which is kept as not set.
+pub(crate) const DEFAULT: &str = "x-hearth-default";
+
 /// A Function as a user writes it.
 pub(crate) static FUNCTION: LazyLock<Value> = LazyLock::new(|| {
     resource(
@@ -44,7 +50,8 @@ fn of<T: JsonSchema>() -> Value {
     settings.into_generator().into_root_schema_for::<T>().to_value()
 }
 
-fn resource(description: &str, kind: &str, spec: Value, status: Value) -> Value {
+fn resource(description: &str, kind: &str, spec: Value, mut status: Value) -> Value {
+    status[OBSERVED] = Value::Bool(true);
     json!({
         "type": "object",
         "description": description,
@@ -69,7 +76,7 @@ fn metadata() -> Value {
         "required": ["name"],
         "properties": {
             "name": { "type": "string", "description": "Its name: lower-case letters, digits and dashes, at most 56." },
-            "namespace": { "type": "string", "description": "Where the name is unique. Left out: default." },
+            "namespace": { "type": "string", "description": "Where the name is unique.", DEFAULT: crate::DEFAULT_NAMESPACE },
             "labels": {
                 "type": "object", "additionalProperties": { "type": "string" },
                 "description": "Words by which objects are selected.",
@@ -132,7 +139,8 @@ pub(crate) fn type_name(schema: &Value) -> String {
         Some("integer") => "whole number".to_owned(),
         Some("boolean") => "true or false".to_owned(),
         Some("array") => {
-            format!("list of {}", schema.get("items").map_or_else(|| "values".to_owned(), type_name))
+            let items = schema.get("items").map_or_else(|| "value".to_owned(), type_name);
+            if items == "text" { "list of text".to_owned() } else { format!("list of {items}s") }
         }
         Some("object") => match schema.get("additionalProperties") {
             Some(values) if values.is_object() => format!("map of {}", type_name(values)),

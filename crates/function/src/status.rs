@@ -135,3 +135,33 @@ impl FunctionStatus {
         self.condition(ConditionType::Ready).is_some_and(|ready| ready.status == ConditionStatus::True)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn ready(status: ConditionStatus, seconds: i64) -> Condition {
+        let time =
+            serde_json::from_value(serde_json::json!(format!("2026-01-01T00:00:{seconds:02}Z"))).unwrap();
+        Condition {
+            condition_type: ConditionType::Ready,
+            status,
+            reason: "Reason".to_owned(),
+            message: String::new(),
+            last_transition_time: time,
+            observed_generation: None,
+        }
+    }
+
+    #[test]
+    fn a_condition_keeps_its_time_until_its_status_changes() {
+        let mut status = FunctionStatus::default();
+        assert!(!status.is_ready());
+        set_condition(&mut status.conditions, ready(ConditionStatus::False, 1));
+        set_condition(&mut status.conditions, ready(ConditionStatus::False, 2));
+        assert_eq!(status.conditions, [ready(ConditionStatus::False, 1)]);
+        set_condition(&mut status.conditions, ready(ConditionStatus::True, 3));
+        assert_eq!(status.conditions, [ready(ConditionStatus::True, 3)]);
+        assert!(status.is_ready());
+    }
+}

@@ -16,10 +16,13 @@ use crate::spec::Function;
 use crate::validate::{Side, validate};
 use walk::Walker;
 
-/// Reads a Function from a JSON object and validates it.
+/// Problems that are told of one object; whoever has more has another file in hand than he thinks.
+const MOST_PROBLEMS: usize = 100;
+
+/// Reads a Function from a JSON object and validates it. A `status` is passed over: it is not declared but observed.
 ///
 /// # Errors
-/// Everything that is wrong with it, without positions.
+/// Everything that is wrong with it, without positions; the first hundred when there is more.
 pub fn from_value(value: &Value, side: Side) -> Result<Function, Vec<Problem>> {
     let mut walker = Walker::default();
     if let Some(problem) = another_kind(value) {
@@ -27,20 +30,31 @@ pub fn from_value(value: &Value, side: Side) -> Result<Function, Vec<Problem>> {
     }
     let understood = walker.walk(&schema::FUNCTION, value, "");
     let Walker { mut problems, unread } = walker;
-    match understood.map(serde_json::from_value::<Function>) {
+    let read = match understood.map(serde_json::from_value::<Function>) {
         Some(Ok(function)) => {
             // What hangs on something already reported is no news.
             let known: Vec<String> =
                 problems.iter().map(|problem| problem.path.clone()).chain(unread).collect();
             let found = validate(&function, side).into_iter();
             problems.extend(found.filter(|found| !known.iter().any(|known| concerns(known, &found.path))));
-            if problems.is_empty() { Ok(function) } else { Err(problems) }
+            Some(function)
         }
-        Some(Err(error)) if problems.is_empty() => {
+        Some(Err(error)) => {
             // The walker knows every rule of the types but those of metadata's rarer fields.
-            Err(vec![Problem::new("", error.to_string(), None)])
+            if problems.is_empty() {
+                problems.push(Problem::new("", error.to_string(), None));
+            }
+            None
         }
-        Some(Err(_)) | None => Err(problems),
+        None => None,
+    };
+    if let Some(more) = problems.len().checked_sub(MOST_PROBLEMS + 1) {
+        problems.truncate(MOST_PROBLEMS);
+        problems.push(Problem::new("", format!("and {} problems more", more + 1), None));
+    }
+    match read {
+        Some(function) if problems.is_empty() => Ok(function),
+        _ => Err(problems),
     }
 }
 
@@ -104,6 +118,26 @@ mod tests {
             problems(&value),
             ["spec: `runtime` is missing; what runs the code, as in `runtime: nodejs`"]
         );
+    }
+
+    #[test]
+    fn a_status_is_passed_over() {
+        let mut value = hello();
+        value["status"] = json!({ "of": "another version" });
+        assert_eq!(
+            from_value(&value, Side::Server).err().map(|problems| problems.len()),
+            Some(1),
+            "the path"
+        );
+        assert_eq!(from_value(&value, Side::Client).unwrap().status, None);
+    }
+
+    #[test]
+    fn problems_without_end_are_cut() {
+        let mut value = hello();
+        value["spec"]["env"] = (0..1000).map(|_| json!({ "name": "1" })).collect();
+        let said = problems(&value);
+        assert_eq!((said.len(), said.last().map(String::as_str)), (101, Some("and 1899 problems more")));
     }
 
     #[test]

@@ -4,7 +4,7 @@ use serde_json::{Map, Value};
 
 use super::suggest;
 use crate::problem::{Part, Problem};
-use crate::schema::{KIND, properties, type_name, words};
+use crate::schema::{KIND, OBSERVED, properties, type_name, words};
 use crate::spec::Pause;
 use crate::values::{ByteSize, CpuMillis, Digest, Handler, HumanDuration, Percent, RuntimeName, ValueError};
 
@@ -74,7 +74,7 @@ impl Walker {
                     }
                 }
             };
-            if value.is_null() {
+            if value.is_null() || field.1.get(OBSERVED).is_some() {
                 continue;
             }
             match self.walk(field.1, value, &at) {

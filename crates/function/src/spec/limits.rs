@@ -51,9 +51,9 @@ pub struct Resources {
     /// (2), from 10m. Left out: no quota, instances share what the machine has.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub cpu: Option<CpuMillis>,
-    /// Size of /tmp, which is in memory and counts against it. A size, 1Mi up to `memory`. Left out: 64Mi, or half of `memory` where that is
-    /// less.
+    /// Size of /tmp, which is in memory and counts against it. A size, 1Mi up to `memory`. Left out: 64Mi, or half of `memory` where that is less.
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(extend("x-hearth-default" = Resources::DEFAULT_TMP))]
     pub tmp: Option<ByteSize>,
 }
 
@@ -133,6 +133,7 @@ pub enum ProcessModel {
 pub struct Concurrency {
     /// The most calls that one instance runs at once, 1 to 1000. Left out: 10; always 1 with `processModel: ephemeral`.
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(extend("x-hearth-default" = Concurrency::DEFAULT_LIMIT))]
     pub limit: Option<u32>,
     /// How full instances are kept on average: the share of `limit` at which another instance is started. A percentage, 1% to 100%.
     pub target: Percent,

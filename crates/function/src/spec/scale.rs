@@ -28,10 +28,12 @@ pub struct Scale {
     /// How it is decided how long an idle instance stays: `fixed` (for `idleTimeout`) or `learned` (from the times between this
     /// function's calls). Left out: learned, and fixed as long as nothing is learned.
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(extend("x-hearth-default" = Scale::DEFAULT_KEEP_ALIVE))]
     pub keep_alive: Option<KeepAlive>,
     /// How long an instance may be idle before it is frozen; a time, or `off` to keep it running. Left out: 10s where instances can be
     /// frozen.
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(extend("x-hearth-default" = Scale::DEFAULT_PAUSE))]
     pub pause: Option<Pause>,
     /// Times in which a number of instances is kept ready whatever the traffic.
     #[serde(skip_serializing_if = "Vec::is_empty")]
@@ -60,10 +62,13 @@ impl Scale {
     /// The time of idleness after which an instance is frozen, when the manifest does not say.
     pub const DEFAULT_PAUSE: HumanDuration = HumanDuration::from_secs(10);
 
+    /// How it is decided how long an idle instance stays, when the manifest does not say.
+    pub const DEFAULT_KEEP_ALIVE: KeepAlive = KeepAlive::Learned;
+
     /// How it is decided how long an idle instance stays.
     #[must_use]
     pub fn keep_alive(&self) -> KeepAlive {
-        self.keep_alive.unwrap_or(KeepAlive::Learned)
+        self.keep_alive.unwrap_or(Self::DEFAULT_KEEP_ALIVE)
     }
 
     /// When an idle instance is frozen.
