@@ -1,1 +1,242 @@
 //! From a Function to a Revision that can serve.
+//!
+//! [`Service`] follows the Functions of the store and has one task for each (`function.rs`), which asks [`plan`] for the next step, takes it,
+//! looks again, and writes the status. All of them share the [`routes`]: the gateway's table is made from all Functions at once.
+//!
+//! ```text
+//!  store ── watch ──► Service ── the newest Function ──► task ── plan(wanted, observed) ──► step ─┬─► bundles, dependencies
+//!    ▲                                                    │ ▲                                     ├─► store: Revisions
+//!    └───────────────────── status ───────────────────────┘ └───────── observe ───────────────────┼─► autoscaler: put, try, remove
+//!                                                                                                 └─► routes ─► gateway
+//! ```
+//!
+//! Every step may be cut off at any point, by a newer spec or a killed controller: the next look sees what it has left.
+
+mod function;
+mod parts;
+mod plan;
+mod routes;
+mod status;
+
+#[cfg(test)]
+mod tests;
+
+use std::collections::{HashMap, HashSet};
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+
+use hearth_function::{Digest, Function, FunctionId, Revision};
+use tokio::sync::watch;
+use tokio::task::{Id, JoinSet};
+use tokio_util::sync::CancellationToken;
+
+pub use parts::Sources;
+pub use routes::{Gateway, Routes};
+
+use crate::autoscale;
+use crate::store::{self, Store};
+use crate::telemetry::logs::Logs;
+
+/// How often every Function is looked at though nothing was heard of it.
+const RESYNC: Duration = Duration::from_secs(30);
+
+/// How often bundles and dependencies that nobody names are removed, and how long they stay for somebody who is about to.
+const COLLECT: Duration = Duration::from_secs(600);
+const KEEP: Duration = Duration::from_secs(3600);
+
+/// How the deployer is set up.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Config {
+    /// How clients reach the gateway, without a slash at its end: `http://127.0.0.1:8080`.
+    pub url: String,
+    /// How instances reach it, if they can.
+    pub url_inside: Option<String>,
+}
+
+/// What the deployer works with.
+#[derive(Debug)]
+pub struct Parts {
+    /// Functions and Revisions.
+    pub store: Store,
+    /// Code and dependencies.
+    pub sources: Sources,
+    /// Instances.
+    pub autoscaler: autoscale::Handle,
+    /// The gateway's table.
+    pub routes: Routes,
+    /// What functions printed: removed with them.
+    pub logs: Logs,
+}
+
+/// Why the deployer ended.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// The store is gone, or its disk.
+    #[error("the store ended")]
+    Store(#[from] store::Error),
+}
+
+/// Deploys Functions. [`Service::run`] is its life.
+#[derive(Debug)]
+pub struct Service {
+    shared: Arc<Shared>,
+    tasks: JoinSet<()>,
+    functions: HashMap<FunctionId, Task>,
+    settled: watch::Sender<usize>,
+}
+
+/// What the tasks of all Functions share.
+#[derive(Debug)]
+struct Shared {
+    config: Config,
+    parts: Parts,
+}
+
+#[derive(Debug)]
+struct Task {
+    id: Id,
+    object: watch::Sender<Option<Arc<Function>>>,
+}
+
+impl Service {
+    /// A deployer over `parts`.
+    #[must_use]
+    pub fn new(config: Config, parts: Parts) -> Self {
+        let shared = Arc::new(Shared { config, parts });
+        Self { shared, tasks: JoinSet::new(), functions: HashMap::new(), settled: watch::Sender::new(0) }
+    }
+
+    /// Deploys what the store asks for until `shutdown`. `restored` is called once, when every Function that was serving before a restart
+    /// is routed again (or cannot be).
+    ///
+    /// # Errors
+    /// When the store cannot be followed any more.
+    pub async fn run(
+        mut self,
+        shutdown: CancellationToken,
+        restored: impl FnOnce() + Send,
+    ) -> Result<(), Error> {
+        let store = self.shared.parts.store.clone();
+        let (mut watch, known) = self.list()?;
+        self.remove_orphaned_logs(&known).await;
+        self.restored(known.len(), &shutdown).await;
+        // Instances of an earlier run that no Function has named by now are nobody's.
+        let _ended = self.shared.parts.autoscaler.settled().await.is_err();
+        restored();
+        let mut collect = tokio::time::interval(COLLECT);
+        loop {
+            tokio::select! {
+                () = shutdown.cancelled() => break,
+                event = watch.next() => match event {
+                    Ok(event) => {
+                        let gone = matches!(event, store::Event::Deleted(_));
+                        self.tell(event.object(), gone);
+                    }
+                    Err(store::Error::Expired { .. }) => (watch, _) = self.list()?,
+                    Err(store::Error::Closed) if shutdown.is_cancelled() => break,
+                    Err(error) => return Err(error.into()),
+                },
+                Some(joined) = self.tasks.join_next_with_id() => match joined {
+                    Ok((id, ())) => self.functions.retain(|_, task| task.id != id),
+                    Err(error) if error.is_panic() => std::panic::resume_unwind(error.into_panic()),
+                    Err(_) => {}
+                },
+                _ = collect.tick() => self.collect(&store).await,
+            }
+        }
+        self.tasks.shutdown().await;
+        Ok(())
+    }
+
+    /// Reads all Functions and starts a task for each that has none. Those that are gone since the last look are told so.
+    fn list(&mut self) -> Result<(store::Watch<Function>, HashSet<FunctionId>), Error> {
+        let store = self.shared.parts.store.clone();
+        let listed = store.list::<Function>(None);
+        let known: HashSet<FunctionId> = listed.items.iter().filter_map(|item| item.id().ok()).collect();
+        for (id, task) in &self.functions {
+            if !known.contains(id) {
+                task.object.send_replace(None);
+            }
+        }
+        for function in &listed.items {
+            self.tell(function, false);
+        }
+        Ok((store.watch(listed.resource_version)?, known))
+    }
+
+    /// Hands a Function to its task, which begins with the first.
+    fn tell(&mut self, function: &Arc<Function>, gone: bool) {
+        let Ok(id) = function.id() else {
+            // The API takes in none without a valid name.
+            tracing::error!(name = ?function.metadata.name, "a function without a valid name is left alone");
+            return;
+        };
+        let newest = (!gone).then(|| Arc::clone(function));
+        match self.functions.get(&id) {
+            // A task that has just ended has taken away everything; the next object begins with nothing.
+            Some(task) if !task.object.is_closed() => {
+                task.object.send_if_modified(|known| {
+                    let news = function::is_news(known.as_deref(), newest.as_deref());
+                    if news {
+                        *known = newest;
+                    }
+                    news
+                });
+            }
+            _ if gone => {}
+            _ => {
+                let (object, told) = watch::channel(newest);
+                let task =
+                    function::Task::new(Arc::clone(&self.shared), id.clone(), told, self.settled.clone());
+                let handle = self.tasks.spawn(task.run());
+                self.functions.insert(id, Task { id: handle.id(), object });
+            }
+        }
+    }
+
+    /// Waits until each of the first `count` tasks has come to rest or to a step that takes long.
+    async fn restored(&self, count: usize, shutdown: &CancellationToken) {
+        let mut settled = self.settled.subscribe();
+        tokio::select! {
+            () = shutdown.cancelled() => {}
+            // An error cannot be: the sender is ours.
+            _ = settled.wait_for(|settled| *settled >= count) => {}
+        }
+    }
+
+    /// What a Function printed that was deleted while its controller was killed.
+    async fn remove_orphaned_logs(&self, known: &HashSet<FunctionId>) {
+        let logs = &self.shared.parts.logs;
+        for function in logs.functions().await.unwrap_or_default() {
+            if !known.contains(&function)
+                && let Err(error) = logs.remove(&function).await
+            {
+                let error = crate::pool::chain(&error);
+                tracing::warn!(%function, error, "logs of a deleted function stay");
+            }
+        }
+    }
+
+    /// Removes bundles and dependencies that nobody names.
+    async fn collect(&self, store: &Store) {
+        let mut bundles: HashSet<Digest> = HashSet::new();
+        let mut keys: HashSet<String> = HashSet::new();
+        for revision in store.list::<Revision>(None).items {
+            bundles.insert(revision.spec.template.bundle.clone());
+            keys.extend(revision.status.as_ref().and_then(|status| status.dependencies.clone()));
+        }
+        for function in store.list::<Function>(None).items {
+            bundles.extend(function.spec.source.bundle.clone());
+        }
+        let sources = self.shared.parts.sources.clone();
+        let work = move || sources.collect(&bundles, &keys, KEEP, SystemTime::now());
+        match tokio::task::spawn_blocking(work).await {
+            Ok(Ok(0)) => {}
+            Ok(Ok(removed)) => {
+                tracing::info!(removed, "bundles and dependencies that nobody uses are removed")
+            }
+            Ok(Err(error)) => tracing::warn!(error, "bundles and dependencies are not cleaned up"),
+            Err(error) => tracing::error!(%error, "cleaning up bundles and dependencies panicked"),
+        }
+    }
+}

@@ -158,6 +158,22 @@ impl Logs {
         blocking(move || reader::last_sequence(&directory, &instance)).await
     }
 
+    /// Every function that has logs.
+    ///
+    /// # Errors
+    /// When the directory cannot be read.
+    pub async fn functions(&self) -> Result<Vec<FunctionId>, Error> {
+        let directory = Arc::clone(&self.directory);
+        blocking(move || {
+            segments::functions(&directory).map_err(|source| Error::File {
+                action: "list",
+                path: directory.as_ref().clone(),
+                source,
+            })
+        })
+        .await
+    }
+
     /// Deletes everything that a function has printed.
     ///
     /// # Errors

@@ -16,6 +16,24 @@ pub(super) fn directory(root: &Path, function: &FunctionId) -> PathBuf {
     root.join(function.namespace()).join(function.name())
 }
 
+/// The functions that have a directory.
+pub(super) fn functions(root: &Path) -> io::Result<Vec<FunctionId>> {
+    let mut found = Vec::new();
+    for namespace in fs::read_dir(root)? {
+        let namespace = namespace?;
+        if !namespace.file_type()?.is_dir() {
+            continue;
+        }
+        for function in fs::read_dir(namespace.path())? {
+            let (namespace, name) = (namespace.file_name(), function?.file_name());
+            let id = format!("{}/{}", namespace.to_string_lossy(), name.to_string_lossy());
+            // What has no function's name is not ours.
+            found.extend(FunctionId::parse(&id));
+        }
+    }
+    Ok(found)
+}
+
 /// A place in a function's log: the segment's number and the byte in it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) struct Place {

@@ -1,0 +1,633 @@
+//! The task of one Function: observe, plan, take a step, write the status; and again when something has changed.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use hearth_dispatch::StartFailure;
+use hearth_dispatch::routes::Conflict;
+use hearth_function::{
+    Digest, Function, FunctionId, InstanceCounts, Revision, RevisionId, RevisionSpec, RevisionState,
+    RevisionStatus, Side, Template, next_revision_name, revision_number, validate,
+};
+use hearth_scaler::{Policy, Reach};
+use jiff::Timestamp;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, OwnerReference};
+use tokio::sync::watch;
+use tokio::time::{Instant, sleep_until};
+
+use super::parts::{Found, Missing};
+use super::plan::{self, Action, Build, Number, Observed, Prepared, Wanted, plan};
+use super::status::{self, Known, Stage};
+use super::{RESYNC, Shared, routes};
+use crate::autoscale::{RevisionView, Target, TrialError};
+use crate::pool;
+use crate::store::{self, Preconditions};
+
+/// How long after a build or a look for parts has failed it is tried again: what was missing may have come (a bundle, the network).
+const RETRY: Duration = Duration::from_secs(30);
+
+/// How often counts of instances are written, at most: each write is one to the disk.
+const COUNTS: Duration = Duration::from_secs(1);
+
+/// Whether a Function differs in anything that its task goes by (its own status writes do not count).
+pub(super) fn is_news(known: Option<&Function>, newest: Option<&Function>) -> bool {
+    match (known, newest) {
+        (Some(known), Some(newest)) => {
+            let key = |function: &Function| {
+                let metadata = &function.metadata;
+                (metadata.uid.clone(), metadata.generation, metadata.deletion_timestamp.is_some())
+            };
+            key(known) != key(newest)
+        }
+        (None, None) => false,
+        _ => true,
+    }
+}
+
+/// How often the progress of an installation is written, at most.
+const PROGRESS: Duration = Duration::from_millis(500);
+
+#[derive(Debug)]
+pub(super) struct Task {
+    shared: Arc<Shared>,
+    id: FunctionId,
+    object: watch::Receiver<Option<Arc<Function>>>,
+    /// Counted up once, when everything that takes no time is done.
+    settled: Option<watch::Sender<usize>>,
+    memory: Memory,
+}
+
+/// What the task knows and the store does not.
+#[derive(Debug, Default)]
+struct Memory {
+    /// The object that everything here belongs to; one of the same name and another uid begins anew.
+    uid: Option<String>,
+    function: Option<Arc<Function>>,
+    /// Digest of the code, by the generation that it was found out for.
+    code: Option<(i64, Result<Digest, Missing>)>,
+    /// Parts of the template of this digest, or why they are not there and when to look again.
+    build: Option<(Digest, Result<Found, Missing>, Instant)>,
+    /// Revisions whose parts are known, or are not there until then.
+    prepared: BTreeMap<Number, Result<Arc<pool::Template>, (Missing, Instant)>>,
+    targets: BTreeMap<Number, (Reach, i64)>,
+    served: Option<(Number, i64)>,
+    /// Why Revisions failed their trial.
+    failures: BTreeMap<Number, StartFailure>,
+    /// What an installation says.
+    progress: Option<String>,
+    /// When the status was written last.
+    written: Option<Instant>,
+}
+
+impl Task {
+    pub(super) fn new(
+        shared: Arc<Shared>,
+        id: FunctionId,
+        object: watch::Receiver<Option<Arc<Function>>>,
+        settled: watch::Sender<usize>,
+    ) -> Self {
+        Self { shared, id, object, settled: Some(settled), memory: Memory::default() }
+    }
+
+    /// Until the Function is deleted and nothing of it is left.
+    pub(super) async fn run(mut self) {
+        loop {
+            let object = self.object.borrow_and_update().clone();
+            let newest = object.filter(|function| function.metadata.deletion_timestamp.is_none());
+            let another =
+                |function: &Function| self.memory.uid.is_some() && self.memory.uid != function.metadata.uid;
+            // One that was deleted and made again in a moment: first what the old one left.
+            let gone = newest.as_deref().is_none_or(another);
+            if !gone {
+                let function = newest.as_ref();
+                self.memory.uid = function.and_then(|function| function.metadata.uid.clone());
+                self.memory.function = function.map(Arc::clone);
+            }
+            let observed = self.observe();
+            let wanted = if gone { Wanted::Gone } else { self.wanted(&observed) };
+            let Some(action) = plan(&wanted, &observed) else {
+                if gone {
+                    self.forget().await;
+                    if newest.is_none() {
+                        self.settle();
+                        return;
+                    }
+                    self.memory = Memory::default();
+                    continue;
+                }
+                self.write_status(&observed).await;
+                self.settle();
+                self.wait(&observed).await;
+                continue;
+            };
+            if takes_long(&action) {
+                self.write_status(&observed).await;
+                self.settle();
+            }
+            tracing::debug!(function = %self.id, ?action, "deploy");
+            let mut object = self.object.clone();
+            tokio::select! {
+                // A newer spec cuts the step off; each may be.
+                biased;
+                changed = object.changed() => {
+                    if changed.is_err() {
+                        return;
+                    }
+                }
+                result = self.take(action, &observed) => if let Err(error) = result {
+                    // What happened to the store meanwhile is seen at the next look, which must not come at once.
+                    let error = pool::chain(&error);
+                    tracing::warn!(function = %self.id, error, "a step of a deployment failed");
+                    tokio::time::sleep(COUNTS).await;
+                },
+            }
+        }
+    }
+
+    fn settle(&mut self) {
+        if let Some(settled) = self.settled.take() {
+            settled.send_modify(|count| *count += 1);
+        }
+    }
+
+    /// Until something has changed, or a retry or the resync is due.
+    async fn wait(&mut self, observed: &Observed) {
+        let retries =
+            self.memory.prepared.values().filter_map(|known| known.as_ref().err().map(|(_, at)| *at));
+        let build = self.memory.build.iter().filter(|(_, found, _)| found.is_err()).map(|(.., at)| *at);
+        let wake = retries.chain(build).chain([Instant::now() + RESYNC]).min();
+        let mut snapshot = self.shared.parts.autoscaler.watch();
+        let mut conflicts = self.shared.parts.routes.conflicts();
+        snapshot.mark_unchanged();
+        let before = self.views(observed);
+        let conflicts_before = self.conflicts();
+        loop {
+            tokio::select! {
+                changed = self.object.changed() => {
+                    // Without a service nobody wants anything of this task.
+                    if changed.is_err() {
+                        std::future::pending::<()>().await;
+                    }
+                    return;
+                }
+                Ok(()) = snapshot.changed() => if self.views(observed) != before {
+                    return self.pace().await;
+                },
+                Ok(()) = conflicts.changed() => if self.conflicts() != conflicts_before {
+                    return;
+                },
+                () = sleep_until(wake.unwrap_or_else(Instant::now)) => return,
+            }
+        }
+    }
+
+    /// Counts change often: so long nothing is written again, unless the spec changes.
+    async fn pace(&mut self) {
+        let until = self.memory.written.map_or_else(Instant::now, |written| written + COUNTS);
+        let mut object = self.object.clone();
+        tokio::select! {
+            () = sleep_until(until) => {}
+            _ = object.changed() => {}
+        }
+    }
+
+    /// What the autoscaler says of this Function's Revisions, as far as it goes into the status or the plan.
+    fn views(&self, observed: &Observed) -> BTreeMap<Number, View> {
+        let snapshot = self.shared.parts.autoscaler.snapshot();
+        let view = |number: Number| -> Option<RevisionView> {
+            snapshot.revisions.get(&self.revision_id(number)).cloned()
+        };
+        observed
+            .revisions
+            .keys()
+            .filter_map(|&number| {
+                view(number).map(|view| (number, (view.counts, view.came_up, view.failure)))
+            })
+            .collect()
+    }
+
+    fn conflicts(&self) -> Vec<Conflict> {
+        let conflicts = self.shared.parts.routes.conflicts();
+        let all = conflicts.borrow();
+        all.iter().filter(|conflict| conflict.function == self.id).cloned().collect()
+    }
+
+    fn observe(&self) -> Observed {
+        let function = self.memory.function.as_deref();
+        let snapshot = self.shared.parts.autoscaler.snapshot();
+        let now = Instant::now();
+        let mut revisions = BTreeMap::new();
+        for (number, revision) in self.revisions() {
+            let prepared = match self.memory.prepared.get(&number) {
+                Some(Ok(_)) => Prepared::Yes,
+                Some(Err((_, at))) if *at > now => Prepared::Failed,
+                _ => Prepared::No,
+            };
+            let came_up = snapshot.revisions.get(&self.revision_id(number)).is_some_and(|view| view.came_up);
+            let state = revision.status.as_ref().map(|status| status.state).unwrap_or_default();
+            let digest = revision.spec.template_digest.clone();
+            revisions.insert(number, plan::Revision { digest, state, prepared, came_up });
+        }
+        let template = self.template().map(|template| template.digest());
+        let build = match &self.memory.build {
+            Some((digest, found, at)) if Some(digest) == template.as_ref() => match found {
+                Ok(_) => Build::Done,
+                Err(_) if *at > now => Build::Failed,
+                Err(_) => Build::No,
+            },
+            _ => Build::No,
+        };
+        Observed {
+            generation: generation(function),
+            revisions,
+            served: self.memory.served,
+            targets: self.memory.targets.clone(),
+            build,
+            tried_first: function.is_some_and(|function| function.spec.scale.initial > 0),
+        }
+    }
+
+    fn wanted(&self, observed: &Observed) -> Wanted {
+        let Some(function) = self.memory.function.as_deref() else { return Wanted::Gone };
+        if !validate(function, Side::Server).is_empty() {
+            return Wanted::Invalid;
+        }
+        match &self.memory.code {
+            Some((generation, Ok(_))) if *generation == observed.generation => {
+                self.template().map_or(Wanted::Unresolved, |template| Wanted::Template(template.digest()))
+            }
+            Some((generation, Err(_))) if *generation == observed.generation => Wanted::Unresolvable,
+            _ => Wanted::Unresolved,
+        }
+    }
+
+    /// The template that the spec asks for, once its code is known.
+    fn template(&self) -> Option<Template> {
+        let function = self.memory.function.as_deref()?;
+        match &self.memory.code {
+            Some((generation, Ok(digest))) if *generation == self::generation(Some(function)) => {
+                Some(Template::of(&function.spec, digest.clone()))
+            }
+            _ => None,
+        }
+    }
+
+    /// This Function's Revisions by number.
+    fn revisions(&self) -> BTreeMap<Number, Arc<Revision>> {
+        let listed = self.shared.parts.store.list::<Revision>(Some(self.id.namespace()));
+        let own = |revision: &Revision| revision.spec.function == self.id.name() && self.owns(revision);
+        listed
+            .items
+            .into_iter()
+            .filter(|revision| own(revision))
+            .filter_map(|revision| {
+                let name = revision.metadata.name.as_deref()?;
+                Some((revision_number(self.id.name(), name)?, revision))
+            })
+            .collect()
+    }
+
+    fn owns(&self, revision: &Revision) -> bool {
+        let owners = revision.metadata.owner_references.as_deref().unwrap_or_default();
+        owners.iter().any(|owner| Some(&owner.uid) == self.memory.uid.as_ref())
+    }
+
+    fn revision_name(&self, number: Number) -> String {
+        format!("{}-{number:05}", self.id.name())
+    }
+
+    fn revision_id(&self, number: Number) -> RevisionId {
+        RevisionId::parse(&format!("{}/{}", self.id.namespace(), self.revision_name(number)))
+            .expect("a label, a dash and digits are a label, whose length validation bounds")
+    }
+
+    async fn take(&mut self, action: Action, observed: &Observed) -> Result<(), store::Error> {
+        match action {
+            Action::Resolve => self.resolve(observed.generation).await,
+            Action::Build => self.build(observed).await,
+            Action::Create => self.create(observed).await?,
+            Action::Prepare(number) => self.prepare(number, observed).await?,
+            Action::Put(number, reach) => self.put(number, reach, observed.generation).await,
+            Action::Try(number) => self.try_out(number).await?,
+            Action::Mark(number, state) => self.mark(number, state, None).await?,
+            Action::Serve(number) => self.serve(number, observed.generation),
+            Action::Unserve => {
+                self.shared.parts.routes.unserve(&self.id);
+                self.memory.served = None;
+            }
+            Action::Remove(number) => {
+                // An autoscaler that has ended has taken its instances away.
+                let _ended = self.shared.parts.autoscaler.remove(self.revision_id(number)).await.is_err();
+                self.memory.targets.remove(&number);
+            }
+            Action::Delete(number) => {
+                let name = self.revision_name(number);
+                let now = Timestamp::now();
+                let store = &self.shared.parts.store;
+                store.delete::<Revision>(self.id.namespace(), &name, Preconditions::default(), now).await?;
+                self.memory.prepared.remove(&number);
+            }
+        }
+        Ok(())
+    }
+
+    async fn resolve(&mut self, generation: i64) {
+        if let Some(function) = self.memory.function.clone() {
+            let code = self.shared.parts.sources.resolve(&function.spec).await;
+            self.memory.code = Some((generation, code));
+        }
+    }
+
+    async fn build(&mut self, observed: &Observed) {
+        let Some(template) = self.template() else { return };
+        self.memory.progress = None;
+        let found = self.ensure(&template, observed).await;
+        let again = Instant::now() + RETRY;
+        self.memory.build = Some((template.digest(), found, again));
+    }
+
+    /// Has the parts of a template, and shows in the status how that goes on.
+    async fn ensure(&mut self, template: &Template, observed: &Observed) -> Result<Found, Missing> {
+        let shared = Arc::clone(&self.shared);
+        let said = watch::Sender::new(None);
+        let mut heard = said.subscribe();
+        let mut ensuring = std::pin::pin!(shared.parts.sources.ensure(template, |text| {
+            said.send_replace(Some(text));
+        }));
+        let found = loop {
+            tokio::select! {
+                biased;
+                found = &mut ensuring => break found,
+                Ok(()) = heard.changed() => {
+                    self.memory.progress = heard.borrow_and_update().clone();
+                    if self.memory.written.is_none_or(|written| written.elapsed() >= PROGRESS) {
+                        self.write_status(observed).await;
+                        self.settle();
+                    }
+                }
+            }
+        };
+        self.memory.progress = None;
+        found
+    }
+
+    async fn create(&mut self, observed: &Observed) -> Result<(), store::Error> {
+        let (Some(function), Some(template)) = (self.memory.function.clone(), self.template()) else {
+            return Ok(());
+        };
+        let known: Vec<String> =
+            observed.revisions.keys().map(|number| self.revision_name(*number)).collect();
+        let latest = function.status.as_ref().and_then(|status| status.latest_revision.clone());
+        let names = known.iter().chain(&latest).map(String::as_str);
+        let name = next_revision_name(self.id.name(), names);
+        let digest = template.digest();
+        let spec = RevisionSpec {
+            function: self.id.name().to_owned(),
+            generation: observed.generation,
+            template_digest: digest.clone(),
+            template,
+        };
+        let mut revision = Revision::new(&name, spec);
+        revision.metadata = ObjectMeta {
+            namespace: Some(self.id.namespace().to_owned()),
+            labels: Some(BTreeMap::from([(
+                hearth_function::FUNCTION_LABEL.to_owned(),
+                self.id.name().to_owned(),
+            )])),
+            owner_references: Some(vec![OwnerReference {
+                api_version: hearth_function::API_VERSION.to_owned(),
+                kind: "Function".to_owned(),
+                name: self.id.name().to_owned(),
+                uid: self.memory.uid.clone().unwrap_or_default(),
+                controller: Some(true),
+                block_owner_deletion: Some(true),
+            }]),
+            ..revision.metadata
+        };
+        let key = match &self.memory.build {
+            Some((built, Ok(found), _)) if *built == digest => found.key.clone(),
+            _ => None,
+        };
+        revision.status = Some(RevisionStatus { dependencies: key, ..RevisionStatus::default() });
+        let revision = self.shared.parts.store.create(revision, Timestamp::now()).await?;
+        tracing::info!(function = %self.id, revision = name, "new revision");
+        if let (Some(number), Some((_, Ok(found), _))) =
+            (revision_number(self.id.name(), &name), &self.memory.build)
+        {
+            let template = self.pool_template(&revision, found.clone());
+            self.memory.prepared.insert(number, template);
+        }
+        Ok(())
+    }
+
+    async fn prepare(&mut self, number: Number, observed: &Observed) -> Result<(), store::Error> {
+        let Some(revision) = self.revisions().remove(&number) else { return Ok(()) };
+        let template = match self.ensure(&revision.spec.template, observed).await {
+            Ok(found) => self.pool_template(&revision, found),
+            Err(missing) => Err((missing, Instant::now() + RETRY)),
+        };
+        self.memory.prepared.insert(number, template);
+        Ok(())
+    }
+
+    fn pool_template(
+        &self,
+        revision: &Revision,
+        found: Found,
+    ) -> Result<Arc<pool::Template>, (Missing, Instant)> {
+        let places = pool::Places {
+            code: found.code,
+            dependencies: found.dependencies,
+            interpreter: found.interpreter,
+            gateway: self.shared.config.url_inside.clone(),
+        };
+        pool::Template::new(revision, places).map(Arc::new).map_err(|error| {
+            let missing = Missing { reason: "Invalid", message: error.to_string() };
+            (missing, Instant::now() + RETRY)
+        })
+    }
+
+    async fn put(&mut self, number: Number, reach: Reach, generation: i64) {
+        let (Some(Ok(template)), Some(function)) = (self.memory.prepared.get(&number), &self.memory.function)
+        else {
+            return;
+        };
+        // The limits of an instance are its Revision's; only how many there are is the newest spec's.
+        let mut spec = function.spec.clone();
+        if let Some(revision) = self.revisions().get(&number) {
+            spec.process_model = revision.spec.template.process_model;
+            spec.concurrency = revision.spec.template.concurrency;
+        }
+        let target = Target { template: Arc::clone(template), policy: Policy::of(&spec), reach };
+        if self.shared.parts.autoscaler.put(target).await.is_ok() {
+            self.memory.targets.insert(number, (reach, generation));
+        }
+    }
+
+    async fn try_out(&mut self, number: Number) -> Result<(), store::Error> {
+        self.memory.failures.remove(&number);
+        match self.shared.parts.autoscaler.try_out(self.revision_id(number)).await {
+            Ok(()) => {
+                tracing::info!(function = %self.id, revision = number, "revision came up");
+                self.mark(number, RevisionState::Ready, None).await
+            }
+            Err(TrialError::Failed(failure)) => {
+                self.memory.failures.insert(number, failure.clone());
+                self.mark(number, RevisionState::Failed, Some(status::with_lines(&failure))).await
+            }
+            // Shutting down: the next controller goes on.
+            Err(TrialError::Ended(_)) => std::future::pending().await,
+            Err(TrialError::Removed) => {
+                self.memory.targets.remove(&number);
+                Ok(())
+            }
+        }
+    }
+
+    async fn mark(
+        &mut self,
+        number: Number,
+        state: RevisionState,
+        message: Option<String>,
+    ) -> Result<(), store::Error> {
+        let store = &self.shared.parts.store;
+        let revision = store.get::<Revision>(self.id.namespace(), &self.revision_name(number))?;
+        let mut revision = Arc::unwrap_or_clone(revision);
+        let before = revision.status.take().unwrap_or_default();
+        revision.status = Some(RevisionStatus { state, message, ..before });
+        revision.metadata.resource_version = None;
+        store.update_status(revision).await?;
+        Ok(())
+    }
+
+    fn serve(&mut self, number: Number, generation: i64) {
+        let revisions = self.revisions();
+        let (Some(function), Some(revision)) = (self.memory.function.as_deref(), revisions.get(&number))
+        else {
+            return;
+        };
+        let timeouts = &revision.spec.template.timeouts;
+        let served = routes::served(function, &self.id, self.revision_id(number), timeouts);
+        self.shared.parts.routes.serve(served);
+        self.memory.served = Some((number, generation));
+        tracing::info!(function = %self.id, revision = number, "routes lead to the revision");
+    }
+
+    /// Takes away what a deleted Function printed.
+    async fn forget(&self) {
+        if let Err(error) = self.shared.parts.logs.remove(&self.id).await {
+            let error = pool::chain(&error);
+            tracing::warn!(function = %self.id, error, "logs of a deleted function stay");
+        }
+        tracing::info!(function = %self.id, "function deleted");
+    }
+
+    async fn write_status(&mut self, observed: &Observed) {
+        self.memory.written = Some(Instant::now());
+        let Ok(stored) = self.shared.parts.store.get::<Function>(self.id.namespace(), self.id.name()) else {
+            return;
+        };
+        if stored.metadata.uid != self.memory.uid {
+            return;
+        }
+        let known = self.known(observed);
+        let status = status::status(stored.status.as_ref(), &known, Timestamp::now());
+        if stored.status.as_ref() == Some(&status) {
+            return;
+        }
+        let mut function = Arc::unwrap_or_clone(stored);
+        function.status = Some(status);
+        function.metadata.resource_version = None;
+        match self.shared.parts.store.update_status(function).await {
+            // Deleted, or made anew, since it was read: then it is another task's, or nobody's.
+            Ok(_) | Err(store::Error::NotFound { .. } | store::Error::Conflict { .. }) => {}
+            Err(error) => {
+                let error = pool::chain(&error);
+                tracing::warn!(function = %self.id, error, "status not written");
+            }
+        }
+    }
+
+    /// What the conditions are made from.
+    fn facts(&self, observed: &Observed, views: &BTreeMap<Number, View>) -> status::Facts {
+        let problems = self.memory.function.as_deref().map(|function| validate(function, Side::Server));
+        let wanted = self.template().map(|template| template.digest());
+        let missing = |missing: &Missing| (missing.reason, missing.message.clone());
+        let no_code = match &self.memory.code {
+            Some((generation, Err(why))) if *generation == observed.generation => Some(missing(why)),
+            _ => None,
+        };
+        let no_build = match &self.memory.build {
+            Some((digest, Err(why), _)) if Some(digest) == wanted.as_ref() => Some(missing(why)),
+            _ => None,
+        };
+        let current = observed
+            .revisions
+            .last_key_value()
+            .filter(|(_, revision)| Some(&revision.digest) == wanted.as_ref())
+            .map(|(&number, revision)| (number, revision));
+        let no_parts = current.and_then(|(number, _)| match self.memory.prepared.get(&number) {
+            Some(Err((why, _))) => Some(missing(why)),
+            _ => None,
+        });
+        status::Facts {
+            problems: problems.unwrap_or_default().iter().map(ToString::to_string).collect(),
+            missing: no_code.or(no_build).or(no_parts),
+            progress: self.memory.progress.clone(),
+            serving: observed.served.map(|(number, _)| self.revision_name(number)),
+            current: current.map(|(number, revision)| status::Current {
+                name: self.revision_name(number),
+                state: revision.state,
+                prepared: revision.prepared == Prepared::Yes,
+                ready: views.get(&number).map_or(0, |(counts, ..)| counts.ready),
+                failure: views
+                    .get(&number)
+                    .and_then(|(.., failure)| failure.clone())
+                    .or_else(|| self.memory.failures.get(&number).cloned()),
+                message: self
+                    .revisions()
+                    .get(&number)
+                    .and_then(|revision| revision.status.as_ref().and_then(|status| status.message.clone())),
+            }),
+        }
+    }
+
+    fn known(&self, observed: &Observed) -> Known {
+        let mut instances = InstanceCounts::default();
+        let views = self.views(observed);
+        for (counts, ..) in views.values() {
+            instances.ready += counts.ready;
+            instances.busy += counts.busy;
+            instances.starting += counts.starting;
+        }
+        let (ready, built) = status::stages(&self.facts(observed, &views));
+        Known {
+            generation: observed.generation,
+            url: self
+                .memory
+                .function
+                .as_deref()
+                .map(|function| routes::url(&self.shared.config.url, function, &self.id))
+                .unwrap_or_default(),
+            serving: observed.served.map(|(number, _)| self.revision_name(number)),
+            latest: observed.revisions.keys().last().map(|number| self.revision_name(*number)),
+            instances,
+            ready,
+            built,
+            conflicts: self.conflicts(),
+        }
+    }
+}
+
+/// What the autoscaler says of a Revision: counts, whether it ever came up, why its last start failed.
+type View = (InstanceCounts, bool, Option<StartFailure>);
+
+fn generation(function: Option<&Function>) -> i64 {
+    function.and_then(|function| function.metadata.generation).unwrap_or(1)
+}
+
+/// A step that a restarted controller does not wait for before it serves.
+fn takes_long(action: &Action) -> bool {
+    matches!(action, Action::Build | Action::Try(_) | Action::Remove(_))
+}

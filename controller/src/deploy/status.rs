@@ -1,0 +1,249 @@
+//! What a Function's status says: a pure function of what is known of it.
+
+use hearth_dispatch::StartFailure;
+use hearth_dispatch::routes::Conflict;
+use hearth_function::{
+    Condition, ConditionStatus, ConditionType, FunctionStatus, InstanceCounts, RevisionState, set_condition,
+};
+use jiff::Timestamp;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
+
+/// What is known of a Function.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub(super) struct Known {
+    pub(super) generation: i64,
+    pub(super) url: String,
+    /// The Revision that routes lead to.
+    pub(super) serving: Option<String>,
+    /// The Revision made last.
+    pub(super) latest: Option<String>,
+    pub(super) instances: InstanceCounts,
+    pub(super) ready: Stage,
+    pub(super) built: Stage,
+    /// Routes that it did not get.
+    pub(super) conflicts: Vec<Conflict>,
+}
+
+/// How far something is: a reason word and a sentence.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum Stage {
+    Done { reason: &'static str, message: String },
+    Underway { reason: &'static str, message: String },
+    Failed { reason: String, message: String },
+}
+
+impl Default for Stage {
+    fn default() -> Self {
+        Self::Underway { reason: "Pending", message: "not looked at yet".to_owned() }
+    }
+}
+
+/// The status to be written after `before`.
+pub(super) fn status(before: Option<&FunctionStatus>, known: &Known, now: Timestamp) -> FunctionStatus {
+    let mut status = FunctionStatus {
+        observed_generation: Some(known.generation),
+        url: Some(known.url.clone()),
+        ready_revision: known.serving.clone(),
+        latest_revision: known.latest.clone(),
+        instances: known.instances,
+        conditions: before.map(|before| before.conditions.clone()).unwrap_or_default(),
+    };
+    let routes = if known.conflicts.is_empty() {
+        let served = known.serving.is_some();
+        let message = if served { "every route leads here" } else { "nothing serves yet" }.to_owned();
+        if served {
+            Stage::Done { reason: "Routed", message }
+        } else {
+            Stage::Underway { reason: "NotServing", message }
+        }
+    } else {
+        let lost: Vec<String> = known.conflicts.iter().map(lost).collect();
+        Stage::Failed { reason: "RouteTaken".to_owned(), message: lost.join("; ") }
+    };
+    for (condition_type, stage) in [
+        (ConditionType::Ready, known.ready.clone()),
+        (ConditionType::Built, known.built.clone()),
+        (ConditionType::RoutesReady, routes),
+    ] {
+        let (status_now, reason, message) = match stage {
+            Stage::Done { reason, message } => (ConditionStatus::True, reason.to_owned(), message),
+            Stage::Underway { reason, message } => (ConditionStatus::Unknown, reason.to_owned(), message),
+            Stage::Failed { reason, message } => (ConditionStatus::False, reason, message),
+        };
+        let condition = Condition {
+            condition_type,
+            status: status_now,
+            reason,
+            message,
+            last_transition_time: Time(now),
+            observed_generation: Some(known.generation),
+        };
+        set_condition(&mut status.conditions, condition);
+    }
+    status
+}
+
+/// What Ready and Built are made from.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Facts {
+    /// What is wrong with the spec.
+    pub(super) problems: Vec<String>,
+    /// Why code or dependencies are not there: a reason word and a sentence.
+    pub(super) missing: Option<(&'static str, String)>,
+    /// What an installation says.
+    pub(super) progress: Option<String>,
+    /// The Revision that routes lead to.
+    pub(super) serving: Option<String>,
+    /// The Revision of the spec as it is, once it was made.
+    pub(super) current: Option<Current>,
+}
+
+/// The Revision of the spec as it is.
+#[derive(Debug, Clone)]
+pub(super) struct Current {
+    pub(super) name: String,
+    pub(super) state: RevisionState,
+    pub(super) prepared: bool,
+    /// Its instances that serve.
+    pub(super) ready: u32,
+    /// Why its last start failed.
+    pub(super) failure: Option<StartFailure>,
+    /// The same as an earlier controller has written it.
+    pub(super) message: Option<String>,
+}
+
+/// Ready and Built.
+pub(super) fn stages(facts: &Facts) -> (Stage, Stage) {
+    let failed = |reason: &str, message: &str| Stage::Failed {
+        reason: reason.to_owned(),
+        message: match &facts.serving {
+            Some(serving) if facts.current.as_ref().is_none_or(|current| current.name != *serving) => {
+                format!("{message}; {serving} goes on serving")
+            }
+            _ => message.to_owned(),
+        },
+    };
+    if !facts.problems.is_empty() {
+        let built =
+            Stage::Failed { reason: "Invalid".to_owned(), message: "the spec is not valid".to_owned() };
+        return (failed("Invalid", &facts.problems.join("; ")), built);
+    }
+    if let Some((reason, message)) = &facts.missing {
+        let built = Stage::Failed { reason: (*reason).to_owned(), message: message.clone() };
+        return (failed(reason, message), built);
+    }
+    let built = match (&facts.progress, &facts.current) {
+        (Some(progress), _) => {
+            Stage::Underway { reason: "Installing", message: format!("installing dependencies: {progress}") }
+        }
+        (None, Some(current)) if current.prepared => {
+            Stage::Done { reason: "Built", message: "the code is there, with its dependencies".to_owned() }
+        }
+        (None, _) => Stage::Underway {
+            reason: "Building",
+            message: "looking at the code and its dependencies".to_owned(),
+        },
+    };
+    let Some(current) = &facts.current else {
+        return (Stage::Underway { reason: "Building", message: "no revision of it yet".to_owned() }, built);
+    };
+    let name = &current.name;
+    let ready = match (current.state, &current.failure) {
+        (RevisionState::Ready, Some(failure)) if current.ready == 0 => {
+            failed(&reason_word(&failure.code), &with_lines(failure))
+        }
+        (RevisionState::Ready, _) => Stage::Done { reason: "Ready", message: format!("{name} serves") },
+        (RevisionState::Failed, Some(failure)) => {
+            failed(&reason_word(&failure.code), &format!("{name} did not come up: {}", with_lines(failure)))
+        }
+        (RevisionState::Failed, None) => {
+            let why = current.message.as_deref().unwrap_or("it did not come up before a restart");
+            failed("StartFailed", &format!("{name} did not come up: {why}"))
+        }
+        _ => Stage::Underway { reason: "Starting", message: format!("{name} is tried") },
+    };
+    (ready, built)
+}
+
+/// A failure with the last lines, for people.
+pub(super) fn with_lines(failure: &StartFailure) -> String {
+    let mut text = failure.message.clone();
+    for line in &failure.last_lines {
+        text.push_str("\n  ");
+        text.push_str(line);
+    }
+    text
+}
+
+fn lost(conflict: &Conflict) -> String {
+    let Conflict { function: _, claim, holder } = conflict;
+    let methods = if claim.methods.is_empty() { String::new() } else { claim.methods.join(",") + " " };
+    let (host, path) = (&claim.host, &claim.path);
+    format!("{methods}{host}{path} belongs to {holder}, which is older: change one of the two routes")
+}
+
+/// `handler_missing` as a reason word: `HandlerMissing`.
+pub(super) fn reason_word(code: &str) -> String {
+    code.split('_')
+        .map(|part| {
+            let mut letters = part.chars();
+            letters.next().map(|first| first.to_ascii_uppercase().to_string() + letters.as_str())
+        })
+        .map(Option::unwrap_or_default)
+        .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_condition_keeps_the_time_of_its_last_change() {
+        let at = |second| Timestamp::from_second(second).unwrap();
+        let mut known = Known { generation: 1, ..Known::default() };
+        let first = status(None, &known, at(1));
+        known.ready = Stage::Underway { reason: "Starting", message: "hello-00001 is tried".to_owned() };
+        let second = status(Some(&first), &known, at(2));
+        let ready = second.condition(ConditionType::Ready).unwrap();
+        assert_eq!((ready.reason.as_str(), ready.last_transition_time.0), ("Starting", at(1)));
+        known.ready = Stage::Done { reason: "Ready", message: String::new() };
+        let third = status(Some(&second), &known, at(3));
+        assert_eq!(third.condition(ConditionType::Ready).unwrap().last_transition_time.0, at(3));
+        assert!(third.is_ready());
+    }
+
+    #[test]
+    fn a_revision_that_failed_says_why_and_who_serves() {
+        let failure = StartFailure {
+            code: "handler_missing".to_owned(),
+            message: "index.js exports no handler".to_owned(),
+            last_lines: vec!["boom".to_owned()],
+        };
+        let current = Current {
+            name: "hello-00002".to_owned(),
+            state: RevisionState::Failed,
+            prepared: true,
+            ready: 0,
+            failure: Some(failure),
+            message: None,
+        };
+        let facts =
+            Facts { serving: Some("hello-00001".to_owned()), current: Some(current), ..Facts::default() };
+        let (ready, built) = stages(&facts);
+        assert_eq!(
+            ready,
+            Stage::Failed {
+                reason: "HandlerMissing".to_owned(),
+                message: "hello-00002 did not come up: index.js exports no handler\n  boom; hello-00001 goes on serving"
+                    .to_owned(),
+            }
+        );
+        assert!(matches!(built, Stage::Done { .. }));
+    }
+
+    #[test]
+    fn a_reason_is_a_word() {
+        assert_eq!(reason_word("handler_missing"), "HandlerMissing");
+        assert_eq!(reason_word("start_timeout"), "StartTimeout");
+    }
+}
