@@ -18,7 +18,7 @@ use tokio::time::{Instant, sleep_until};
 
 use super::parts::{Found, Missing};
 use super::plan::{self, Action, Build, Number, Observed, Prepared, Wanted, plan};
-use super::status::{self, Known, Stage};
+use super::status::{self, Known};
 use super::{RESYNC, Shared, routes};
 use crate::autoscale::{RevisionView, Target, TrialError};
 use crate::pool;
