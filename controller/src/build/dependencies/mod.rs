@@ -379,3 +379,6 @@ impl fmt::Display for LastLines<'_> {
         self.0.iter().try_for_each(|line| write!(f, "\n  {line}"))
     }
 }
+
+#[cfg(test)]
+mod tests;
