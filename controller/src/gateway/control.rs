@@ -1,38 +1,55 @@
-//! The control thread: the scaler's messages in, load and wishes for capacity out. And the end of all threads.
+//! The gateway's threads, their start and their end; and the control thread: the scaler's messages in, load and wishes for capacity out.
 
+use std::net::SocketAddr;
+use std::rc::Rc;
 use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::Duration;
 
 use hearth_dispatch::ToGateway;
-use tokio::sync::mpsc;
+use tokio::net::TcpListener;
+use tokio::sync::{Semaphore, mpsc};
+use tokio::task::{JoinSet, LocalSet};
 use tokio_util::sync::CancellationToken;
 
 use super::config::Config;
+use super::lane::{Lane, Shared};
 use super::outbox::Outbox;
 use super::revisions::{GROWTH_DELAY, Revisions, TICK};
-use super::{Channels, Error, Handle};
+use super::stats::Stats;
+use super::{Channels, Error, Handle, listener};
+use crate::telemetry::metrics::Registry;
 
 /// The gateway's threads.
 #[derive(Debug)]
 pub(super) struct Threads {
-    stop: CancellationToken,
+    shared: Arc<Shared>,
+    lanes: Vec<JoinHandle<()>>,
     control: Option<JoinHandle<()>>,
 }
 
 impl Drop for Threads {
     fn drop(&mut self) {
-        self.stop.cancel();
+        self.shared.drain.cancel();
+        self.shared.cut.cancel();
     }
 }
 
 impl Threads {
-    pub(super) async fn shutdown(mut self, _grace: Duration) -> usize {
-        self.stop.cancel();
-        if let Some(control) = self.control.take() {
-            join(control).await;
+    /// Drains, then cuts.
+    pub(super) async fn shutdown(mut self, grace: Duration) -> usize {
+        let connections = self.shared.config.limits.connections;
+        let open = || connections.saturating_sub(self.shared.connections.available_permits());
+        self.shared.drain.cancel();
+        let permits = u32::try_from(connections).unwrap_or(u32::MAX);
+        let all = tokio::time::timeout(grace, self.shared.connections.acquire_many(permits)).await;
+        let cut = if all.is_ok() { 0 } else { open() };
+        drop(all);
+        self.shared.cut.cancel();
+        for thread in self.lanes.drain(..).chain(self.control.take()) {
+            join(thread).await;
         }
-        0
+        cut
     }
 }
 
@@ -41,28 +58,93 @@ async fn join(thread: JoinHandle<()>) {
     drop(tokio::task::spawn_blocking(move || drop(thread.join())).await);
 }
 
-pub(super) fn start(config: Config, channels: Channels) -> Result<Handle, Error> {
-    let Channels { to_scaler, from_scaler, calls: _ } = channels;
+/// See [`super::Gateway::start`].
+pub(super) fn start(config: Config, channels: Channels, metrics: &Registry) -> Result<Handle, Error> {
+    let Channels { to_scaler, from_scaler, calls } = channels;
     let outbox = Arc::new(Outbox::new(to_scaler));
-    let shared = Arc::new(Revisions::new(config.limits.queue_length, Arc::clone(&outbox)));
-    let stop = CancellationToken::new();
+    let stats = Arc::new(Stats::new(metrics));
+    let revisions =
+        Arc::new(Revisions::new(config.limits.queue_length, Arc::clone(&outbox), Arc::clone(&stats)));
+    let (addresses, mut listeners) = listen(&config)?;
+    let connections = config.limits.connections.min(Semaphore::MAX_PERMITS);
+    let shared = Arc::new(Shared {
+        config,
+        revisions: Arc::clone(&revisions),
+        stats,
+        calls,
+        connections: Arc::new(Semaphore::new(connections)),
+        drain: CancellationToken::new(),
+        cut: CancellationToken::new(),
+    });
+    // From here on, an error drops this, which ends the threads that run already.
+    let mut threads = Threads { shared: Arc::clone(&shared), lanes: Vec::new(), control: None };
+    for (number, sockets) in listeners.drain(..).enumerate() {
+        let shared = Arc::clone(&shared);
+        let runtime =
+            tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(Error::Thread)?;
+        let thread = std::thread::Builder::new()
+            .name(format!("gateway-{number}"))
+            .spawn(move || runtime.block_on(LocalSet::new().run_until(lane(shared, sockets))))
+            .map_err(Error::Thread)?;
+        threads.lanes.push(thread);
+    }
     let runtime =
         tokio::runtime::Builder::new_current_thread().enable_time().build().map_err(Error::Thread)?;
-    let (parts, until) = (Arc::clone(&shared), stop.clone());
+    let cut = shared.cut.clone();
     let control = std::thread::Builder::new()
         .name("gateway-control".to_owned())
         .spawn(move || {
             runtime.block_on(async {
                 tokio::select! {
-                    () = until.cancelled() => {}
+                    () = cut.cancelled() => {}
                     () = outbox.run() => {}
-                    () = run(&parts, from_scaler) => {}
-                    () = tell_growth(&parts) => {}
+                    () = run(&shared.revisions, from_scaler) => {}
+                    () = tell_growth(&shared.revisions) => {}
                 }
             });
         })
         .map_err(Error::Thread)?;
-    Ok(Handle { shared, addresses: config.listen, threads: Threads { stop, control: Some(control) } })
+    threads.control = Some(control);
+    Ok(Handle { revisions, addresses, threads })
+}
+
+/// The listeners of each thread, and the addresses they share.
+fn listen(config: &Config) -> Result<(Vec<SocketAddr>, Vec<Vec<std::net::TcpListener>>), Error> {
+    let mut addresses: Vec<(SocketAddr, bool)> =
+        config.listen.iter().map(|&address| (address, false)).collect();
+    addresses.extend(config.bridge.map(|address| (address, true)));
+    let mut threads = Vec::new();
+    for _ in 0..config.threads.get() {
+        let mut sockets = Vec::new();
+        for (address, free_bind) in &mut addresses {
+            let failed = |source| Error::Listen { address: *address, source };
+            let socket = listener::listen(*address, *free_bind).map_err(failed)?;
+            // A port that was left open is the same for the next thread.
+            *address = socket.local_addr().map_err(failed)?;
+            sockets.push(socket);
+        }
+        threads.push(sockets);
+    }
+    Ok((addresses.into_iter().map(|(address, _)| address).collect(), threads))
+}
+
+/// A gateway thread, until all its connections have ended or are cut.
+async fn lane(shared: Arc<Shared>, sockets: Vec<std::net::TcpListener>) {
+    let cut = shared.cut.clone();
+    let lane = Lane::new(shared);
+    let mut accepting = JoinSet::new();
+    for socket in sockets {
+        match TcpListener::from_std(socket) {
+            Ok(listener) => drop(accepting.spawn_local(listener::accept(Rc::clone(&lane), listener))),
+            Err(error) => tracing::error!(%error, "a listener of the gateway cannot be used"),
+        }
+    }
+    tokio::select! {
+        () = cut.cancelled() => {}
+        () = lane.run_records() => {}
+    }
+    drop(accepting);
+    lane.flush_records();
 }
 
 /// Ends with the scaler.

@@ -18,11 +18,20 @@
 //!
 //! **Errors** that Hearth itself answers are one table, in errors.rs.
 
+mod admission;
+mod answer;
+mod body;
 mod config;
 mod control;
+mod errors;
+mod forward;
+mod lane;
+mod listener;
 mod outbox;
 mod record;
+mod request;
 mod revisions;
+mod stats;
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -76,15 +85,14 @@ impl Gateway {
     /// # Errors
     /// When an address cannot be listened on or a thread cannot be made; nothing is left running then.
     pub fn start(config: Config, channels: Channels, metrics: &Registry) -> Result<Handle, Error> {
-        let _ = metrics;
-        control::start(config, channels)
+        control::start(config, channels, metrics)
     }
 }
 
 /// A running gateway. Dropping it stops its threads without draining.
 #[derive(Debug)]
 pub struct Handle {
-    shared: Arc<revisions::Revisions>,
+    revisions: Arc<revisions::Revisions>,
     addresses: Vec<SocketAddr>,
     threads: control::Threads,
 }
@@ -99,7 +107,7 @@ impl Handle {
     /// Replaces all Functions at once. Requests that wait for a Revision which is no longer named go to their Function's present one;
     /// calls that run are not touched. Returns the routes that a Function did not get because an older one has them.
     pub fn serve(&self, functions: Vec<Served>) -> Vec<Conflict> {
-        self.shared.serve(functions)
+        self.revisions.serve(functions)
     }
 
     /// Stops accepting, lets running requests end for at most `grace`, then cuts them. Returns how many were cut.

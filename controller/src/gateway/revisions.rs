@@ -2,7 +2,7 @@
 
 use std::collections::{HashMap, HashSet};
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwap;
@@ -16,6 +16,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::config::{Served, Timeouts};
 use super::outbox::Outbox;
+use super::stats::{RevisionStats, Stats};
 
 /// The runtime's clock, so that tests can stop it.
 pub(super) fn now() -> Instant {
@@ -49,6 +50,7 @@ pub(super) struct Target {
     pub(super) function: FunctionId,
     pub(super) revision: Arc<Revision>,
     pub(super) timeouts: Timeouts,
+    pub(super) stats: RevisionStats,
 }
 
 type State = Dispatch<oneshot::Sender<Verdict>, Arc<Instance>>;
@@ -65,6 +67,8 @@ pub(super) struct Revision {
     grown: AtomicBool,
     /// How its instances are called, from the first one on.
     forwarding: OnceLock<Forwarding>,
+    /// The Function that it serves, once it does.
+    function: OnceLock<FunctionId>,
 }
 
 /// Revisions whose queue has grown since the scaler heard of it: the control thread tells it a moment later, many requests at once.
@@ -76,7 +80,7 @@ pub(super) struct Growth {
 
 impl Growth {
     pub(super) fn take(&self) -> Vec<Arc<Revision>> {
-        std::mem::take(&mut self.revisions.lock().unwrap_or_else(PoisonError::into_inner))
+        std::mem::take(&mut locked(&self.revisions))
     }
 }
 
@@ -84,7 +88,7 @@ impl Revision {
     /// Changes the dispatch state and carries out what follows, all under the lock: so whoever finds that a waiter has left the queue
     /// knows that its verdict was sent.
     pub(super) fn with<R>(&self, change: impl FnOnce(&mut State, &mut Actions) -> R) -> R {
-        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut state = locked(&self.state);
         let mut actions = Actions::new();
         let result = change(&mut state, &mut actions);
         while !actions.is_empty() {
@@ -112,7 +116,7 @@ impl Revision {
         if waiting <= 1 {
             self.tell_wanted();
         } else if !self.grown.swap(true, Ordering::AcqRel) {
-            self.growth.revisions.lock().unwrap_or_else(PoisonError::into_inner).push(Arc::clone(self));
+            locked(&self.growth.revisions).push(Arc::clone(self));
             self.growth.some.notify_one();
         }
     }
@@ -151,18 +155,20 @@ pub(super) struct Revisions {
     pub(super) routes: ArcSwap<Table<Arc<Target>>>,
     all: Mutex<HashMap<RevisionId, Arc<Revision>>>,
     /// On which Revision an instance is, for the scaler's messages that name the instance alone.
-    instances: Mutex<HashMap<InstanceId, Arc<Revision>>>,
+    instances: Mutex<HashMap<InstanceId, (Arc<Revision>, Arc<Instance>)>>,
+    stats: Arc<Stats>,
     queue_length: usize,
     outbox: Arc<Outbox>,
     pub(super) growth: Arc<Growth>,
 }
 
 impl Revisions {
-    pub(super) fn new(queue_length: usize, outbox: Arc<Outbox>) -> Self {
+    pub(super) fn new(queue_length: usize, outbox: Arc<Outbox>, stats: Arc<Stats>) -> Self {
         Self {
             routes: ArcSwap::default(),
             all: Mutex::default(),
             instances: Mutex::default(),
+            stats,
             queue_length,
             outbox,
             growth: Arc::default(),
@@ -183,8 +189,9 @@ impl Revisions {
                     state.set_policy(policy);
                     state.revive();
                 });
-                let target =
-                    Target { function: served.function.clone(), revision, timeouts: served.timeouts };
+                let function = revision.function.get_or_init(|| served.function.clone()).clone();
+                let stats = self.stats.of(&function, &revision.id);
+                let target = Target { function, revision, timeouts: served.timeouts, stats };
                 Claimant {
                     function: served.function,
                     created: served.created,
@@ -197,7 +204,7 @@ impl Revisions {
         self.routes.store(Arc::new(table));
         // After the swap: who is told to move must find the new table.
         let retired: Vec<Arc<Revision>> = {
-            let all = self.all.lock().unwrap_or_else(PoisonError::into_inner);
+            let all = locked(&self.all);
             all.values().filter(|revision| !serving.contains(&revision.id)).cloned().collect()
         };
         for revision in retired {
@@ -212,26 +219,21 @@ impl Revisions {
         match message {
             ToGateway::Grant { revision, endpoint, slots } => self.grant(&revision, endpoint, slots),
             ToGateway::Revoke { instance } => {
-                let Some(revision) = self.of(&instance) else {
+                let known = locked(&self.instances).get(&instance).cloned();
+                let Some((revision, found)) = known else {
                     return self.outbox.tell(ToScaler::Drained { instance });
                 };
-                revision.with(|state, actions| {
-                    if let Some(found) = find(state, &instance) {
-                        found.revoked.cancel();
-                    }
-                    state.on_revoke(now(), &instance, actions);
-                });
+                revision.with(|state, actions| state.on_revoke(now(), &instance, actions));
+                // After the decision: connections that see this must not be used for new calls any more.
+                found.revoked.cancel();
             }
             ToGateway::Gone { instance, reason } => {
-                let known = self.instances.lock().unwrap_or_else(PoisonError::into_inner).remove(&instance);
-                if let Some(revision) = known {
-                    revision.with(|state, _| {
-                        if let Some(found) = state.on_gone(now(), &instance) {
-                            // The first reason is the one nearest to the cause.
-                            drop(found.reason.set(reason));
-                            found.gone.cancel();
-                        }
-                    });
+                let known = locked(&self.instances).remove(&instance);
+                if let Some((revision, found)) = known {
+                    revision.with(|state, _| state.on_gone(now(), &instance));
+                    // The first reason is the one nearest to the cause.
+                    drop(found.reason.set(reason));
+                    found.gone.cancel();
                 }
                 self.forget_idle();
             }
@@ -244,8 +246,7 @@ impl Revisions {
 
     /// The load of every Revision that has something to say.
     pub(super) fn report(&self) {
-        let all: Vec<Arc<Revision>> =
-            self.all.lock().unwrap_or_else(PoisonError::into_inner).values().cloned().collect();
+        let all: Vec<Arc<Revision>> = locked(&self.all).values().cloned().collect();
         for revision in all {
             if let Some(report) = revision.with(|state, _| state.report(now())) {
                 self.outbox.tell(ToScaler::Load(report));
@@ -255,31 +256,33 @@ impl Revisions {
 
     fn grant(&self, revision: &RevisionId, endpoint: Endpoint, slots: u32) {
         let revision = self.revision(revision);
-        let instance = endpoint.instance.clone();
-        self.instances
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .insert(instance.clone(), Arc::clone(&revision));
         revision.forwarding.get_or_init(|| endpoint.forwarding);
-        revision.with(|state, actions| {
-            let known = find(state, &instance).map(Arc::clone).filter(|known| !known.revoked.is_cancelled());
-            let (single_use, start, start_time) = (endpoint.single_use, endpoint.start, endpoint.start_time);
-            let endpoint = known.unwrap_or_else(|| {
-                Arc::new(Instance {
-                    endpoint,
-                    revoked: CancellationToken::new(),
-                    gone: CancellationToken::new(),
-                    reason: OnceLock::new(),
-                })
-            });
-            let granted = Granted { instance, endpoint, slots, single_use, start, start_time };
-            state.on_grant(now(), granted, actions);
-        });
+        let (id, single_use) = (endpoint.instance.clone(), endpoint.single_use);
+        let (start, start_time) = (endpoint.start, endpoint.start_time);
+        let instance = {
+            let mut instances = locked(&self.instances);
+            // A share that changes is the same instance; one that was revoked and comes back has new connections.
+            match instances.get(&id) {
+                Some((_, known)) if !known.revoked.is_cancelled() => Arc::clone(known),
+                _ => {
+                    let instance = Arc::new(Instance {
+                        endpoint,
+                        revoked: CancellationToken::new(),
+                        gone: CancellationToken::new(),
+                        reason: OnceLock::new(),
+                    });
+                    instances.insert(id.clone(), (Arc::clone(&revision), Arc::clone(&instance)));
+                    instance
+                }
+            }
+        };
+        let granted = Granted { instance: id, endpoint: instance, slots, single_use, start, start_time };
+        revision.with(|state, actions| state.on_grant(now(), granted, actions));
     }
 
     /// The Revision of this name; made when it is heard of for the first time (its first grant may come before it serves).
     fn revision(&self, id: &RevisionId) -> Arc<Revision> {
-        let mut all = self.all.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut all = locked(&self.all);
         let revision = all.entry(id.clone()).or_insert_with(|| {
             let policy = Policy { queue_length: self.queue_length, ..Policy::default() };
             Arc::new(Revision {
@@ -289,26 +292,30 @@ impl Revisions {
                 growth: Arc::clone(&self.growth),
                 grown: AtomicBool::new(false),
                 forwarding: OnceLock::new(),
+                function: OnceLock::new(),
             })
         });
         Arc::clone(revision)
-    }
-
-    fn of(&self, instance: &InstanceId) -> Option<Arc<Revision>> {
-        self.instances.lock().unwrap_or_else(PoisonError::into_inner).get(instance).cloned()
     }
 
     /// Lets go of Revisions that neither serve nor have instances.
     fn forget_idle(&self) {
         let routes = self.routes.load();
         let serving: HashSet<&RevisionId> = routes.targets().map(|target| &target.revision.id).collect();
-        let mut all = self.all.lock().unwrap_or_else(PoisonError::into_inner);
-        all.retain(|id, revision| serving.contains(id) || !revision.with(|state, _| state.is_idle()));
+        let mut all = locked(&self.all);
+        all.retain(|id, revision| {
+            let keep = serving.contains(id) || !revision.with(|state, _| state.is_idle());
+            if let (false, Some(function)) = (keep, revision.function.get()) {
+                self.stats.remove(function, id);
+            }
+            keep
+        });
     }
 }
 
-fn find<'a>(state: &'a State, instance: &InstanceId) -> Option<&'a Arc<Instance>> {
-    state.instances().find(|(id, ..)| *id == instance).map(|(_, found, ..)| found)
+fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    // Nothing under these locks panics half-way through a change.
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// The time between two load reports while a Revision is active.

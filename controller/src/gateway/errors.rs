@@ -1,0 +1,206 @@
+//! Every error that Hearth itself answers: one table from what happened to status and code.
+//!
+//! The body is JSON, `{code, message, requestId}`, for failed starts with `reason` and `lastLines`. What is internal stays in the log.
+
+use std::borrow::Cow;
+use std::time::Duration;
+
+use bytes::Bytes;
+use hearth_dispatch::{Refusal, StartFailure};
+use http::{HeaderValue, Response, StatusCode, header};
+use serde::Serialize;
+use std::sync::Arc;
+
+use crate::label_set;
+
+label_set! {
+    /// What Hearth answers instead of a function. The words are part of the interface.
+    pub(super) enum Code("code") {
+        /// No Function claims host and path.
+        RouteNotFound = "route_not_found",
+        /// The path is claimed with other methods.
+        MethodNotAllowed = "method_not_allowed",
+        /// The request is not HTTP as it should be.
+        BadRequest = "bad_request",
+        /// The client was silent for too long in the middle of its body.
+        ClientTooSlow = "client_too_slow",
+        /// The body is longer than the gateway takes.
+        BodyTooLarge = "body_too_large",
+        /// As many requests wait as may.
+        QueueFull = "queue_full",
+        /// All instances were busy for too long.
+        QueueTimeout = "queue_timeout",
+        /// An instance was tried and did not come up.
+        StartFailed = "start_failed",
+        /// No instance came up in time.
+        StartTimeout = "start_timeout",
+        /// The function threw, or its answer was none.
+        FunctionError = "function_error",
+        /// The instance ended or broke off while it ran the call.
+        InstanceLost = "instance_lost",
+        /// The head of the answer did not come in time.
+        ExecuteTimeout = "execute_timeout",
+        /// The answer stood still for too long and was cut. The client has its head already: this is only counted.
+        IdleStream = "idle_stream",
+        /// The gateway is stopping.
+        Stopping = "stopping",
+    }
+}
+
+impl Code {
+    /// The table.
+    pub(super) const fn status(self) -> StatusCode {
+        match self {
+            Self::RouteNotFound => StatusCode::NOT_FOUND,
+            Self::MethodNotAllowed => StatusCode::METHOD_NOT_ALLOWED,
+            Self::BadRequest => StatusCode::BAD_REQUEST,
+            Self::ClientTooSlow => StatusCode::REQUEST_TIMEOUT,
+            Self::BodyTooLarge => StatusCode::PAYLOAD_TOO_LARGE,
+            Self::QueueFull => StatusCode::TOO_MANY_REQUESTS,
+            Self::QueueTimeout | Self::Stopping => StatusCode::SERVICE_UNAVAILABLE,
+            Self::StartFailed | Self::FunctionError | Self::InstanceLost => StatusCode::BAD_GATEWAY,
+            Self::StartTimeout | Self::ExecuteTimeout | Self::IdleStream => StatusCode::GATEWAY_TIMEOUT,
+        }
+    }
+
+    /// Whether the rest of the client's request is not going to be read: its connection cannot be used again.
+    const fn closes(self) -> bool {
+        matches!(self, Self::BadRequest | Self::ClientTooSlow | Self::BodyTooLarge | Self::Stopping)
+    }
+}
+
+/// An error answer in the making.
+#[derive(Debug, Clone)]
+pub(super) struct Failure {
+    pub(super) code: Code,
+    pub(super) message: Cow<'static, str>,
+    pub(super) retry_after: Option<Duration>,
+    pub(super) allow: Option<String>,
+    pub(super) start: Option<Arc<StartFailure>>,
+}
+
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+struct Body<'a> {
+    code: &'static str,
+    message: &'a str,
+    request_id: &'a str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    reason: Option<&'a str>,
+    #[serde(skip_serializing_if = "<[String]>::is_empty")]
+    last_lines: &'a [String],
+}
+
+impl Failure {
+    pub(super) fn new(code: Code, message: impl Into<Cow<'static, str>>) -> Self {
+        Self { code, message: message.into(), retry_after: None, allow: None, start: None }
+    }
+
+    pub(super) fn not_found(path: &str) -> Self {
+        Self::new(Code::RouteNotFound, format!("no function answers at {path}"))
+    }
+
+    pub(super) fn method_not_allowed(method: &http::Method, allow: &str) -> Self {
+        let message = format!("{method} is not allowed here; {allow} is");
+        Self { allow: Some(allow.to_owned()), ..Self::new(Code::MethodNotAllowed, message) }
+    }
+
+    /// The answer, without its body when the method was HEAD.
+    pub(super) fn response(&self, request_id: &str) -> Response<Bytes> {
+        let start = self.start.as_deref();
+        let body = Body {
+            code: self.code.as_str_const(),
+            message: &self.message,
+            request_id,
+            reason: start.map(|failure| failure.code.as_str()),
+            last_lines: start.map_or(&[], |failure| failure.last_lines.as_slice()),
+        };
+        let body = serde_json::to_vec(&body).expect("texts are always JSON");
+        let mut response = Response::new(Bytes::from(body));
+        *response.status_mut() = self.code.status();
+        let headers = response.headers_mut();
+        headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
+        if let Some(after) = self.retry_after {
+            // Whole seconds, never zero: a client that comes at once comes for nothing.
+            headers
+                .insert(header::RETRY_AFTER, HeaderValue::from(after.as_secs_f64().ceil().max(1.0) as u64));
+        }
+        if let Some(allow) = self.allow.as_deref().and_then(|allow| HeaderValue::from_str(allow).ok()) {
+            headers.insert(header::ALLOW, allow);
+        }
+        if self.code.closes() {
+            headers.insert(header::CONNECTION, HeaderValue::from_static("close"));
+        }
+        response
+    }
+}
+
+impl Code {
+    pub(super) fn as_str_const(self) -> &'static str {
+        use crate::telemetry::metrics::Label;
+        self.as_str()
+    }
+}
+
+impl From<Refusal> for Failure {
+    fn from(refusal: Refusal) -> Self {
+        /// A queue empties within seconds or not at all.
+        const SOON: Duration = Duration::from_secs(1);
+        match refusal {
+            Refusal::QueueFull { limit } => {
+                let message = format!("{limit} requests wait for this function already");
+                Self { retry_after: Some(SOON), ..Self::new(Code::QueueFull, message) }
+            }
+            Refusal::QueueTimeout { waited } => {
+                let message =
+                    format!("every instance of this function was busy for {:.1} s", waited.as_secs_f64());
+                Self { retry_after: Some(SOON), ..Self::new(Code::QueueTimeout, message) }
+            }
+            Refusal::StartTimeout { waited } => {
+                let message =
+                    format!("no instance of this function came up within {:.1} s", waited.as_secs_f64());
+                Self { retry_after: Some(SOON), ..Self::new(Code::StartTimeout, message) }
+            }
+            Refusal::StartFailed { failure, retry_after } => {
+                let code =
+                    if failure.code == "start_timeout" { Code::StartTimeout } else { Code::StartFailed };
+                let message = failure.message.clone();
+                Self { retry_after: Some(retry_after), start: Some(failure), ..Self::new(code, message) }
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::telemetry::metrics::Label;
+
+    #[test]
+    fn a_failed_start_says_why_and_when_to_come_again() {
+        let failure = StartFailure {
+            code: "handler_missing".to_owned(),
+            message: "index.js has no export \"handler\"".to_owned(),
+            last_lines: vec!["boom".to_owned()],
+        };
+        let refusal =
+            Refusal::StartFailed { failure: Arc::new(failure), retry_after: Duration::from_millis(1200) };
+        let response = Failure::from(refusal).response("r1");
+        assert_eq!(response.status(), 502);
+        assert_eq!(response.headers().get("retry-after").unwrap(), "2");
+        let body: serde_json::Value = serde_json::from_slice(response.body()).unwrap();
+        let expected = serde_json::json!({
+            "code": "start_failed", "message": "index.js has no export \"handler\"", "requestId": "r1",
+            "reason": "handler_missing", "lastLines": ["boom"],
+        });
+        assert_eq!(body, expected);
+    }
+
+    #[test]
+    fn every_code_is_an_error() {
+        for code in Code::ALL {
+            let status = code.status();
+            assert!(status.is_client_error() || status.is_server_error(), "{code:?}");
+        }
+    }
+}

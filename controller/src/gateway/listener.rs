@@ -1,0 +1,188 @@
+//! A gateway thread: listeners, client connections, and their end.
+//!
+//! HTTP/1.1 and HTTP/2 by prior knowledge share the port. Which of them a client speaks is seen in its first bytes, which are only looked at
+//! and not taken; a client that says nothing within the time for a head is closed here, one that stops in the middle of a head by hyper.
+
+use std::convert::Infallible;
+use std::io;
+use std::net::SocketAddr;
+use std::rc::Rc;
+use std::time::Duration;
+
+use http::HeaderValue;
+use hyper::body::Incoming;
+use hyper::rt::Executor;
+use hyper::server::conn::{http1, http2};
+use hyper::service::service_fn;
+use hyper_util::rt::{TokioIo, TokioTimer};
+use tokio::net::{TcpListener, TcpStream};
+
+use super::lane::Lane;
+use super::request;
+
+/// Connections that the kernel holds for one listener while the thread is busy.
+const BACKLOG: i32 = 1024;
+
+/// What HTTP/2 begins with (RFC 9113, 3.4).
+const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
+
+/// Pause before the next look at a preface that has come in part.
+const PREFACE_PAUSE: Duration = Duration::from_millis(2);
+
+/// Pause after an accept that failed (no descriptors left): the backlog holds those that come.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
+
+/// A socket that listens; each thread has one for each address. With `free_bind` the address need not exist yet.
+pub(super) fn listen(address: SocketAddr, free_bind: bool) -> io::Result<std::net::TcpListener> {
+    let socket = socket2::Socket::new(
+        socket2::Domain::for_address(address),
+        socket2::Type::STREAM,
+        Some(socket2::Protocol::TCP),
+    )?;
+    socket.set_reuse_address(true)?;
+    socket.set_reuse_port(true)?;
+    if free_bind && address.is_ipv4() {
+        socket.set_freebind_v4(true)?;
+    }
+    socket.set_nonblocking(true)?;
+    socket.bind(&address.into())?;
+    socket.listen(BACKLOG)?;
+    Ok(socket.into())
+}
+
+/// Accepts until the gateway drains.
+pub(super) async fn accept(lane: Rc<Lane>, listener: TcpListener) {
+    let shared = &lane.shared;
+    loop {
+        // Both arms are cancel-safe: an accept that is dropped has taken nothing.
+        let (stream, peer) = tokio::select! {
+            () = shared.drain.cancelled() => return,
+            accepted = listener.accept() => match accepted {
+                Ok(accepted) => accepted,
+                Err(error) => {
+                    tracing::warn!(%error, "cannot accept a connection");
+                    tokio::time::sleep(ACCEPT_PAUSE).await;
+                    continue;
+                }
+            },
+        };
+        // With all connections taken this one waits, and the others in the kernel.
+        let permit = tokio::select! {
+            () = shared.drain.cancelled() => return,
+            permit = std::sync::Arc::clone(&shared.connections).acquire_owned() => permit,
+        };
+        let Ok(permit) = permit else { return };
+        shared.stats.accepted.inc();
+        shared.stats.connections.inc();
+        let owner = Rc::clone(&lane);
+        lane.tasks.spawn_local(async move {
+            serve(&owner, stream, peer).await;
+            owner.shared.stats.connections.dec();
+            drop(permit);
+        });
+    }
+}
+
+/// A client's connection, as its requests see it.
+#[derive(Debug)]
+pub(super) struct Client {
+    pub(super) lane: Rc<Lane>,
+    /// Its address, as text and as a header's value; and with its port.
+    pub(super) ip: String,
+    pub(super) ip_value: HeaderValue,
+    pub(super) peer: String,
+}
+
+impl Client {
+    fn new(lane: &Rc<Lane>, peer: SocketAddr) -> Rc<Self> {
+        let ip = peer.ip().to_canonical().to_string();
+        let ip_value = HeaderValue::from_str(&ip).expect("an address is a header's value");
+        Rc::new(Self { lane: Rc::clone(lane), ip, ip_value, peer: peer.to_string() })
+    }
+}
+
+/// Spawns the tasks of HTTP/2 connections on this thread.
+#[derive(Clone)]
+struct Local(Rc<Lane>);
+
+impl<F: Future<Output = ()> + 'static> Executor<F> for Local {
+    fn execute(&self, future: F) {
+        self.0.tasks.spawn_local(future);
+    }
+}
+
+async fn serve(lane: &Rc<Lane>, stream: TcpStream, peer: SocketAddr) {
+    let limits = &lane.shared.config.limits;
+    // Answers are written whole: waiting for more to send would only delay them.
+    drop(stream.set_nodelay(true));
+    let Ok(Ok(is_http2)) = tokio::time::timeout(limits.head_time, begins_as_http2(&stream)).await else {
+        return;
+    };
+    let client = Client::new(lane, peer);
+    let service = service_fn(move |request: http::Request<Incoming>| {
+        let client = Rc::clone(&client);
+        async move { Ok::<_, Infallible>(request::serve(&client, request).await) }
+    });
+    let io = TokioIo::new(stream);
+    let shared = &lane.shared;
+    if is_http2 {
+        let connection = http2::Builder::new(Local(Rc::clone(lane)))
+            .timer(TokioTimer::new())
+            .max_concurrent_streams(limits.http2_streams)
+            .max_header_list_size(u32::try_from(limits.head_bytes).unwrap_or(u32::MAX))
+            // An idle client that is still there answers; one that has gone without a word does not.
+            .keep_alive_interval(limits.head_time)
+            .keep_alive_timeout(limits.head_time)
+            .serve_connection(io, service);
+        let mut connection = std::pin::pin!(connection);
+        tokio::select! {
+            _ = connection.as_mut() => return,
+            () = shared.cut.cancelled() => return,
+            () = shared.drain.cancelled() => connection.as_mut().graceful_shutdown(),
+        }
+        tokio::select! {
+            _ = connection => {}
+            () = shared.cut.cancelled() => {}
+        }
+    } else {
+        let connection = http1::Builder::new()
+            .timer(TokioTimer::new())
+            .header_read_timeout(limits.head_time)
+            .max_headers(limits.headers)
+            .max_header_size(limits.head_bytes)
+            .max_buf_size(limits.head_bytes.max(64 * 1024))
+            .pipeline_flush(true)
+            .serve_connection(io, service)
+            .with_upgrades();
+        let mut connection = std::pin::pin!(connection);
+        tokio::select! {
+            // What goes wrong on a client's connection is the client's affair; hyper has answered what can be answered.
+            _ = connection.as_mut() => return,
+            () = shared.cut.cancelled() => return,
+            () = shared.drain.cancelled() => connection.as_mut().graceful_shutdown(),
+        }
+        tokio::select! {
+            _ = connection => {}
+            () = shared.cut.cancelled() => {}
+        }
+    }
+}
+
+/// Whether the first bytes are HTTP/2's preface.
+async fn begins_as_http2(stream: &TcpStream) -> io::Result<bool> {
+    let mut first = [0; PREFACE.len()];
+    loop {
+        let seen = stream.peek(&mut first).await?;
+        let seen = first.get(..seen).unwrap_or_default();
+        if seen.is_empty() {
+            return Err(io::ErrorKind::UnexpectedEof.into());
+        }
+        if !PREFACE.starts_with(seen) {
+            return Ok(false);
+        }
+        if seen.len() == PREFACE.len() {
+            return Ok(true);
+        }
+        tokio::time::sleep(PREFACE_PAUSE).await;
+    }
+}

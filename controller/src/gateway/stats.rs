@@ -1,0 +1,175 @@
+//! The gateway's metrics. What is counted for each request is a plain atomic, found once for each Revision.
+
+use std::time::Duration;
+
+use hearth_dispatch::StartKind;
+use hearth_function::{FunctionId, RevisionId};
+
+use super::errors::Code;
+use crate::label_set;
+use crate::telemetry::metrics::{
+    Counter, Counters, Family, Gauge, Histogram, Histograms, LATENCY_SECONDS, Plain, Registry,
+    RevisionCounters, RevisionHistograms, SIZE_BYTES,
+};
+
+label_set! {
+    /// The first digit of the status.
+    pub(super) enum Class("class") {
+        /// Success.
+        Success = "2xx",
+        /// Elsewhere.
+        Redirect = "3xx",
+        /// The client's fault.
+        Client = "4xx",
+        /// The function's or Hearth's.
+        Server = "5xx",
+    }
+}
+
+label_set! {
+    /// What a request met.
+    pub(super) enum Start("start") {
+        /// See [`StartKind::Cold`].
+        Cold = "cold",
+        /// See [`StartKind::Prewarmed`].
+        Prewarmed = "prewarmed",
+        /// See [`StartKind::Paused`].
+        Paused = "paused",
+        /// See [`StartKind::Reserved`].
+        Reserved = "reserved",
+        /// See [`StartKind::Warm`].
+        Warm = "warm",
+    }
+}
+
+impl From<StartKind> for Start {
+    fn from(kind: StartKind) -> Self {
+        match kind {
+            StartKind::Cold => Self::Cold,
+            StartKind::Prewarmed => Self::Prewarmed,
+            StartKind::Paused => Self::Paused,
+            StartKind::Reserved => Self::Reserved,
+            StartKind::Warm => Self::Warm,
+        }
+    }
+}
+
+impl From<http::StatusCode> for Class {
+    fn from(status: http::StatusCode) -> Self {
+        match status.as_u16() {
+            ..300 => Self::Success,
+            300..400 => Self::Redirect,
+            400..500 => Self::Client,
+            _ => Self::Server,
+        }
+    }
+}
+
+/// All of them.
+#[derive(Debug)]
+pub(super) struct Stats {
+    requests: RevisionCounters<Class>,
+    starts: RevisionCounters<Start>,
+    duration: RevisionHistograms<Plain>,
+    answer_bytes: RevisionHistograms<Plain>,
+    request_bytes: RevisionCounters<Plain>,
+    pub(super) wait: Histograms<Start>,
+    pub(super) errors: Counters<Code>,
+    pub(super) retries: Counter,
+    pub(super) clients_gone: Counter,
+    pub(super) accepted: Counter,
+    pub(super) connections: Gauge,
+    pub(super) records_dropped: Counter,
+}
+
+/// Those of one Revision.
+#[derive(Debug)]
+pub(super) struct RevisionStats {
+    requests: Counters<Class>,
+    starts: Counters<Start>,
+    duration: Family<Plain, Histogram>,
+    answer_bytes: Family<Plain, Histogram>,
+    request_bytes: Counters<Plain>,
+}
+
+impl Stats {
+    pub(super) fn new(registry: &Registry) -> Self {
+        Self {
+            requests: registry.revision_counters(
+                "hearth_gateway_requests_total",
+                "Requests answered, by the first digit of the status.",
+            ),
+            starts: registry.revision_counters("hearth_gateway_starts_total", "Requests by what they met."),
+            duration: registry.revision_histograms(
+                "hearth_gateway_request_duration_seconds",
+                "From the head of a request to the last byte of its answer.",
+                LATENCY_SECONDS,
+            ),
+            answer_bytes: registry.revision_histograms(
+                "hearth_gateway_answer_size_bytes",
+                "Bodies of answers.",
+                SIZE_BYTES,
+            ),
+            request_bytes: registry.revision_counters(
+                "hearth_gateway_request_body_bytes_total",
+                "Bytes of request bodies taken.",
+            ),
+            wait: registry.histograms(
+                "hearth_gateway_wait_seconds",
+                "From the head of a request to a slot for it, by what it met.",
+                LATENCY_SECONDS,
+            ),
+            errors: registry.counters(
+                "hearth_gateway_errors_total",
+                "Requests that Hearth itself refused, failed or cut.",
+            ),
+            retries: registry
+                .counter("hearth_gateway_retries_total", "Calls sent again because their instance failed."),
+            clients_gone: registry
+                .counter("hearth_gateway_clients_gone_total", "Requests whose client left before the end."),
+            accepted: registry.counter("hearth_gateway_connections_total", "Client connections accepted."),
+            connections: registry.gauge("hearth_gateway_connections", "Client connections open."),
+            records_dropped: registry.counter(
+                "hearth_gateway_records_dropped_total",
+                "Records of calls that the logs had no room for.",
+            ),
+        }
+    }
+
+    pub(super) fn of(&self, function: &FunctionId, revision: &RevisionId) -> RevisionStats {
+        RevisionStats {
+            requests: self.requests.of(function, revision),
+            starts: self.starts.of(function, revision),
+            duration: self.duration.of(function, revision),
+            answer_bytes: self.answer_bytes.of(function, revision),
+            request_bytes: self.request_bytes.of(function, revision),
+        }
+    }
+
+    pub(super) fn remove(&self, function: &FunctionId, revision: &RevisionId) {
+        self.requests.remove(function, revision);
+        self.starts.remove(function, revision);
+        self.duration.remove(function, revision);
+        self.answer_bytes.remove(function, revision);
+        self.request_bytes.remove(function, revision);
+    }
+}
+
+impl RevisionStats {
+    pub(super) fn ended(
+        &self,
+        status: http::StatusCode,
+        start: Option<StartKind>,
+        took: Duration,
+        bytes: (u64, u64),
+    ) {
+        self.requests.get(Class::from(status)).inc();
+        if let Some(start) = start {
+            self.starts.get(start.into()).inc();
+        }
+        self.duration.get(Plain).observe(took.as_secs_f64());
+        self.request_bytes.get(Plain).inc_by(bytes.0);
+        #[expect(clippy::cast_precision_loss, reason = "sizes beyond 2^53 bytes do not occur")]
+        self.answer_bytes.get(Plain).observe(bytes.1 as f64);
+    }
+}
