@@ -48,7 +48,7 @@ pub(super) struct Instance {
 impl Instance {
     /// Waits for the end of the shim and says how the instance ended.
     pub(super) async fn watch(&self) -> Exit {
-        match self.pidfd.try_clone().and_then(|fd| AsyncFd::with_interest(fd, Interest::READABLE)) {
+        match self.pidfd.try_clone().and_then(readiness) {
             Ok(pidfd) => {
                 // A pidfd is readable from the end of its process on, and only then.
                 let _ = pidfd.readable().await;
@@ -90,6 +90,12 @@ impl Instance {
     pub(super) fn give_code_place_back(&self) {
         self.has_code.store(false, Ordering::Release);
     }
+}
+
+#[expect(unsafe_code, reason = "tokio wants to be promised that the descriptor stays what it is")]
+fn readiness(pidfd: OwnedFd) -> std::io::Result<AsyncFd<OwnedFd>> {
+    // SAFETY: an `OwnedFd` is open, and the same one, for as long as it lives; it lives in what is returned.
+    Ok(unsafe { AsyncFd::register_with_interest(pidfd, Interest::READABLE) }?)
 }
 
 /// How an instance ended: by the shim's record, else by the shim's own end; and whether the kernel killed for want of memory.

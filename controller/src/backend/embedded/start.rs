@@ -13,7 +13,7 @@ use super::directory::{Directory, Record};
 use super::launcher::{Reply, Request};
 use super::oci;
 use super::process::Identity;
-use crate::backend::{Error, InstanceSpec, Process, Root, Started};
+use crate::backend::{Error, InstanceSpec, Network, Process, Root, Started};
 
 /// A start that is complete.
 pub(super) struct Launched {
@@ -51,7 +51,14 @@ pub(super) fn start(machine: &Machine, spec: &InstanceSpec) -> Result<Launched, 
     }
     group.create(&spec.limits).map_err(step("make the control groups"))?;
     let prepared = begin.elapsed();
-    let network = machine.networks.take(spec.network).map_err(step("make the network"))?;
+    let network =
+        machine.networks.take(spec.network).map_err(|error| match machine.networks.unavailable() {
+            Some(reason) if spec.network == Network::Outbound => Error::Unsupported {
+                what: format!("give instances a network ({reason})"),
+                remedy: "set `network: none`, or see `hearth doctor` for what is missing".to_owned(),
+            },
+            _ => step("make the network")(error),
+        })?;
     undo.address = network.address;
     let connected = begin.elapsed();
 

@@ -20,6 +20,7 @@ const RTM_GETADDR: u16 = 22;
 const RTM_NEWROUTE: u16 = 24;
 const RTM_GETROUTE: u16 = 26;
 
+const IFLA_ADDRESS: u16 = 1;
 const IFLA_IFNAME: u16 = 3;
 const IFLA_MTU: u16 = 4;
 const IFLA_MASTER: u16 = 10;
@@ -95,11 +96,12 @@ pub(super) fn isolate(socket: &mut Socket, index: u32) -> io::Result<()> {
     socket.request(message)
 }
 
-/// Makes a bridge.
-pub(super) fn create_bridge(socket: &mut Socket, name: &str, mtu: u32) -> io::Result<()> {
+/// Makes a bridge with that hardware address.
+pub(super) fn create_bridge(socket: &mut Socket, name: &str, mtu: u32, address: [u8; 6]) -> io::Result<()> {
     let message = Message::new(RTM_NEWLINK, CREATE | EXCLUSIVE, &link_head(0, 0, 0, 0))
         .text(IFLA_IFNAME, name)
         .number(IFLA_MTU, mtu)
+        .attribute(IFLA_ADDRESS, &address)
         .nested(IFLA_LINKINFO, |info| info.text(IFLA_INFO_KIND, "bridge"));
     socket.request(message)
 }

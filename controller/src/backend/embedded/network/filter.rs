@@ -1,0 +1,245 @@
+//! The packet filter's rules, spoken to nf_tables directly: no `nft` or `iptables` need be installed.
+//!
+//! One table of our own, replaced whole in one transaction. For what arrives from the bridge:
+//! ```text
+//! prerouting   not IPv4, or not from the subnet          drop
+//! input        to the bridge's address, gateway's port   accept
+//!              to it, a port that the operator listed    accept
+//!              an answer                                 accept
+//!              anything else of the host                 drop
+//! forward      to another instance                       drop
+//!              to the bridge and not an answer           drop
+//! postrouting  from the subnet to elsewhere              masquerade
+//! ```
+//! An `accept` ends only our own chain: other tables, Docker's among them, still have their say ([`super::foreign`]).
+
+use std::io;
+use std::net::Ipv4Addr;
+
+use super::netlink::{APPEND, CREATE, Message, Socket};
+
+const SUBSYSTEM: u16 = 10 << 8;
+const NEW_TABLE: u16 = SUBSYSTEM;
+const GET_TABLE: u16 = SUBSYSTEM | 1;
+const DELETE_TABLE: u16 = SUBSYSTEM | 2;
+const NEW_CHAIN: u16 = SUBSYSTEM | 3;
+const NEW_RULE: u16 = SUBSYSTEM | 6;
+const BATCH_BEGIN: u16 = 0x10;
+const BATCH_END: u16 = 0x11;
+
+/// `NFPROTO_INET`: both IPv4 and IPv6.
+const INET: u8 = 1;
+/// `NFPROTO_IPV4`.
+const IPV4: u8 = 2;
+const TCP: u8 = 6;
+
+const NF_DROP: u32 = 0;
+const NF_ACCEPT: u32 = 1;
+/// Connection states "established" and "related": an answer.
+const ANSWER: u32 = 2 | 4;
+
+const META_NFPROTO: u32 = 15;
+const META_L4PROTO: u32 = 16;
+const META_IIFNAME: u32 = 6;
+const META_OIFNAME: u32 = 7;
+
+/// What the rules are about.
+#[derive(Debug, Clone)]
+pub(super) struct Rules {
+    /// The table's name.
+    pub(super) table: String,
+    /// The bridge's name.
+    pub(super) bridge: String,
+    /// The bridge's address.
+    pub(super) gateway: Ipv4Addr,
+    /// Bits of the subnet.
+    pub(super) prefix: u8,
+    /// Ports of the host that instances may reach at the bridge's address: the gateway's, and what the operator lists.
+    pub(super) ports: Vec<u16>,
+}
+
+/// Puts the rules in force, instead of any of the same name.
+///
+/// # Errors
+/// What the kernel says; nothing is changed then.
+pub(super) fn install(rules: &Rules) -> io::Result<()> {
+    let mut messages = vec![new_table(&rules.table), delete_table(&rules.table), new_table(&rules.table)];
+    let from = || meta_is(META_IIFNAME, &interface(&rules.bridge));
+    let to = || meta_is(META_OIFNAME, &interface(&rules.bridge));
+
+    messages.push(chain(rules, "prerouting", "filter", 0, -300));
+    messages.push(rule(
+        rules,
+        "prerouting",
+        [from(), meta_is_not(META_NFPROTO, &[IPV4]), vec![verdict(NF_DROP)]],
+    ));
+    messages.push(rule(
+        rules,
+        "prerouting",
+        [from(), ipv4(), source_in_subnet(rules, Is::Not), vec![verdict(NF_DROP)]],
+    ));
+
+    messages.push(chain(rules, "input", "filter", 1, 0));
+    for port in &rules.ports {
+        let tcp = meta_is(META_L4PROTO, &[TCP]);
+        let port = load_and_compare(payload(2, 2, 2), Is::Equal, &port.to_be_bytes());
+        let gateway = load_and_compare(payload(1, 16, 4), Is::Equal, &rules.gateway.octets());
+        messages.push(rule(rules, "input", [from(), ipv4(), gateway, tcp, port, vec![verdict(NF_ACCEPT)]]));
+    }
+    messages.push(rule(rules, "input", [from(), answer(Is::Not), vec![verdict(NF_ACCEPT)]]));
+    messages.push(rule(rules, "input", [from(), vec![verdict(NF_DROP)]]));
+
+    messages.push(chain(rules, "forward", "filter", 2, 0));
+    messages.push(rule(rules, "forward", [from(), to(), vec![verdict(NF_DROP)]]));
+    messages.push(rule(rules, "forward", [to(), answer(Is::Equal), vec![verdict(NF_DROP)]]));
+
+    messages.push(chain(rules, "postrouting", "nat", 4, 100));
+    let elsewhere = meta_is_not(META_OIFNAME, &interface(&rules.bridge));
+    messages.push(rule(
+        rules,
+        "postrouting",
+        [ipv4(), source_in_subnet(rules, Is::Equal), elsewhere, vec![expression("masq", |data| data)]],
+    ));
+    transaction(messages)
+}
+
+/// Takes the table away; one that is not there is no error.
+///
+/// # Errors
+/// What the kernel says.
+pub(super) fn remove(table: &str) -> io::Result<()> {
+    transaction(vec![new_table(table), delete_table(table)])
+}
+
+/// Whether the kernel has nf_tables and lets us use it.
+///
+/// # Errors
+/// What the kernel says.
+pub(super) fn available() -> io::Result<()> {
+    Socket::netfilter()?.dump(GET_TABLE, &head(0)).map(drop)
+}
+
+fn transaction(messages: Vec<Message>) -> io::Result<()> {
+    let answers = messages.len();
+    // `struct nfgenmsg` of a batch names the subsystem where others have nothing.
+    let ends = [0, 0, 0, 10];
+    let mut batch = vec![Message::new(BATCH_BEGIN, 0, &ends).unanswered()];
+    batch.extend(messages);
+    batch.push(Message::new(BATCH_END, 0, &ends).unanswered());
+    Socket::netfilter()?.batch(batch, answers)
+}
+
+fn head(family: u8) -> [u8; 4] {
+    [family, 0, 0, 0]
+}
+
+fn new_table(name: &str) -> Message {
+    Message::new(NEW_TABLE, CREATE, &head(INET)).text(1, name)
+}
+
+fn delete_table(name: &str) -> Message {
+    Message::new(DELETE_TABLE, 0, &head(INET)).text(1, name)
+}
+
+fn chain(rules: &Rules, name: &str, kind: &str, hook: u32, priority: i32) -> Message {
+    Message::new(NEW_CHAIN, CREATE, &head(INET))
+        .text(1, &rules.table)
+        .text(3, name)
+        .nested(4, |place| place.big(1, hook).big(2, priority.cast_unsigned()))
+        .big(5, NF_ACCEPT)
+        .text(7, kind)
+}
+
+/// What a rule is made of: adds itself to the list of expressions.
+type Expression = Box<dyn FnOnce(Message) -> Message>;
+
+fn rule<const N: usize>(rules: &Rules, chain: &str, parts: [Vec<Expression>; N]) -> Message {
+    Message::new(NEW_RULE, CREATE | APPEND, &head(INET))
+        .text(1, &rules.table)
+        .text(2, chain)
+        .nested(4, |list| parts.into_iter().flatten().fold(list, |list, expression| expression(list)))
+}
+
+fn expression(name: &'static str, data: impl FnOnce(Message) -> Message + 'static) -> Expression {
+    Box::new(move |list| list.nested(1, |element| element.text(1, name).nested(2, data)))
+}
+
+#[derive(Debug, Clone, Copy)]
+enum Is {
+    Equal,
+    Not,
+}
+
+/// Register 1 against a value.
+fn compare(is: Is, value: &[u8]) -> Expression {
+    let (operator, value) = (if matches!(is, Is::Equal) { 0 } else { 1 }, value.to_vec());
+    expression("cmp", move |data| {
+        data.big(1, 1).big(2, operator).nested(3, |inner| inner.attribute(1, &value))
+    })
+}
+
+fn load_and_compare(load: Expression, is: Is, value: &[u8]) -> Vec<Expression> {
+    vec![load, compare(is, value)]
+}
+
+/// A field of the packet's description into register 1.
+fn meta(key: u32) -> Expression {
+    expression("meta", move |data| data.big(1, 1).big(2, key))
+}
+
+fn meta_is(key: u32, value: &[u8]) -> Vec<Expression> {
+    load_and_compare(meta(key), Is::Equal, value)
+}
+
+fn meta_is_not(key: u32, value: &[u8]) -> Vec<Expression> {
+    load_and_compare(meta(key), Is::Not, value)
+}
+
+fn ipv4() -> Vec<Expression> {
+    meta_is(META_NFPROTO, &[IPV4])
+}
+
+/// Bytes of the packet into register 1; base 1 is the network header, 2 the transport header.
+fn payload(base: u32, offset: u32, length: u32) -> Expression {
+    expression("payload", move |data| data.big(1, 1).big(2, base).big(3, offset).big(4, length))
+}
+
+/// Register 1 with only the bits of a mask.
+fn mask(bits: &[u8]) -> Expression {
+    let (bits, none) = (bits.to_vec(), vec![0; bits.len()]);
+    expression("bitwise", move |data| {
+        let length = u32::try_from(bits.len()).unwrap_or(4);
+        data.big(1, 1)
+            .big(2, 1)
+            .big(3, length)
+            .nested(4, |inner| inner.attribute(1, &bits))
+            .nested(5, |inner| inner.attribute(1, &none))
+    })
+}
+
+fn source_in_subnet(rules: &Rules, is: Is) -> Vec<Expression> {
+    let bits = super::netmask(rules.prefix);
+    let subnet = rules.gateway.to_bits() & bits;
+    vec![payload(1, 12, 4), mask(&bits.to_be_bytes()), compare(is, &subnet.to_be_bytes())]
+}
+
+/// The state's bits of an answer, compared with none: `Is::Not` is an answer, `Is::Equal` is not.
+fn answer(none: Is) -> Vec<Expression> {
+    let state = expression("ct", |data| data.big(1, 1).big(2, 0));
+    vec![state, mask(&ANSWER.to_ne_bytes()), compare(none, &0u32.to_ne_bytes())]
+}
+
+fn verdict(code: u32) -> Expression {
+    expression("immediate", move |data| {
+        data.big(1, 0).nested(2, |inner| inner.nested(2, |verdict| verdict.big(1, code)))
+    })
+}
+
+/// An interface's name as the kernel keeps it: 16 bytes.
+fn interface(name: &str) -> [u8; 16] {
+    let mut bytes = [0; 16];
+    for (place, byte) in bytes.iter_mut().zip(name.bytes().take(15)) {
+        *place = byte;
+    }
+    bytes
+}
