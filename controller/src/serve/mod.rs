@@ -1,74 +1,27 @@
 //! Wiring: configuration to running parts, in start-up and shutdown order.
+//!
+//! Start: data directory and lock → store → logs → shim's files → backend, and what it finds of an earlier run → autoscaler → gateway
+//! → deployer, which routes what was serving before → management API. Whatever fails, the parts before it are stopped again.
+//!
+//! Stop, within one deadline: not healthy any more, no new deployments → the gateway takes no new connections and ends its requests
+//! → instances drain and stop → management API → logs, store, backend. What had to be cut off is said in the log.
+//!
+//! Each part is a task of [`Running`]; one that ends by itself ends the server, loudly: see [`Running::failed`].
 
 pub mod config;
+mod invoke;
+mod lock;
+mod parts;
+mod running;
+mod wire;
 
-use std::net::SocketAddr;
-use std::path::{Path, PathBuf};
+pub use running::Running;
+pub use wire::{Error, start};
 
-use tokio_util::sync::CancellationToken;
-
-use crate::backend::Capability;
+use crate::backend::{Capability, embedded};
 use config::Config;
-
-/// Why the server does not start.
-#[derive(Debug, thiserror::Error)]
-pub enum Error {
-    /// A part is not wired.
-    #[error("the server's parts are not wired")]
-    NotWired,
-}
-
-impl Error {
-    /// What to do about it.
-    #[must_use]
-    pub fn fix(&self) -> Option<String> {
-        None
-    }
-}
-
-/// The running server.
-#[derive(Debug)]
-pub struct Running {
-    gateway: SocketAddr,
-    kubeconfig: PathBuf,
-}
-
-/// Starts every part.
-///
-/// # Errors
-/// When one does not start; the others are stopped again then.
-pub async fn start(_config: Config) -> Result<Running, Error> {
-    Err(Error::NotWired)
-}
 
 /// What this machine can and cannot do, looked at without a server.
 pub async fn probe(_config: &Config) -> Vec<Capability> {
-    Vec::new()
-}
-
-impl Running {
-    /// Where functions answer.
-    #[must_use]
-    pub fn gateway_address(&self) -> SocketAddr {
-        self.gateway
-    }
-
-    /// What clients connect with.
-    #[must_use]
-    pub fn kubeconfig(&self) -> &Path {
-        &self.kubeconfig
-    }
-
-    /// Returns when a part has ended by itself and the server cannot go on: which, and why.
-    ///
-    /// # Cancel safety
-    /// It can be dropped and called again.
-    pub async fn failed(&mut self) -> String {
-        std::future::pending().await
-    }
-
-    /// Drains and stops everything, in order, within the configured deadline; once `hurry` is cancelled, running calls are not waited for.
-    pub async fn stop(self, hurry: CancellationToken) {
-        drop(hurry);
-    }
+    embedded::probe().await
 }

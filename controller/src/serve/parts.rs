@@ -1,0 +1,247 @@
+//! The running parts as the management API sees them.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::net::SocketAddr;
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use async_trait::async_trait;
+use axum::body::Body;
+use futures_util::stream::{self, BoxStream, StreamExt};
+use hearth_function::{Digest, FunctionId, InstanceId, RevisionId, revision_number};
+use jiff::Timestamp;
+
+use crate::api::ports::{Activity, Error, Instance, LogLine, LogQuery, Occurrence, Parts, StartRecord};
+use crate::autoscale;
+use crate::backend::{Backend, Capability};
+use crate::build::Bundles;
+use crate::pool::life::State;
+use crate::telemetry::logs::{self, Entry, Logs, Query};
+use crate::telemetry::metrics::Registry;
+
+/// What [`Parts`] is made of here.
+#[derive(Debug)]
+pub(super) struct Wired {
+    pub(super) autoscaler: autoscale::Handle,
+    pub(super) backend: Arc<dyn Backend>,
+    pub(super) bundles: Bundles,
+    pub(super) logs: Logs,
+    pub(super) metrics: Registry,
+    pub(super) gateway: SocketAddr,
+    pub(super) health: Arc<Health>,
+}
+
+/// Whether the server serves.
+#[derive(Debug, Default)]
+pub(super) struct Health {
+    restored: AtomicBool,
+    stopping: AtomicBool,
+}
+
+impl Health {
+    pub(super) fn restored(&self) {
+        self.restored.store(true, Ordering::Relaxed);
+    }
+
+    pub(super) fn stopping(&self) {
+        self.stopping.store(true, Ordering::Relaxed);
+    }
+}
+
+#[async_trait]
+impl Parts for Wired {
+    async fn instances(&self) -> Vec<Instance> {
+        let snapshot = self.autoscaler.snapshot();
+        let mut instances = Vec::with_capacity(snapshot.instances.len());
+        for view in &snapshot.instances {
+            let runs = matches!(view.state, State::Ready | State::Draining { .. });
+            let stats = if runs { self.backend.stats(&view.id).await.ok() } else { None };
+            instances.push(Instance {
+                name: view.id.clone(),
+                function: Some(view.function.clone()),
+                revision: Some(view.revision.clone()),
+                state: view.state.to_string(),
+                reason: view.state.reason().map(str::to_owned),
+                in_flight: 0,
+                slots: view.slots,
+                started: view.started.to_string(),
+                memory_bytes: stats.map(|stats| stats.memory_bytes),
+                cpu_seconds: stats.map(|stats| stats.cpu.as_secs_f64()),
+            });
+        }
+        instances
+    }
+
+    async fn activity(&self, function: &FunctionId) -> Activity {
+        let snapshot = self.autoscaler.snapshot();
+        let own = |revision: &RevisionId| {
+            revision.namespace() == function.namespace()
+                && revision_number(function.name(), revision.name()).is_some()
+        };
+        let mut activity = Activity::default();
+        let mut decisions = Vec::new();
+        let mut starts = Vec::new();
+        for (revision, view) in snapshot.revisions.iter().filter(|(revision, _)| own(revision)) {
+            activity.waiting += view.waiting;
+            activity.in_flight += view.in_flight;
+            for decided in &view.decisions {
+                let message = format!("{}: {}", revision.name(), decided.text);
+                decisions.push((decided.time, message));
+            }
+            starts.extend(view.starts.iter().map(|start| (start.time, start_record(revision, start))));
+        }
+        decisions.sort();
+        starts.sort_by_key(|(time, _)| *time);
+        activity.decisions = decisions
+            .into_iter()
+            .map(|(time, message)| Occurrence { time: time.to_string(), message })
+            .collect();
+        activity.starts = starts.into_iter().map(|(_, record)| record).collect();
+        activity
+    }
+
+    async fn invoke(
+        &self,
+        function: &FunctionId,
+        request: http::Request<Body>,
+    ) -> Result<http::Response<Body>, Error> {
+        super::invoke::invoke(self.gateway, function, request).await
+    }
+
+    async fn logs(&self, query: LogQuery) -> Result<BoxStream<'static, LogLine>, Error> {
+        let LogQuery { function, request, tail, since, follow } = query;
+        let since = since.and_then(|since| Timestamp::try_from(since).ok());
+        let query = Query { tail, since, request, calls: false };
+        if follow {
+            let following = self.logs.follow(&function, query).await.map_err(unreadable)?;
+            let lines = stream::unfold(following, |mut following| async move {
+                let entry = following.next().await?;
+                Some((line(entry), following))
+            });
+            Ok(lines.boxed())
+        } else {
+            let entries: VecDeque<Entry> = self.logs.read(&function, query).await.map_err(unreadable)?.into();
+            Ok(stream::iter(entries.into_iter().map(line)).boxed())
+        }
+    }
+
+    async fn has_bundle(&self, digest: &str) -> Result<bool, Error> {
+        let digest = parse(digest)?;
+        let bundles = self.bundles.clone();
+        let look = tokio::task::spawn_blocking(move || bundles.has(&digest));
+        look.await.map_err(|error| internal("look for the bundle", error))
+    }
+
+    async fn put_bundle(&self, digest: &str, file: &Path) -> Result<(), Error> {
+        let digest = parse(digest)?;
+        let packed =
+            std::fs::File::open(file).map_err(|error| internal("open the received bundle", error))?;
+        match self.bundles.put(&digest, std::io::BufReader::new(packed)).await {
+            Ok(_) => Ok(()),
+            Err(error) if error.is_clients() => Err(Error::Invalid(crate::pool::chain(&error))),
+            Err(error) => Err(internal("unpack the bundle", error)),
+        }
+    }
+
+    async fn capabilities(&self) -> Vec<Capability> {
+        self.backend.probe().await
+    }
+
+    fn metrics(&self) -> String {
+        self.metrics.render()
+    }
+
+    fn health(&self) -> Result<(), String> {
+        if self.health.stopping.load(Ordering::Relaxed) {
+            return Err("shutting down".to_owned());
+        }
+        if !self.health.restored.load(Ordering::Relaxed) {
+            return Err("starting: functions are not routed yet".to_owned());
+        }
+        Ok(())
+    }
+}
+
+fn start_record(revision: &RevisionId, start: &autoscale::Start) -> StartRecord {
+    let phases = &start.phases;
+    let millis = |time: std::time::Duration| time.as_secs_f64() * 1e3;
+    StartRecord {
+        time: start.time.to_string(),
+        instance: start.instance.clone(),
+        revision: revision.clone(),
+        phases_ms: BTreeMap::from([
+            ("schedule".to_owned(), millis(phases.schedule)),
+            ("create".to_owned(), millis(phases.create)),
+            ("boot".to_owned(), millis(phases.boot)),
+            ("load".to_owned(), millis(phases.load)),
+        ]),
+        failure: start.failure.clone(),
+    }
+}
+
+/// An entry as a line; a call and a note are Hearth's own remarks.
+fn line(entry: Entry) -> LogLine {
+    let time = entry.time().to_string();
+    let nobody = || InstanceId::parse("none").expect("a label");
+    match entry {
+        Entry::Line(line) => LogLine {
+            time,
+            instance: line.instance,
+            revision: line.revision,
+            stream: match line.stream {
+                logs::Stream::Stdout => "stdout",
+                logs::Stream::Stderr => "stderr",
+                logs::Stream::Platform => "hearth",
+            }
+            .to_owned(),
+            request: line.request,
+            shared: line.shared,
+            text: line.text,
+        },
+        Entry::Call(call) => {
+            let code = call.code.map(|code| format!(" {code}")).unwrap_or_default();
+            let start =
+                call.start.map(|start| format!(", {start:?} start")).unwrap_or_default().to_lowercase();
+            let millis = |time: std::time::Duration| time.as_secs_f64() * 1e3;
+            let text = format!(
+                "{} → {}{code}{start}, queue {:.1} ms, init {:.1} ms, exec {:.1} ms",
+                call.target,
+                call.status,
+                millis(call.queue),
+                millis(call.init),
+                millis(call.exec),
+            );
+            LogLine {
+                time,
+                instance: call.instance.unwrap_or_else(nobody),
+                revision: call.revision,
+                stream: "hearth".to_owned(),
+                request: Some(call.request),
+                shared: false,
+                text,
+            }
+        }
+        Entry::Note(note) => LogLine {
+            time,
+            instance: note.instance.unwrap_or_else(nobody),
+            revision: RevisionId::parse("none/none").expect("two labels"),
+            stream: "hearth".to_owned(),
+            request: note.request,
+            shared: false,
+            text: note.text,
+        },
+    }
+}
+
+fn parse(digest: &str) -> Result<Digest, Error> {
+    digest.parse().map_err(|error| Error::Invalid(format!("{error}")))
+}
+
+fn unreadable(error: logs::Error) -> Error {
+    internal("read the logs", error)
+}
+
+fn internal(what: &str, source: impl std::error::Error + Send + Sync + 'static) -> Error {
+    Error::Internal { what: what.to_owned(), source: Box::new(source) }
+}

@@ -1,0 +1,362 @@
+//! Starts every part with what it needs of the others.
+
+use std::io;
+use std::net::{IpAddr, SocketAddr, TcpListener};
+use std::num::{NonZeroU32, NonZeroUsize};
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use hearth_function::Digest;
+use jiff::Timestamp;
+use tokio::sync::mpsc;
+use tokio_util::sync::CancellationToken;
+
+use super::config::Config;
+use super::lock;
+use super::parts::{Health, Wired};
+use super::running::{Running, Tasks};
+use crate::autoscale::{self, Adoptable};
+use crate::backend::{self, Backend, embedded, shim_files};
+use crate::build::{self, Bundles, Dependencies};
+use crate::gateway::{self, CallRecord, Gateway};
+use crate::pool::{Pool, chain};
+use crate::store::{self, Store};
+use crate::telemetry::logs::{self, Entry, Logs};
+use crate::telemetry::metrics::Registry;
+use crate::{api, deploy};
+
+/// Messages between gateway and autoscaler that wait; both hold back and merge what finds no room.
+const MESSAGES: usize = 1024;
+
+/// Batches of call records that wait for the log.
+const CALLS: usize = 64;
+
+/// Why the server does not start.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// The data directory.
+    #[error(transparent)]
+    Lock(#[from] lock::Error),
+    /// The database.
+    #[error(transparent)]
+    Store(#[from] store::Error),
+    /// The logs of functions.
+    #[error(transparent)]
+    Logs(#[from] logs::Error),
+    /// The files that instances see.
+    #[error(transparent)]
+    Shim(#[from] shim_files::Error),
+    /// The backend.
+    #[error(transparent)]
+    Open(#[from] embedded::OpenError),
+    /// What an earlier run left cannot be looked at.
+    #[error("cannot look for instances of an earlier run")]
+    Backend(#[from] backend::Error),
+    /// Bundles.
+    #[error(transparent)]
+    Bundles(#[from] build::bundles::Error),
+    /// Dependencies.
+    #[error(transparent)]
+    Dependencies(#[from] build::dependencies::Error),
+    /// The gateway.
+    #[error(transparent)]
+    Gateway(#[from] gateway::Error),
+    /// The management API.
+    #[error(transparent)]
+    Api(#[from] api::Error),
+    /// The binary cannot find itself, to be run as the launcher of containers.
+    #[error("cannot find the hearth binary")]
+    Program(#[source] io::Error),
+    /// The gateway's address cannot be taken.
+    #[error("cannot listen on {address}")]
+    Listen {
+        /// Which.
+        address: SocketAddr,
+        /// What the system said.
+        #[source]
+        source: io::Error,
+    },
+}
+
+impl Error {
+    /// What to do about it.
+    #[must_use]
+    pub fn fix(&self) -> Option<String> {
+        let listen = |source: &io::Error, option: &str| {
+            (source.kind() == io::ErrorKind::AddrInUse)
+                .then(|| format!("another program listens there: choose another address with {option}"))
+        };
+        match self {
+            Self::Lock(lock::Error::Held { .. }) => {
+                Some("stop the other one, or give this one a --data-dir of its own".to_owned())
+            }
+            Self::Lock(lock::Error::File { source, .. })
+                if source.kind() == io::ErrorKind::PermissionDenied =>
+            {
+                Some("start hearth as root, or give it a --data-dir that it may write".to_owned())
+            }
+            Self::Gateway(gateway::Error::Listen { source, .. }) | Self::Listen { source, .. } => {
+                listen(source, "--listen")
+            }
+            Self::Api(api::Error::Listen { source, .. }) => listen(source, "--management"),
+            _ => None,
+        }
+    }
+}
+
+/// Starts every part. The caller sets up the diagnostics before, and waits for signals after.
+///
+/// # Errors
+/// When one does not start; the others are stopped again then, and instances of an earlier run are left as they are.
+pub async fn start(config: Config) -> Result<Running, Error> {
+    let data = config.main.data_dir.clone();
+    let lock = lock::lock(&data)?;
+    let listen = with_port(config.gateway.listen)?;
+
+    let store = Store::open(store::Config::new(data.join("hearth.redb"))).await?;
+    let limits = logs::Limits {
+        per_function: config.logs.per_function.as_bytes(),
+        per_call: config.logs.per_call.as_bytes(),
+    };
+    let (logs, writer) = Logs::open(data.join("logs"), limits)?;
+    let mut tasks = Tasks::default();
+    tasks.spawn_blocking("log writer", move || writer.run());
+
+    let shim = shim_files::install(&data)?;
+    let embedded = embedded::Embedded::open(embedded_config(&config, listen, shim)?).await?;
+    let bridge = embedded.gateway_address().map(|address| SocketAddr::from((address, listen.port())));
+    let backend: Arc<dyn Backend> = embedded;
+    let started = Start { config, data, lock, listen, bridge, store, logs, backend, tasks };
+    let backend = Arc::clone(&started.backend);
+    match started.go_on().await {
+        Ok(running) => Ok(running),
+        Err(error) => {
+            if let Err(closing) = backend.close().await {
+                tracing::warn!(error = chain(&closing), "the backend left something behind");
+            }
+            Err(error)
+        }
+    }
+}
+
+/// What is there when the backend is open.
+struct Start {
+    config: Config,
+    data: PathBuf,
+    lock: lock::Lock,
+    listen: SocketAddr,
+    bridge: Option<SocketAddr>,
+    store: Store,
+    logs: Logs,
+    backend: Arc<dyn Backend>,
+    tasks: Tasks,
+}
+
+impl Start {
+    async fn go_on(mut self) -> Result<Running, Error> {
+        let metrics = Registry::new();
+        let adoptable = self.adoptable().await?;
+        let bundles = Bundles::open(&self.data, bundle_limits(&self.config))?;
+        let dependencies =
+            Arc::new(Dependencies::open(&self.data, Arc::clone(&self.backend), build_config(&self.config))?);
+
+        let (to_scaler, from_gateway) = mpsc::channel(MESSAGES);
+        let (to_gateway, from_scaler) = mpsc::channel(MESSAGES);
+        let (calls, ended_calls) = mpsc::channel(CALLS);
+        let channels = gateway::Channels { to_scaler, from_scaler, calls };
+        let gateway = Arc::new(Gateway::start(self.gateway_config(), channels, &metrics)?);
+
+        let scaling = autoscale::Config {
+            parallelism: NonZeroU32::new(self.config.start_parallelism()).unwrap_or(NonZeroU32::MIN),
+            drain: self.config.drain.deadline,
+        };
+        let pool = Pool::new(Arc::clone(&self.backend), self.logs.clone());
+        let channels = autoscale::Channels { from_gateway, to_gateway };
+        let (service, autoscaler) =
+            autoscale::Service::new(scaling, pool, self.logs.clone(), channels, adoptable);
+        self.tasks.spawn("autoscaler", async move {
+            service.run().await;
+            Ok(())
+        });
+        self.tasks.spawn("call log", keep_calls(ended_calls, self.logs.clone()));
+
+        let health = Arc::new(Health::default());
+        let deploying = CancellationToken::new();
+        let sources = deploy::Sources { bundles: bundles.clone(), dependencies: Arc::clone(&dependencies) };
+        let deployer = deploy::Service::new(
+            deploy::Config {
+                url: format!("http://{}", reachable(self.listen)),
+                url_inside: self.bridge.map(|bridge| format!("http://{bridge}")),
+            },
+            deploy::Parts {
+                store: self.store.clone(),
+                sources,
+                autoscaler: autoscaler.clone(),
+                routes: deploy::Routes::new(Arc::clone(&gateway) as Arc<dyn deploy::Gateway>),
+                logs: self.logs.clone(),
+            },
+        );
+        let (stop, healthy) = (deploying.clone(), Arc::clone(&health));
+        self.tasks.spawn("deployer", async move {
+            let run = deployer.run(stop, move || healthy.restored());
+            run.await.map_err(|error| chain(&error))
+        });
+
+        let wired = Wired {
+            autoscaler: autoscaler.clone(),
+            backend: Arc::clone(&self.backend),
+            bundles,
+            logs: self.logs.clone(),
+            metrics,
+            gateway: reachable(self.listen),
+            health: Arc::clone(&health),
+        };
+        let mut running = Running {
+            health,
+            tasks: self.tasks,
+            deploying,
+            gateway: Some(gateway),
+            address: self.listen,
+            autoscaler,
+            api: None,
+            kubeconfig: self.config.kubeconfig(),
+            dependencies: Some(dependencies),
+            logs: self.logs,
+            store: self.store.clone(),
+            backend: self.backend,
+            drain: self.config.drain.deadline,
+            _lock: self.lock,
+        };
+        let api = api::Config {
+            listen: self.config.management.listen,
+            names: Vec::new(),
+            identity: self.data.join("tls"),
+            kubeconfig: self.config.kubeconfig(),
+            incoming: self.data.join("incoming"),
+            max_bundle_bytes: self.config.build.max_bundle.as_bytes(),
+        };
+        match api::start(api, self.store, Arc::new(wired)).await {
+            Ok(api) => running.api = Some(api),
+            Err(error) => {
+                running.stop(CancellationToken::new()).await;
+                return Err(error.into());
+            }
+        }
+        Ok(running)
+    }
+
+    /// What an earlier run left, each with the last line of it that is kept.
+    async fn adoptable(&self) -> Result<Vec<Adoptable>, Error> {
+        let mut adoptable = Vec::new();
+        for found in self.backend.list().await? {
+            let logs_after = match &found.spec.owner {
+                Some(owner) if found.ended.is_none() => {
+                    self.logs.last_sequence(&owner.function, &found.spec.id).await?
+                }
+                _ => 0,
+            };
+            adoptable.push(Adoptable { found, logs_after });
+        }
+        Ok(adoptable)
+    }
+
+    fn gateway_config(&self) -> gateway::Config {
+        let configured = &self.config.gateway;
+        let usize_of = |number: u64| usize::try_from(number).unwrap_or(usize::MAX);
+        gateway::Config {
+            listen: vec![self.listen],
+            bridge: self.bridge.filter(|_| !self.listen.ip().is_unspecified()),
+            threads: NonZeroUsize::new(usize_of(self.config.gateway_threads().into()))
+                .unwrap_or(NonZeroUsize::MIN),
+            limits: gateway::Limits {
+                head_bytes: usize_of(configured.max_head.as_bytes()),
+                body_bytes: configured.max_body.as_bytes(),
+                head_time: configured.head_timeout,
+                body_silence: configured.body_timeout,
+                connections: usize_of(configured.max_connections.into()),
+                queue_length: usize_of(configured.max_queue.into()),
+                ..gateway::Limits::default()
+            },
+            forwarding: gateway::ForwardingLimits::default(),
+        }
+    }
+}
+
+fn embedded_config(config: &Config, listen: SocketAddr, shim: PathBuf) -> Result<embedded::Config, Error> {
+    let program = std::env::current_exe().map_err(Error::Program)?;
+    Ok(embedded::Config {
+        parallel_starts: usize::try_from(config.start_parallelism()).unwrap_or(usize::MAX),
+        gateway_port: listen.port(),
+        host_ports: config.network.host_ports.clone(),
+        ..embedded::Config::new(program, config.main.data_dir.clone(), shim)
+    })
+}
+
+fn bundle_limits(config: &Config) -> build::Limits {
+    let packed_bytes = config.build.max_bundle.as_bytes();
+    build::Limits { packed_bytes, unpacked_bytes: packed_bytes.saturating_mul(4), ..build::Limits::default() }
+}
+
+fn build_config(config: &Config) -> build::dependencies::Config {
+    let mut install_env = build::dependencies::select_environment(std::env::vars());
+    for variable in &config.build.env {
+        if let Some((name, value)) = variable.reveal().split_once('=') {
+            install_env.insert(name.to_owned(), value.to_owned());
+        }
+    }
+    build::dependencies::Config {
+        timeout: config.build.timeout,
+        memory_bytes: config.build.memory.as_bytes(),
+        install_env,
+        ..build::dependencies::Config::default()
+    }
+}
+
+/// Writes the records of calls into their functions' logs, until the gateway has ended.
+async fn keep_calls(mut calls: mpsc::Receiver<Vec<CallRecord>>, logs: Logs) -> Result<(), String> {
+    while let Some(batch) = calls.recv().await {
+        for call in batch {
+            let function = call.function.clone();
+            logs.offer(&function, Entry::Call(call_entry(call)));
+        }
+    }
+    Ok(())
+}
+
+fn call_entry(call: CallRecord) -> logs::CallRecord {
+    let waited_for_start = !matches!(call.start, None | Some(hearth_dispatch::StartKind::Warm));
+    logs::CallRecord {
+        time: Timestamp::try_from(call.began).unwrap_or_else(|_| Timestamp::now()),
+        request: call.request_id,
+        revision: call.revision,
+        instance: call.instance,
+        target: format!("{} {}", call.method, call.path),
+        status: call.status,
+        code: call.error.map(str::to_owned),
+        start: call.start,
+        queue: call.queued,
+        init: if waited_for_start { call.queued } else { std::time::Duration::ZERO },
+        exec: call.executed,
+        received: call.bytes_in,
+        sent: call.bytes_out,
+    }
+}
+
+/// The address with a port, if it was left to the system: the backend's firewall must know it before the gateway listens.
+fn with_port(address: SocketAddr) -> Result<SocketAddr, Error> {
+    if address.port() != 0 {
+        return Ok(address);
+    }
+    let taken = TcpListener::bind(address).and_then(|listener| listener.local_addr());
+    taken.map_err(|source| Error::Listen { address, source })
+}
+
+/// How this machine itself reaches an address that is listened on.
+fn reachable(listen: SocketAddr) -> SocketAddr {
+    let ip = match listen.ip() {
+        IpAddr::V4(ip) if ip.is_unspecified() => IpAddr::from([127, 0, 0, 1]),
+        IpAddr::V6(ip) if ip.is_unspecified() => IpAddr::from(std::net::Ipv6Addr::LOCALHOST),
+        ip => ip,
+    };
+    SocketAddr::new(ip, listen.port())
+}
