@@ -205,7 +205,7 @@ async fn a_function_is_created_read_changed_and_deleted() {
         .patch(
             "hello",
             &PatchParams::default(),
-            &Patch::Merge(json!({ "spec": { "handler": "other.handler" } })),
+            &Patch::Merge(json!({ "spec": { "handler": "index.other" } })),
         )
         .await
         .unwrap();
@@ -239,7 +239,7 @@ async fn apply_creates_and_then_changes_and_keeps_what_it_does_not_name() {
         .await
         .unwrap();
     let mut other = hello("hello");
-    other.spec.handler = Some("other.handler".parse().unwrap());
+    other.spec.handler = Some("index.other".parse().unwrap());
     let changed = functions.patch("hello", &apply, &Patch::Apply(other)).await.unwrap();
     assert_eq!((changed.metadata.generation, changed.labels().len()), (Some(2), 1));
     running.api.stop().await;
@@ -254,7 +254,7 @@ async fn a_status_is_written_by_itself_and_only_there() {
         Some(hearth_function::FunctionStatus { url: Some("http://forged".to_owned()), ..Default::default() });
     let created = functions.create(&PostParams::default(), &with_status).await.unwrap();
     assert_eq!(created.status, None, "a client's status is not taken with the spec");
-    let patch = json!({ "status": { "url": "http://real" }, "spec": { "handler": "ignored.handler" } });
+    let patch = json!({ "status": { "url": "http://real" }, "spec": { "handler": "index.ignored" } });
     let patched =
         functions.patch_status("hello", &PatchParams::default(), &Patch::Merge(patch)).await.unwrap();
     assert_eq!(patched.status.unwrap().url.as_deref(), Some("http://real"));

@@ -157,8 +157,10 @@ impl Reading {
 
     fn set(&mut self, key: &str, value: &Json, source: &Source) {
         let Some(option) = OPTIONS.iter().find(|option| option.key == key) else {
-            let message =
-                format!("there is no such option{}", meant(key, OPTIONS.iter().map(|option| option.key)));
+            let sections =
+                OPTIONS.iter().filter_map(|option| option.key.split_once('.')).map(|(section, _)| section);
+            let known = OPTIONS.iter().map(|option| option.key).chain(sections);
+            let message = format!("there is no such option{}", meant(key, known));
             return self.problem(source, Some(key), message);
         };
         match (option.set)(&mut self.config, value) {

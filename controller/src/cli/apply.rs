@@ -1,0 +1,315 @@
+//! `hearth apply`: packs what manifests name, uploads what the server lacks, stores the Functions and waits until they are ready.
+
+use std::path::Path;
+use std::pin::pin;
+use std::time::Duration;
+
+use futures_util::TryStreamExt;
+use http::{Request, StatusCode};
+use indicatif::{ProgressBar, ProgressStyle};
+use kube::ResourceExt;
+use kube::api::{Patch, PatchParams};
+use kube::client::Body;
+use kube::runtime::watcher::{self, watcher};
+
+use hearth_function::spec::Source;
+use hearth_function::{ConditionStatus, ConditionType, Function};
+
+use super::args::Apply;
+use super::client::Server;
+use super::error::Error;
+use super::manifest::{self, Manifest};
+use super::out::{self, Paint};
+use crate::build::{PackOptions, Packed, pack};
+
+/// What our applies are known as.
+const MANAGER: &str = "hearth";
+
+/// How the store changed by an apply.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Outcome {
+    /// It was not there.
+    Created,
+    /// It is another now.
+    Configured,
+    /// It was so already.
+    Unchanged,
+}
+
+impl Outcome {
+    fn word(self) -> &'static str {
+        match self {
+            Self::Created => "created",
+            Self::Configured => "configured",
+            Self::Unchanged => "unchanged",
+        }
+    }
+}
+
+/// Runs the command.
+pub(super) async fn run(arguments: Apply) -> Result<(), Error> {
+    let manifests = manifest::read_all(&arguments.filename)?;
+    let server = Server::find(&arguments.client).await?;
+    let default = server.namespace(arguments.namespace.as_deref()).to_owned();
+    let mut applied = Vec::new();
+    let mut failures = Vec::new();
+    for manifest in &manifests {
+        let name = manifest.function.name_any();
+        match one(&server, manifest, &default).await {
+            Ok((function, outcome)) => {
+                if arguments.output.is_none() {
+                    out::line(&format!("function {name} {}", outcome.word()))?;
+                }
+                applied.push(function);
+            }
+            // The others are applied all the same; a server that is gone is told once.
+            Err(error @ (Error::Failed { .. } | Error::Manifests(_))) if manifests.len() > 1 => {
+                failures.push((name, error))
+            }
+            Err(error) => return Err(error),
+        }
+    }
+    for (name, error) in &failures {
+        out::note(&format!("function {name}:"));
+        error.show();
+    }
+    let mut failed = !failures.is_empty();
+    if !arguments.no_wait {
+        let end = tokio::time::Instant::now() + arguments.timeout;
+        for function in &mut applied {
+            match tokio::time::timeout_at(end, ready(&server, function)).await {
+                Ok(Ok(ready)) => *function = ready,
+                Ok(Err(error)) => {
+                    error.show();
+                    failed = true;
+                }
+                Err(_) => {
+                    too_slow(function, arguments.timeout).show();
+                    failed = true;
+                }
+            }
+        }
+    }
+    match arguments.output {
+        Some(format) if applied.len() == 1 => out::object(&applied[0], format)?,
+        Some(format) => {
+            out::object(&serde_json::json!({ "apiVersion": "v1", "kind": "List", "items": applied }), format)?
+        }
+        None => {}
+    }
+    if failed { Err(Error::Shown) } else { Ok(()) }
+}
+
+fn too_slow(function: &Function, timeout: Duration) -> Error {
+    let name = function.name_any();
+    Error::fixable(
+        format!("function {name} is not ready after {}", humantime::format_duration(timeout)),
+        format!("it may still come up: see `hearth describe function {name}`, or wait longer with --timeout"),
+    )
+}
+
+/// Applies one manifest: its code first, then the object.
+pub(super) async fn one(
+    server: &Server,
+    manifest: &Manifest,
+    default_namespace: &str,
+) -> Result<(Function, Outcome), Error> {
+    let mut function = manifest.function.clone();
+    let namespace = function.namespace().unwrap_or_else(|| default_namespace.to_owned());
+    function.metadata.namespace = Some(namespace.clone());
+    if let Some(packed) = packed(manifest).await? {
+        upload(server, &function.name_any(), &packed).await?;
+        function.spec.source = Source::from_bundle(packed.digest);
+    }
+    let name = function.name_any();
+    let functions = server.functions(Some(&namespace));
+    let before = functions.get_opt(&name).await.map_err(|error| server.explain(&error))?;
+    let after = functions
+        .patch(&name, &PatchParams::apply(MANAGER).force(), &Patch::Apply(&function))
+        .await
+        .map_err(|error| server.explain(&error))?;
+    let outcome = match before {
+        None => Outcome::Created,
+        Some(before)
+            if before.metadata.generation == after.metadata.generation
+                && before.metadata.labels == after.metadata.labels =>
+        {
+            Outcome::Unchanged
+        }
+        Some(_) => Outcome::Configured,
+    };
+    Ok((after, outcome))
+}
+
+/// The bundle of a manifest that names a directory.
+pub(super) async fn packed(manifest: &Manifest) -> Result<Option<Packed>, Error> {
+    let Some(directory) = manifest.source_directory() else { return Ok(None) };
+    let name = manifest.function.name_any();
+    // The manifest is no code, and must not change the bundle's digest.
+    let exclude = manifest.file.iter().filter_map(|file| file.canonicalize().ok()).collect();
+    let options = PackOptions { exclude, ..PackOptions::default() };
+    let packing = tokio::task::spawn_blocking(move || pack(&directory, &options)).await;
+    let packed = packing.map_err(|error| Error::failed(format!("packing function {name}: {error}")))?;
+    packed.map(Some).map_err(|error| Error::failed(format!("function {name}: {}", Error::chain(&error))))
+}
+
+async fn upload(server: &Server, name: &str, packed: &Packed) -> Result<(), Error> {
+    let path = format!("/bundles/{}", packed.digest);
+    let request = |builder: http::request::Builder, body: Vec<u8>| {
+        builder.body(Body::from(body)).map_err(|error| Error::failed(error.to_string()))
+    };
+    let there = server.send_raw(request(Request::head(&path), Vec::new())?).await?;
+    match there.status() {
+        status if status.is_success() => return Ok(()),
+        StatusCode::NOT_FOUND => {}
+        _ => return Err(server.refusal(there).await),
+    }
+    let progress = Progress::new(name);
+    progress.say(&format!(
+        "uploading {} ({} files)",
+        out::bytes_for_people(packed.bytes.len() as u64),
+        packed.files
+    ));
+    server.send(request(Request::put(&path), packed.bytes.clone())?).await?;
+    Ok(())
+}
+
+/// Waits until the Function is ready as it was applied, and tells how it goes.
+///
+/// # Errors
+/// The reason, when it does not come up.
+pub(super) async fn ready(server: &Server, applied: &Function) -> Result<Function, Error> {
+    let name = applied.name_any();
+    let functions = server.functions(applied.namespace().as_deref());
+    let config = watcher::Config::default().fields(&format!("metadata.name={name}"));
+    let mut events = pin!(watcher(functions, config));
+    let progress = Progress::new(&name);
+    let mut last_error = None;
+    loop {
+        let function = match events.try_next().await {
+            Ok(Some(watcher::Event::Apply(function) | watcher::Event::InitApply(function))) => function,
+            Ok(Some(watcher::Event::Delete(_))) => {
+                return Err(Error::failed(format!("function {name} was deleted meanwhile")));
+            }
+            Ok(Some(watcher::Event::Init | watcher::Event::InitDone)) => continue,
+            // The watcher tries again by itself; a server that stays away is told.
+            Err(error) if last_error.is_none() => {
+                last_error = Some(error);
+                continue;
+            }
+            Ok(None) | Err(_) => {
+                return Err(Error::failed(format!("lost the server while waiting for function {name}")));
+            }
+        };
+        last_error = None;
+        match verdict(&function) {
+            Verdict::Ready => {
+                progress.done(&format!(
+                    "ready at {}",
+                    function
+                        .status
+                        .as_ref()
+                        .and_then(|status| status.url.as_deref())
+                        .unwrap_or("its address")
+                ));
+                return Ok(function);
+            }
+            Verdict::Failed { reason, message } => return Err(not_up(&name, &reason, &message)),
+            Verdict::Busy(what) => progress.say(&what),
+        }
+    }
+}
+
+/// Where a Function stands, seen from its conditions.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum Verdict {
+    /// It answers, as it is declared.
+    Ready,
+    /// It will not, until something is changed.
+    Failed {
+        /// For programs.
+        reason: String,
+        /// For people; may have several lines.
+        message: String,
+    },
+    /// On its way.
+    Busy(String),
+}
+
+pub(super) fn verdict(function: &Function) -> Verdict {
+    let Some(status) = &function.status else { return Verdict::Busy("waiting".to_owned()) };
+    if status.observed_generation < function.metadata.generation {
+        return Verdict::Busy("waiting".to_owned());
+    }
+    let false_one = status.conditions.iter().find(|condition| condition.status == ConditionStatus::False);
+    match status.condition(ConditionType::Ready) {
+        Some(ready) if ready.status == ConditionStatus::True => Verdict::Ready,
+        // The condition that it follows from says more.
+        Some(ready) if ready.status == ConditionStatus::False => {
+            let why = false_one.filter(|other| !other.message.is_empty()).unwrap_or(ready);
+            let said = if ready.message.is_empty() { why } else { ready };
+            Verdict::Failed { reason: said.reason.clone(), message: said.message.clone() }
+        }
+        Some(ready) if !ready.message.is_empty() => Verdict::Busy(ready.message.clone()),
+        Some(_) | None => Verdict::Busy("starting".to_owned()),
+    }
+}
+
+fn not_up(name: &str, reason: &str, message: &str) -> Error {
+    let mut lines = message.lines();
+    let first = lines.next().unwrap_or(reason);
+    Error::Failed {
+        what: format!("function {name}: {first} ({reason})"),
+        details: lines.map(str::to_owned).collect(),
+        fix: Some(format!("`hearth describe function {name}` and `hearth logs {name}` say more")),
+    }
+}
+
+/// Tells on standard error how something goes: a line that changes on a terminal, a line for each change without one.
+struct Progress {
+    name: String,
+    bar: ProgressBar,
+    last: std::cell::RefCell<String>,
+}
+
+impl Progress {
+    fn new(name: &str) -> Self {
+        // Hidden by itself where standard error is no terminal.
+        let bar = ProgressBar::new_spinner();
+        if let Ok(style) = ProgressStyle::with_template("{spinner} {msg}") {
+            bar.set_style(style);
+        }
+        Self { name: name.to_owned(), bar, last: std::cell::RefCell::default() }
+    }
+
+    fn say(&self, what: &str) {
+        let first = what.lines().next().unwrap_or_default();
+        if self.last.replace(first.to_owned()) == first {
+            return;
+        }
+        if self.bar.is_hidden() {
+            out::note(&format!("{}: {first}", self.name));
+        } else {
+            self.bar.set_message(format!("{}: {first}", self.name));
+            self.bar.tick();
+        }
+    }
+
+    fn done(&self, what: &str) {
+        self.bar.finish_and_clear();
+        out::note(&format!("{}: {}", self.name, out::paint_stderr(what, Paint::Good)));
+    }
+}
+
+impl Drop for Progress {
+    fn drop(&mut self) {
+        self.bar.finish_and_clear();
+    }
+}
+
+/// Whether a path is one that a change of which is of no interest: what our own packing leaves out.
+pub(super) fn is_ignored(path: &Path) -> bool {
+    path.components().any(|part| {
+        matches!(part.as_os_str().to_str(), Some(".git" | "node_modules" | "__pycache__" | ".venv"))
+    })
+}

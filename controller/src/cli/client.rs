@@ -1,0 +1,243 @@
+//! Finding the server and talking to it: a kube client, and messages for when there is nobody.
+
+use std::io;
+use std::path::{Path, PathBuf};
+
+use bytes::Bytes;
+use http::{Request, Response, StatusCode};
+use http_body_util::BodyExt;
+use kube::Api;
+use kube::client::Body;
+use kube::config::{Config as KubeConfig, KubeConfigOptions, Kubeconfig};
+use serde::de::DeserializeOwned;
+
+use hearth_function::{Function, Revision};
+
+use super::args;
+use super::error::Error;
+use crate::serve::config::{self, Layers};
+
+/// A server that commands talk to.
+#[derive(Clone)]
+pub(super) struct Server {
+    client: kube::Client,
+    /// Its address, for messages.
+    address: String,
+    namespace: String,
+}
+
+const START_ONE: &str =
+    "start one with `hearth serve` or `hearth up PATH`, or name another with --kubeconfig";
+
+impl Server {
+    /// The server that these arguments, `KUBECONFIG` or the data directory name. Does not connect yet.
+    pub(super) async fn find(arguments: &args::Client) -> Result<Self, Error> {
+        let kubeconfig = match (&arguments.kubeconfig, &arguments.data_dir) {
+            (Some(path), _) => read(path)?,
+            (None, None) if std::env::var_os("KUBECONFIG").is_some_and(|value| !value.is_empty()) => {
+                from_environment()?
+            }
+            (None, data_dir) => read(&in_data_dir(data_dir.as_deref())?)?,
+        };
+        Self::from_kubeconfig(kubeconfig).await
+    }
+
+    /// The server of this kubeconfig file.
+    pub(super) async fn at(kubeconfig: &Path) -> Result<Self, Error> {
+        Self::from_kubeconfig(read(kubeconfig)?).await
+    }
+
+    async fn from_kubeconfig(kubeconfig: Kubeconfig) -> Result<Self, Error> {
+        let bad = |error: &(dyn std::error::Error + 'static)| {
+            Error::failed(format!("the kubeconfig cannot be used: {}", Error::chain(error)))
+        };
+        let mut config = KubeConfig::from_custom_kubeconfig(kubeconfig, &KubeConfigOptions::default())
+            .await
+            .map_err(|error| bad(&error))?;
+        if config.cluster_url.host().is_some_and(is_loopback) {
+            // A proxy of the environment is for the outside.
+            config.proxy_url = None;
+        }
+        // Followed logs and watches may be silent for long.
+        config.read_timeout = None;
+        let address = config.cluster_url.to_string().trim_end_matches('/').to_owned();
+        let namespace = config.default_namespace.clone();
+        let client = kube::Client::try_from(config).map_err(|error| bad(&error))?;
+        Ok(Self { client, address, namespace })
+    }
+
+    /// The namespace that was asked for, or the kubeconfig's.
+    pub(super) fn namespace<'a>(&'a self, asked: Option<&'a str>) -> &'a str {
+        asked.unwrap_or(&self.namespace)
+    }
+
+    /// Functions of a namespace; of all with `None`.
+    pub(super) fn functions(&self, namespace: Option<&str>) -> Api<Function> {
+        namespace.map_or_else(
+            || Api::all(self.client.clone()),
+            |namespace| Api::namespaced(self.client.clone(), namespace),
+        )
+    }
+
+    /// Revisions of a namespace; of all with `None`.
+    pub(super) fn revisions(&self, namespace: Option<&str>) -> Api<Revision> {
+        namespace.map_or_else(
+            || Api::all(self.client.clone()),
+            |namespace| Api::namespaced(self.client.clone(), namespace),
+        )
+    }
+
+    /// The client itself.
+    pub(super) fn kube(&self) -> &kube::Client {
+        &self.client
+    }
+
+    /// Sends a request to a path beside the objects; an answer of 400 or more is the server's error object.
+    pub(super) async fn send(&self, request: Request<Body>) -> Result<Response<Body>, Error> {
+        let response = self.send_raw(request).await?;
+        if response.status().is_success() { Ok(response) } else { Err(self.refusal(response).await) }
+    }
+
+    /// Sends a request and gives the answer whatever it is.
+    pub(super) async fn send_raw(&self, request: Request<Body>) -> Result<Response<Body>, Error> {
+        self.client.send(request).await.map_err(|error| self.explain(&error))
+    }
+
+    /// Gets a JSON document.
+    pub(super) async fn get<T: DeserializeOwned>(&self, path: &str) -> Result<T, Error> {
+        let request =
+            Request::get(path).body(Body::empty()).map_err(|error| Error::failed(error.to_string()))?;
+        let body = collect(self.send(request).await?).await?;
+        serde_json::from_slice(&body)
+            .map_err(|error| Error::failed(format!("{} answered what cannot be read: {error}", self.address)))
+    }
+
+    /// The error object that an answer carries.
+    pub(super) async fn refusal(&self, response: Response<Body>) -> Error {
+        let code = response.status();
+        match collect(response).await.ok().and_then(|body| serde_json::from_slice(&body).ok()) {
+            Some(status) => self.explain(&kube::Error::Api(Box::new(status))),
+            None => Error::failed(format!("{} answered {code}", self.address)),
+        }
+    }
+
+    /// What a client error means for the user.
+    pub(super) fn explain(&self, error: &kube::Error) -> Error {
+        let status = match error {
+            kube::Error::Api(status) => status,
+            other => return self.unreachable(other),
+        };
+        match StatusCode::from_u16(status.code) {
+            Ok(StatusCode::UNAUTHORIZED) => Error::fixable(
+                format!("{} does not know the token of this kubeconfig", self.address),
+                "use the kubeconfig that the server wrote at its start: `kubeconfig` in its data directory",
+            ),
+            Ok(StatusCode::NOT_FOUND)
+                if status.details.as_ref().is_none_or(|details| details.name.is_empty()) =>
+            {
+                Error::fixable(
+                    format!("{} has no Hearth ({})", self.address, status.message),
+                    "unset KUBECONFIG to talk to the server on this machine, or name its kubeconfig with --kubeconfig",
+                )
+            }
+            _ => {
+                let causes =
+                    status.details.as_ref().map(|details| details.causes.as_slice()).unwrap_or_default();
+                let what = match &status.details {
+                    Some(details) if !causes.is_empty() => {
+                        format!("the server refuses {} {:?}", details.kind, details.name)
+                    }
+                    _ => status.message.clone(),
+                };
+                let details =
+                    causes.iter().map(|cause| format!("{}: {}", cause.field, cause.message)).collect();
+                Error::Failed { what, details, fix: None }
+            }
+        }
+    }
+
+    fn unreachable(&self, error: &kube::Error) -> Error {
+        let mut cause: Option<&(dyn std::error::Error + 'static)> = Some(error);
+        while let Some(inner) = cause {
+            if let Some(io) = inner.downcast_ref::<io::Error>()
+                && matches!(
+                    io.kind(),
+                    io::ErrorKind::ConnectionRefused
+                        | io::ErrorKind::ConnectionReset
+                        | io::ErrorKind::TimedOut
+                )
+            {
+                return Error::fixable(format!("no Hearth server answers at {}", self.address), START_ONE);
+            }
+            cause = inner.source();
+        }
+        Error::failed(format!("talking to {}: {}", self.address, Error::chain(error)))
+    }
+}
+
+/// The whole body of an answer.
+pub(super) async fn collect(response: Response<Body>) -> Result<Bytes, Error> {
+    let collected = response.into_body().collect().await;
+    collected
+        .map(http_body_util::Collected::to_bytes)
+        .map_err(|error| Error::failed(format!("the answer broke off: {error}")))
+}
+
+fn is_loopback(host: &str) -> bool {
+    let host = host.trim_start_matches('[').trim_end_matches(']');
+    host == "localhost" || host.parse::<std::net::IpAddr>().is_ok_and(|address| address.is_loopback())
+}
+
+/// Where a server on this machine keeps its kubeconfig, by the same configuration that it reads.
+pub(super) fn in_data_dir(data_dir: Option<&str>) -> Result<PathBuf, Error> {
+    if let Some(data_dir) = data_dir {
+        return Ok(config::kubeconfig_in(Path::new(data_dir)));
+    }
+    let layers = Layers { file: None, environment: super::environment(), flags: Vec::new() };
+    let effective = config::load(&layers).map_err(|problems| super::bad_config(&problems))?;
+    Ok(effective.config.kubeconfig())
+}
+
+fn from_environment() -> Result<Kubeconfig, Error> {
+    match Kubeconfig::from_env() {
+        Ok(Some(kubeconfig)) => Ok(kubeconfig),
+        Ok(None) => Err(Error::fixable(
+            "KUBECONFIG names no file that is there",
+            "unset it, or give --kubeconfig FILE",
+        )),
+        Err(error) => Err(Error::fixable(
+            format!("KUBECONFIG cannot be read: {}", Error::chain(&error)),
+            "unset it, or give --kubeconfig FILE",
+        )),
+    }
+}
+
+/// Reads a kubeconfig, and says what to do when it is not there or not ours to read.
+pub(super) fn read(path: &Path) -> Result<Kubeconfig, Error> {
+    // Looked at first: kube's own error does not tell the kinds apart.
+    match std::fs::File::open(path) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {
+            return Err(Error::fixable(
+                format!("no server has run here: there is no {}", path.display()),
+                START_ONE,
+            ));
+        }
+        Err(error) if error.kind() == io::ErrorKind::PermissionDenied => {
+            return Err(Error::fixable(
+                format!(
+                    "{} may not be read by this user: whoever has it controls the server",
+                    path.display()
+                ),
+                "run the command as root, or have root copy the file to you and name it with --kubeconfig",
+            ));
+        }
+        Err(error) => return Err(Error::failed(format!("{} cannot be read: {error}", path.display()))),
+        Ok(_) => {}
+    }
+    Kubeconfig::read_from(path).map_err(|error| {
+        Error::fixable(
+            format!("{} cannot be used: {}", path.display(), Error::chain(&error)),
+            "restart the server: it writes the file anew",
+        )
+    })
+}

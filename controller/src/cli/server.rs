@@ -1,0 +1,121 @@
+//! `hearth serve`, and what `up` shares with it: the runtime, the start of the server with clear errors, and signals.
+
+use std::future::Future;
+
+use tokio::signal::unix::{SignalKind, signal};
+use tokio_util::sync::CancellationToken;
+
+use super::args::{Serve, ServerOptions};
+use super::error::Error;
+use super::out;
+use crate::serve::config::Config;
+use crate::serve::{self, Running};
+use crate::telemetry::tracing::{Format, Verbosity, init};
+
+/// Threads of the control plane. It decides a few hundred times a second at most; the gateway has threads of its own.
+const CONTROL_THREADS: usize = 2;
+
+/// Runs the command.
+pub(super) async fn run(arguments: Serve) -> Result<(), Error> {
+    let mut signals = Signals::new()?;
+    let (config, mut running) = start(&arguments.server, Verbosity::Normal).await?;
+    out::note(&format!(
+        "Functions answer at http://{}. Apply some: hearth apply -f DIR{}",
+        running.gateway_address(),
+        data_dir_flag(&config)
+    ));
+    let outcome = tokio::select! {
+        () = signals.next() => Ok(()),
+        reason = running.failed() => Err(Error::failed(format!("the server cannot go on: {reason}"))),
+    };
+    stop(running, &config, &mut signals).await;
+    outcome
+}
+
+/// The flag that other commands need to find this server, when it does not keep to the usual place.
+pub(super) fn data_dir_flag(config: &Config) -> String {
+    let usual = Config::default().main.data_dir;
+    if config.main.data_dir == usual {
+        String::new()
+    } else {
+        format!(" --data-dir {}", config.main.data_dir.display())
+    }
+}
+
+/// Reads the configuration, sets up diagnostics, starts the server.
+pub(super) async fn start(options: &ServerOptions, usual: Verbosity) -> Result<(Config, Running), Error> {
+    let config = super::configuration(options)?.config;
+    let verbosity = match config.log.level.as_deref() {
+        Some("debug") => Verbosity::Debug,
+        Some("info") => Verbosity::Normal,
+        Some(_) => Verbosity::Quiet,
+        None => usual,
+    };
+    init(if config.log.format == "json" { Format::Json } else { Format::Text }, verbosity);
+    let running = serve::start(config.clone()).await.map_err(|error| explain(&error))?;
+    Ok((config, running))
+}
+
+fn explain(error: &serve::Error) -> Error {
+    let what = Error::chain(error);
+    match error.fix() {
+        Some(fix) => Error::fixable(what, fix),
+        None => Error::failed(what),
+    }
+}
+
+/// Drains and stops everything; a further signal does not wait for running calls.
+pub(super) async fn stop(running: Running, config: &Config, signals: &mut Signals) {
+    let deadline = humantime::format_duration(config.drain.deadline);
+    out::note(&format!(
+        "Stopping: running calls have {deadline} to end. Ctrl-C again does not wait for them."
+    ));
+    let hurry = CancellationToken::new();
+    let stopping = running.stop(hurry.clone());
+    tokio::pin!(stopping);
+    loop {
+        tokio::select! {
+            () = &mut stopping => break,
+            () = signals.next(), if !hurry.is_cancelled() => {
+                out::note("Stopping at once.");
+                hurry.cancel();
+            }
+        }
+    }
+    out::note("Stopped.");
+}
+
+/// Ctrl-C and SIGTERM, which mean the same.
+pub(super) struct Signals {
+    interrupt: tokio::signal::unix::Signal,
+    terminate: tokio::signal::unix::Signal,
+}
+
+impl Signals {
+    /// From here on the signals no longer end the process by themselves.
+    pub(super) fn new() -> Result<Self, Error> {
+        let failed = |error| Error::failed(format!("cannot listen for signals: {error}"));
+        Ok(Self {
+            interrupt: signal(SignalKind::interrupt()).map_err(failed)?,
+            terminate: signal(SignalKind::terminate()).map_err(failed)?,
+        })
+    }
+
+    /// The next of either. Cancel-safe.
+    pub(super) async fn next(&mut self) {
+        tokio::select! {
+            _ = self.interrupt.recv() => {}
+            _ = self.terminate.recv() => {}
+        }
+    }
+}
+
+/// Runs `work` on the runtime of the control plane.
+pub(super) fn block_on<F: Future<Output = Result<(), Error>>>(work: F) -> Result<(), Error> {
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(CONTROL_THREADS)
+        .thread_name("hearth-control")
+        .enable_all()
+        .build();
+    runtime.map_err(|error| Error::failed(format!("cannot start: {error}")))?.block_on(work)
+}

@@ -1,0 +1,143 @@
+//! Help texts, usage, what mistakes look like.
+
+use std::path::{Path, PathBuf};
+
+use clap::{CommandFactory, Parser};
+
+use super::args::Cli;
+use super::error::{Error, picture};
+use super::*;
+
+#[test]
+fn the_command_line_is_consistent() {
+    Cli::command().debug_assert();
+}
+
+#[test]
+fn help_says_what_and_how() {
+    let mut texts = vec![Cli::command().render_help().to_string()];
+    let mut command = Cli::command();
+    for subcommand in command.get_subcommands_mut() {
+        let name = subcommand.get_name().to_owned();
+        texts.push(format!("── {name}\n{}", subcommand.render_help()));
+    }
+    insta::assert_snapshot!(texts.join("\n"));
+}
+
+#[test]
+fn wrong_usage_is_named() {
+    for wrong in [
+        &["hearth"][..],
+        &["hearth", "up"],
+        &["hearth", "get", "pods"],
+        &["hearth", "gett"],
+        &["hearth", "serve", "--set", "x"],
+    ] {
+        let error = Cli::try_parse_from(wrong).unwrap_err();
+        assert_eq!(error.exit_code(), 2, "{wrong:?}");
+    }
+}
+
+#[test]
+fn flags_of_the_server_are_a_layer() {
+    let Command::Serve(serve) = Cli::try_parse_from([
+        "hearth",
+        "serve",
+        "--listen",
+        "1.2.3.4:5",
+        "--set",
+        "drain.deadline=1s",
+        "--data-dir",
+        "/x",
+    ])
+    .unwrap()
+    .command
+    else {
+        panic!("serve");
+    };
+    let pair = |key: &str, value: &str| (key.to_owned(), value.to_owned());
+    assert_eq!(
+        serve.server.flags(),
+        [pair("drain.deadline", "1s"), pair("gateway.listen", "1.2.3.4:5"), pair("data_dir", "/x")]
+    );
+}
+
+#[test]
+fn a_function_is_named_with_its_kind_or_without() {
+    let words = |words: &[&str]| words.iter().map(|word| (*word).to_owned()).collect::<Vec<_>>();
+    assert_eq!(names(&words(&["function", "a", "b"]), "delete").unwrap(), words(&["a", "b"]));
+    assert_eq!(names(&words(&["a"]), "delete").unwrap(), words(&["a"]));
+    assert_eq!(names(&words(&["function"]), "delete").unwrap(), words(&["function"]));
+    for wrong in [&["revision", "a"][..], &["default/a"]] {
+        assert!(matches!(names(&words(wrong), "delete"), Err(Error::Usage { .. })), "{wrong:?}");
+    }
+}
+
+fn write(directory: &Path, name: &str, text: &str) -> PathBuf {
+    let path = directory.join(name);
+    std::fs::write(&path, text).unwrap();
+    path
+}
+
+fn shown(error: Error, directory: &Path) -> String {
+    let text = match &error {
+        Error::Manifests(bad) => bad.iter().map(|bad| picture(bad, false, 100)).collect(),
+        other => other.text(),
+    };
+    let lines: Vec<_> = text.lines().map(str::trim_end).collect();
+    lines.join("\n").replace(&directory.display().to_string(), "DIR")
+}
+
+#[test]
+fn mistakes_in_a_manifest_are_shown_where_they_are() {
+    let directory = tempfile::tempdir().unwrap();
+    let text = "apiVersion: hearth.dev/v1\nkind: Function\nmetadata:\n  name: hello\nspec:\n  runtime: nodejs\n  source: { path: . }\n  hander: index.handler\n  resources: { memory: lots }\n";
+    let path = write(directory.path(), "function.yaml", text);
+    let error = manifest::read_all(&[path]).unwrap_err();
+    insta::assert_snapshot!(shown(error, directory.path()));
+}
+
+#[test]
+fn a_directory_is_its_manifests_and_nothing_else() {
+    let directory = tempfile::tempdir().unwrap();
+    let hello = |name: &str| {
+        format!(
+            "apiVersion: hearth.dev/v1\nkind: Function\nmetadata: {{ name: {name} }}\nspec: {{ runtime: nodejs, source: {{ path: src }}, handler: a.b }}\n"
+        )
+    };
+    write(directory.path(), "b.yml", &hello("b"));
+    write(directory.path(), "a.yaml", &hello("a"));
+    write(directory.path(), "package.json", "{\"name\": \"x\"}");
+    write(directory.path(), "compose.yaml", "services: {}\n");
+    write(directory.path(), "broken.yaml", "a: [\n");
+    let manifests = manifest::read_all(&[directory.path().to_owned()]).unwrap();
+    let found: Vec<_> =
+        manifests.iter().map(|manifest| manifest.function.metadata.name.clone().unwrap()).collect();
+    assert_eq!(found, ["a", "b"]);
+    assert_eq!(manifests[0].source_directory(), Some(directory.path().join("src")));
+    write(directory.path(), "c.yaml", &hello("a"));
+    let twice = manifest::read_all(&[directory.path().to_owned()]).unwrap_err();
+    assert!(shown(twice, directory.path()).contains("declared twice"));
+}
+
+#[test]
+fn a_directory_of_code_without_a_manifest_is_told_what_to_add() {
+    let directory = tempfile::tempdir().unwrap();
+    write(directory.path(), "index.js", "exports.handler = async () => 'hi'");
+    let text = shown(manifest::read_all(&[directory.path().to_owned()]).unwrap_err(), directory.path());
+    assert!(text.contains("runtime: nodejs") && text.contains("DIR/function.yaml"), "{text}");
+    // What it says to write is a manifest.
+    let written: String =
+        text.lines().filter_map(|line| line.strip_prefix("    ")).map(|line| format!("{line}\n")).collect();
+    assert!(hearth_function::parse_manifests(&written).iter().all(Result::is_ok), "{written}");
+}
+
+#[test]
+fn a_server_that_never_ran_is_named_with_the_fix() {
+    let directory = tempfile::tempdir().unwrap();
+    let error = client::read(&directory.path().join("kubeconfig")).unwrap_err();
+    assert_eq!(
+        shown(error, directory.path()),
+        "error: no server has run here: there is no DIR/kubeconfig\n  fix: start one with `hearth serve` or `hearth up PATH`, or name another with --kubeconfig"
+    );
+}

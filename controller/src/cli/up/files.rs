@@ -1,0 +1,130 @@
+//! Changes of manifests and sources on disk: gathered until they settle.
+
+use std::collections::BTreeSet;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use notify::event::EventKind;
+use notify::{RecommendedWatcher, RecursiveMode, Watcher};
+use tokio::sync::mpsc;
+use tokio::time::Instant;
+
+use super::super::apply::is_ignored;
+use super::super::error::Error;
+use super::super::manifest::Manifest;
+use super::screen::Screen;
+
+/// A save is several events, and a `git checkout` hundreds: no reload before it is quiet for this long.
+const QUIET: Duration = Duration::from_millis(100);
+
+/// However busy it is, a reload comes after this.
+const PATIENCE: Duration = Duration::from_secs(2);
+
+/// Follows files.
+pub(super) struct Files {
+    watcher: Option<RecommendedWatcher>,
+    /// One waiting mark is enough: it says only that something changed.
+    marks: mpsc::Receiver<()>,
+    sender: mpsc::Sender<()>,
+    watched: BTreeSet<(PathBuf, bool)>,
+    enabled: bool,
+}
+
+impl Files {
+    pub(super) fn new() -> Self {
+        let (sender, marks) = mpsc::channel(1);
+        Self { watcher: None, marks, sender, watched: BTreeSet::new(), enabled: true }
+    }
+
+    /// Follows nothing.
+    pub(super) fn none() -> Self {
+        Self { enabled: false, ..Self::new() }
+    }
+
+    /// Follows the manifests, the directories they were found in, and their sources.
+    pub(super) fn follow(
+        &mut self,
+        paths: &[PathBuf],
+        manifests: &[Manifest],
+        screen: &mut Screen,
+    ) -> Result<(), Error> {
+        if !self.enabled {
+            return Ok(());
+        }
+        let wanted = wanted(paths, manifests);
+        if wanted == self.watched {
+            return Ok(());
+        }
+        match watch(&wanted, self.sender.clone()) {
+            // The new watcher is there before the old one goes: no change falls between.
+            Ok(watcher) => self.watcher = Some(watcher),
+            Err(error) => screen.remark(&format!(
+                "Changes of files are not noticed: {error}. If it is the limit of watches: sysctl fs.inotify.max_user_watches=524288"
+            ))?,
+        }
+        self.watched = wanted;
+        Ok(())
+    }
+
+    /// Returns when something changed and has settled.
+    ///
+    /// # Cancel safety
+    /// A dropped future loses the mark only while it settles; then more events are coming, or the next change tells.
+    pub(super) async fn changed(&mut self) {
+        if self.marks.recv().await.is_none() {
+            // `sender` is ours, so the channel is never closed.
+            std::future::pending::<()>().await;
+        }
+        let latest = Instant::now() + PATIENCE;
+        while Instant::now() < latest {
+            match tokio::time::timeout_at((Instant::now() + QUIET).min(latest), self.marks.recv()).await {
+                Ok(Some(())) => {}
+                Ok(None) | Err(_) => return,
+            }
+        }
+    }
+}
+
+/// Directories to watch, and whether with all below.
+fn wanted(paths: &[PathBuf], manifests: &[Manifest]) -> BTreeSet<(PathBuf, bool)> {
+    let parent = |path: &Path| {
+        path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new(".")).to_owned()
+    };
+    let given = paths
+        .iter()
+        .filter(|path| path.as_os_str() != "-")
+        .map(|path| if path.is_dir() { path.clone() } else { parent(path) });
+    let found = manifests.iter().filter_map(|manifest| manifest.file.as_deref()).map(parent);
+    let sources = manifests.iter().filter_map(Manifest::source_directory).map(|directory| (directory, true));
+    let flat = given.chain(found).map(|directory| (directory, false));
+    let canonical = |(path, deep): (PathBuf, bool)| Some((path.canonicalize().ok()?, deep));
+    flat.chain(sources).filter_map(canonical).collect()
+}
+
+fn watch(wanted: &BTreeSet<(PathBuf, bool)>, marks: mpsc::Sender<()>) -> notify::Result<RecommendedWatcher> {
+    let mut watcher = notify::recommended_watcher(move |event: notify::Result<notify::Event>| {
+        let of_interest = match &event {
+            // Reading is no change.
+            Ok(event) => {
+                !matches!(event.kind, EventKind::Access(_))
+                    && !event.paths.iter().all(|path| is_ignored(path))
+            }
+            // Events were lost: look.
+            Err(_) => true,
+        };
+        if of_interest {
+            // Full: a mark is waiting already.
+            let _mark_waits = marks.try_send(()).is_err();
+        }
+    })?;
+    for (path, deep) in wanted {
+        let covered = wanted.iter().any(|(other, other_deep)| {
+            *other_deep && (other, *other_deep) != (path, *deep) && path.starts_with(other)
+        });
+        if !covered {
+            watcher
+                .watch(path, if *deep { RecursiveMode::Recursive } else { RecursiveMode::NonRecursive })?;
+        }
+    }
+    Ok(watcher)
+}

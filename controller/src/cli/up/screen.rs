@@ -1,0 +1,179 @@
+//! The screen of `up`: lines that scroll away, and below them a table that stays. Without a terminal a line for each change.
+
+use std::collections::BTreeMap;
+
+use kube::ResourceExt;
+
+use hearth_function::Function;
+
+use super::super::apply::{Verdict, verdict};
+use super::super::error::Error;
+use super::super::get::state;
+use super::super::logs;
+use super::super::out::{self, Columns, Paint};
+use super::feed::Key;
+use crate::api::ports::LogLine;
+
+const HEADER: [&str; 4] = ["FUNCTION", "URL", "STATE", "INSTANCES"];
+
+/// What is shown.
+pub(super) struct Screen {
+    /// Standard output can be redrawn.
+    live: bool,
+    /// Lines of the table on the terminal now.
+    drawn: usize,
+    rows: Vec<Vec<String>>,
+    /// What each function's failure said when it was shown last.
+    failures: BTreeMap<String, String>,
+}
+
+impl Screen {
+    pub(super) fn new() -> Self {
+        Self { live: out::is_live(), drawn: 0, rows: Vec::new(), failures: BTreeMap::new() }
+    }
+
+    /// The functions are these now.
+    pub(super) fn functions(&mut self, functions: &BTreeMap<Key, Function>) -> Result<(), Error> {
+        let rows: Vec<Vec<String>> = functions.values().map(row).collect();
+        for function in functions.values() {
+            self.failure(function)?;
+        }
+        if rows == self.rows {
+            return Ok(());
+        }
+        let before = std::mem::replace(&mut self.rows, rows);
+        if self.live {
+            return self.print("");
+        }
+        let changed: String =
+            self.rows.iter().filter(|row| !before.contains(row)).map(|row| plain(row)).collect();
+        out::text(&changed)
+    }
+
+    /// A function does not come up: why, once.
+    fn failure(&mut self, function: &Function) -> Result<(), Error> {
+        let name = function.name_any();
+        match verdict(function) {
+            Verdict::Failed { reason, message } => {
+                if self.failures.insert(name.clone(), message.clone()).as_ref() != Some(&message) {
+                    let text = if message.is_empty() { reason } else { message };
+                    self.remark(&format!("{name}: {}", text.trim_end().replace('\n', "\n    ")))?;
+                }
+            }
+            Verdict::Ready | Verdict::Busy(_) => {
+                self.failures.remove(&name);
+            }
+        }
+        Ok(())
+    }
+
+    /// A function printed a line.
+    pub(super) fn line(&mut self, function: &str, line: &LogLine) -> Result<(), Error> {
+        let prefix = out::paint(&format!("{function} |"), Paint::Dim);
+        self.print(&format!("{prefix} {}\n", logs::plain(line, false)))
+    }
+
+    /// A remark of ours.
+    pub(super) fn remark(&mut self, text: &str) -> Result<(), Error> {
+        self.print(&format!("{text}\n"))
+    }
+
+    /// An error that `up` survives.
+    pub(super) fn error(&mut self, error: &Error) -> Result<(), Error> {
+        let text = error.text();
+        self.print(&format!("{}\n", text.trim_end()))
+    }
+
+    /// Prints above the table, and the table anew. One write: nothing flickers.
+    fn print(&mut self, text: &str) -> Result<(), Error> {
+        if !self.live {
+            return if text.is_empty() { Ok(()) } else { out::text(text) };
+        }
+        let table = self.table();
+        let erase = if self.drawn == 0 { String::new() } else { format!("\u{1b}[{}A\u{1b}[J", self.drawn) };
+        self.drawn = table.len();
+        let table: String = table.iter().map(|line| format!("{line}\n")).collect();
+        out::text(&format!("{erase}{text}{table}"))
+    }
+
+    /// The table's lines, none wider than the terminal: a wrapped line could not be erased.
+    fn table(&self) -> Vec<String> {
+        if self.rows.is_empty() {
+            return Vec::new();
+        }
+        let size = rustix::termios::tcgetwinsize(std::io::stdout()).ok();
+        let width = size.map_or(80, |size| usize::from(size.ws_col).max(20));
+        let height = size.map_or(24, |size| usize::from(size.ws_row).max(5));
+        let columns = Columns::new(&HEADER, &self.rows);
+        let mut lines = vec![String::new(), fit(&columns.row(&HEADER), width)];
+        // What does not fit on the screen could not be erased either.
+        let room = height.saturating_sub(4).max(1);
+        for row in self.rows.iter().take(room) {
+            let line = fit(&columns.row(row), width);
+            lines.push(match row.get(2).map(String::as_str) {
+                Some("Ready") => colored(&line, "Ready", Paint::Good),
+                Some(state @ ("Pending" | "Building" | "Starting")) => colored(&line, state, Paint::Busy),
+                Some(state) => colored(&line, state, Paint::Bad),
+                None => line,
+            });
+        }
+        if self.rows.len() > room {
+            lines
+                .push(fit(&format!("… and {} more: hearth get functions -A", self.rows.len() - room), width));
+        }
+        lines
+    }
+}
+
+/// Only the state's own word.
+fn colored(line: &str, word: &str, paint: Paint) -> String {
+    line.replacen(&format!("  {word}  "), &format!("  {}  ", out::paint(word, paint)), 1)
+}
+
+fn fit(line: &str, width: usize) -> String {
+    line.trim_end().chars().take(width.saturating_sub(1)).collect()
+}
+
+fn row(function: &Function) -> Vec<String> {
+    let status = function.status.clone().unwrap_or_default();
+    let counts = status.instances;
+    let namespace = function.namespace().filter(|namespace| namespace != hearth_function::DEFAULT_NAMESPACE);
+    let name = namespace
+        .map_or_else(|| function.name_any(), |namespace| format!("{namespace}/{}", function.name_any()));
+    let mut instances = vec![counts.ready.to_string()];
+    if counts.busy > 0 {
+        instances.push(format!("{} busy", counts.busy));
+    }
+    if counts.starting > 0 {
+        instances.push(format!("{} starting", counts.starting));
+    }
+    vec![name, status.url.unwrap_or_default(), state(function), instances.join(", ")]
+}
+
+/// `hello: Ready, http://127.0.0.1:8080/hello, instances 1`
+fn plain(row: &[String]) -> String {
+    match row {
+        [name, url, state, instances] if url.is_empty() => {
+            format!("{name}: {state}, instances {instances}\n")
+        }
+        [name, url, state, instances] => format!("{name}: {state}, {url}, instances {instances}\n"),
+        _ => String::new(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_line_that_is_too_wide_is_cut() {
+        assert_eq!(fit("hello  world   \n", 80), "hello  world");
+        assert_eq!(fit("hello", 4), "hel");
+    }
+
+    #[test]
+    fn without_a_terminal_a_change_is_one_plain_line() {
+        let row = ["hello", "http://127.0.0.1:8080/hello", "Ready", "1"].map(str::to_owned);
+        assert_eq!(plain(&row), "hello: Ready, http://127.0.0.1:8080/hello, instances 1\n");
+    }
+}
