@@ -59,9 +59,14 @@ def todo(hearth):
     return token
 
 
-def redis(directory):
+def redis(hearth, directory):
+    """The to-do application's store, where instances find it: on Hearth's bridge."""
+    show = ["ip", "-4", "-oneline", "address", "show", "dev", f"hearth{hearth.tag()}"]
+    listed = lambda: subprocess.run(show, capture_output=True, text=True).stdout
+    wait_for(listed, "Hearth's bridge", hearth.process)
+    address = re.search(r"inet ([\d.]+)/", listed())[1]
     return subprocess.Popen(
-        ["redis-server", "--bind", "127.0.0.1", "--port", str(REDIS_PORT), "--save", "", "--dir", directory],
+        ["redis-server", "--bind", address, "--protected-mode", "no", "--port", str(REDIS_PORT), "--save", "", "--dir", directory],
         stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL,
     )
 
@@ -72,7 +77,7 @@ def main():
     functions = BENCH / "functions"
     rows = []
     with tempfile.TemporaryDirectory() as home, Hearth(HEARTH_NETWORK_HOST_PORTS=str(REDIS_PORT)) as hearth:
-        store = redis(home)
+        store = redis(hearth, home)
         try:
             node = interpreter(hearth, "nodejs")
             text = lambda name: (functions / name).read_text()
@@ -92,9 +97,9 @@ def main():
             for round_ in range(1, ROUNDS + 1):
                 for name, (names, url, arguments) in cases.items():
                     hearth.at_zero()
-                    starts = hearth.metric("hearth_instance_starts_total")
+                    starts = hearth.metric("hearth_pool_starts_total")
                     result = ab(url, *arguments)
-                    served = int(hearth.metric("hearth_instance_starts_total") - starts)
+                    served = int(hearth.metric("hearth_pool_starts_total") - starts)
                     rows.append([name, round_, *result.values(), served])
                     bad = result["failed"] + result["non-2xx"]
                     verdict.bar(f"{name}, round {round_}: {bad} failed or non-2xx (none), {served} instances, p99 {result['p99']} ms", not bad)

@@ -1,14 +1,24 @@
 # shellcheck shell=bash
 # The store of the to-do application, sourced by its scripts: a Redis of its own from Debian (apt-get install redis-server), with
-# nothing on disk. It listens where instances find it as host.hearth.internal; HEARTH_NETWORK_HOST_PORTS lets them through.
-redis_dir=$(mktemp -d)
+# nothing on disk. It listens on Hearth's bridge only, where instances find it as host.hearth.internal, so it starts as soon as
+# Hearth has made the bridge. HEARTH_NETWORK_HOST_PORTS lets the instances through.
 export HEARTH_NETWORK_HOST_PORTS=6390
-redis-server --bind 127.0.0.1 --port 6390 --save '' --appendonly no --dir "$redis_dir" --logfile "$redis_dir/log" &
+export HEARTH_DATA_DIR=${HEARTH_DATA_DIR:-/var/lib/hearth}
+redis_dir=$(mktemp -d)
+
+# Waits for the bridge, whose name carries the tag of the data directory, and becomes Redis.
+redis_on_the_bridge() {
+  local address='' tag
+  tag=$(printf %s "$(readlink -m "$HEARTH_DATA_DIR")" | sha256sum | cut -c1-8)
+  until [ -n "$address" ]; do
+    sleep 0.2
+    address=$(ip -4 -oneline address show dev "hearth$tag" 2>/dev/null | sed -n 's/.* inet \([0-9.]*\)\/.*/\1/p')
+  done
+  exec redis-server --bind "$address" --protected-mode no --port 6390 --save '' --appendonly no --dir "$redis_dir"
+}
+
+redis_on_the_bridge >"$redis_dir/log" 2>&1 &
 redis_pid=$!
-until redis-cli -p 6390 ping >/dev/null 2>&1; do
-  kill -0 $redis_pid || { cat "$redis_dir/log"; exit 1; }
-  sleep 0.1
-done
 
 stop_redis() {
   kill $redis_pid
