@@ -60,7 +60,7 @@ impl History {
         }
     }
 
-    fn after(&self, cursor: u64) -> impl Iterator<Item = &Change> {
+    pub(super) fn after(&self, cursor: u64) -> impl Iterator<Item = &Change> {
         let start = self.changes.partition_point(|change| change.version <= cursor);
         self.changes.range(start..)
     }

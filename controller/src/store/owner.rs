@@ -2,6 +2,8 @@
 //! then makes it visible.
 
 use std::fmt;
+use std::fs::OpenOptions;
+use std::os::unix::fs::OpenOptionsExt;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use redb::{Database, DatabaseError, ReadableDatabase, ReadableTable, TableDefinition};
@@ -83,7 +85,16 @@ pub(super) fn run(
 
 impl Owner {
     fn open(config: &Config, state: Arc<Mutex<State>>) -> Result<Self, Error> {
-        let database = Database::create(&config.path).map_err(|error| match error {
+        // Manifests carry what people put into environments: nobody else reads the file.
+        let file = OpenOptions::new()
+            .read(true)
+            .write(true)
+            .create(true)
+            .truncate(false)
+            .mode(0o600)
+            .open(&config.path)
+            .map_err(|source| Error::Io { doing: "open the file of the store", source: Box::new(source) })?;
+        let database = Database::builder().create_file(file).map_err(|error| match error {
             DatabaseError::DatabaseAlreadyOpen => Error::InUse { path: config.path.clone() },
             error => failed("open the database", error),
         })?;
