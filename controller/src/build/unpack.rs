@@ -382,7 +382,7 @@ impl Tree<'_> {
     fn hard_link(&mut self, path: &Path, target: &Path) -> Result<(), EntryError> {
         let full = self.parents(path)?;
         self.count_entry()?;
-        let parent = target.parent().unwrap_or(Path::new(""));
+        let parent = target.parent().unwrap_or_else(|| Path::new(""));
         let real = parent.as_os_str().is_empty() || self.directories.contains(parent);
         let original = self.root.join(target);
         if !real || !fs::symlink_metadata(&original).is_ok_and(|metadata| metadata.is_file()) {

@@ -72,7 +72,7 @@ async fn watch(inner: &Inner, plan: &Plan, spec: &InstanceSpec, deadline: Instan
         }
     };
     // What is still on the way; whoever does not close the connection in time has nothing more to say.
-    let _: Result<_, _> = timeout(LAST_WORDS, heard.until_exit(&mut events)).await;
+    drop(timeout(LAST_WORDS, heard.until_exit(&mut events)).await);
     match exit {
         Some(Exit { code: Some(0), .. }) => Ok(()),
         exit => Err(heard.failure(exit)),
@@ -106,7 +106,7 @@ impl Heard<'_> {
             self.inner.report(&self.plan.key, Progress::Fetched { name: name.to_owned() });
             return;
         }
-        if text.is_empty() || (record.stream == LogStream::Stderr && text.starts_with("npm http ")) {
+        if text.is_empty() || (record.stream == LogStream::Stderr && is_request(&text)) {
             return;
         }
         if self.last.len() == LAST_LINES {
@@ -139,6 +139,15 @@ fn fetched(line: &str) -> Option<&str> {
     let request = line.strip_prefix("npm http fetch GET 200 ")?;
     let address = request.split_whitespace().next()?;
     address.rsplit('/').next()
+}
+
+/// Whether npm tells of a request that was answered, or was not needed. One that failed is worth a line.
+fn is_request(line: &str) -> bool {
+    line.starts_with("npm http cache ")
+        || line
+            .strip_prefix("npm http fetch ")
+            .and_then(|request| request.split(' ').nth(1))
+            .is_some_and(|status| status.len() == 3 && status.bytes().all(|byte| byte.is_ascii_digit()))
 }
 
 fn no_pip(interpreter: PathBuf) -> Error {
@@ -199,7 +208,10 @@ fn npm_of(root: &Root, interpreter: &Path, prefix: &Path) -> Option<PathBuf> {
         PathBuf::from("/usr/local/lib/node_modules"),
     ];
     places.into_iter().map(|place| place.join(cli)).find(|inside| match root {
-        Root::Host { .. } => inside.is_file(),
+        // Of the host, only these are seen from inside.
+        Root::Host { .. } => inside
+            .canonicalize()
+            .is_ok_and(|real| real.is_file() && (real.starts_with("/usr") || real.starts_with(prefix))),
         Root::Directory(root) => inside.strip_prefix("/").is_ok_and(|inside| root.join(inside).is_file()),
     })
 }
@@ -211,7 +223,7 @@ fn spec(
     command: Vec<String>,
     mut env: BTreeMap<String, String>,
 ) -> InstanceSpec {
-    let beside = plan.toolchain.interpreter.path.parent().unwrap_or(Path::new("/usr/bin"));
+    let beside = plan.toolchain.interpreter.path.parent().unwrap_or_else(|| Path::new("/usr/bin"));
     let private = Path::new("/build").join(PRIVATE);
     let own = [
         ("PATH", format!("{}:/usr/local/bin:/usr/bin:/bin", beside.display())),
@@ -321,5 +333,11 @@ mod tests {
         assert_eq!(fetched(line), Some("express-5.1.0.tgz"));
         assert_eq!(fetched("npm http fetch GET 404 https://registry.npmjs.org/no-such 1ms"), None);
         assert_eq!(fetched("added 65 packages in 2s"), None);
+        assert!(is_request(line));
+        assert!(is_request("npm http fetch GET 404 https://registry.npmjs.org/no-such 1ms"));
+        assert!(!is_request(
+            "npm http fetch GET https://registry.npmjs.org/npm attempt 1 failed with ENOTFOUND"
+        ));
+        assert!(!is_request("npm error code E404"));
     }
 }

@@ -339,7 +339,7 @@ impl Inner {
 
     fn report(&self, key: &DependencyKey, progress: Progress) {
         // Nobody listens: then nobody wants to know.
-        let _: Result<usize, _> = self.updates.send(Update { key: key.clone(), progress });
+        drop(self.updates.send(Update { key: key.clone(), progress }));
     }
 }
 

@@ -215,7 +215,7 @@ proptest! {
 
     #[test]
     fn no_bytes_at_all_make_it_panic_or_write_outside(noise in proptest::collection::vec(any::<u8>(), 0..2000), spoil in 0usize..4000, with: u8) {
-        let _: Result<_, _> = put(&gzip(&noise));
+        drop(put(&gzip(&noise)));
         let mut archive = Builder::new(Vec::new());
         for (header, content) in [file("a/b"), link("a/c", "b"), hard("d", "a/b")] {
             archive.append(&header, content.as_slice()).unwrap();
@@ -223,7 +223,7 @@ proptest! {
         let mut bytes = archive.into_inner().unwrap();
         let index = spoil % bytes.len();
         bytes[index] = with;
-        let _: Result<_, _> = put(&gzip(&bytes));
+        drop(put(&gzip(&bytes)));
     }
 
     #[test]

@@ -38,7 +38,10 @@ async fn a_bundle_is_there_from_its_put_to_its_removal() {
     let again = bundles.put(&packed.digest, io::Cursor::new(b"no archive")).await.unwrap();
     assert_eq!(again, path);
     let reopened = Bundles::open(dir.path(), Limits::default()).unwrap();
-    assert_eq!(reopened.list().unwrap().into_iter().collect::<Vec<_>>(), [packed.digest.clone()]);
+    assert_eq!(
+        reopened.list().unwrap().into_iter().collect::<Vec<_>>(),
+        std::slice::from_ref(&packed.digest)
+    );
     reopened.remove(&packed.digest).unwrap();
     assert!(!bundles.has(&packed.digest));
     assert_eq!(count(dir.path()), 0);

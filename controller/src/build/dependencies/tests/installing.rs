@@ -224,7 +224,10 @@ async fn all_who_ask_at_once_get_one_installation() {
     let reopened = Dependencies::open(world.data.path(), world.stage.clone(), Config::default()).unwrap();
     assert_eq!(reopened.ensure(&world.plan).await.unwrap(), path);
     assert_eq!(world.stage.started.lock().unwrap().len(), 1);
-    assert_eq!(reopened.list().unwrap().into_iter().collect::<Vec<_>>(), [world.plan.key.clone()]);
+    assert_eq!(
+        reopened.list().unwrap().into_iter().collect::<Vec<_>>(),
+        std::slice::from_ref(&world.plan.key)
+    );
 
     let mut heard = Vec::new();
     while let Ok(update) = updates.try_recv() {
