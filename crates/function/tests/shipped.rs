@@ -23,9 +23,12 @@ fn read(from: &Path, text: &str) -> usize {
 #[test]
 fn examples_are_valid() {
     let examples = fs::read_dir(repository().join("examples")).expect("there are examples");
-    let files = examples.flatten().flat_map(|example| fs::read_dir(example.path()).into_iter().flatten().flatten());
-    let manifests = files.map(|file| file.path()).filter(|path| path.extension().is_some_and(|end| end == "yaml"));
-    let read: usize = manifests.map(|path| read(&path, &fs::read_to_string(&path).expect("a manifest is text"))).sum();
+    let files =
+        examples.flatten().flat_map(|example| fs::read_dir(example.path()).into_iter().flatten().flatten());
+    let manifests =
+        files.map(|file| file.path()).filter(|path| path.extension().is_some_and(|end| end == "yaml"));
+    let read: usize =
+        manifests.map(|path| read(&path, &fs::read_to_string(&path).expect("a manifest is text"))).sum();
     assert!(read >= 19, "only {read} manifests were found");
 }
 
