@@ -1,0 +1,211 @@
+//! The life of an instance from its first to its last moment.
+
+use std::cell::Cell;
+use std::fs;
+use std::io;
+use std::os::unix::net::UnixListener;
+use std::path::Path;
+use std::rc::Rc;
+use std::time::Duration;
+
+use hearth_protocol::config::{Confinement, EXIT_FILE};
+use hearth_protocol::{Exit, ShimConfig, ShimProcess};
+use rustix::process::Signal;
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::{oneshot, watch};
+use tokio::task::{JoinSet, LocalSet};
+use tokio::time::{sleep, timeout};
+
+use crate::confine::{self, Filters};
+use crate::control::Control;
+use crate::logs::Logs;
+use crate::process::{Group, Processes};
+use crate::{bootstrap, exec, http};
+
+/// How long the runtime may take to end after the shim itself has decided on the end (nobody else would kill it).
+const GRACE: Duration = Duration::from_secs(10);
+
+/// How long what is left in the log pipes is waited for after the runtime's end.
+const LAST_WORDS: Duration = Duration::from_millis(500);
+
+/// How long controllers may take to fetch the last lines and the exit.
+const FAREWELL: Duration = Duration::from_secs(1);
+
+/// How long a runtime's end waits for the first controller: one that crashed at once was faster than the connection.
+const FIRST_CONTROLLER: Duration = Duration::from_secs(2);
+
+/// What the parts of the shim share.
+#[derive(Debug)]
+pub(crate) struct Shim {
+    /// What the backend asked for.
+    pub config: ShimConfig,
+    /// What is printed.
+    pub logs: Logs,
+    /// What runs.
+    pub processes: Processes,
+    /// Turns true when the instance is to end.
+    pub stop: watch::Sender<bool>,
+    /// Calls ended so far, where the shim speaks the invocation protocol.
+    pub served: Cell<u64>,
+}
+
+impl Shim {
+    /// Waits until the instance is to end.
+    pub(crate) async fn stopped(&self) {
+        // The sender lives as long as the shim.
+        self.stop.subscribe().wait_for(|stop| *stop).await.ok();
+    }
+
+    /// Asks for the instance's end.
+    pub(crate) fn ask_to_stop(&self) {
+        self.stop.send_replace(true);
+    }
+
+    /// Waits for the end of a process; hands on the wish to stop as SIGTERM.
+    pub(crate) async fn supervise(&self, group: Group, ended: impl Future<Output = Exit>) -> Exit {
+        let mut ended = std::pin::pin!(ended);
+        tokio::select! {
+            exit = &mut ended => return exit,
+            () = self.stopped() => group.signal_leader(Signal::TERM),
+        }
+        ended.await
+    }
+}
+
+/// Runs the instance to its end.
+pub(crate) fn run(
+    config: ShimConfig,
+    directory: &Path,
+    invoke: UnixListener,
+    control: UnixListener,
+) -> io::Result<Exit> {
+    let filters = match config.confinement {
+        Confinement::Full => {
+            confine::lock_self()?;
+            Some(Filters::compile()?)
+        }
+        Confinement::None => None,
+    };
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    let shim = Rc::new(Shim {
+        logs: Logs::new(config.log_ring_bytes as usize),
+        processes: Processes::new(filters),
+        stop: watch::Sender::new(false),
+        served: Cell::new(0),
+        config,
+    });
+    runtime.block_on(LocalSet::new().run_until(live(shim, directory, invoke, control)))
+}
+
+async fn live(
+    shim: Rc<Shim>,
+    directory: &Path,
+    invoke: UnixListener,
+    control: UnixListener,
+) -> io::Result<Exit> {
+    // Both handlers before the first child.
+    let mut children = signal(SignalKind::child())?;
+    let mut terminate = signal(SignalKind::terminate())?;
+    let mut background = JoinSet::new();
+    let control = Control::start(Rc::clone(&shim), control, &mut background)?;
+    let reaper = Rc::clone(&shim);
+    background.spawn_local(async move {
+        loop {
+            reaper.processes.reap();
+            children.recv().await;
+        }
+    });
+    let handed_on = Rc::clone(&shim);
+    background.spawn_local(async move {
+        terminate.recv().await;
+        handed_on.ask_to_stop();
+    });
+
+    let abandoned = {
+        let absence = Duration::from_millis(shim.config.controller_absence_ms);
+        control.abandoned(absence)
+    };
+    let exit = {
+        let mut runtime = std::pin::pin!(run_process(&shim, invoke));
+        tokio::select! {
+            exit = &mut runtime => Some(exit),
+            () = abandoned => {
+                shim.logs.say("no controller has connected for too long: the instance ends");
+                shim.ask_to_stop();
+                timeout(GRACE, runtime).await.ok()
+            }
+        }
+    };
+    let exit = match exit {
+        Some(exit) => exit.unwrap_or_else(|error| {
+            shim.logs.say(&format!("the runtime could not be started: {error}"));
+            // What a shell answers for a command that is not there.
+            Exit { code: Some(127), ..Exit::default() }
+        }),
+        // It did not end in time. Whatever runs dies with PID 1.
+        None => Exit { signal: Some(Signal::KILL.as_raw()), ..Exit::default() },
+    };
+    let exit = Exit { out_of_memory: out_of_memory(exit), ..exit };
+    write_record(&directory.join(EXIT_FILE), exit)?;
+    let patience = match (control.was_reached(), *shim.stop.borrow()) {
+        (true, _) => FAREWELL,
+        (false, false) => FIRST_CONTROLLER,
+        // Whoever asked for the end wants nothing more.
+        (false, true) => Duration::ZERO,
+    };
+    timeout(patience, control.farewell(exit)).await.ok();
+    Ok(exit)
+}
+
+async fn run_process(shim: &Rc<Shim>, invoke: UnixListener) -> io::Result<Exit> {
+    match &shim.config.process {
+        ShimProcess::Nodejs { .. } | ShimProcess::Python { .. } => bootstrap::run(shim, invoke).await,
+        ShimProcess::Http { command } => http::run(shim, command, invoke).await,
+        ShimProcess::Exec { command } => exec::run(shim, command, invoke).await,
+        ShimProcess::Job { command } => bootstrap::run_job(shim, command).await,
+    }
+}
+
+/// Waits for the end of a process that is the whole instance, and for what it printed.
+pub(crate) async fn to_the_end(
+    shim: &Shim,
+    group: Group,
+    ended: oneshot::Receiver<Exit>,
+    pumps: &mut JoinSet<()>,
+) -> Exit {
+    let exit = shim.supervise(group, async { ended.await.unwrap_or_default() }).await;
+    // What it left behind holds the pipes open, and must not outlive it anyway.
+    group.signal(Signal::KILL);
+    let pumped = async { while pumps.join_next().await.is_some() {} };
+    timeout(LAST_WORDS, pumped).await.ok();
+    exit
+}
+
+/// Whether the kernel ended it because the memory limit was reached. The cgroup tells where it can be seen; else a SIGKILL is taken for
+/// it: the shim sends none before the end, and the backend kills the whole container.
+fn out_of_memory(exit: Exit) -> bool {
+    if exit.signal != Some(Signal::KILL.as_raw()) || exit.out_of_memory {
+        return exit.out_of_memory;
+    }
+    let counted = ["/sys/fs/cgroup/memory.events", "/sys/fs/cgroup/memory/memory.oom_control"]
+        .iter()
+        .filter_map(|file| fs::read_to_string(file).ok())
+        .find_map(|text| {
+            text.lines().find_map(|line| line.strip_prefix("oom_kill ")?.trim().parse::<u64>().ok())
+        });
+    counted.is_none_or(|kills| kills > 0)
+}
+
+fn write_record(path: &Path, exit: Exit) -> io::Result<()> {
+    let draft = path.with_extension("tmp");
+    fs::write(&draft, serde_json::to_vec(&exit)?)?;
+    fs::rename(&draft, path)
+}
+
+/// Kept while `Control` runs: sleeping for ever where there is no deadline.
+pub(crate) async fn after(duration: Duration) {
+    if duration.is_zero() {
+        std::future::pending::<()>().await;
+    }
+    sleep(duration).await;
+}

@@ -1,0 +1,8 @@
+//! The shim and the bootstraps without a container: real processes, real sockets, the interpreters of this machine.
+#![expect(clippy::tests_outside_test_module, reason = "an integration test is one")]
+
+mod client;
+mod exec;
+mod http;
+mod node;
+mod supervisor;
