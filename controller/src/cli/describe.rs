@@ -66,9 +66,9 @@ fn page(
         ("Name", function.name_any()),
         ("Namespace", function.namespace().unwrap_or_default()),
         ("State", state(function)),
-        ("URL", status.url.clone().unwrap_or_default()),
+        ("URL", status.url.unwrap_or_default()),
         ("Runtime", function.spec.runtime.to_string()),
-        ("Revision", status.ready_revision.clone().unwrap_or_default()),
+        ("Revision", status.ready_revision.unwrap_or_default()),
         (
             "Instances",
             format!(

@@ -18,7 +18,7 @@ use crate::api::{ANSWERED_BY_FUNCTION, FORWARDED_HEADER};
 pub(super) async fn run(arguments: Invoke) -> Result<(), Error> {
     let body = arguments.data.as_deref().map(data).transpose()?;
     let method = arguments.method.as_deref().map(str::to_uppercase);
-    let method = method.as_deref().unwrap_or(if body.is_some() { "POST" } else { "GET" });
+    let method = method.as_deref().unwrap_or_else(|| if body.is_some() { "POST" } else { "GET" });
     if !arguments.path.starts_with('/') {
         return Err(Error::Usage {
             what: format!("the path {:?} does not begin with /", arguments.path),

@@ -39,7 +39,7 @@ impl Manifest {
             .as_deref()
             .and_then(Path::parent)
             .filter(|parent| !parent.as_os_str().is_empty())
-            .unwrap_or(Path::new("."));
+            .unwrap_or_else(|| Path::new("."));
         Some(beside.join(path))
     }
 }

@@ -34,5 +34,5 @@ pub(super) async fn version(arguments: Version) -> Result<(), Error> {
 async fn ask(arguments: &Version) -> Option<String> {
     let server = Server::find(&arguments.client).await.ok()?;
     let version: Value = server.get("/version").await.ok()?;
-    version["hearth"].as_str().or(version["gitVersion"].as_str()).map(str::to_owned)
+    version["hearth"].as_str().or_else(|| version["gitVersion"].as_str()).map(str::to_owned)
 }

@@ -16,7 +16,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 pub use layers::{Effective, Flags, Layers, Problem, Problems, Source, load};
-pub use value::{Secret, Size, Subnet, Value};
+pub use value::{Secret, Size, Value};
 
 /// One option: its key and what its documentation says.
 #[derive(Debug, Clone, Copy)]
@@ -121,8 +121,6 @@ options! {
     }
     /// What instances reach.
     network: Network {
-        /// Addresses of instances with `network: outbound`, as IPv4 prefix. Default: from the shared address space (RFC 6598), which neither homes nor companies use inside.
-        subnet: Subnet = Subnet::default(),
         /// Ports of this host that instances reach as `host.hearth.internal`. Default: none.
         host_ports: Vec<u16> = Vec::new(),
     }

@@ -88,7 +88,10 @@ impl Files {
 /// Directories to watch, and whether with all below.
 fn wanted(paths: &[PathBuf], manifests: &[Manifest]) -> BTreeSet<(PathBuf, bool)> {
     let parent = |path: &Path| {
-        path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new(".")).to_owned()
+        path.parent()
+            .filter(|parent| !parent.as_os_str().is_empty())
+            .unwrap_or_else(|| Path::new("."))
+            .to_owned()
     };
     let given = paths
         .iter()

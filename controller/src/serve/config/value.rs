@@ -1,7 +1,7 @@
 //! The kinds of values that options have: each reads what a file, a variable or a flag says, and shows itself in the same form.
 
 use std::fmt;
-use std::net::{Ipv4Addr, SocketAddr};
+use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -184,58 +184,6 @@ impl Value for Size {
             .ok_or_else(|| not::<Self>(value))?;
         let number: u64 = number.trim().parse().map_err(|_| not::<Self>(value))?;
         number.checked_mul(unit).map(Self).ok_or_else(|| not::<Self>(value))
-    }
-    fn show(&self) -> Json {
-        Json::from(self.to_string())
-    }
-}
-
-/// An IPv4 prefix.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Subnet {
-    address: Ipv4Addr,
-    bits: u8,
-}
-
-impl Subnet {
-    /// The network's own address.
-    #[must_use]
-    pub fn address(self) -> Ipv4Addr {
-        self.address
-    }
-
-    /// Length of the prefix, 16 to 28.
-    #[must_use]
-    pub fn bits(self) -> u8 {
-        self.bits
-    }
-}
-
-impl Default for Subnet {
-    fn default() -> Self {
-        Self { address: Ipv4Addr::new(100, 96, 0, 0), bits: 16 }
-    }
-}
-
-impl fmt::Display for Subnet {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}/{}", self.address, self.bits)
-    }
-}
-
-impl Value for Subnet {
-    const FORM: &'static str = "an IPv4 network of 16 to 28 bits, as in 100.96.0.0/16";
-    fn read(value: &Json) -> Result<Self, String> {
-        let (address, bits) = text::<Self>(value)?.split_once('/').ok_or_else(|| not::<Self>(value))?;
-        let address: Ipv4Addr = address.parse().map_err(|_| not::<Self>(value))?;
-        let bits: u8 =
-            bits.parse().ok().filter(|bits| (16..=28).contains(bits)).ok_or_else(|| not::<Self>(value))?;
-        if address.to_bits() << bits != 0 {
-            return Err(format!(
-                "{value} has bits set after the first {bits}: give the network's own address"
-            ));
-        }
-        Ok(Self { address, bits })
     }
     fn show(&self) -> Json {
         Json::from(self.to_string())
