@@ -79,7 +79,7 @@ mod tests {
     fn a_subnet_that_the_host_uses_is_left_alone() {
         let home = [route([0; 4], 0), route([192, 168, 1, 0], 24)];
         assert_eq!(choose(&home, ""), Some(Ipv4Addr::new(10, 213, 0, 1)));
-        let vpn = [route([10, 213, 4, 0], 24), route([10, 214, 0, 0], 16)];
+        let vpn = [route([10, 213, 16, 0], 24), route([10, 214, 0, 0], 16)];
         assert_eq!(choose(&vpn, ""), Some(Ipv4Addr::new(10, 213, 0, 1)), "next to it is free");
         let inside = [route([10, 213, 1, 0], 24)];
         assert_eq!(choose(&inside, ""), Some(Ipv4Addr::new(10, 214, 0, 1)));

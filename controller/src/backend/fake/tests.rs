@@ -1,0 +1,131 @@
+use hearth_protocol::{Frame, Hello, RequestId, Role, decode};
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+
+use super::*;
+use crate::backend::{Network, Process, Root};
+
+fn spec(id: &str) -> InstanceSpec {
+    InstanceSpec {
+        id: InstanceId::parse(id).unwrap(),
+        owner: None,
+        process: Process::Nodejs,
+        code: None,
+        build_dir: None,
+        root: Root::Host { interpreter: None },
+        env: BTreeMap::new(),
+        limits: Limits { memory_bytes: 1 << 20, cpu_millis: None, tmp_bytes: 1 << 20, pids: 16 },
+        network: Network::None,
+        concurrency: 1,
+        secret: "s".repeat(64),
+    }
+}
+
+async fn connect(started: &Started, secret: &str) -> tokio::net::UnixStream {
+    let Address::Unix(path) = &started.invoke else { panic!("a Unix socket") };
+    let mut stream = tokio::net::UnixStream::connect(path).await.unwrap();
+    send(&mut stream, &Frame::Hello(Hello::new(Role::Invoke, secret))).await;
+    stream
+}
+
+async fn send(stream: &mut tokio::net::UnixStream, frame: &Frame) {
+    let mut bytes = bytes::BytesMut::new();
+    frame.encode(&mut bytes).unwrap();
+    stream.write_all(&bytes).await.unwrap();
+}
+
+async fn receive(stream: &mut tokio::net::UnixStream, buffer: &mut bytes::BytesMut) -> Frame {
+    loop {
+        if let Some(frame) = decode(buffer).unwrap() {
+            return frame;
+        }
+        assert_ne!(stream.read_buf(buffer).await.unwrap(), 0, "the peer closed");
+    }
+}
+
+fn invoke(stream: u32) -> Frame {
+    let invoke = hearth_protocol::Invoke {
+        deadline_ms: 0,
+        request_id: RequestId::copied("r1").unwrap(),
+        accept: true,
+        head: "{}".into(),
+        body: bytes::Bytes::new(),
+        end: true,
+    };
+    Frame::Invoke { stream, invoke }
+}
+
+#[tokio::test]
+async fn its_instances_answer_calls() {
+    let fake = Fake::new();
+    let started = fake.start(&spec("one")).await.unwrap();
+    let mut stream = connect(&started, &"s".repeat(64)).await;
+    let mut buffer = bytes::BytesMut::new();
+    assert!(matches!(receive(&mut stream, &mut buffer).await, Frame::Welcome(_)));
+    send(&mut stream, &invoke(1)).await;
+    assert!(matches!(receive(&mut stream, &mut buffer).await, Frame::Accept { stream: 1 }));
+    let Frame::Answer { answer, .. } = receive(&mut stream, &mut buffer).await else { panic!("an answer") };
+    assert_eq!((answer.status, answer.body.as_ref()), (200, b"one {}".as_slice()));
+}
+
+#[tokio::test]
+async fn a_wrong_secret_is_refused() {
+    let fake = Fake::new();
+    let started = fake.start(&spec("one")).await.unwrap();
+    let mut stream = connect(&started, "other").await;
+    assert!(matches!(
+        receive(&mut stream, &mut bytes::BytesMut::new()).await,
+        Frame::Error { stream: 0, .. }
+    ));
+}
+
+#[tokio::test]
+async fn a_hanging_call_ends_when_it_is_cancelled() {
+    let fake = Fake::with_peer(Peer::new(|_, _, _| Response::Hang));
+    let started = fake.start(&spec("one")).await.unwrap();
+    let mut stream = connect(&started, &"s".repeat(64)).await;
+    let mut buffer = bytes::BytesMut::new();
+    send(&mut stream, &invoke(1)).await;
+    send(&mut stream, &Frame::Cancel { stream: 1 }).await;
+    for expected in ["welcome", "accept", "end"] {
+        let frame = receive(&mut stream, &mut buffer).await;
+        assert_eq!(frame.outline().kind.name(), expected);
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn starts_go_as_planned() {
+    let fake = Fake::new();
+    let exit = Exit { code: Some(1), signal: None, out_of_memory: false };
+    fake.plan(Plan::Fails("no space".to_owned()));
+    fake.plan(Plan::Slow(Duration::from_secs(3)));
+    fake.plan(Plan::DiesAfter(Duration::from_secs(5), exit.clone()));
+    fake.plan(Plan::Hangs);
+    let mut ends = fake.exits();
+    assert!(fake.start(&spec("a")).await.is_err());
+    let begin = tokio::time::Instant::now();
+    fake.start(&spec("b")).await.unwrap();
+    assert_eq!(begin.elapsed(), Duration::from_secs(3));
+    fake.start(&spec("c")).await.unwrap();
+    let ended = ends.recv().await.unwrap();
+    assert_eq!((ended.instance.as_str(), ended.exit), ("c", exit));
+    assert_eq!(begin.elapsed(), Duration::from_secs(8));
+    assert!(tokio::time::timeout(Duration::from_secs(60), fake.start(&spec("d"))).await.is_err());
+    assert_eq!(fake.running(), [InstanceId::parse("b").unwrap()]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn stops_go_as_planned_and_are_noted() {
+    let fake = Fake::new();
+    let id = InstanceId::parse("a").unwrap();
+    fake.start(&spec("a")).await.unwrap();
+    fake.stops(Stops::Hang);
+    assert!(tokio::time::timeout(Duration::from_secs(60), fake.stop(&id, Duration::ZERO)).await.is_err());
+    fake.stops(Stops::Fail);
+    assert!(fake.stop(&id, Duration::ZERO).await.is_err());
+    assert_eq!(fake.running().len(), 1);
+    fake.stops(Stops::Work);
+    fake.stop(&id, Duration::ZERO).await.unwrap();
+    fake.stop(&id, Duration::ZERO).await.unwrap();
+    assert!(fake.list().await.unwrap().is_empty());
+    assert_eq!(fake.calls().iter().filter(|call| matches!(call, Call::Stop(_))).count(), 4);
+}
