@@ -17,7 +17,7 @@ fn scene() -> Scene {
     let scene = Scene::without_function(STRICT);
     scene.hearth.deploy(&node_with(
         "bad",
-        "exports.handler = async (event) => (event.rawQueryString === 'who' ? process.env.HEARTH_INSTANCE : String(event.body?.length));",
+        "exports.handler = async (event) => (event.rawQueryString === 'who' ? process.env.HEARTH_INSTANCE : event.body?.length ?? 0);",
         "concurrency: { limit: 1 }\nscale: { max: 1 }",
     ));
     scene
@@ -102,8 +102,8 @@ fn a_body_that_is_too_large_is_refused_announced_or_not() {
 fn a_body_at_the_limit_passes() {
     let scene = scene();
     let body = vec![b'x'; 1 << 20];
-    let answer = scene.hearth.send(&Request::post(BAD, body.clone()).header("content-type", "text/plain"));
-    assert_eq!((answer.status, answer.text()), (200, body.len().to_string()));
+    let answer = scene.hearth.send(&Request::post(BAD, body).header("content-type", "text/plain"));
+    assert_eq!((answer.status, answer.json().as_u64()), (200, Some(1 << 20)));
     scene.end();
 }
 
