@@ -34,6 +34,14 @@ static FILES: &[Carried] = &[
     bootstrap!("node/http.cjs"),
     bootstrap!("node/load.cjs"),
     bootstrap!("node/logs.cjs"),
+    bootstrap!("python/bootstrap.py"),
+    bootstrap!("python/hearth_asgi.py"),
+    bootstrap!("python/hearth_event.py"),
+    bootstrap!("python/hearth_load.py"),
+    bootstrap!("python/hearth_logs.py"),
+    bootstrap!("python/hearth_loop.py"),
+    bootstrap!("python/hearth_threads.py"),
+    bootstrap!("python/hearth_wsgi.py"),
 ];
 
 /// Why the files could not be put in place.

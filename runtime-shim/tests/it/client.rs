@@ -47,6 +47,10 @@ impl Setup {
         Self::new(ShimProcess::Nodejs { interpreter: interpreter("node") })
     }
 
+    pub(crate) fn python() -> Self {
+        Self::new(ShimProcess::Python { interpreter: interpreter("python3.11") })
+    }
+
     pub(crate) fn file(mut self, name: &str, text: &str) -> Self {
         self.files.push((name.to_owned(), text.to_owned()));
         self

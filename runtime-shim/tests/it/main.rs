@@ -5,4 +5,5 @@ mod client;
 mod exec;
 mod http;
 mod node;
+mod python;
 mod supervisor;
