@@ -42,6 +42,7 @@ pub(super) fn routes() -> Router<Context> {
         .route("/namespaces/{namespace}/functions/{name}/activity", get(activity))
         .route("/namespaces/{namespace}/functions/{name}/logs", get(logs))
         .route("/namespaces/{namespace}/functions/{name}/invoke", any(invoke))
+        .route("/namespaces/{namespace}/functions/{name}/invoke/", any(invoke))
         .route("/namespaces/{namespace}/functions/{name}/invoke/{*path}", any(invoke))
 }
 

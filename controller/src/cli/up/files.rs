@@ -28,12 +28,13 @@ pub(super) struct Files {
     sender: mpsc::Sender<()>,
     watched: BTreeSet<(PathBuf, bool)>,
     enabled: bool,
+    settling: Option<Settling>,
 }
 
 impl Files {
     pub(super) fn new() -> Self {
         let (sender, marks) = mpsc::channel(1);
-        Self { watcher: None, marks, sender, watched: BTreeSet::new(), enabled: true }
+        Self { watcher: None, marks, sender, watched: BTreeSet::new(), enabled: true, settling: None }
     }
 
     /// Follows nothing.
@@ -69,19 +70,40 @@ impl Files {
     /// Returns when something changed and has settled.
     ///
     /// # Cancel safety
-    /// A dropped future loses the mark only while it settles; then more events are coming, or the next change tells.
+    /// What was noticed stays noticed: how far it has settled is kept here and not in the future.
     pub(super) async fn changed(&mut self) {
-        if self.marks.recv().await.is_none() {
-            // `sender` is ours, so the channel is never closed.
-            std::future::pending::<()>().await;
-        }
-        let latest = Instant::now() + PATIENCE;
-        while Instant::now() < latest {
-            match tokio::time::timeout_at((Instant::now() + QUIET).min(latest), self.marks.recv()).await {
-                Ok(Some(())) => {}
-                Ok(None) | Err(_) => return,
+        loop {
+            let mark = match self.settling {
+                None => self.marks.recv().await,
+                Some(settling) => match tokio::time::timeout_at(settling.end(), self.marks.recv()).await {
+                    Ok(mark) => mark,
+                    Err(_) => {
+                        self.settling = None;
+                        return;
+                    }
+                },
+            };
+            if mark.is_none() {
+                // `sender` is ours, so the channel is never closed.
+                std::future::pending::<()>().await;
             }
+            let now = Instant::now();
+            self.settling =
+                Some(Settling { first: self.settling.map_or(now, |settling| settling.first), last: now });
         }
+    }
+}
+
+/// Changes that are still coming in.
+#[derive(Debug, Clone, Copy)]
+struct Settling {
+    first: Instant,
+    last: Instant,
+}
+
+impl Settling {
+    fn end(self) -> Instant {
+        (self.last + QUIET).min(self.first + PATIENCE)
     }
 }
 
@@ -130,4 +152,52 @@ fn watch(wanted: &BTreeSet<(PathBuf, bool)>, marks: mpsc::Sender<()>) -> notify:
         }
     }
     Ok(watcher)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn changes_are_told_once_when_they_have_settled() {
+        let mut files = Files::new();
+        let begin = Instant::now();
+        files.sender.send(()).await.unwrap();
+        files.changed().await;
+        assert_eq!(begin.elapsed(), QUIET);
+        assert!(
+            tokio::time::timeout(Duration::from_secs(60), files.changed()).await.is_err(),
+            "nothing more changed"
+        );
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_change_is_not_lost_while_others_are_served_first() {
+        let mut files = Files::new();
+        files.sender.send(()).await.unwrap();
+        // As in the loop of `up`: the future is dropped whenever something else happens.
+        let step = QUIET / 4;
+        let mut dropped = 0;
+        while tokio::time::timeout(step, files.changed()).await.is_err() {
+            dropped += 1;
+        }
+        assert_eq!(dropped, 3);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_stream_of_changes_does_not_hold_a_reload_up_for_ever() {
+        let mut files = Files::new();
+        let sender = files.sender.clone();
+        let begin = Instant::now();
+        let busy = async {
+            loop {
+                sender.send(()).await.unwrap();
+                tokio::time::sleep(QUIET / 2).await;
+            }
+        };
+        tokio::select! {
+            () = files.changed() => assert_eq!(begin.elapsed(), PATIENCE),
+            () = busy => unreachable!("it never ends"),
+        }
+    }
 }
