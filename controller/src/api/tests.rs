@@ -424,6 +424,13 @@ async fn an_invocation_carries_only_what_is_meant_for_the_function() {
         (418, &json!("PUT"), &json!("/a%2Fb?c=d"), &json!("body"))
     );
     assert_eq!(seen["headers"], json!(["x-mine: 1"]), "neither the token nor anything else of the client");
+    for (path, target) in [("", "/"), ("/", "/"), ("?q", "/?q")] {
+        let request =
+            Request::get(format!("/apis/hearth.dev/v1/namespaces/default/functions/hello/invoke{path}"));
+        let (code, seen) = running.send(request, "").await;
+        let seen: Value = serde_json::from_str(&seen).unwrap();
+        assert_eq!((code, &seen["target"]), (418, &json!(target)), "{path}");
+    }
     let (code, _) =
         running.send(Request::get("/apis/hearth.dev/v1/namespaces/default/functions/none/invoke"), "").await;
     assert_eq!(code, 404);

@@ -45,9 +45,10 @@ impl Screen {
         if self.live {
             return self.print("");
         }
-        let changed: String =
-            self.rows.iter().filter(|row| !before.contains(row)).map(|row| plain(row)).collect();
-        out::text(&changed)
+        // Calls that come and go are no news where every change is a line.
+        let before: Vec<String> = before.iter().map(|row| plain(row)).collect();
+        let now = self.rows.iter().map(|row| plain(row));
+        out::text(&now.filter(|line| !before.contains(line)).collect::<String>())
     }
 
     /// A function does not come up: why, once.
@@ -153,10 +154,11 @@ fn row(function: &Function) -> Vec<String> {
 /// `hello: Ready, http://127.0.0.1:8080/hello, instances 1`
 fn plain(row: &[String]) -> String {
     match row {
-        [name, url, state, instances] if url.is_empty() => {
-            format!("{name}: {state}, instances {instances}\n")
+        [name, url, state, instances] => {
+            let ready = instances.split(',').next().unwrap_or_default();
+            let url = if url.is_empty() { String::new() } else { format!(" {url},") };
+            format!("{name}: {state},{url} instances {ready}\n")
         }
-        [name, url, state, instances] => format!("{name}: {state}, {url}, instances {instances}\n"),
         _ => String::new(),
     }
 }
@@ -173,7 +175,7 @@ mod tests {
 
     #[test]
     fn without_a_terminal_a_change_is_one_plain_line() {
-        let row = ["hello", "http://127.0.0.1:8080/hello", "Ready", "1"].map(str::to_owned);
+        let row = ["hello", "http://127.0.0.1:8080/hello", "Ready", "1, 1 busy"].map(str::to_owned);
         assert_eq!(plain(&row), "hello: Ready, http://127.0.0.1:8080/hello, instances 1\n");
     }
 }
