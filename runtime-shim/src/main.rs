@@ -43,6 +43,7 @@ fn main() -> ExitCode {
 }
 
 fn run(directory: &Path) -> io::Result<Exit> {
+    process::close_inherited();
     process::reserve_low_descriptors()?;
     let invoke = bind(&directory.join(INVOKE_SOCKET))?;
     let control = bind(&directory.join(CONTROL_SOCKET))?;

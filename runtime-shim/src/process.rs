@@ -188,6 +188,16 @@ fn place(from: &OwnedFd, number: i32) -> io::Result<()> {
     Ok(placed?)
 }
 
+/// Closes whatever the shim was started with beyond the standard three: it must not keep, and children must not inherit, what somebody
+/// forgot. To be called before anything is opened.
+pub(crate) fn close_inherited() {
+    #[expect(unsafe_code, reason = "no safe way to close what nobody owns")]
+    // SAFETY: nothing in this process owns a descriptor yet. It fails on kernels before 5.9 alone, and then there is nothing to be done.
+    unsafe {
+        libc::syscall(libc::SYS_close_range, 3, libc::c_uint::MAX, 0);
+    }
+}
+
 /// Fills the descriptors that children inherit things as (3 and up) with `/dev/null`, so that nothing of ours ever has these numbers.
 pub(crate) fn reserve_low_descriptors() -> io::Result<()> {
     loop {

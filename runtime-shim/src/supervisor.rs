@@ -143,9 +143,9 @@ async fn live(
             Exit { code: Some(127), ..Exit::default() }
         }),
         // It did not end in time. Whatever runs dies with PID 1.
-        None => Exit { signal: Some(Signal::KILL.as_raw()), ..Exit::default() },
+        None => Exit { signal: Some(Signal::TERM.as_raw()), ..Exit::default() },
     };
-    let exit = Exit { out_of_memory: out_of_memory(exit), ..exit };
+    let exit = Exit { out_of_memory: out_of_memory(exit, memory_kills()), ..exit };
     write_record(&directory.join(EXIT_FILE), exit)?;
     let patience = match (control.was_reached(), *shim.stop.borrow()) {
         (true, _) => FAREWELL,
@@ -183,17 +183,16 @@ pub(crate) async fn to_the_end(
 
 /// Whether the kernel ended it because the memory limit was reached. The cgroup tells where it can be seen; else a SIGKILL is taken for
 /// it: the shim sends none before the end, and the backend kills the whole container.
-fn out_of_memory(exit: Exit) -> bool {
-    if exit.signal != Some(Signal::KILL.as_raw()) || exit.out_of_memory {
-        return exit.out_of_memory;
-    }
-    let counted = ["/sys/fs/cgroup/memory.events", "/sys/fs/cgroup/memory/memory.oom_control"]
+fn out_of_memory(exit: Exit, kills: Option<u64>) -> bool {
+    exit.out_of_memory || exit.signal == Some(Signal::KILL.as_raw()) && kills.is_none_or(|kills| kills > 0)
+}
+
+/// How many processes the kernel has killed at this cgroup's limit; `None` where that cannot be seen.
+fn memory_kills() -> Option<u64> {
+    ["/sys/fs/cgroup/memory.events", "/sys/fs/cgroup/memory/memory.oom_control"]
         .iter()
         .filter_map(|file| fs::read_to_string(file).ok())
-        .find_map(|text| {
-            text.lines().find_map(|line| line.strip_prefix("oom_kill ")?.trim().parse::<u64>().ok())
-        });
-    counted.is_none_or(|kills| kills > 0)
+        .find_map(|text| text.lines().find_map(|line| line.strip_prefix("oom_kill ")?.trim().parse().ok()))
 }
 
 fn write_record(path: &Path, exit: Exit) -> io::Result<()> {
@@ -202,10 +201,27 @@ fn write_record(path: &Path, exit: Exit) -> io::Result<()> {
     fs::rename(&draft, path)
 }
 
-/// Kept while `Control` runs: sleeping for ever where there is no deadline.
+/// Waits so long; for ever where there is no deadline (zero).
 pub(crate) async fn after(duration: Duration) {
     if duration.is_zero() {
         std::future::pending::<()>().await;
     }
     sleep(duration).await;
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_kill_is_the_memory_limits_unless_the_cgroup_knows_better() {
+        let killed = Exit { signal: Some(9), ..Exit::default() };
+        assert!(out_of_memory(killed, None));
+        assert!(out_of_memory(killed, Some(1)));
+        assert!(!out_of_memory(killed, Some(0)));
+        for other in [Exit { signal: Some(15), ..Exit::default() }, Exit { code: Some(0), ..Exit::default() }]
+        {
+            assert!(!out_of_memory(other, None));
+        }
+    }
 }

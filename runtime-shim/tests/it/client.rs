@@ -6,6 +6,7 @@ use std::io::{ErrorKind, Read, Write};
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
+use std::sync::Mutex;
 use std::time::{Duration, Instant};
 
 use bytes::{Bytes, BytesMut};
@@ -61,7 +62,17 @@ impl Setup {
         self
     }
 
-    pub(crate) fn start(mut self) -> Shim {
+    /// With the working directory that the configuration says.
+    pub(crate) fn start_in_root(self) -> Shim {
+        let directory = self.config.working_directory.clone();
+        self.start_at(Some(directory))
+    }
+
+    pub(crate) fn start(self) -> Shim {
+        self.start_at(None)
+    }
+
+    fn start_at(mut self, working_directory: Option<String>) -> Shim {
         let directory = tempfile::Builder::new().prefix("hs").tempdir().unwrap();
         let code = directory.path().join("code");
         for (name, text) in &self.files {
@@ -70,7 +81,8 @@ impl Setup {
             fs::write(&path, text).unwrap();
         }
         fs::create_dir_all(&code).unwrap();
-        self.config.working_directory = code.to_string_lossy().into_owned();
+        self.config.working_directory =
+            working_directory.unwrap_or_else(|| code.to_string_lossy().into_owned());
         let run = directory.path().join("s");
         fs::create_dir(&run).unwrap();
         fs::write(run.join("config.json"), serde_json::to_vec(&self.config).unwrap()).unwrap();
@@ -81,7 +93,12 @@ impl Setup {
 }
 
 /// The interpreter itself, behind whatever version manager.
-fn interpreter(name: &str) -> String {
+fn interpreter(name: &'static str) -> String {
+    static FOUND: Mutex<BTreeMap<&str, String>> = Mutex::new(BTreeMap::new());
+    FOUND.lock().unwrap().entry(name).or_insert_with(|| ask(name)).clone()
+}
+
+fn ask(name: &str) -> String {
     let script = match name {
         "node" => "console.log(process.execPath)",
         _ => "import sys; print(sys.executable)",

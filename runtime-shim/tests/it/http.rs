@@ -1,1 +1,168 @@
-//! The `exec` runtime.
+//! The `http` runtime and Node's `http` signature: plain HTTP/1.1 over attached connections.
+
+use std::io::{Read, Write};
+use std::net::TcpListener;
+use std::os::unix::net::UnixStream;
+
+use bytes::BytesMut;
+use hearth_protocol::{Frame, Hello, Load, Loaded, Role, ShimProcess, Signature, decode};
+
+use crate::client::{Caller, SECRET, Setup, Shim};
+
+/// A port that was free a moment ago.
+fn free_port() -> u16 {
+    TcpListener::bind(("127.0.0.1", 0)).unwrap().local_addr().unwrap().port()
+}
+
+fn server(code: &str) -> Shim {
+    let port = free_port();
+    let command = ["node", "server.js"].map(str::to_owned).to_vec();
+    Setup::new(ShimProcess::Http { command })
+        .file("server.js", code)
+        .with(|config| {
+            config.env.insert("PORT".to_owned(), port.to_string());
+        })
+        .start()
+}
+
+/// An attached connection, or what was said instead.
+fn attach(shim: &Shim) -> Result<UnixStream, Frame> {
+    let mut stream = shim.connect("invoke.sock");
+    let mut bytes = BytesMut::new();
+    Frame::Attach(Hello::new(Role::Attach, SECRET)).encode(&mut bytes).unwrap();
+    stream.write_all(&bytes).unwrap();
+    let mut buffer = BytesMut::new();
+    loop {
+        let mut byte = [0; 1];
+        stream.read_exact(&mut byte).unwrap();
+        buffer.extend_from_slice(&byte);
+        match decode(&mut buffer).unwrap() {
+            None => {}
+            Some(Frame::Accept { stream: 0 }) => return Ok(stream),
+            Some(other) => return Err(other),
+        }
+    }
+}
+
+/// Writes a request and reads until the answer holds `last`.
+fn exchange(stream: &mut UnixStream, request: &str, last: &str) -> String {
+    stream.write_all(request.as_bytes()).unwrap();
+    let mut text = String::new();
+    while !text.contains(last) {
+        let mut piece = [0; 4096];
+        let read = stream.read(&mut piece).unwrap();
+        assert!(read > 0, "closed after {text}");
+        text.push_str(std::str::from_utf8(&piece[..read]).unwrap());
+    }
+    text
+}
+
+fn load(shim: &Shim, handler: Option<&str>) -> (Caller, Loaded) {
+    let mut caller = shim.invoke();
+    let load = Load { handler: handler.map(str::to_owned), ..shim.load_request("") };
+    let loaded = caller.load(load);
+    (caller, loaded)
+}
+
+const SERVER: &str = "
+const server = require('http').createServer((req, res) => res.end('hello ' + req.url));
+server.on('upgrade', (req, socket) => { socket.write('HTTP/1.1 101 Switching Protocols\\r\\nConnection: upgrade\\r\\nUpgrade: echo\\r\\n\\r\\n'); socket.pipe(socket); });
+";
+
+const UPGRADE: &str = "GET / HTTP/1.1\r\nHost: a\r\nConnection: upgrade\r\nUpgrade: echo\r\n\r\n";
+
+#[test]
+fn a_server_is_reached_over_attached_connections() {
+    let shim = server(&format!("{SERVER} server.listen(process.env.PORT);"));
+    assert!(matches!(attach(&shim), Err(Frame::Error { stream: 0, error }) if error.kind == "NotLoaded"));
+    let (mut caller, loaded) = load(&shim, None);
+    assert_eq!(loaded, Loaded::Ok { signature: Signature::Http });
+    caller.ping();
+    let mut stream = attach(&shim).unwrap();
+    for path in ["/one", "/two"] {
+        let request = format!("GET {path} HTTP/1.1\r\nHost: a\r\n\r\n");
+        let answer = exchange(&mut stream, &request, "hello");
+        assert!(answer.ends_with(&format!("hello {path}")), "{answer}");
+    }
+    exchange(&mut stream, UPGRADE, "\r\n\r\n");
+    assert_eq!(exchange(&mut stream, "echo this", "this"), "echo this");
+}
+
+#[test]
+fn a_server_that_ends_before_it_listens_tells_its_last_lines() {
+    let mut shim = server("console.log('one'); console.error('cannot go on'); process.exitCode = 4;");
+    let (_, loaded) = load(&shim, None);
+    let Loaded::Error(error) = loaded else { panic!("loaded") };
+    assert_eq!(error.kind, "ProcessEnded");
+    assert!(error.message.contains("exit code 4"), "{error}");
+    let mut lines = error.lines;
+    lines.sort();
+    assert_eq!(lines, ["cannot go on", "one"]);
+    assert_eq!(shim.ended().code, Some(4));
+}
+
+#[test]
+fn a_servers_end_is_the_instances() {
+    let mut shim = server(&format!(
+        "{SERVER} server.listen(process.env.PORT); process.on('SIGTERM', () => process.exit(7));"
+    ));
+    let mut control = shim.control(0);
+    assert!(matches!(load(&shim, None).1, Loaded::Ok { .. }));
+    control.send(&Frame::Drain);
+    assert!(matches!(control.next(), Frame::Exit(exit) if exit.code == Some(7)));
+    drop(control);
+    assert_eq!(shim.ended().code, Some(7));
+}
+
+#[test]
+fn node_handlers_of_the_http_signature_have_real_requests() {
+    for (code, upgrades) in [
+        (format!("{SERVER} exports.handler = server;"), true),
+        ("exports.handler = (req, res) => res.end('hello ' + req.url);".to_owned(), false),
+        ("exports.handler = async (request, response) => response.end('hello ' + request.url);".to_owned(), false),
+        (
+            "exports.handler = function (a, b) { b.end('hello ' + a.url); };
+             exports.upgrade = (req, socket) => { socket.write('HTTP/1.1 101 Switching Protocols\\r\\nConnection: upgrade\\r\\nUpgrade: echo\\r\\n\\r\\n'); socket.pipe(socket); };"
+                .to_owned(),
+            true,
+        ),
+    ] {
+        let shim = Setup::node().file("index.js", &code).start();
+        let (_caller, loaded) = load(&shim, Some("index.handler"));
+        assert_eq!(loaded, Loaded::Ok { signature: Signature::Http }, "{code}");
+        let mut stream = attach(&shim).unwrap();
+        for path in ["/one", "/two"] {
+            let request = format!("GET {path} HTTP/1.1\r\nHost: a\r\n\r\n");
+            assert!(exchange(&mut stream, &request, "hello").contains(&format!("hello {path}")));
+        }
+        if upgrades {
+            exchange(&mut stream, UPGRADE, "\r\n\r\n");
+            assert_eq!(exchange(&mut stream, "echo this", "this"), "echo this");
+        }
+    }
+}
+
+#[test]
+fn a_failing_http_handler_answers_500_and_lines_have_their_request() {
+    let shim = Setup::node()
+        .file(
+            "index.js",
+            "exports.handler = async (req, res) => { console.log('in', req.url); await null; if (req.url === '/bad') throw new TypeError('no'); res.end('fine'); }",
+        )
+        .start();
+    let mut control = shim.control(0);
+    let (_caller, loaded) = load(&shim, Some("index.handler"));
+    assert_eq!(loaded, Loaded::Ok { signature: Signature::Http });
+    let request =
+        |path: &str| format!("GET {path} HTTP/1.1\r\nHost: a\r\nx-hearth-request-id: id{path}\r\n\r\n");
+    let answer = exchange(&mut attach(&shim).unwrap(), &request("/bad"), "\r\n\r\n");
+    assert!(
+        answer.starts_with("HTTP/1.1 500 ") && answer.contains("x-hearth-error: TypeError\r\n"),
+        "{answer}"
+    );
+    exchange(&mut attach(&shim).unwrap(), &request("/good"), "fine");
+    for record in control.logs_until(|record| record.line == "in /good") {
+        let expected = if record.line == "in /good" { "id/good" } else { "id/bad" };
+        assert_eq!(record.request_id.unwrap().as_str(), expected, "{:?}", record.line);
+    }
+}
