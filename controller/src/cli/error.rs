@@ -125,7 +125,9 @@ pub(super) fn picture(diagnostic: &dyn Diagnostic, color: bool, width: usize) ->
 
 /// Columns of the terminal, for wrapping; with none, what fits most.
 pub(super) fn width() -> usize {
-    rustix::termios::tcgetwinsize(io::stderr()).map_or(100, |size| usize::from(size.ws_col).clamp(40, 140))
+    let columns = rustix::termios::tcgetwinsize(io::stderr()).map_or(0, |size| usize::from(size.ws_col));
+    // A terminal that does not know its size says 0.
+    if columns == 0 { 100 } else { columns.clamp(40, 140) }
 }
 
 pub(super) fn color_on_stderr() -> bool {

@@ -103,8 +103,10 @@ impl Screen {
             return Vec::new();
         }
         let size = rustix::termios::tcgetwinsize(std::io::stdout()).ok();
-        let width = size.map_or(80, |size| usize::from(size.ws_col).max(20));
-        let height = size.map_or(24, |size| usize::from(size.ws_row).max(5));
+        // A terminal that does not know its size says 0.
+        let known = |cells: u16, usual: usize| if cells == 0 { usual } else { usize::from(cells) };
+        let width = size.map_or(80, |size| known(size.ws_col, 80)).max(20);
+        let height = size.map_or(24, |size| known(size.ws_row, 24)).max(5);
         let columns = Columns::new(&HEADER, &self.rows);
         let mut lines = vec![String::new(), fit(&columns.row(&HEADER), width)];
         // What does not fit on the screen could not be erased either.
