@@ -16,6 +16,9 @@ use tokio::time::Instant;
 use super::snapshot::{self, Decided, RevisionView, Start};
 use super::{Target, TrialError};
 
+/// A Revision is looked at again after this at the earliest, when nothing is heard of it.
+const SOONEST: Duration = Duration::from_millis(10);
+
 /// One Revision.
 #[derive(Debug)]
 pub(super) struct Record {
@@ -90,6 +93,24 @@ impl Record {
         self.tracker.wanted(waiting, in_flight, now.into_std());
     }
 
+    /// An instance has come up: until the next report it is taken that its slots are filled from the queue.
+    pub(super) fn filled(&mut self, now: Instant) {
+        let moved = self.waiting.min(self.target.template.slots());
+        self.wanted_again(self.waiting - moved, self.in_flight + moved, now);
+    }
+
+    /// An ephemeral instance has served its call.
+    pub(super) fn spent(&mut self, now: Instant) {
+        self.wanted_again(self.waiting, self.in_flight.saturating_sub(1), now);
+    }
+
+    fn wanted_again(&mut self, waiting: u32, in_flight: u32, now: Instant) {
+        // What nobody asked for (a trial, the minimum) is no traffic.
+        if (waiting, in_flight) != (self.waiting, self.in_flight) {
+            self.wanted(waiting, in_flight, now);
+        }
+    }
+
     pub(super) fn load(&mut self, report: &LoadReport, now: Instant) {
         (self.waiting, self.in_flight) = (report.waiting, report.in_flight);
         let load = Load {
@@ -127,7 +148,9 @@ impl Record {
             hearth_scaler::Allowance::None { until } if wished > 0 => Some(until),
             _ => None,
         };
-        self.recheck = decision.recheck.into_iter().chain(backed_off).min().map(Instant::from_std);
+        let recheck = decision.recheck.into_iter().chain(backed_off).min().map(Instant::from_std);
+        // A moment that has passed must not keep the service awake.
+        self.recheck = recheck.map(|at| at.max(now + SOONEST));
         decision
     }
 

@@ -73,7 +73,8 @@ pub struct Service {
 #[derive(Debug)]
 struct Shutdown {
     deadline: Instant,
-    left: Left,
+    /// Instances whose calls had not ended by the deadline.
+    cut_off: BTreeSet<InstanceId>,
     cut: bool,
     replies: Vec<oneshot::Sender<Left>>,
 }
@@ -118,8 +119,10 @@ impl Service {
         loop {
             let wake = self.wake();
             let show_at = self.show_at;
-            // All arms are cancel-safe. A message for the gateway is taken out of the box only with a place for it in hand.
+            // All arms are cancel-safe. Biased: a Revision that was named is known before a gateway asks for it, and what comes in
+            // bursts comes last. A message for the gateway is taken out of the box only with a place for it in hand.
             tokio::select! {
+                biased;
                 place = to_gateway.reserve(), if !self.outbox.is_empty() => match place {
                     Ok(place) => {
                         if let Some(message) = self.outbox.pop_front() {
@@ -128,8 +131,22 @@ impl Service {
                         continue;
                     }
                     // The gateway has ended: Hearth is shutting down.
-                    Err(_) => self.outbox.clear(),
+                    Err(_) => {
+                        self.outbox.clear();
+                        self.stop_what_nobody_calls();
+                    }
                 },
+                command = self.commands.recv() => match command {
+                    Some(command) => self.obey(command),
+                    None => return,
+                },
+                _ = tick.tick() => self.dirty.extend(self.records.keys().cloned()),
+                () = sleep_until_or_never(show_at) => {
+                    self.show_at = None;
+                    self.show();
+                    continue;
+                }
+                event = self.pool.next() => self.note(event),
                 Some(message) = self.channels.from_gateway.recv() => {
                     self.hear(message);
                     for _ in 1..BATCH {
@@ -139,18 +156,7 @@ impl Service {
                         }
                     }
                 }
-                event = self.pool.next() => self.note(event),
-                command = self.commands.recv() => match command {
-                    Some(command) => self.obey(command),
-                    None => return,
-                },
-                _ = tick.tick() => self.dirty.extend(self.records.keys().cloned()),
                 () = sleep_until_or_never(wake) => {}
-                () = sleep_until_or_never(show_at) => {
-                    self.show_at = None;
-                    self.show();
-                    continue;
-                }
             }
             let now = Instant::now();
             self.kill_suspects(now);
@@ -188,6 +194,10 @@ impl Service {
             }
             ToScaler::Drained { instance } => self.pool.stop(&instance, "its calls have ended", STOP_GRACE),
             ToScaler::Spent { instance } => {
+                let of = |record: &&mut Record| record.instances.contains_key(&instance);
+                if let Some(record) = self.records.values_mut().find(of) {
+                    record.spent(now);
+                }
                 self.leave(&instance);
                 self.pool.stop(&instance, "it has served its call", STOP_GRACE);
             }
@@ -217,6 +227,7 @@ impl Service {
                     Start { time: Timestamp::now(), instance: instance.clone(), phases, failure: None };
                 record.note_start(start, took);
                 record.note_ready();
+                record.filled(now);
                 tracing::info!(%revision, %instance, took = ?phases.total(), "instance ready");
                 self.granted.insert(instance);
                 self.outbox.push_back(ToGateway::Grant { revision, endpoint: *endpoint, slots });
@@ -248,7 +259,7 @@ impl Service {
             Happened::Overdue => {
                 tracing::warn!(%revision, %instance, "calls cut: they did not end in time");
                 if let Some(shutdown) = &mut self.shutdown {
-                    shutdown.left.busy += 1;
+                    shutdown.cut_off.insert(instance);
                 }
             }
             Happened::Removed => {
@@ -367,13 +378,25 @@ impl Service {
             shutdown.replies.push(reply);
             return;
         }
-        self.shutdown = Some(Shutdown { deadline, left: Left::default(), cut: false, replies: vec![reply] });
+        self.shutdown =
+            Some(Shutdown { deadline, cut_off: BTreeSet::new(), cut: false, replies: vec![reply] });
         // What was found and not named yet is left to the next controller, as is right for one that ends while it starts.
         self.adoptable.clear();
         let members: Vec<InstanceId> =
             self.records.values().flat_map(|record| record.instances.keys().cloned()).collect();
         for instance in members {
             self.drain(&instance, "Hearth is shutting down");
+        }
+        self.stop_what_nobody_calls();
+    }
+
+    /// Once the gateway has ended there are no calls, and nobody who would say that they have ended.
+    fn stop_what_nobody_calls(&mut self) {
+        if self.shutdown.is_some() && self.channels.to_gateway.is_closed() {
+            let ids: Vec<InstanceId> = self.pool.views().map(|view| view.id).collect();
+            for instance in ids {
+                self.pool.stop(&instance, "Hearth is shutting down", STOP_GRACE);
+            }
         }
     }
 
@@ -382,7 +405,7 @@ impl Service {
         if !self.pool.is_empty() && now >= shutdown.deadline && !shutdown.cut {
             shutdown.cut = true;
             let ids: Vec<InstanceId> = self.pool.views().map(|view| view.id).collect();
-            shutdown.left.busy += ids.len();
+            shutdown.cut_off.extend(ids.iter().cloned());
             for instance in ids {
                 self.pool.stop(&instance, "Hearth is shutting down and the time is up", Duration::ZERO);
             }
@@ -392,9 +415,9 @@ impl Service {
         if !self.pool.is_empty() && !given_up {
             return false;
         }
-        shutdown.left.instances = self.pool.views().count();
+        let left = Left { busy: shutdown.cut_off.len(), instances: self.pool.views().count() };
         for reply in shutdown.replies.drain(..) {
-            let _gone = reply.send(shutdown.left).is_err();
+            let _gone = reply.send(left).is_err();
         }
         true
     }

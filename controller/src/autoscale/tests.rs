@@ -1,1 +1,321 @@
+use std::time::Duration;
 
+use hearth_dispatch::{LoadReport, StartFailure, ToGateway, ToScaler};
+use hearth_function::InstanceId;
+use serde_json::json;
+use tempfile::TempDir;
+use tokio::task::JoinSet;
+use tokio::time::timeout;
+
+use super::*;
+use crate::backend::{Backend, Exit};
+use crate::pool::staged::{Act, Staged};
+use crate::pool::template::tests::revision;
+use crate::pool::{Places, Pool};
+use crate::telemetry::logs::{Entry, Logs, Query};
+
+/// An autoscaler over a staged backend, and its gateway's ends of the channels.
+struct Scene {
+    backend: Arc<Staged>,
+    handle: Handle,
+    to_scaler: mpsc::Sender<ToScaler>,
+    from_scaler: mpsc::Receiver<ToGateway>,
+    logs: Logs,
+    tasks: JoinSet<()>,
+    directory: TempDir,
+}
+
+fn target(name: &str, template: serde_json::Value, scale: impl FnOnce(&mut Policy), reach: Reach) -> Target {
+    let revision = revision(name, template);
+    let mut policy = Policy::default();
+    scale(&mut policy);
+    Target { template: Arc::new(Template::new(&revision, Places::default()).unwrap()), policy, reach }
+}
+
+fn hello(reach: Reach) -> Target {
+    target("hello-00001", json!({}), |_| {}, reach)
+}
+
+fn id() -> RevisionId {
+    RevisionId::parse("default/hello-00001").unwrap()
+}
+
+impl Scene {
+    fn new() -> Self {
+        let directory = TempDir::new().unwrap();
+        let backend = Staged::new(directory.path());
+        Self::over(backend, directory, Vec::new())
+    }
+
+    fn over(backend: Arc<Staged>, directory: TempDir, adoptable: Vec<Adoptable>) -> Self {
+        let (logs, writer) = Logs::open(directory.path().join("logs"), Default::default()).unwrap();
+        std::thread::spawn(move || writer.run());
+        let (to_scaler, from_gateway) = mpsc::channel(64);
+        let (to_gateway, from_scaler) = mpsc::channel(64);
+        let config = Config { parallelism: NonZeroU32::new(2).unwrap(), drain: Duration::from_secs(30) };
+        let pool = Pool::new(Arc::clone(&backend) as Arc<dyn Backend>, logs.clone());
+        let channels = Channels { from_gateway, to_gateway };
+        let (service, handle) = Service::new(config, pool, logs.clone(), channels, adoptable);
+        let mut tasks = JoinSet::new();
+        tasks.spawn(service.run());
+        Self { backend, handle, to_scaler, from_scaler, logs, tasks, directory }
+    }
+
+    async fn want(&self, waiting: u32, in_flight: u32) {
+        let message = ToScaler::CapacityWanted { revision: id(), waiting, in_flight };
+        self.to_scaler.send(message).await.unwrap();
+    }
+
+    async fn load(&self, in_flight: u32) {
+        let report = LoadReport {
+            revision: id(),
+            in_flight,
+            waiting: 0,
+            over: Duration::from_secs(1),
+            average_concurrency: f64::from(in_flight),
+            completed: 1,
+            arrived: 1,
+            service_time: Duration::from_millis(100),
+            refused: 0,
+        };
+        self.to_scaler.send(ToScaler::Load(report)).await.unwrap();
+    }
+
+    async fn heard(&mut self) -> ToGateway {
+        timeout(Duration::from_secs(600), self.from_scaler.recv()).await.expect("silence").unwrap()
+    }
+
+    async fn granted(&mut self) -> InstanceId {
+        match self.heard().await {
+            ToGateway::Grant { endpoint, .. } => endpoint.instance,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    async fn failed(&mut self) -> (StartFailure, Duration) {
+        match self.heard().await {
+            ToGateway::StartFailed { failure, retry_after, .. } => (failure, retry_after),
+            other => panic!("{other:?}"),
+        }
+    }
+
+    /// Kills the controller and starts the next one over the same instances.
+    async fn restart(mut self) -> Self {
+        self.tasks.abort_all();
+        while self.tasks.join_next().await.is_some() {}
+        let backend = self.backend.restart();
+        let mut adoptable = Vec::new();
+        for found in backend.list().await.unwrap() {
+            let function = &found.spec.owner.as_ref().unwrap().function;
+            let logs_after = self.logs.last_sequence(function, &found.spec.id).await.unwrap();
+            adoptable.push(Adoptable { found, logs_after });
+        }
+        self.logs.close().await;
+        Self::over(backend, self.directory, adoptable)
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_first_request_starts_an_instance_and_idleness_ends_it() {
+    let mut scene = Scene::new();
+    scene.handle.put(hello(Reach::Routed)).await.unwrap();
+    scene.want(1, 0).await;
+    let instance = scene.granted().await;
+    assert_eq!(scene.backend.running(), [instance.clone()]);
+    // No traffic for the idle timeout: no new calls, and when the last has ended it goes.
+    scene.load(0).await;
+    assert_eq!(scene.heard().await, ToGateway::Revoke { instance: instance.clone() });
+    assert_eq!(scene.backend.running().len(), 1, "a call may still run");
+    scene.to_scaler.send(ToScaler::Drained { instance: instance.clone() }).await.unwrap();
+    assert!(matches!(scene.heard().await, ToGateway::Gone { instance: gone, .. } if gone == instance));
+    assert!(scene.backend.running().is_empty());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_burst_starts_as_many_as_it_needs_two_at_a_time() {
+    let mut scene = Scene::new();
+    scene.backend.takes(Duration::from_millis(50));
+    scene
+        .handle
+        .put(target(
+            "hello-00001",
+            json!({}),
+            |policy| policy.max = NonZeroU32::new(3).unwrap(),
+            Reach::Routed,
+        ))
+        .await
+        .unwrap();
+    scene.want(30, 0).await;
+    for _ in 0..3 {
+        scene.granted().await;
+        scene.want(30, 0).await;
+    }
+    assert_eq!((scene.backend.starts(), scene.backend.running().len()), (3, 3));
+}
+
+#[tokio::test(start_paused = true)]
+async fn code_that_does_not_load_fails_those_who_wait_with_what_it_printed_and_is_tried_again_later() {
+    let mut scene = Scene::new();
+    scene.handle.put(hello(Reach::Routed)).await.unwrap();
+    scene.backend.will([Act::CannotLoad]);
+    scene.want(1, 0).await;
+    let (failure, retry_after) = scene.failed().await;
+    assert_eq!((failure.code.as_str(), failure.message.as_str()), ("load_failed", "SyntaxError: no"));
+    assert_eq!(failure.last_lines, ["line 1", "line 2"]);
+    assert!(retry_after >= Duration::from_millis(800), "{retry_after:?}");
+    // Whoever comes after the back-off gets the next try, and that succeeds.
+    scene.want(1, 0).await;
+    scene.granted().await;
+    assert_eq!(scene.backend.starts(), 2);
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_platforms_failure_is_tried_again_at_once_before_anyone_is_told() {
+    let mut scene = Scene::new();
+    scene.handle.put(hello(Reach::Routed)).await.unwrap();
+    scene.backend.will([Act::NotMade, Act::NotMade]);
+    scene.want(1, 0).await;
+    scene.granted().await;
+    assert_eq!(scene.backend.starts(), 3);
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_instance_that_ends_in_its_boot_says_how_it_ended() {
+    let mut scene = Scene::new();
+    scene.handle.put(hello(Reach::Routed)).await.unwrap();
+    scene.backend.always(Act::EndsInBoot);
+    scene.want(1, 0).await;
+    let (failure, _) = scene.failed().await;
+    assert_eq!(failure.code, "process_ended");
+    assert!(failure.message.ends_with("exit code 3"), "{}", failure.message);
+}
+
+#[tokio::test(start_paused = true)]
+async fn one_that_hangs_is_ended_when_its_time_is_up() {
+    let mut scene = Scene::new();
+    scene.handle.put(hello(Reach::Routed)).await.unwrap();
+    scene.backend.will([Act::Hangs]);
+    scene.want(1, 0).await;
+    let (failure, _) = scene.failed().await;
+    assert_eq!(failure.code, "start_timeout");
+    scene.backend.stopped.notified().await;
+    assert!(scene.backend.running().is_empty());
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_instance_that_dies_is_gone_with_its_reason_and_replaced_when_wanted() {
+    let mut scene = Scene::new();
+    scene.handle.put(hello(Reach::Routed)).await.unwrap();
+    scene.want(1, 0).await;
+    let instance = scene.granted().await;
+    scene.load(1).await;
+    scene.backend.end(&instance, Exit { code: None, signal: Some(9), out_of_memory: true }).await;
+    let reason = "killed: out of memory".to_owned();
+    assert_eq!(scene.heard().await, ToGateway::Gone { instance: instance.clone(), reason });
+    scene.want(1, 0).await;
+    assert_ne!(scene.granted().await, instance);
+    let function = hearth_function::FunctionId::parse("default/hello").unwrap();
+    let entries = scene.logs.read(&function, Query::default()).await.unwrap();
+    let noted = |entry: &Entry| matches!(entry, Entry::Note(note) if note.text.ends_with("out of memory"));
+    assert!(entries.iter().any(noted), "{entries:?}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_a_gateway_loses_is_killed_unless_it_has_ended_by_itself() {
+    let mut scene = Scene::new();
+    scene.handle.put(hello(Reach::Routed)).await.unwrap();
+    scene.want(1, 0).await;
+    let instance = scene.granted().await;
+    let lost = ToScaler::Lost { instance: instance.clone(), reason: "it broke the protocol".to_owned() };
+    scene.to_scaler.send(lost).await.unwrap();
+    let reason = "it broke the protocol".to_owned();
+    assert_eq!(scene.heard().await, ToGateway::Gone { instance: instance.clone(), reason });
+    scene.backend.stopped.notified().await;
+    assert_eq!(scene.backend.stops(), [(instance, Duration::ZERO)]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_ephemeral_instance_is_destroyed_after_its_call() {
+    let mut scene = Scene::new();
+    let model = |policy: &mut Policy| policy.process_model = hearth_function::spec::ProcessModel::Ephemeral;
+    let ephemeral = target("hello-00001", json!({ "processModel": "ephemeral" }), model, Reach::Routed);
+    scene.handle.put(ephemeral).await.unwrap();
+    scene.want(1, 0).await;
+    let ToGateway::Grant { endpoint, slots, .. } = scene.heard().await else { panic!("no grant") };
+    assert!(endpoint.single_use && slots == 1);
+    let instance = endpoint.instance;
+    scene.to_scaler.send(ToScaler::Spent { instance: instance.clone() }).await.unwrap();
+    assert!(matches!(scene.heard().await, ToGateway::Gone { instance: gone, .. } if gone == instance));
+    assert!(scene.backend.running().is_empty());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_trial_says_whether_the_revision_came_up() {
+    let scene = Scene::new();
+    scene.handle.put(hello(Reach::Untried)).await.unwrap();
+    assert_eq!(scene.handle.try_out(id()).await, Ok(()));
+    let other = target("other-00001", json!({}), |_| {}, Reach::Untried);
+    let revision = other.template.revision().clone();
+    scene.backend.will([Act::CannotLoad]);
+    scene.handle.put(other).await.unwrap();
+    let failed = scene.handle.try_out(revision.clone()).await.unwrap_err();
+    assert!(matches!(failed, TrialError::Failed(failure) if failure.code == "load_failed"));
+    scene.handle.remove(revision.clone()).await.unwrap();
+    assert_eq!(scene.handle.try_out(revision).await, Err(TrialError::Removed));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_revision_that_is_removed_ends_its_calls_first() {
+    let mut scene = Scene::new();
+    scene.handle.put(hello(Reach::Routed)).await.unwrap();
+    scene.want(1, 0).await;
+    let instance = scene.granted().await;
+    let handle = scene.handle.clone();
+    scene.tasks.spawn(async move { handle.remove(id()).await.unwrap() });
+    assert_eq!(scene.heard().await, ToGateway::Revoke { instance: instance.clone() });
+    assert_eq!(scene.backend.running().len(), 1);
+    scene.to_scaler.send(ToScaler::Drained { instance: instance.clone() }).await.unwrap();
+    scene.tasks.join_next().await.unwrap().unwrap();
+    assert!(scene.backend.running().is_empty());
+}
+
+#[tokio::test(start_paused = true)]
+async fn calls_that_do_not_end_are_cut_at_the_deadline_of_a_shutdown() {
+    let mut scene = Scene::new();
+    scene.handle.put(hello(Reach::Routed)).await.unwrap();
+    scene.want(1, 0).await;
+    scene.granted().await;
+    let begin = Instant::now();
+    let left = scene.handle.shutdown(begin + Duration::from_secs(10)).await;
+    assert_eq!(left, Left { busy: 1, instances: 0 });
+    assert!(begin.elapsed() < Duration::from_secs(11), "{:?}", begin.elapsed());
+    assert!(scene.backend.running().is_empty());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_later_controller_adopts_what_is_wanted_and_takes_away_the_rest() {
+    let mut scene = Scene::new();
+    scene.handle.put(hello(Reach::Routed)).await.unwrap();
+    scene.want(1, 0).await;
+    let kept = scene.granted().await;
+    let other = target("other-00001", json!({}), |policy| policy.min = 1, Reach::Routed);
+    scene.handle.put(other).await.unwrap();
+    let orphan = scene.granted().await;
+    // Its lines are on disk before the controller is killed.
+    let function = hearth_function::FunctionId::parse("default/hello").unwrap();
+    while scene.logs.read(&function, Query::default()).await.unwrap().len() < 2 {
+        tokio::task::yield_now().await;
+    }
+
+    let mut scene = scene.restart().await;
+    scene.handle.put(hello(Reach::Routed)).await.unwrap();
+    scene.handle.settled().await.unwrap();
+    assert_eq!(scene.granted().await, kept);
+    while scene.backend.running() != [kept.clone()] {
+        scene.backend.stopped.notified().await;
+    }
+    assert_eq!(scene.backend.stops().last().unwrap().0, orphan);
+    assert_eq!(scene.backend.starts(), 2, "nothing was started again");
+    let lines = scene.logs.read(&function, Query::default()).await.unwrap();
+    assert_eq!(lines.len(), 2, "no line twice: {lines:?}");
+}

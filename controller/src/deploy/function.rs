@@ -76,8 +76,9 @@ struct Memory {
     failures: BTreeMap<Number, StartFailure>,
     /// What an installation says.
     progress: Option<String>,
-    /// When the status was written last.
+    /// When the status was written last, and from which views.
     written: Option<Instant>,
+    shown: BTreeMap<Number, View>,
 }
 
 impl Task {
@@ -159,9 +160,11 @@ impl Task {
         let wake = retries.chain(build).chain([Instant::now() + RESYNC]).min();
         let mut snapshot = self.shared.parts.autoscaler.watch();
         let mut conflicts = self.shared.parts.routes.conflicts();
-        snapshot.mark_unchanged();
-        let before = self.views(observed);
         let conflicts_before = self.conflicts();
+        // What has changed since the status was made counts too.
+        if self.views(observed) != self.memory.shown {
+            return self.pace().await;
+        }
         loop {
             tokio::select! {
                 changed = self.object.changed() => {
@@ -171,7 +174,7 @@ impl Task {
                     }
                     return;
                 }
-                Ok(()) = snapshot.changed() => if self.views(observed) != before {
+                Ok(()) = snapshot.changed() => if self.views(observed) != self.memory.shown {
                     return self.pace().await;
                 },
                 Ok(()) = conflicts.changed() => if self.conflicts() != conflicts_before {
@@ -531,6 +534,7 @@ impl Task {
         if stored.metadata.uid != self.memory.uid {
             return;
         }
+        self.memory.shown = self.views(observed);
         let known = self.known(observed);
         let status = status::status(stored.status.as_ref(), &known, Timestamp::now());
         if stored.status.as_ref() == Some(&status) {

@@ -16,6 +16,8 @@ pub mod life;
 pub(crate) mod template;
 
 #[cfg(test)]
+pub(crate) mod staged;
+#[cfg(test)]
 mod tests;
 
 use std::collections::{BTreeMap, HashMap};

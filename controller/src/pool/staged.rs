@@ -1,0 +1,288 @@
+//! A backend for the tests of pool and autoscaler: its instances are tasks of the test itself that speak the protocol over sockets in a
+//! directory of the test, and behave as they are told.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use async_trait::async_trait;
+use bytes::{Bytes, BytesMut};
+use hearth_function::InstanceId;
+use hearth_protocol::bodies::error_type;
+use hearth_protocol::{CallError, Frame, Loaded, LogRecord, LogStream, Signature, Welcome, decode};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::{UnixListener, UnixStream};
+use tokio::sync::{Notify, mpsc};
+use tokio::task::JoinSet;
+
+use crate::backend::{
+    Address, Backend, Capability, CodeMount, Ended, Error, Exit, Found, InstanceSpec, Limits, Started, Stats,
+};
+
+/// What the next instance does.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Act {
+    /// It comes up.
+    ComeUp,
+    /// The backend cannot make it.
+    NotMade,
+    /// It prints a line and cannot load its code.
+    CannotLoad,
+    /// It prints a line and ends while it boots.
+    EndsInBoot,
+    /// It never answers.
+    Hangs,
+}
+
+#[derive(Debug)]
+pub(crate) struct Staged {
+    directory: PathBuf,
+    stage: Mutex<Stage>,
+    ends: mpsc::Sender<Ended>,
+    exits: Mutex<Option<mpsc::Receiver<Ended>>>,
+    /// Told whenever an instance is taken away.
+    pub(crate) stopped: Notify,
+}
+
+#[derive(Debug, Default)]
+struct Stage {
+    acts: VecDeque<Act>,
+    otherwise: Option<Act>,
+    running: BTreeMap<InstanceId, Running>,
+    starts: usize,
+    stops: Vec<(InstanceId, Duration)>,
+    start_time: Duration,
+}
+
+#[derive(Debug)]
+struct Running {
+    spec: InstanceSpec,
+    started: Started,
+    ended: Option<Exit>,
+    _servers: JoinSet<()>,
+}
+
+impl Staged {
+    pub(crate) fn new(directory: &Path) -> Arc<Self> {
+        let (ends, exits) = mpsc::channel(16);
+        Arc::new(Self {
+            directory: directory.to_owned(),
+            stage: Mutex::default(),
+            ends,
+            exits: Mutex::new(Some(exits)),
+            stopped: Notify::new(),
+        })
+    }
+
+    /// The next instances behave so, one each; those after them come up.
+    pub(crate) fn will(&self, acts: impl IntoIterator<Item = Act>) {
+        self.stage.lock().unwrap().acts.extend(acts);
+    }
+
+    /// All instances that nothing was said of behave so.
+    pub(crate) fn always(&self, act: Act) {
+        self.stage.lock().unwrap().otherwise = Some(act);
+    }
+
+    /// How long making a container takes.
+    pub(crate) fn takes(&self, time: Duration) {
+        self.stage.lock().unwrap().start_time = time;
+    }
+
+    pub(crate) fn running(&self) -> Vec<InstanceId> {
+        self.stage.lock().unwrap().running.keys().cloned().collect()
+    }
+
+    pub(crate) fn starts(&self) -> usize {
+        self.stage.lock().unwrap().starts
+    }
+
+    pub(crate) fn stops(&self) -> Vec<(InstanceId, Duration)> {
+        self.stage.lock().unwrap().stops.clone()
+    }
+
+    /// The process of an instance ends by itself.
+    pub(crate) async fn end(&self, instance: &InstanceId, exit: Exit) {
+        if let Some(running) = self.stage.lock().unwrap().running.get_mut(instance) {
+            running.ended = Some(exit.clone());
+        }
+        self.ends.send(Ended { instance: instance.clone(), exit }).await.unwrap();
+    }
+
+    /// A controller that was killed: the next one subscribes anew, and the instances go on.
+    pub(crate) fn restart(&self) -> Arc<Self> {
+        let next = Self::new(&self.directory);
+        std::mem::swap(&mut *next.stage.lock().unwrap(), &mut *self.stage.lock().unwrap());
+        next
+    }
+}
+
+#[async_trait]
+impl Backend for Staged {
+    fn name(&self) -> &'static str {
+        "staged"
+    }
+
+    async fn start(&self, spec: &InstanceSpec) -> Result<Started, Error> {
+        let (act, time) = {
+            let mut stage = self.stage.lock().unwrap();
+            stage.starts += 1;
+            let otherwise = stage.otherwise.clone().unwrap_or(Act::ComeUp);
+            (stage.acts.pop_front().unwrap_or(otherwise), stage.start_time)
+        };
+        tokio::time::sleep(time).await;
+        if act == Act::NotMade {
+            let source = std::io::Error::other("no space left");
+            return Err(Error::Step { step: "create the cgroup", instance: spec.id.clone(), source });
+        }
+        let path = |name: &str| self.directory.join(format!("{}.{name}", spec.id));
+        let (invoke, control) = (path("i"), path("c"));
+        let mut servers = JoinSet::new();
+        let printed = Arc::new(Notify::new());
+        servers.spawn(serve(UnixListener::bind(&invoke).unwrap(), act.clone(), Arc::clone(&printed)));
+        servers.spawn(serve_control(UnixListener::bind(&control).unwrap(), act.clone(), printed));
+        let started =
+            Started { invoke: Address::Unix(invoke), control: Address::Unix(control), create: time };
+        let running =
+            Running { spec: spec.clone(), started: started.clone(), ended: None, _servers: servers };
+        self.stage.lock().unwrap().running.insert(spec.id.clone(), running);
+        if act == Act::EndsInBoot {
+            let exit = Exit { code: Some(3), signal: None, out_of_memory: false };
+            self.end(&spec.id, exit).await;
+        }
+        Ok(started)
+    }
+
+    async fn inject(&self, instance: &InstanceId, _: &CodeMount) -> Result<(), Error> {
+        Err(Error::NotFound(instance.clone()))
+    }
+
+    async fn limit(&self, _: &InstanceId, _: &Limits) -> Result<(), Error> {
+        Ok(())
+    }
+
+    async fn pause(&self, _: &InstanceId) -> Result<(), Error> {
+        Ok(())
+    }
+
+    async fn resume(&self, _: &InstanceId) -> Result<(), Error> {
+        Ok(())
+    }
+
+    async fn stop(&self, instance: &InstanceId, grace: Duration) -> Result<(), Error> {
+        let removed = {
+            let mut stage = self.stage.lock().unwrap();
+            stage.stops.push((instance.clone(), grace));
+            stage.running.remove(instance)
+        };
+        drop(removed);
+        for name in ["i", "c"] {
+            let _not_made = std::fs::remove_file(self.directory.join(format!("{instance}.{name}"))).is_err();
+        }
+        self.stopped.notify_one();
+        Ok(())
+    }
+
+    async fn stats(&self, _: &InstanceId) -> Result<Stats, Error> {
+        Ok(Stats::default())
+    }
+
+    async fn list(&self) -> Result<Vec<Found>, Error> {
+        let stage = self.stage.lock().unwrap();
+        let found = |running: &Running| Found {
+            spec: running.spec.clone(),
+            started: running.started.clone(),
+            ended: running.ended.clone(),
+        };
+        Ok(stage.running.values().map(found).collect())
+    }
+
+    fn exits(&self) -> mpsc::Receiver<Ended> {
+        self.exits.lock().unwrap().take().unwrap()
+    }
+
+    async fn probe(&self) -> Vec<Capability> {
+        Vec::new()
+    }
+
+    async fn close(&self) -> Result<(), Error> {
+        Ok(())
+    }
+}
+
+async fn receive(stream: &mut UnixStream, buffer: &mut BytesMut) -> Option<Frame> {
+    loop {
+        if let Some(frame) = decode(buffer).unwrap() {
+            return Some(frame);
+        }
+        if stream.read_buf(buffer).await.unwrap_or(0) == 0 {
+            return None;
+        }
+    }
+}
+
+async fn send(stream: &mut UnixStream, frame: Frame) {
+    let mut bytes = BytesMut::new();
+    frame.encode(&mut bytes).unwrap();
+    let _gone = stream.write_all(&bytes).await.is_err();
+}
+
+fn welcome(signature: Option<Signature>) -> Frame {
+    Frame::Welcome(Welcome { version: 1, instance: "staged".to_owned(), served: 7, signature })
+}
+
+/// `invoke.sock`, one connection after the other.
+async fn serve(listener: UnixListener, act: Act, printed: Arc<Notify>) {
+    let mut loaded = None;
+    loop {
+        let (mut stream, _) = listener.accept().await.unwrap();
+        let mut buffer = BytesMut::new();
+        while let Some(frame) = receive(&mut stream, &mut buffer).await {
+            match frame {
+                Frame::Hello(_) if matches!(act, Act::Hangs | Act::EndsInBoot) => {}
+                Frame::Hello(_) => send(&mut stream, welcome(loaded)).await,
+                Frame::Load(_) if act == Act::CannotLoad => {
+                    printed.notified().await;
+                    let error = CallError::new(error_type::LOAD_FAILED, "SyntaxError: no");
+                    send(&mut stream, Frame::Loaded(Loaded::Error(error))).await;
+                }
+                Frame::Load(_) => {
+                    loaded = Some(Signature::Event);
+                    send(&mut stream, Frame::Loaded(Loaded::Ok { signature: Signature::Event })).await;
+                }
+                _ => {}
+            }
+        }
+    }
+}
+
+/// `control.sock`: one line, and then silence.
+async fn serve_control(listener: UnixListener, act: Act, printed: Arc<Notify>) {
+    loop {
+        let (mut stream, _) = listener.accept().await.unwrap();
+        let mut buffer = BytesMut::new();
+        let Some(Frame::Hello(hello)) = receive(&mut stream, &mut buffer).await else { continue };
+        send(&mut stream, welcome(None)).await;
+        for sequence in 1..=2 {
+            if sequence > hello.logs_after {
+                let record = LogRecord {
+                    sequence,
+                    unix_micros: 1_000_000 + sequence,
+                    stream: LogStream::Stdout,
+                    shared: false,
+                    truncated: false,
+                    dropped: 0,
+                    request_id: None,
+                    line: Bytes::from(format!("line {sequence}")),
+                };
+                send(&mut stream, Frame::Log(record)).await;
+            }
+        }
+        printed.notify_one();
+        if act == Act::EndsInBoot {
+            continue;
+        }
+        let _closed = receive(&mut stream, &mut buffer).await;
+    }
+}
