@@ -38,8 +38,7 @@ async fn main() -> anyhow::Result<()> {
     let listener = std::os::unix::net::UnixListener::bind(&socket)?;
     rustix::io::fcntl_setfd(&listener, rustix::io::FdFlags::empty())?;
     let boot = directory.path().join("boot.json");
-    let configuration =
-        serde_json::json!({ "secret": secret, "instance": "bench", "concurrency": slots, "nonce": "0", "memoryBytes": 256 << 20 });
+    let configuration = serde_json::json!({ "secret": secret, "instance": "bench", "concurrency": slots, "nonce": "0", "memoryBytes": 256 << 20 });
     std::fs::write(&boot, configuration.to_string())?;
     let script = format!(
         "exec node {} 3<&{} 4>/dev/null 5<{}",
@@ -47,8 +46,7 @@ async fn main() -> anyhow::Result<()> {
         listener.as_raw_fd(),
         boot.display()
     );
-    let mut node =
-        tokio::process::Command::new("sh").arg("-c").arg(script).kill_on_drop(true).spawn()?;
+    let mut node = tokio::process::Command::new("sh").arg("-c").arg(script).kill_on_drop(true).spawn()?;
     drop(listener);
 
     let load = Load {

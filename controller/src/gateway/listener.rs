@@ -151,7 +151,6 @@ async fn serve(lane: &Rc<Lane>, stream: TcpStream, peer: SocketAddr) {
             .max_headers(limits.headers)
             .max_header_size(limits.head_bytes)
             .max_buf_size(limits.head_bytes.max(64 * 1024))
-            .pipeline_flush(true)
             .serve_connection(io, service)
             .with_upgrades();
         let mut connection = std::pin::pin!(connection);

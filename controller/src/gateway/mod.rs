@@ -115,3 +115,6 @@ impl Handle {
         self.threads.shutdown(grace).await
     }
 }
+
+#[cfg(test)]
+mod tests;

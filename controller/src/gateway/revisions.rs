@@ -298,6 +298,16 @@ impl Revisions {
         Arc::clone(revision)
     }
 
+    /// Whether new calls may go to this instance.
+    #[cfg(test)]
+    pub(super) fn takes_calls(&self, instance: &InstanceId) -> bool {
+        let known = locked(&self.instances).get(instance).cloned();
+        known.is_some_and(|(revision, found)| {
+            let granted = revision.with(|state, _| state.instances().any(|(id, ..)| id == instance));
+            granted && !found.revoked.is_cancelled()
+        })
+    }
+
     /// Lets go of Revisions that neither serve nor have instances.
     fn forget_idle(&self) {
         let routes = self.routes.load();

@@ -38,13 +38,11 @@ pub(in crate::gateway) async fn send(
     forwarding: Forwarding,
 ) -> Result<Answered, Unanswered> {
     let handle = invoke(call, target, slot, forwarding)?;
-    let mut upload = (!call.body.is_complete()
-        || call.body.first.len() > HELD_BYTES && forwarding == Forwarding::Frames)
-        .then(|| {
-            let body = std::mem::replace(&mut call.body, RequestBody::moved());
-            let pending = body.first.slice(body.first.len().min(HELD_BYTES)..);
-            Upload::new(body, pending)
-        });
+    let mut upload = (!fits(&call.body)).then(|| {
+        let body = std::mem::replace(&mut call.body, RequestBody::moved());
+        let pending = body.first.slice(body.first.len().min(HELD_BYTES)..);
+        Upload::new(body, pending)
+    });
     let result = poll_fn(|cx| {
         if let Some(upload) = &mut upload
             && let Poll::Ready(Err(failure)) = upload.poll(cx, &handle)
@@ -70,6 +68,11 @@ pub(in crate::gateway) async fn send(
     }
 }
 
+/// Whether the whole body goes along with the head.
+fn fits(body: &RequestBody) -> bool {
+    body.is_complete() && body.first.len() <= HELD_BYTES
+}
+
 fn invoke(
     call: &Call<'_>,
     target: &Target,
@@ -86,15 +89,14 @@ fn invoke(
         authority,
         time: SystemTime::now(),
     };
-    let complete = body.is_complete();
+    let fits = fits(body);
     let first = body.first.get(..body.first.len().min(HELD_BYTES)).unwrap_or_default();
-    let whole_in_event = forwarding == Forwarding::Event && complete;
     let invoke = Invoke {
         request_id,
         // A body that does not go along is sent only when somebody takes the call: until then it is held and can go elsewhere.
-        accept: !complete || !retry::is_idempotent(parts.method.as_str()),
-        body: if whole_in_event { &[] } else { first },
-        end: complete && (whole_in_event || first.len() == body.first.len()),
+        accept: !fits || !retry::is_idempotent(parts.method.as_str()),
+        body: if fits && forwarding == Forwarding::Event { &[] } else { first },
+        end: fits,
         execute: target.timeouts.execute,
         idle: target.timeouts.idle_stream,
     };
@@ -103,7 +105,7 @@ fn invoke(
         if forwarding == Forwarding::Frames {
             write_request_head(out, &context);
         } else {
-            let body = match (complete, body.first.is_empty()) {
+            let body = match (fits, body.first.is_empty()) {
                 (true, true) => EventBody::None,
                 (true, false) => EventBody::Whole(&body.first),
                 (false, _) => EventBody::Follows,

@@ -1,0 +1,106 @@
+//! Limits on clients and queues.
+
+use std::time::Duration;
+
+use hearth_dispatch::{Forwarding, ToScaler};
+
+use super::rig::{Rig, patiently};
+use crate::gateway::Timeouts;
+
+const GET: &str = "GET /hello HTTP/1.1\r\nhost: h\r\n\r\n";
+
+#[tokio::test]
+async fn a_full_queue_refuses_and_says_when_to_come_again() {
+    let mut rig = Rig::with(|config| config.limits.queue_length = 1, Timeouts::default());
+    let mut waits = rig.client().await;
+    waits.write(GET).await;
+    assert!(matches!(rig.told().await, ToScaler::CapacityWanted { waiting: 1, .. }));
+    let reply = rig.get("/hello").await;
+    assert_eq!((reply.status, reply.code().as_str()), (429, "queue_full"));
+    assert_eq!(reply.header("retry-after"), Some("1"));
+}
+
+#[tokio::test]
+async fn waiting_has_an_end_for_each_reason() {
+    let short = Duration::from_millis(50);
+    let rig = Rig::with(|_| {}, Timeouts { queue: short, start: short, ..Timeouts::default() });
+    let reply = rig.get("/hello").await;
+    assert_eq!((reply.status, reply.code().as_str()), (504, "start_timeout"));
+    let instance = rig.grant("i1", Forwarding::Event, 1).await;
+    let mut busy = rig.client().await;
+    busy.write(GET).await;
+    let mut wire = instance.accept().await;
+    wire.call().await;
+    let reply = rig.get("/hello").await;
+    assert_eq!((reply.status, reply.code().as_str()), (503, "queue_timeout"));
+}
+
+#[tokio::test]
+async fn bodies_have_a_length_and_a_pace() {
+    let rig = Rig::with(
+        |config| {
+            config.limits.body_bytes = 10;
+            config.limits.body_silence = Duration::from_millis(50);
+        },
+        Timeouts::default(),
+    );
+    let instance = rig.grant("i1", Forwarding::Event, 1).await;
+    let reply = rig.send("POST /hello HTTP/1.1\r\nhost: h\r\ncontent-length: 11\r\n\r\n").await;
+    assert_eq!((reply.status, reply.code().as_str()), (413, "body_too_large"));
+    let chunked = "POST /hello HTTP/1.1\r\nhost: h\r\ntransfer-encoding: chunked\r\n\r\n";
+    let reply = rig.send(&format!("{chunked}b\r\nhello world\r\n0\r\n\r\n")).await;
+    assert_eq!(reply.status, 413);
+    let mut slow = rig.client().await;
+    slow.write(format!("{chunked}2\r\nhe")).await;
+    let reply = slow.reply().await;
+    assert_eq!((reply.status, reply.code().as_str()), (408, "client_too_slow"));
+    assert_eq!(reply.header("connection"), Some("close"));
+    assert_eq!(slow.rest().await, "", "and it is closed");
+    drop(instance);
+}
+
+#[tokio::test]
+async fn a_client_that_does_not_finish_its_head_is_closed() {
+    let rig = Rig::with(|config| config.limits.head_time = Duration::from_millis(50), Timeouts::default());
+    for begun in ["", "GET /hello HT", "PRI * HT", "GET /hello HTTP/1.1\r\nhost: h\r\nx"] {
+        let mut client = rig.client().await;
+        client.write(begun).await;
+        let rest = patiently(client.rest()).await;
+        assert!(rest.is_empty() || rest.contains(" 408 "), "{begun:?}: {rest}");
+    }
+}
+
+#[tokio::test]
+async fn beyond_the_limit_connections_wait_for_others_to_end() {
+    let rig = Rig::with(|config| config.limits.connections = 1, Timeouts::default());
+    let mut first = rig.client().await;
+    first.write("GET /nowhere HTTP/1.1\r\nhost: h\r\n\r\n").await;
+    assert_eq!(first.reply().await.status, 404);
+    let mut second = rig.client().await;
+    second.write("GET /nowhere HTTP/1.1\r\nhost: h\r\n\r\n").await;
+    drop(first);
+    assert_eq!(second.reply().await.status, 404);
+}
+
+#[tokio::test]
+async fn a_gateway_that_stops_lets_running_requests_end() {
+    let rig = Rig::new();
+    let instance = rig.grant("i1", Forwarding::Event, 1).await;
+    let mut client = rig.client().await;
+    client.write(GET).await;
+    let mut wire = instance.accept().await;
+    let (stream, _) = wire.call().await;
+    let Rig { handle, scaler, .. } = rig;
+    let address = handle.addresses()[0];
+    let serve = async {
+        // No new connections are taken from here on.
+        while tokio::net::TcpStream::connect(address).await.is_ok() {
+            tokio::task::yield_now().await;
+        }
+        wire.answer(stream, "the last").await;
+        client.reply().await
+    };
+    let (cut, reply) = tokio::join!(patiently(handle.shutdown(Duration::from_secs(20))), serve);
+    assert_eq!((cut, reply.text().as_str()), (0, "the last"));
+    drop(scaler);
+}

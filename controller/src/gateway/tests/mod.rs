@@ -1,0 +1,7 @@
+//! The gateway from the outside: real connections on one side, a scripted instance that speaks the protocol on the other.
+
+mod clients;
+mod dedicated;
+mod frames;
+mod limits;
+mod rig;
