@@ -1,5 +1,9 @@
 //! The codec against everything: what goes in comes out, whatever the pieces; what is no frame is an error, and never a panic.
-#![expect(clippy::tests_outside_test_module, reason = "an integration test is one")]
+#![expect(
+    clippy::unwrap_used,
+    clippy::tests_outside_test_module,
+    reason = "an integration test is one test module"
+)]
 
 use bytes::{Bytes, BytesMut};
 use hearth_protocol::codec::HEADER_BYTES;

@@ -1,5 +1,10 @@
 //! The shim and the bootstraps without a container: real processes, real sockets, the interpreters of this machine.
-#![expect(clippy::tests_outside_test_module, reason = "an integration test is one")]
+#![expect(
+    clippy::unwrap_used,
+    clippy::panic,
+    clippy::tests_outside_test_module,
+    reason = "an integration test is one test module"
+)]
 
 mod client;
 mod exec;
