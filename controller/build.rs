@@ -22,8 +22,9 @@ fn main() {
     let out = PathBuf::from(env_var("OUT_DIR"));
     let target = env_var("TARGET").to_string_lossy().into_owned();
     let shim = build(root, &out.join("shim-target"), &target);
-    println!("cargo::rustc-env=HEARTH_SHIM={}", shim.display());
-    println!("cargo::rustc-env=HEARTH_BOOTSTRAPS={}", root.join("runtime-shim/bootstrap").display());
+    // Not HEARTH_…: cargo sets these for what it runs, too, and there they would be options that do not exist.
+    println!("cargo::rustc-env=BUILT_SHIM={}", shim.display());
+    println!("cargo::rustc-env=BUILT_BOOTSTRAPS={}", root.join("runtime-shim/bootstrap").display());
 }
 
 /// Builds the shim; returns the binary's path.

@@ -18,7 +18,7 @@ macro_rules! bootstrap {
     ($path:literal) => {
         Carried {
             path: $path,
-            bytes: include_bytes!(concat!(env!("HEARTH_BOOTSTRAPS"), "/", $path)),
+            bytes: include_bytes!(concat!(env!("BUILT_BOOTSTRAPS"), "/", $path)),
             mode: 0o644,
         }
     };
@@ -26,7 +26,7 @@ macro_rules! bootstrap {
 
 /// Everything that is mounted at `/hearth`.
 static FILES: &[Carried] = &[
-    Carried { path: "hearth-shim", bytes: include_bytes!(env!("HEARTH_SHIM")), mode: 0o755 },
+    Carried { path: "hearth-shim", bytes: include_bytes!(env!("BUILT_SHIM")), mode: 0o755 },
     bootstrap!("node/bootstrap.cjs"),
     bootstrap!("node/connection.cjs"),
     bootstrap!("node/event.cjs"),
