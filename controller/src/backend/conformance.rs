@@ -49,17 +49,20 @@ pub struct Fixture {
     /// The machine can do networks.
     pub networks: bool,
     /// Another handle for the same instances, as a controller has that was started again.
-    pub reopen: Box<dyn Fn() -> BoxFuture<'static, Arc<dyn Backend>> + Send + Sync>,
+    pub reopen: Box<Reopen>,
     /// What is left on the machine of an instance that was stopped, seen from outside.
     pub left: Box<dyn Fn(&InstanceId) -> Vec<String> + Send + Sync>,
 }
+
+type Run = for<'suite> fn(&'suite Suite) -> BoxFuture<'suite, Result<(), Failure>>;
+type Reopen = dyn Fn() -> BoxFuture<'static, Arc<dyn Backend>> + Send + Sync;
 
 /// A case.
 #[derive(Debug, Clone, Copy)]
 pub struct Case {
     /// Its name, a statement of fact.
     pub name: &'static str,
-    run: for<'suite> fn(&'suite Suite) -> BoxFuture<'suite, Result<(), Failure>>,
+    run: Run,
 }
 
 macro_rules! cases {
@@ -118,7 +121,9 @@ impl Suite {
         let mut collector = tokio::task::JoinSet::new();
         collector.spawn(async move {
             while let Some(one) = exits.recv().await {
-                ended.send_modify(|ends| drop(ends.insert(one.instance, one.exit)));
+                ended.send_modify(|ends| {
+                    ends.insert(one.instance, one.exit);
+                });
             }
         });
         Self { fixture, ends, number: AtomicU32::new(0), _collector: collector }

@@ -163,7 +163,7 @@ impl Fake {
         }
         found.life.cancel();
         found.ended.send_replace(Some(exit.clone()));
-        let _ = self.end.try_send(Ended { instance: instance.clone(), exit: exit.clone() });
+        self.end.try_send(Ended { instance: instance.clone(), exit: exit.clone() }).ok();
     }
 
     /// Puts an instance into what `list` finds that was never started here: one of a controller before.
@@ -218,7 +218,7 @@ impl Fake {
                 let serving = self.peer.clone().serve(listener, role, spec.clone(), paused.subscribe());
                 let life = life.clone();
                 self.tasks.spawn(async move {
-                    let _ = life.run_until_cancelled(serving).await;
+                    life.run_until_cancelled(serving).await;
                 });
             }
         }
@@ -247,7 +247,7 @@ impl Drop for Fake {
         for instance in self.state().instances.values() {
             instance.life.cancel();
         }
-        let _ = std::fs::remove_dir_all(&self.directory);
+        std::fs::remove_dir_all(&self.directory).ok();
     }
 }
 
@@ -350,7 +350,7 @@ impl Backend for Fake {
         let mut state = self.state();
         state.instances.remove(instance);
         state.strangers.retain(|found| found.spec.id != *instance);
-        let _ = std::fs::remove_dir_all(self.directory.join(instance.as_str()));
+        std::fs::remove_dir_all(self.directory.join(instance.as_str())).ok();
         Ok(())
     }
 

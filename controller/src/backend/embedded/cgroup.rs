@@ -206,8 +206,8 @@ impl Parent {
     pub(super) fn remove(&self) {
         for tree in self.layout.trees() {
             // `hearth` itself goes with the last of its children, and not before.
-            let _ = fs::remove_dir(tree.join(&self.name));
-            let _ = fs::remove_dir(tree.join("hearth"));
+            fs::remove_dir(tree.join(&self.name)).ok();
+            fs::remove_dir(tree.join("hearth")).ok();
         }
     }
 }
@@ -433,17 +433,17 @@ impl Group {
             }
         }
         // A process frozen by v1 does not even die.
-        let _ = self.thaw();
+        self.thaw().ok();
         for process in self.processes() {
             if let Some(pid) = rustix::process::Pid::from_raw(process) {
-                let _ = rustix::process::kill_process(pid, rustix::process::Signal::KILL);
+                rustix::process::kill_process(pid, rustix::process::Signal::KILL).ok();
             }
         }
     }
 
     fn remove_directories(&self) {
         for tree in self.layout.trees() {
-            let _ = fs::remove_dir(tree.join(&self.name));
+            fs::remove_dir(tree.join(&self.name)).ok();
         }
     }
 }

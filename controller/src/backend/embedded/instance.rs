@@ -1,6 +1,5 @@
 //! A running instance as the controller holds it, and how its end is found out.
 
-use std::net::Ipv4Addr;
 use std::os::fd::OwnedFd;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
@@ -37,7 +36,6 @@ pub(super) struct Instance {
     pub(super) group: Group,
     pub(super) pidfd: OwnedFd,
     pub(super) kin: Kin,
-    pub(super) address: Option<Ipv4Addr>,
     pub(super) started: Started,
     /// Whether there is code at `/code`: injecting twice would stack mounts silently.
     pub(super) has_code: AtomicBool,
@@ -51,7 +49,7 @@ impl Instance {
         match self.pidfd.try_clone().and_then(readiness) {
             Ok(pidfd) => {
                 // A pidfd is readable from the end of its process on, and only then.
-                let _ = pidfd.readable().await;
+                pidfd.readable().await.ok();
             }
             Err(error) => tracing::error!(instance = %self.id, %error, "cannot watch the instance's process"),
         }
@@ -78,7 +76,7 @@ impl Instance {
     pub(super) async fn ended(&self) {
         let mut end = self.end.subscribe();
         // The sender is in this very structure, so the channel is open.
-        let _ = end.wait_for(Option::is_some).await;
+        end.wait_for(Option::is_some).await.ok();
     }
 
     /// Marks that code is there; false if it was already.

@@ -117,8 +117,8 @@ impl Running {
 impl Drop for Running {
     fn drop(&mut self) {
         // Its workers finish by themselves; it holds nothing that has to be put away.
-        let _ = self.child.kill();
-        let _ = self.child.wait();
+        self.child.kill().ok();
+        self.child.wait().ok();
     }
 }
 

@@ -173,7 +173,7 @@ pub(super) fn send(socket: BorrowedFd<'_>, bytes: &[u8], descriptors: &[Borrowed
 fn answer(socket: BorrowedFd<'_>, reply: &Reply, descriptors: &[BorrowedFd<'_>]) {
     // A controller that does not listen any more has its own way to find what was started.
     if let Ok(bytes) = serde_json::to_vec(reply) {
-        let _ = send(socket, &bytes, descriptors);
+        send(socket, &bytes, descriptors).ok();
     }
 }
 

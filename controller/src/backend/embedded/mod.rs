@@ -289,7 +289,7 @@ impl Shared {
                 let end = shared.end.clone();
                 drop(shared);
                 // Without a subscriber nobody wants to know.
-                let _ = end.send(Ended { instance: watched.id.clone(), exit }).await;
+                end.send(Ended { instance: watched.id.clone(), exit }).await.ok();
             }
         });
         instance
@@ -310,7 +310,6 @@ impl Shared {
                     group: launched.group,
                     pidfd: launched.pidfd,
                     kin: Kin::Child,
-                    address: launched.address,
                     started: launched.started,
                     has_code: AtomicBool::new(has_code),
                     end: watch::Sender::new(None),
@@ -376,7 +375,6 @@ impl Shared {
             group,
             pidfd,
             kin: Kin::Adopted,
-            address: record.address,
             started: record.started,
             has_code: AtomicBool::new(spec.code.is_some()),
             end: watch::Sender::new(None),
@@ -487,7 +485,7 @@ impl Backend for Embedded {
             if running.end.borrow().is_none() {
                 let step = |source| Error::Step { step: "send SIGTERM", instance: instance.clone(), source };
                 // Best effort: a machine without a freezer has nothing to thaw.
-                let _ = running.group.thaw();
+                running.group.thaw().ok();
                 process::signal(&running.pidfd, Signal::TERM).map_err(step)?;
                 if tokio::time::timeout(grace, running.ended()).await.is_err() {
                     process::signal(&running.pidfd, Signal::KILL).map_err(step)?;
@@ -547,7 +545,8 @@ impl Backend for Embedded {
             shared.machine.networks.close();
             shared.machine.parent.remove();
             // Not empty while an instance is there; then it stays for whoever comes next.
-            let _ = fs::remove_dir(&shared.machine.directory);
+            fs::remove_dir(&shared.machine.directory).ok();
+            shared.machine.directory.parent().and_then(|run_dir| fs::remove_dir(run_dir).ok());
         })
         .await;
         Ok(())

@@ -159,7 +159,7 @@ impl Roots {
         let Ok(entries) = fs::read_dir(&self.directory) else { return };
         for entry in entries.flatten() {
             if !known.values().any(|(_, template)| template.path == entry.path()) {
-                let _ = fs::remove_dir_all(entry.path());
+                fs::remove_dir_all(entry.path()).ok();
             }
         }
     }
@@ -220,7 +220,7 @@ impl Skeleton {
         if !path.is_dir() {
             // Made aside and renamed: what has the name is whole.
             let aside = roots.join(format!(".making-{}-{}", self.key(), std::process::id()));
-            let _ = fs::remove_dir_all(&aside);
+            fs::remove_dir_all(&aside).ok();
             let make = |path: &Path| fs::DirBuilder::new().recursive(true).mode(0o755).create(path);
             make(&aside)?;
             fs::set_permissions(&aside, fs::Permissions::from_mode(0o755))?;
@@ -231,13 +231,13 @@ impl Skeleton {
                 std::os::unix::fs::symlink(target, aside.join(link))?;
             }
             for (file, content) in &self.files {
-                let parent = file.parent().unwrap_or(Path::new(""));
+                let parent = file.parent().unwrap_or_else(|| Path::new(""));
                 open_directories(&aside, parent)?;
                 fs::write(aside.join(file), content)?;
                 fs::set_permissions(aside.join(file), fs::Permissions::from_mode(0o644))?;
             }
             if let Err(error) = fs::rename(&aside, &path) {
-                let _ = fs::remove_dir_all(&aside);
+                fs::remove_dir_all(&aside).ok();
                 // Another controller of this data directory cannot be: it is locked. So this is a real failure.
                 return Err(error);
             }

@@ -20,7 +20,6 @@ pub(super) struct Launched {
     pub(super) directory: Directory,
     pub(super) group: Group,
     pub(super) pidfd: OwnedFd,
-    pub(super) address: Option<Ipv4Addr>,
     pub(super) started: Started,
 }
 
@@ -90,7 +89,7 @@ pub(super) fn start(machine: &Machine, spec: &InstanceSpec) -> Result<Launched, 
         instance = %spec.id, pid, ?prepared, network = ?(connected - prepared), ?join, create = ?build, start = ?go, all = ?begin.elapsed(),
         "container started"
     );
-    Ok(Launched { directory, group, pidfd, address: network.address, started })
+    Ok(Launched { directory, group, pidfd, started })
 }
 
 /// Takes away what a start has made that did not come to its end.

@@ -177,7 +177,7 @@ impl Connection {
                         return Ok(());
                     }
                     // A frozen instance reads nothing.
-                    let _ = self.paused.wait_for(|paused| !paused).await;
+                    self.paused.wait_for(|paused| !paused).await.ok();
                     while let Some(frame) = decode(&mut buffer).map_err(io::Error::other)? {
                         match self.take(frame, &mut out)? {
                             Next::Go => {}

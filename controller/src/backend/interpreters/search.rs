@@ -191,8 +191,8 @@ fn answer(command: &mut Command) -> Option<String> {
                 return status.success().then(|| text.trim().to_owned());
             }
             None if Instant::now() > deadline => {
-                let _ = child.kill();
-                let _ = child.wait();
+                child.kill().ok();
+                child.wait().ok();
                 return None;
             }
             None => std::thread::park_timeout(Duration::from_micros(300)),

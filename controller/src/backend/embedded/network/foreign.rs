@@ -40,7 +40,7 @@ impl Exception {
             let Some(rule) = line.strip_prefix("-A ") else { continue };
             let arguments: Vec<String> =
                 rule.split_whitespace().map(|word| word.trim_matches('"').to_owned()).collect();
-            let _ = iptables(&[vec!["-D".to_owned()], arguments].concat());
+            iptables(&[vec!["-D".to_owned()], arguments].concat()).ok();
         }
     }
 

@@ -90,7 +90,8 @@ struct Bridge {
     addresses: Mutex<Addresses>,
     links: AtomicU32,
     tag: String,
-    /// There when forwarding was off before us; a controller killed and started again still knows by it.
+    /// There when forwarding was off before the first of the Hearths of this machine; the last one switches it off again, even one that
+    /// was killed and started again.
     forwarding_was_off: PathBuf,
 }
 
@@ -136,7 +137,7 @@ impl Networks {
         let spare = self.shared.spares.lock().unwrap_or_else(PoisonError::into_inner).of(network).pop_front();
         if let Some(wake) = self.wake.lock().unwrap_or_else(PoisonError::into_inner).as_ref() {
             // Full: it is awake.
-            let _ = wake.try_send(());
+            wake.try_send(()).ok();
         }
         match spare {
             Some(namespace) => Ok(namespace),
@@ -154,7 +155,7 @@ impl Networks {
         drop(self.wake.lock().unwrap_or_else(PoisonError::into_inner).take());
         if let Some(maker) = self.maker.lock().unwrap_or_else(PoisonError::into_inner).take() {
             // A maker that panicked has nothing more to give back.
-            let _ = maker.join();
+            maker.join().ok();
         }
         *self.shared.spares.lock().unwrap_or_else(PoisonError::into_inner) = Spares::default();
         if let Ok(bridge) = &self.shared.bridge
@@ -268,7 +269,7 @@ impl Bridge {
             link::create_bridge(&mut socket, &name, mtu, hardware_address(tag))
                 .map_err(said("make a bridge"))?;
             let index = link::index(&mut socket, &name)?;
-            let _ = fs::write(format!("/proc/sys/net/ipv6/conf/{name}/disable_ipv6"), "1");
+            fs::write(format!("/proc/sys/net/ipv6/conf/{name}/disable_ipv6"), "1").ok();
             link::add_address(&mut socket, index, gateway, PREFIX)?;
             link::up(&mut socket, index)?;
             (index, gateway)
@@ -291,11 +292,11 @@ impl Bridge {
             // Names of links that a killed controller left may linger; the process id makes it unlikely to meet one.
             links: AtomicU32::new(std::process::id().wrapping_mul(4099)),
             tag: tag.to_owned(),
-            forwarding_was_off: config.run_dir.join(tag).join("forwarding.was.off"),
+            forwarding_was_off: config.run_dir.join("forwarding.was.off"),
             name,
         };
         bridge.open_ways().inspect_err(|_| {
-            let _ = bridge.close();
+            bridge.close().ok();
         })?;
         Ok(bridge)
     }
@@ -316,12 +317,9 @@ impl Bridge {
         self.exception.remove();
         filter::remove(&self.rules.table)?;
         link::delete(&mut socket, &self.name)?;
-        if self.forwarding_was_off.exists() {
+        if self.forwarding_was_off.exists() && !needs_forwarding(&link::names(&mut socket)?) {
             fs::remove_file(&self.forwarding_was_off)?;
-            let others = link::names(&mut socket)?;
-            if !needs_forwarding(&others) {
-                fs::write(IP_FORWARD, "0")?;
-            }
+            fs::write(IP_FORWARD, "0")?;
         }
         Ok(())
     }

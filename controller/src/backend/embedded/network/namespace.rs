@@ -47,7 +47,7 @@ fn in_new_namespace(uplink: Option<Uplink>) -> io::Result<OwnedFd> {
     if let (Some(uplink), Some(outside)) = (uplink, outside.as_mut()) {
         // Without IPv6 there is no link-local address by which an instance could reach the host's services.
         for which in ["all", "default"] {
-            let _ = std::fs::write(format!("/proc/sys/net/ipv6/conf/{which}/disable_ipv6"), "1");
+            std::fs::write(format!("/proc/sys/net/ipv6/conf/{which}/disable_ipv6"), "1").ok();
         }
         link::create_pair(outside, &uplink.name, uplink.bridge, uplink.mtu, namespace.as_fd().as_raw_fd())?;
         let host_end = link::index(outside, &uplink.name)?;
