@@ -169,11 +169,13 @@ impl Service {
     }
 
     fn wake(&self) -> Option<Instant> {
+        if let Some(shutdown) = &self.shutdown {
+            // Nothing is decided any more: what was to be looked at again would be due for ever.
+            return (!shutdown.cut).then_some(shutdown.deadline);
+        }
         let rechecks = self.records.values().filter_map(|record| record.recheck);
         let suspects = self.suspects.values().map(|(at, _)| *at);
-        let deadline =
-            self.shutdown.iter().filter(|shutdown| !shutdown.cut).map(|shutdown| shutdown.deadline);
-        rechecks.chain(suspects).chain(deadline).min()
+        rechecks.chain(suspects).min()
     }
 
     /// Takes a gateway's message.
