@@ -9,7 +9,6 @@
 //! pipe, 5 the boot configuration.
 
 use std::num::NonZeroUsize;
-use std::os::fd::AsRawFd;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -36,18 +35,14 @@ async fn main() -> anyhow::Result<()> {
     let socket = directory.path().join("invoke.sock");
     let secret = "5".repeat(64);
     let listener = std::os::unix::net::UnixListener::bind(&socket)?;
-    rustix::io::fcntl_setfd(&listener, rustix::io::FdFlags::empty())?;
     let boot = directory.path().join("boot.json");
     let configuration = serde_json::json!({ "secret": secret, "instance": "bench", "concurrency": slots, "nonce": "0", "memoryBytes": 256 << 20 });
     std::fs::write(&boot, configuration.to_string())?;
-    let script = format!(
-        "exec node {} 3<&{} 4>/dev/null 5<{}",
-        bootstrap.display(),
-        listener.as_raw_fd(),
-        boot.display()
-    );
-    let mut node = tokio::process::Command::new("sh").arg("-c").arg(script).kill_on_drop(true).spawn()?;
-    drop(listener);
+    let script =
+        format!("exec node '{}' 3<&0 4>/dev/null 5<'{}' </dev/null", bootstrap.display(), boot.display());
+    let mut command = tokio::process::Command::new("sh");
+    command.arg("-c").arg(script).stdin(std::os::fd::OwnedFd::from(listener));
+    let mut node = command.kill_on_drop(true).spawn()?;
 
     let load = Load {
         code: code.display().to_string(),

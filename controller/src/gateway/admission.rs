@@ -36,7 +36,7 @@ pub(super) struct Slot {
 }
 
 impl Slot {
-    fn new(revision: &Arc<Revision>, placement: Placement<Arc<Instance>>) -> Admitted {
+    fn take(revision: &Arc<Revision>, placement: Placement<Arc<Instance>>) -> Admitted {
         let Placement { endpoint: instance, start, init, .. } = placement;
         let slot = Self { revision: Arc::clone(revision), instance, taken: now(), used: true };
         Admitted { slot, start, init }
@@ -80,7 +80,7 @@ pub(super) async fn admit(revision: &Arc<Revision>, origin: Origin) -> Result<Ad
         admission
     });
     let (ticket, expires) = match admission {
-        Admission::Forward(placement) => return Ok(Slot::new(revision, placement)),
+        Admission::Forward(placement) => return Ok(Slot::take(revision, placement)),
         Admission::Rejected(refusal) => return Err(Denied::Refused(refusal)),
         Admission::Moved => return Err(Denied::Moved),
         Admission::Enqueued { ticket, expires } => (ticket, expires),
@@ -124,7 +124,7 @@ impl Waiting<'_> {
 
     fn settle(&self, verdict: Verdict) -> Result<Admitted, Denied> {
         match verdict {
-            Verdict::Forward(placement) => Ok(Slot::new(self.revision, placement)),
+            Verdict::Forward(placement) => Ok(Slot::take(self.revision, placement)),
             Verdict::Refused(refusal) => Err(Denied::Refused(refusal)),
             Verdict::Moved => Err(Denied::Moved),
         }
@@ -141,7 +141,7 @@ impl Drop for Waiting<'_> {
         if waited.is_none()
             && let Ok(Verdict::Forward(placement)) = self.receiver.try_recv()
         {
-            Slot::new(self.revision, placement).slot.unused();
+            Slot::take(self.revision, placement).slot.unused();
         }
     }
 }

@@ -148,6 +148,9 @@ impl Revision {
     }
 }
 
+/// An instance and the Revision that it belongs to.
+type Known = (Arc<Revision>, Arc<Instance>);
+
 /// Everything that the threads share.
 #[derive(Debug)]
 pub(super) struct Revisions {
@@ -155,7 +158,7 @@ pub(super) struct Revisions {
     pub(super) routes: ArcSwap<Table<Arc<Target>>>,
     all: Mutex<HashMap<RevisionId, Arc<Revision>>>,
     /// On which Revision an instance is, for the scaler's messages that name the instance alone.
-    instances: Mutex<HashMap<InstanceId, (Arc<Revision>, Arc<Instance>)>>,
+    instances: Mutex<HashMap<InstanceId, Known>>,
     stats: Arc<Stats>,
     queue_length: usize,
     outbox: Arc<Outbox>,

@@ -4,4 +4,5 @@ mod clients;
 mod dedicated;
 mod frames;
 mod limits;
+mod node;
 mod rig;

@@ -10,6 +10,7 @@ use hearth_function::{FunctionId, InstanceId, RevisionId};
 use hearth_protocol::frame::RequestId;
 use hearth_protocol::{Answer, Frame, HeaderLines, Invoke, Welcome, decode};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
 use tokio::net::{TcpStream, UnixListener, UnixStream};
 use tokio::sync::mpsc;
 
@@ -67,7 +68,8 @@ impl Rig {
         let (calls, records) = mpsc::channel(256);
         let mut config = Config {
             listen: vec!["127.0.0.1:0".parse().unwrap()],
-            threads: NonZeroUsize::new(2).unwrap(),
+            // Each thread has connections of its own to an instance: with one, a script knows where the next call comes.
+            threads: NonZeroUsize::MIN,
             ..Config::default()
         };
         change(&mut config);
@@ -141,7 +143,8 @@ impl Rig {
 
     pub(super) async fn client(&self) -> Client {
         let stream = TcpStream::connect(self.handle.addresses()[0]).await.unwrap();
-        Client { stream, input: Vec::new() }
+        let (reading, writing) = stream.into_split();
+        Client { reading: Reading { stream: reading, input: Vec::new() }, writing: Writing(writing) }
     }
 
     /// One request on a connection of its own.
@@ -158,9 +161,16 @@ impl Rig {
 
 /// A client's connection.
 pub(super) struct Client {
-    stream: TcpStream,
+    reading: Reading,
+    writing: Writing,
+}
+
+pub(super) struct Reading {
+    stream: OwnedReadHalf,
     input: Vec<u8>,
 }
+
+pub(super) struct Writing(OwnedWriteHalf);
 
 /// An answer.
 #[derive(Debug)]
@@ -191,10 +201,35 @@ impl Reply {
 }
 
 impl Client {
-    pub(super) async fn write(&mut self, text: impl AsRef<[u8]>) {
-        self.stream.write_all(text.as_ref()).await.unwrap();
+    pub(super) fn split(self) -> (Reading, Writing) {
+        (self.reading, self.writing)
     }
 
+    pub(super) async fn write(&mut self, text: impl AsRef<[u8]>) {
+        self.writing.write(text).await;
+    }
+}
+
+impl std::ops::Deref for Client {
+    type Target = Reading;
+    fn deref(&self) -> &Reading {
+        &self.reading
+    }
+}
+
+impl std::ops::DerefMut for Client {
+    fn deref_mut(&mut self) -> &mut Reading {
+        &mut self.reading
+    }
+}
+
+impl Writing {
+    pub(super) async fn write(&mut self, text: impl AsRef<[u8]>) {
+        self.0.write_all(text.as_ref()).await.unwrap();
+    }
+}
+
+impl Reading {
     async fn fill(&mut self) -> usize {
         patiently(self.stream.read_buf(&mut self.input)).await.unwrap()
     }
