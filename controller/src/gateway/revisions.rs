@@ -44,6 +44,18 @@ pub(super) struct Instance {
     pub(super) reason: OnceLock<String>,
 }
 
+/// What an instance has sent before it ended may be unread when the word comes that it ended, and with it the `accept` that forbids
+/// a second run. Its sockets are closed by then, so this is the time to read them out.
+const LAST_WORDS: Duration = Duration::from_millis(100);
+
+impl Instance {
+    /// Ends when the instance has ended and what it had sent was read.
+    pub(super) async fn silent(&self) {
+        self.gone.cancelled().await;
+        tokio::time::sleep(LAST_WORDS).await;
+    }
+}
+
 /// What a route leads to.
 #[derive(Debug)]
 pub(super) struct Target {

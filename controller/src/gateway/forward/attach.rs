@@ -78,7 +78,7 @@ impl Pool {
             tokio::select! {
                 // How it ends is seen by the call that runs on it.
                 _ = connection.with_upgrades() => {}
-                () = instance.gone.cancelled() => {}
+                () = instance.silent() => {}
             }
         });
         Ok(sender)

@@ -263,7 +263,7 @@ impl Peer {
         tokio::select! {
             biased;
             end = poll_fn(|cx| self.poll(cx, &mut socket, &mut input, &mut timer)) => end,
-            () = self.instance.gone.cancelled() => End::Gone,
+            () = self.instance.silent() => End::Gone,
             () = self.unneeded() => End::Quiet,
         }
     }
