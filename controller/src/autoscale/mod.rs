@@ -12,6 +12,7 @@
 //! Starts take turns: at most [`Config::parallelism`] at the same time. Those that a request waits for come first, then the Revision with
 //! the fewest starts under way: a function that wants twenty instances does not hold up one that wants its first.
 
+mod metrics;
 mod record;
 mod service;
 mod snapshot;

@@ -53,6 +53,22 @@ pub(super) struct Member {
     /// Since when it is Ready; `None` while it starts.
     pub(super) ready: Option<Instant>,
     pub(super) began: Instant,
+    /// Calls it ran at the last report.
+    pub(super) calls: u32,
+}
+
+impl Member {
+    pub(super) fn new(began: Instant) -> Self {
+        Self { ready: None, began, calls: 0 }
+    }
+
+    fn occupation(&self) -> Occupation {
+        match (self.ready, self.calls) {
+            (None, _) => Occupation::Starting,
+            (Some(_), 0) => Occupation::Idle,
+            (Some(_), calls) => Occupation::Busy { calls },
+        }
+    }
 }
 
 impl Record {
@@ -113,6 +129,14 @@ impl Record {
 
     pub(super) fn load(&mut self, report: &LoadReport, now: Instant) {
         (self.waiting, self.in_flight) = (report.waiting, report.in_flight);
+        for member in self.instances.values_mut() {
+            member.calls = 0;
+        }
+        for (instance, calls) in &report.busy {
+            if let Some(member) = self.instances.get_mut(instance) {
+                member.calls = *calls;
+            }
+        }
         let load = Load {
             waiting: report.waiting,
             in_flight: report.in_flight,
@@ -165,7 +189,7 @@ impl Record {
             .iter()
             .map(|(id, member)| Candidate {
                 id: id.clone(),
-                occupation: if member.ready.is_some() { Occupation::Idle } else { Occupation::Starting },
+                occupation: member.occupation(),
                 started: member.began.into_std(),
             })
             .collect();
@@ -213,16 +237,22 @@ impl Record {
     }
 
     pub(super) fn view(&self) -> RevisionView {
-        let ready = self.ready();
+        let calls: BTreeMap<InstanceId, u32> = self
+            .instances
+            .iter()
+            .filter(|(_, member)| member.calls > 0)
+            .map(|(id, member)| (id.clone(), member.calls))
+            .collect();
         RevisionView {
             counts: InstanceCounts {
-                ready,
-                busy: self.in_flight.min(ready),
+                ready: self.ready(),
+                busy: count(calls.iter()),
                 starting: self.starting(),
                 paused: 0,
             },
             waiting: self.waiting,
             in_flight: self.in_flight,
+            calls,
             came_up: self.came_up,
             failure: self.failure.clone(),
             decisions: self.decisions.clone(),

@@ -11,12 +11,14 @@ use jiff::Timestamp;
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::{Instant, sleep_until};
 
+use super::metrics::Metrics;
 use super::record::{Member, Record};
 use super::snapshot::{Snapshot, Start};
 use super::{COMMANDS, Command, Config, Handle, Left, TICK, Target, TrialError};
 use crate::backend::Found;
 use crate::pool::{self, Event, Happened, Pool, STOP_GRACE};
 use crate::telemetry::logs::{Entry, Logs, Note};
+use crate::telemetry::metrics::Registry;
 
 /// How often what there is is shown, at most.
 const SHOW_EVERY: Duration = Duration::from_millis(50);
@@ -68,6 +70,7 @@ pub struct Service {
     shown: watch::Sender<Arc<Snapshot>>,
     show_at: Option<Instant>,
     shutdown: Option<Shutdown>,
+    metrics: Metrics,
 }
 
 #[derive(Debug)]
@@ -89,6 +92,7 @@ impl Service {
         logs: Logs,
         channels: Channels,
         adoptable: Vec<Adoptable>,
+        registry: &Registry,
     ) -> (Self, Handle) {
         let (commands, inbox) = mpsc::channel(COMMANDS);
         let (shown, snapshot) = watch::channel(Arc::default());
@@ -107,6 +111,7 @@ impl Service {
             shown,
             show_at: None,
             shutdown: None,
+            metrics: Metrics::new(registry),
         };
         (service, Handle { commands, snapshot })
     }
@@ -229,6 +234,9 @@ impl Service {
                     Start { time: Timestamp::now(), instance: instance.clone(), phases, failure: None };
                 record.note_start(start, took);
                 record.note_ready();
+                if !adopted {
+                    self.metrics.came_up(record.target.template.as_ref(), &phases);
+                }
                 record.filled(now);
                 tracing::info!(%revision, %instance, took = ?phases.total(), "instance ready");
                 self.granted.insert(instance);
@@ -294,6 +302,7 @@ impl Service {
         };
         record.note_start(start, None);
         record.note_failure(&failure.told);
+        self.metrics.failed(record.target.template.as_ref());
         let others = record.ready() + record.starting();
         let verdict = record.backoff.failed(failure.fault, others, jitter(), now.into_std());
         if failure.fault == Fault::Function || matches!(verdict, AfterFailure::FailWaiting { .. }) {
@@ -351,7 +360,7 @@ impl Service {
         for Adoptable { found, logs_after } in self.adoptable.extract_if(.., own) {
             let window = record.target.policy.idle_timeout.max(record.target.policy.window);
             record.hold_until = Some(now + window);
-            record.instances.insert(found.spec.id.clone(), Member { ready: None, began: now });
+            record.instances.insert(found.spec.id.clone(), Member::new(now));
             self.pool.adopt(&record.target.template, found, logs_after);
         }
         self.records.insert(revision, record);
@@ -474,7 +483,7 @@ impl Service {
         let Some(record) = self.records.get_mut(revision) else { return };
         let waited = record.wanted_since.map_or(Duration::ZERO, |since| now.duration_since(since));
         let instance = self.pool.start(&record.target.template, waited);
-        record.instances.insert(instance, Member { ready: None, began: now });
+        record.instances.insert(instance, Member::new(now));
     }
 
     /// Takes an instance out of the count of those that serve.
@@ -530,14 +539,24 @@ impl Service {
         if !self.records.get(revision).is_some_and(done) {
             return;
         }
-        if let Some(waiting) = self.records.remove(revision).and_then(|record| record.removing) {
-            for reply in waiting {
+        if let Some(record) = self.records.remove(revision) {
+            self.metrics.remove(record.target.template.as_ref());
+            for reply in record.removing.unwrap_or_default() {
                 let _gone = reply.send(()).is_err();
             }
         }
     }
 
     fn show(&mut self) {
+        for record in self.records.values() {
+            self.metrics.count(
+                record.target.template.as_ref(),
+                record.starting(),
+                record.ready(),
+                record.leaving,
+            );
+        }
+        self.metrics.lost_log_entries(self.logs.dropped());
         let snapshot = Snapshot {
             instances: self.pool.views().collect(),
             revisions: self.records.iter().map(|(id, record)| (id.clone(), record.view())).collect(),

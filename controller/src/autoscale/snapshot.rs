@@ -23,12 +23,14 @@ pub struct Snapshot {
 /// One Revision.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct RevisionView {
-    /// Its instances. `busy` is at most what its calls can keep busy: which call runs where is the gateway's knowledge.
+    /// Its instances.
     pub counts: InstanceCounts,
     /// Requests that wait.
     pub waiting: u32,
     /// Calls that run.
     pub in_flight: u32,
+    /// Instances that ran calls at the last report, and how many.
+    pub calls: BTreeMap<InstanceId, u32>,
     /// Whether an instance of it was Ready since it was named.
     pub came_up: bool,
     /// Why its last start failed; `None` after one that succeeded.

@@ -13,6 +13,7 @@ use crate::pool::staged::{Act, Staged};
 use crate::pool::template::tests::revision;
 use crate::pool::{Places, Pool};
 use crate::telemetry::logs::{Entry, Logs, Query};
+use crate::telemetry::metrics::Registry;
 
 /// An autoscaler over a staged backend, and its gateway's ends of the channels.
 struct Scene {
@@ -55,7 +56,8 @@ impl Scene {
         let config = Config { parallelism: NonZeroU32::new(2).unwrap(), drain: Duration::from_secs(30) };
         let pool = Pool::new(Arc::clone(&backend) as Arc<dyn Backend>, logs.clone());
         let channels = Channels { from_gateway, to_gateway };
-        let (service, handle) = Service::new(config, pool, logs.clone(), channels, adoptable);
+        let (service, handle) =
+            Service::new(config, pool, logs.clone(), channels, adoptable, &Registry::new());
         let mut tasks = JoinSet::new();
         tasks.spawn(service.run());
         Self { backend, handle, to_scaler, from_scaler, logs, tasks, directory }
@@ -73,6 +75,7 @@ impl Scene {
             waiting: 0,
             over: Duration::from_secs(1),
             average_concurrency: f64::from(in_flight),
+            busy: Vec::new(),
             completed: 1,
             arrived: 1,
             service_time: Duration::from_millis(100),
@@ -121,7 +124,7 @@ async fn the_first_request_starts_an_instance_and_idleness_ends_it() {
     scene.handle.put(hello(Reach::Routed)).await.unwrap();
     scene.want(1, 0).await;
     let instance = scene.granted().await;
-    assert_eq!(scene.backend.running(), [instance.clone()]);
+    assert_eq!(scene.backend.running(), std::slice::from_ref(&instance));
     // No traffic for the idle timeout: no new calls, and when the last has ended it goes.
     scene.load(0).await;
     assert_eq!(scene.heard().await, ToGateway::Revoke { instance: instance.clone() });

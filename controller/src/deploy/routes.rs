@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 use hearth_dispatch::routes::{Claim, Conflict, PathKind};
 use hearth_function::spec::{PathType, Timeouts};
@@ -24,18 +24,31 @@ impl Gateway for gateway::Handle {
 }
 
 /// The Functions that serve. Clones share one table.
+///
+/// It is filled before the gateway listens ([`Routes::open`]), so that nobody is told after a restart that a function is not there.
 #[derive(Debug, Clone)]
 pub struct Routes {
-    gateway: Arc<dyn Gateway>,
+    gateway: Arc<OnceLock<Arc<dyn Gateway>>>,
     served: Arc<Mutex<BTreeMap<FunctionId, Served>>>,
     conflicts: watch::Sender<Arc<Vec<Conflict>>>,
 }
 
+impl Default for Routes {
+    /// An empty table, with no gateway yet.
+    fn default() -> Self {
+        Self {
+            gateway: Arc::default(),
+            served: Arc::default(),
+            conflicts: watch::Sender::new(Arc::default()),
+        }
+    }
+}
+
 impl Routes {
-    /// An empty table.
-    #[must_use]
-    pub fn new(gateway: Arc<dyn Gateway>) -> Self {
-        Self { gateway, served: Arc::default(), conflicts: watch::Sender::new(Arc::default()) }
+    /// Gives the table to `gateway`, now and whenever it changes. A second gateway is not taken.
+    pub fn open(&self, gateway: Arc<dyn Gateway>) {
+        let _taken = self.gateway.set(gateway).is_err();
+        self.change(|_| {});
     }
 
     /// Leads a Function's routes to a Revision.
@@ -61,7 +74,8 @@ impl Routes {
         // Held while the gateway takes the table, so that an older one never comes after a newer. Nothing waits in it.
         let mut table = self.served.lock().unwrap_or_else(PoisonError::into_inner);
         change(&mut table);
-        let conflicts = self.gateway.serve(table.values().cloned().collect());
+        let Some(gateway) = self.gateway.get() else { return };
+        let conflicts = gateway.serve(table.values().cloned().collect());
         self.conflicts.send_if_modified(|known| {
             let news = **known != conflicts;
             if news {

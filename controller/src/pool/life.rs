@@ -103,7 +103,7 @@ impl State {
     ///
     /// # Errors
     /// When the event cannot happen in this state.
-    pub fn next(self, event: Event) -> Result<Self, Illegal> {
+    pub fn next(self, event: Event) -> Result<Self, Box<Illegal>> {
         Ok(match (self, event) {
             (Self::Starting(Phase::Creating), Event::Created) => Self::Starting(Phase::Booting),
             (Self::Starting(Phase::Booting), Event::Booted) => Self::Loading,
@@ -124,7 +124,7 @@ impl State {
             (Self::Failed(failure), Event::Stop { .. } | Event::Drain { .. } | Event::Removed) => {
                 Self::Failed(failure)
             }
-            (state, event) => return Err(Illegal { state, event }),
+            (state, event) => return Err(Box::new(Illegal { state, event })),
         })
     }
 

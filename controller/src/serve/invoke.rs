@@ -35,15 +35,12 @@ pub(super) async fn invoke(
     let mut connection = Box::pin(connection);
     let answer = {
         let mut sending = std::pin::pin!(sender.send_request(request));
-        loop {
-            tokio::select! {
-                answer = &mut sending => break answer,
-                ended = &mut connection => if let Err(error) = ended {
-                    return Err(unavailable("the gateway closed the connection")(&error));
-                } else {
-                    break sending.await;
-                },
-            }
+        tokio::select! {
+            answer = &mut sending => answer,
+            ended = &mut connection => match ended {
+                Ok(()) => sending.await,
+                Err(error) => return Err(unavailable("the gateway closed the connection")(&error)),
+            },
         }
     };
     let answer = answer.map_err(|error| unavailable("the gateway did not answer")(&error))?;

@@ -1,7 +1,7 @@
 //! Wiring: configuration to running parts, in start-up and shutdown order.
 //!
-//! Start: data directory and lock → store → logs → shim's files → backend, and what it finds of an earlier run → autoscaler → gateway
-//! → deployer, which routes what was serving before → management API. Whatever fails, the parts before it are stopped again.
+//! Start: data directory and lock → store → logs → shim's files → backend, and what it finds of an earlier run → autoscaler → deployer,
+//! which routes what was serving before → gateway → management API. Whatever fails, the parts before it are stopped again.
 //!
 //! Stop, within one deadline: not healthy any more, no new deployments → the gateway takes no new connections and ends its requests
 //! → instances drain and stop → management API → logs, store, backend. What had to be cut off is said in the log.

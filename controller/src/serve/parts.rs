@@ -32,18 +32,13 @@ pub(super) struct Wired {
     pub(super) health: Arc<Health>,
 }
 
-/// Whether the server serves.
+/// Whether the server serves: from the moment that the API listens, which is the last to start, until it is told to stop.
 #[derive(Debug, Default)]
 pub(super) struct Health {
-    restored: AtomicBool,
     stopping: AtomicBool,
 }
 
 impl Health {
-    pub(super) fn restored(&self) {
-        self.restored.store(true, Ordering::Relaxed);
-    }
-
     pub(super) fn stopping(&self) {
         self.stopping.store(true, Ordering::Relaxed);
     }
@@ -56,6 +51,8 @@ impl Parts for Wired {
         let mut instances = Vec::with_capacity(snapshot.instances.len());
         for view in &snapshot.instances {
             let runs = matches!(view.state, State::Ready | State::Draining { .. });
+            let calls =
+                snapshot.revisions.get(&view.revision).and_then(|revision| revision.calls.get(&view.id));
             let stats = if runs { self.backend.stats(&view.id).await.ok() } else { None };
             instances.push(Instance {
                 name: view.id.clone(),
@@ -63,7 +60,7 @@ impl Parts for Wired {
                 revision: Some(view.revision.clone()),
                 state: view.state.to_string(),
                 reason: view.state.reason().map(str::to_owned),
-                in_flight: 0,
+                in_flight: calls.copied().unwrap_or(0),
                 slots: view.slots,
                 started: view.started.to_string(),
                 memory_bytes: stats.map(|stats| stats.memory_bytes),
@@ -155,9 +152,6 @@ impl Parts for Wired {
     fn health(&self) -> Result<(), String> {
         if self.health.stopping.load(Ordering::Relaxed) {
             return Err("shutting down".to_owned());
-        }
-        if !self.health.restored.load(Ordering::Relaxed) {
-            return Err("starting: functions are not routed yet".to_owned());
         }
         Ok(())
     }

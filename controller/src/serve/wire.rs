@@ -7,7 +7,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use jiff::Timestamp;
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, oneshot};
 use tokio_util::sync::CancellationToken;
 
 use super::config::Config;
@@ -162,9 +162,7 @@ impl Start {
         let (to_scaler, from_gateway) = mpsc::channel(MESSAGES);
         let (to_gateway, from_scaler) = mpsc::channel(MESSAGES);
         let (calls, ended_calls) = mpsc::channel(CALLS);
-        let channels = gateway::Channels { to_scaler, from_scaler, calls };
-        let gateway = Arc::new(Gateway::start(self.gateway_config(), channels, &metrics)?);
-
+        let gateway_channels = gateway::Channels { to_scaler, from_scaler, calls };
         let scaling = autoscale::Config {
             parallelism: NonZeroU32::new(self.config.start_parallelism()).unwrap_or(NonZeroU32::MIN),
             drain: self.config.drain.deadline,
@@ -172,7 +170,7 @@ impl Start {
         let pool = Pool::new(Arc::clone(&self.backend), self.logs.clone());
         let channels = autoscale::Channels { from_gateway, to_gateway };
         let (service, autoscaler) =
-            autoscale::Service::new(scaling, pool, self.logs.clone(), channels, adoptable);
+            autoscale::Service::new(scaling, pool, self.logs.clone(), channels, adoptable, &metrics);
         self.tasks.spawn("autoscaler", async move {
             service.run().await;
             Ok(())
@@ -182,6 +180,7 @@ impl Start {
         let health = Arc::new(Health::default());
         let deploying = CancellationToken::new();
         let sources = deploy::Sources { bundles: bundles.clone(), dependencies: Arc::clone(&dependencies) };
+        let routes = deploy::Routes::default();
         let deployer = deploy::Service::new(
             deploy::Config {
                 url: format!("http://{}", reachable(self.listen)),
@@ -191,15 +190,23 @@ impl Start {
                 store: self.store.clone(),
                 sources,
                 autoscaler: autoscaler.clone(),
-                routes: deploy::Routes::new(Arc::clone(&gateway) as Arc<dyn deploy::Gateway>),
+                routes: routes.clone(),
                 logs: self.logs.clone(),
             },
         );
-        let (stop, healthy) = (deploying.clone(), Arc::clone(&health));
+        let stop = deploying.clone();
+        let (restored, is_restored) = oneshot::channel();
         self.tasks.spawn("deployer", async move {
-            let run = deployer.run(stop, move || healthy.restored());
-            run.await.map_err(|error| chain(&error))
+            let tell = move || {
+                let _gone = restored.send(()).is_err();
+            };
+            deployer.run(stop, tell).await.map_err(|error| chain(&error))
         });
+        // Nobody is let in before every function that was serving is routed again. Should the deployer end instead, its task says why.
+        let _ended = is_restored.await.is_err();
+        let gateway = Arc::new(Gateway::start(self.gateway_config(), gateway_channels, &metrics)?);
+        routes.open(Arc::clone(&gateway) as Arc<dyn deploy::Gateway>);
+        drop(routes);
 
         let wired = Wired {
             autoscaler: autoscaler.clone(),
@@ -341,11 +348,9 @@ fn call_entry(call: CallRecord) -> logs::CallRecord {
     }
 }
 
-/// The address with a port, if it was left to the system: the backend's firewall must know it before the gateway listens.
+/// The address with a port, if it was left to the system: the backend's firewall must know it before the gateway listens. And whether it is
+/// free: the gateway's own listeners would share it with another server's.
 fn with_port(address: SocketAddr) -> Result<SocketAddr, Error> {
-    if address.port() != 0 {
-        return Ok(address);
-    }
     let taken = TcpListener::bind(address).and_then(|listener| listener.local_addr());
     taken.map_err(|source| Error::Listen { address, source })
 }

@@ -483,6 +483,12 @@ impl<W, E: Clone> Dispatch<W, E> {
             waiting: count(self.waiting.len()),
             over: period.over,
             average_concurrency: period.average,
+            busy: self
+                .instances
+                .iter()
+                .filter(|entry| entry.in_flight > 0)
+                .map(|entry| (entry.granted.instance.clone(), entry.in_flight))
+                .collect(),
             completed: period.completed,
             arrived: period.arrived,
             service_time: period.service_time,

@@ -58,6 +58,8 @@ pub struct LoadReport {
     pub over: Duration,
     /// Average of running and waiting calls over that time.
     pub average_concurrency: f64,
+    /// Instances that run calls at the time of the report, and how many each: what a scale-in spares.
+    pub busy: Vec<(InstanceId, u32)>,
     /// Calls that ended since the last report.
     pub completed: u64,
     /// Requests that came in since the last report.

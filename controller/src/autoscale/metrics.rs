@@ -1,0 +1,83 @@
+//! What is counted of instances.
+
+use crate::label_set;
+use crate::pool::{Phases, Template};
+use crate::telemetry::metrics::{Counter, Histograms, Registry, RevisionCounters, RevisionGauges};
+
+label_set! {
+    /// What an instance does.
+    pub(super) enum State("state") { Starting = "starting", Ready = "ready", Leaving = "leaving" }
+}
+
+label_set! {
+    /// How a start ended.
+    pub(super) enum Outcome("outcome") { Ready = "ready", Failed = "failed" }
+}
+
+label_set! {
+    /// A part of a start.
+    pub(super) enum Phase("phase") { Schedule = "schedule", Create = "create", Boot = "boot", Load = "load" }
+}
+
+/// From a start out of a pool to one that waits for a database.
+const START_SECONDS: [f64; 12] = [0.002, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 10.0, 60.0];
+
+#[derive(Debug)]
+pub(super) struct Metrics {
+    instances: RevisionGauges<State>,
+    starts: RevisionCounters<Outcome>,
+    start_seconds: Histograms<Phase>,
+    lost_log_entries: Counter,
+}
+
+impl Metrics {
+    pub(super) fn new(registry: &Registry) -> Self {
+        Self {
+            instances: registry.revision_gauges("hearth_instances", "Instances by what they do."),
+            starts: registry.revision_counters("hearth_instance_starts_total", "Starts by how they ended."),
+            start_seconds: registry.histograms(
+                "hearth_instance_start_seconds",
+                "Time of each part of a start that succeeded.",
+                &START_SECONDS,
+            ),
+            lost_log_entries: registry.counter(
+                "hearth_log_entries_lost_total",
+                "Entries of function logs that were dropped because the disk was too slow.",
+            ),
+        }
+    }
+
+    pub(super) fn came_up(&self, template: &Template, phases: &Phases) {
+        self.starts.of(template.function(), template.revision()).get(Outcome::Ready).inc();
+        for (phase, time) in [
+            (Phase::Schedule, phases.schedule),
+            (Phase::Create, phases.create),
+            (Phase::Boot, phases.boot),
+            (Phase::Load, phases.load),
+        ] {
+            self.start_seconds.get(phase).observe(time.as_secs_f64());
+        }
+    }
+
+    pub(super) fn failed(&self, template: &Template) {
+        self.starts.of(template.function(), template.revision()).get(Outcome::Failed).inc();
+    }
+
+    pub(super) fn count(&self, template: &Template, starting: u32, ready: u32, leaving: u32) {
+        let gauges = self.instances.of(template.function(), template.revision());
+        for (state, count) in [(State::Starting, starting), (State::Ready, ready), (State::Leaving, leaving)]
+        {
+            gauges.get(state).set(count.into());
+        }
+    }
+
+    pub(super) fn remove(&self, template: &Template) {
+        self.instances.remove(template.function(), template.revision());
+        self.starts.remove(template.function(), template.revision());
+    }
+
+    /// `lost`: since the start.
+    pub(super) fn lost_log_entries(&self, lost: u64) {
+        self.lost_log_entries.inc_by(lost.saturating_sub(self.lost_log_entries.get()));
+    }
+}
