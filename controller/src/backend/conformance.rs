@@ -51,11 +51,12 @@ pub struct Fixture {
     /// Another handle for the same instances, as a controller has that was started again.
     pub reopen: Box<Reopen>,
     /// What is left on the machine of an instance that was stopped, seen from outside.
-    pub left: Box<dyn Fn(&InstanceId) -> Vec<String> + Send + Sync>,
+    pub left: Box<Left>,
 }
 
 type Run = for<'suite> fn(&'suite Suite) -> BoxFuture<'suite, Result<(), Failure>>;
 type Reopen = dyn Fn() -> BoxFuture<'static, Arc<dyn Backend>> + Send + Sync;
+type Left = dyn Fn(&InstanceId) -> Vec<String> + Send + Sync;
 
 /// A case.
 #[derive(Debug, Clone, Copy)]

@@ -212,6 +212,15 @@ impl Parent {
     }
 }
 
+/// How a process comes into the groups of an instance.
+#[derive(Debug)]
+pub(super) struct Entrances {
+    /// v1: a thread that writes `0` to each is in. For a process with one thread it is the same as `cgroup.procs`, without its lock.
+    pub(super) tasks: Vec<OwnedFd>,
+    /// v2: the directory, for a process to be born in.
+    pub(super) unified: Option<OwnedFd>,
+}
+
 /// The groups of one instance, one in each tree.
 #[derive(Debug, Clone)]
 pub(super) struct Group {
@@ -235,14 +244,23 @@ impl Group {
         make().inspect_err(|_| self.remove_directories())
     }
 
-    /// Open files: a process that writes `0` to each is in all the groups.
+    /// The ways into the groups, open. Both avoid the lock of the whole machine that moving a process into a group takes.
     ///
     /// # Errors
     /// When one cannot be opened.
-    pub(super) fn entrances(&self) -> io::Result<Vec<OwnedFd>> {
-        let open =
-            |file: PathBuf| fs::OpenOptions::new().write(true).open(&file).map_err(|error| at(error, &file));
-        self.process_files().into_iter().map(|file| open(file).map(OwnedFd::from)).collect()
+    pub(super) fn entrances(&self) -> io::Result<Entrances> {
+        let open = |file: PathBuf, writable: bool| {
+            let opened = fs::OpenOptions::new().read(!writable).write(writable).open(&file);
+            opened.map(OwnedFd::from).map_err(|error| at(error, &file))
+        };
+        let unified = self.layout.unified.as_ref();
+        let v1 = self.layout.trees().into_iter().filter(|tree| Some(tree) != unified);
+        Ok(Entrances {
+            tasks: v1
+                .map(|tree| open(tree.join(&self.name).join("tasks"), true))
+                .collect::<io::Result<_>>()?,
+            unified: unified.map(|tree| open(tree.join(&self.name), false)).transpose()?,
+        })
     }
 
     fn process_files(&self) -> Vec<PathBuf> {

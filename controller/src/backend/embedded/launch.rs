@@ -10,6 +10,7 @@ use std::time::Duration;
 use rustix::event::{PollFd, PollFlags, Timespec};
 use rustix::net::{AddressFamily, SocketFlags, SocketType};
 
+use super::cgroup::Entrances;
 use super::launcher::{ARGUMENT, MAX_MESSAGE, Reply, Request, receive, send};
 
 /// How long the launcher may take to be ready, and a worker to make a container: a machine under load, not a broken one.
@@ -47,7 +48,7 @@ impl Launcher {
         request: &Request,
         streams: &OwnedFd,
         network: BorrowedFd<'_>,
-        groups: &[OwnedFd],
+        groups: &Entrances,
     ) -> io::Result<(Reply, Option<OwnedFd>)> {
         let bytes = serde_json::to_vec(request).map_err(io::Error::other)?;
         if bytes.len() > MAX_MESSAGE {
@@ -58,7 +59,7 @@ impl Launcher {
         }
         let (ours, theirs) = pair()?;
         let mut descriptors = vec![theirs.as_fd(), streams.as_fd(), network];
-        descriptors.extend(groups.iter().map(AsFd::as_fd));
+        descriptors.extend(groups.unified.iter().chain(&groups.tasks).map(AsFd::as_fd));
         self.hand_over(&bytes, &descriptors)?;
         drop(theirs);
         wait_readable(ours.as_fd(), PATIENCE)?;

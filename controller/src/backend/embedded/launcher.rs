@@ -10,7 +10,7 @@
 //! a child of the controller, which is a subreaper.
 //!
 //! Requests come as one datagram each: JSON, with descriptors: where to answer, standard
-//! streams, network namespace, and the open `cgroup.procs` files of the instance's groups.
+//! streams, network namespace, the directory of the instance's v2 control group if there is one, and the open `tasks` files of its v1 groups.
 
 use std::collections::HashSet;
 use std::fs;
@@ -47,6 +47,8 @@ pub(super) struct Request {
     pub(super) id: String,
     /// The directory with the OCI `config.json`; libcontainer keeps its state beside it.
     pub(super) bundle: PathBuf,
+    /// Whether a v2 control group comes along.
+    pub(super) unified: bool,
     /// Its root.
     pub(super) root: Template,
 }
@@ -189,7 +191,7 @@ fn launch(message: &[u8], descriptors: Vec<OwnedFd>, templates: &mut HashSet<Pat
     else {
         return;
     };
-    let groups: Vec<OwnedFd> = descriptors.collect();
+
     let request: Request = match serde_json::from_slice(message) {
         Ok(request) => request,
         Err(error) => return answer(reply.as_fd(), &failed("read the request", error), &[]),
@@ -200,11 +202,12 @@ fn launch(message: &[u8], descriptors: Vec<OwnedFd>, templates: &mut HashSet<Pat
         }
         templates.insert(request.root.path.clone());
     }
-    match sys::fork() {
+    let unified = if request.unified { descriptors.next() } else { None };
+    match sys::fork(unified.as_ref().map(AsFd::as_fd)) {
         Ok(sys::Fork::Parent) => {}
         Ok(sys::Fork::Child) => {
             sys::children(sys::Children::Kept);
-            match work(&request, &streams, &network, groups) {
+            match work(&request, &streams, &network, descriptors) {
                 Ok((pid, pidfd, micros)) => {
                     answer(reply.as_fd(), &Reply::Started { pid, micros }, &[pidfd.as_fd()]);
                 }
@@ -240,7 +243,7 @@ fn work(
     request: &Request,
     streams: &OwnedFd,
     network: &OwnedFd,
-    groups: Vec<OwnedFd>,
+    groups: impl Iterator<Item = OwnedFd>,
 ) -> Result<(i32, OwnedFd, [u64; 3]), Reply> {
     let begin = Instant::now();
     for group in groups {

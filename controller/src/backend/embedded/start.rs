@@ -62,8 +62,13 @@ pub(super) fn start(machine: &Machine, spec: &InstanceSpec) -> Result<Launched, 
     let connected = begin.elapsed();
 
     let streams = directory.log().map_err(step("make the shim's log"))?;
-    let request = Request { id: spec.id.as_str().to_owned(), bundle: directory.oci(), root };
     let groups = group.entrances().map_err(step("open the control groups"))?;
+    let request = Request {
+        id: spec.id.as_str().to_owned(),
+        bundle: directory.oci(),
+        unified: groups.unified.is_some(),
+        root,
+    };
     let (reply, pidfd) = machine
         .launcher
         .launch(&request, &streams, network.descriptor.as_fd(), &groups)

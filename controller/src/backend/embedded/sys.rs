@@ -2,7 +2,7 @@
 
 use std::ffi::CStr;
 use std::io;
-use std::os::fd::{AsFd, AsRawFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
 
 /// Makes the mount that `tree` is, and with `recursive` those below it, read-only, without set-user-id and without devices.
 ///
@@ -32,6 +32,9 @@ pub(super) fn make_read_only(tree: impl AsFd, recursive: bool) -> io::Result<()>
     if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
 }
 
+/// `CLONE_INTO_CGROUP`, since Linux 5.7.
+const CLONE_INTO_CGROUP: u64 = 1 << 33;
+
 /// Which side of a [`fork`] this is.
 pub(super) enum Fork {
     /// The process that called.
@@ -40,19 +43,38 @@ pub(super) enum Fork {
     Child,
 }
 
-/// Copies this process.
+/// Copies this process; the copy is born in the v2 control group that `group` is the directory of. To be moved there later would wait for
+/// a lock of the whole machine, which takes milliseconds when it is busy.
 ///
 /// # Errors
-/// What `fork(2)` says.
+/// What `clone3(2)` says.
 ///
 /// # Panics
 /// When this process has more than one thread: the copy could find locks that nobody will ever open.
 #[expect(unsafe_code, reason = "rustix has no fork")]
-pub(super) fn fork() -> io::Result<Fork> {
+pub(super) fn fork(group: Option<BorrowedFd<'_>>) -> io::Result<Fork> {
     let threads = std::fs::read_dir("/proc/self/task")?.count();
     assert_eq!(threads, 1, "the launcher has one thread");
-    // SAFETY: this process has one thread, as was just checked, so the child is a whole copy and may do anything.
-    match unsafe { libc::fork() } {
+    let no_such = || io::Error::from(io::ErrorKind::InvalidInput);
+    let group = group.map(|group| u64::try_from(group.as_raw_fd())).transpose().map_err(|_| no_such())?;
+    let arguments = libc::clone_args {
+        flags: if group.is_some() { CLONE_INTO_CGROUP } else { 0 },
+        pidfd: 0,
+        child_tid: 0,
+        parent_tid: 0,
+        exit_signal: u64::try_from(libc::SIGCHLD).map_err(|_| no_such())?,
+        stack: 0,
+        stack_size: 0,
+        tls: 0,
+        set_tid: 0,
+        set_tid_size: 0,
+        cgroup: group.unwrap_or(0),
+    };
+    // SAFETY: without a stack and without shared memory this is fork. This process has one thread, as was just checked, so the child is a
+    // whole copy and may do anything; the arguments outlive the call and their size is the one given.
+    match unsafe {
+        libc::syscall(libc::SYS_clone3, std::ptr::from_ref(&arguments), size_of::<libc::clone_args>())
+    } {
         -1 => Err(io::Error::last_os_error()),
         0 => Ok(Fork::Child),
         _ => Ok(Fork::Parent),

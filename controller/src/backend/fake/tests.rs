@@ -129,3 +129,41 @@ async fn stops_go_as_planned_and_are_noted() {
     assert!(fake.list().await.unwrap().is_empty());
     assert_eq!(fake.calls().iter().filter(|call| matches!(call, Call::Stop(_))).count(), 4);
 }
+
+/// Those cases of the conformance suite that ask for nothing to run inside.
+#[tokio::test]
+async fn it_conforms_as_far_as_nothing_runs_in_it() {
+    use crate::backend::conformance::{Fixture, Suite, cases};
+    const APPLICABLE: [&str; 6] = [
+        "an_instance_starts_is_found_and_stops",
+        "stopping_what_is_gone_is_no_error",
+        "a_name_serves_once",
+        "a_start_that_fails_leaves_nothing",
+        "several_start_at_once",
+        "a_paused_instance_can_be_stopped",
+    ];
+    let fake = Fake::new();
+    let (again, directory) = (Arc::clone(&fake), fake.directory.clone());
+    let suite = Suite::new(Fixture {
+        backend: fake,
+        root: Root::Host { interpreter: None },
+        python: "python3".to_owned(),
+        directory: directory.clone(),
+        reachable: Vec::new(),
+        unreachable: Vec::new(),
+        networks: false,
+        reopen: Box::new(move || {
+            let again: Arc<dyn Backend> = Arc::<Fake>::clone(&again);
+            Box::pin(async move { again })
+        }),
+        left: Box::new(move |id| {
+            let path = directory.join(id.as_str());
+            if path.exists() { vec![path.display().to_string()] } else { Vec::new() }
+        }),
+    });
+    let all = cases();
+    for name in APPLICABLE {
+        let case = all.iter().find(|case| case.name == name).unwrap();
+        assert_eq!(suite.run(*case).await, Ok(()), "{name}");
+    }
+}
