@@ -1,4 +1,7 @@
-//! The conformance suite of backends, against the embedded one: real containers, so as root.
+//! The conformance suite of backends, against the embedded one: real containers, so as root. `HEARTH_CASE=text` runs only the cases
+//! whose name has that text.
+
+#![expect(clippy::tests_outside_test_module, clippy::unwrap_used, reason = "all of it is a test")]
 
 use std::fs;
 use std::net::{SocketAddr, UdpSocket};
