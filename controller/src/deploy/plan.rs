@@ -194,6 +194,15 @@ fn tidy(seen: &Observed, serving: Option<Number>, current: Option<Number>) -> Op
         Some(*number) == current && seen.revisions.get(number).is_some_and(|revision| is_new(revision.state))
     };
     let needed = |number: &Number| Some(*number) == serving || on_trial(number);
+    let surplus = seen.revisions.len().saturating_sub(KEPT_REVISIONS);
+    let used = |number: &Number| {
+        needed(number)
+            || seen.targets.contains_key(number)
+            || seen.served.is_some_and(|(served, _)| served == *number)
+    };
+    if let Some(number) = seen.revisions.keys().take(surplus).find(|number| !used(number)) {
+        return Some(Action::Delete(*number));
+    }
     // While what should serve cannot, what does is left alone.
     let settled = serving.is_none_or(|number| seen.served.is_some_and(|(served, _)| served == number));
     if !settled {
@@ -205,11 +214,7 @@ fn tidy(seen: &Observed, serving: Option<Number>, current: Option<Number>) -> Op
     let overtaken = |(number, revision): &(&Number, &Revision)| {
         Some(**number) < serving && revision.state == RevisionState::Ready
     };
-    if let Some((number, _)) = seen.revisions.iter().find(overtaken) {
-        return Some(Action::Mark(*number, RevisionState::Retired));
-    }
-    let surplus = seen.revisions.len().saturating_sub(KEPT_REVISIONS);
-    seen.revisions.keys().take(surplus).find(|number| !needed(number)).map(|number| Action::Delete(*number))
+    seen.revisions.iter().find(overtaken).map(|(number, _)| Action::Mark(*number, RevisionState::Retired))
 }
 
 fn is_new(state: RevisionState) -> bool {
@@ -404,6 +409,10 @@ mod tests {
             for (deployment, (content, builds, prepares, comes_up)) in history.into_iter().enumerate() {
                 seen.generation += 1;
                 seen.build = Build::No;
+                // What was not there is looked for again after a while.
+                for revision in seen.revisions.values_mut().filter(|known| known.prepared == Prepared::Failed) {
+                    revision.prepared = Prepared::No;
+                }
                 if restarts[deployment] {
                     seen.targets.clear();
                     seen.served = None;
