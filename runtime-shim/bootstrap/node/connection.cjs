@@ -179,7 +179,8 @@ class Connection {
       this.json(ERROR, stream, { type: 'NotLoaded', message: 'nothing is loaded yet' });
       return true;
     }
-    if (state.draining) {
+    // Callers know how many they may send; this is the net below.
+    if (state.draining || state.running >= state.concurrency) {
       this.plain(BUSY, stream);
       return true;
     }

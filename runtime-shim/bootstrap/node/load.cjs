@@ -32,6 +32,7 @@ class Refused extends Error {
 /** Loads what a `load` frame names; the handler has `signature`, and `invoke(call)` or `attach(socket)`. */
 async function load(state, request) {
   Object.assign(process.env, request.env);
+  state.concurrency = Math.max(1, request.concurrency);
   state.serial = request.concurrency <= 1;
   logs.configure(request.concurrency);
   const { file, exports: names } = locate(request.code, request.handler || 'index.handler');

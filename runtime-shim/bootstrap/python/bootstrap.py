@@ -367,6 +367,7 @@ class Instance:
         self.connections = {}
         self.served = 0
         self.running = 0
+        self.concurrency = max(1, boot["concurrency"])
         self.draining = False
         self.lock = _thread.allocate_lock()
         self.on_call_end = None
@@ -389,7 +390,8 @@ class Instance:
                     if descriptor == 3:
                         self.accept()
                     elif descriptor == self.wake_in:
-                        os.read(self.wake_in, 4096)
+                        if _signal.SIGTERM in os.read(self.wake_in, 4096):
+                            self.drain()
                     else:
                         self.serve(descriptor, event)
         except BaseException as error:  # noqa: B036 - without this thread the process is of no use
@@ -436,7 +438,8 @@ class Instance:
 
     def call_begins(self):
         with self.lock:
-            if self.draining:
+            # Callers know how many they may send; this is the net below.
+            if self.draining or self.running >= self.concurrency:
                 return False
             self.running += 1
             return True
@@ -479,7 +482,10 @@ class Instance:
     # Main thread.
 
     def main(self):
-        _signal.signal(_signal.SIGTERM, lambda *_: self.drain())
+        # The numbers of signals that come go to the frames thread. Python's own way is not good enough here: its handlers run in the
+        # main thread, which may hold a lock that the drain needs, or may be just about to wait for something else.
+        _signal.set_wakeup_fd(self.wake_out, warn_on_full_buffer=False)
+        _signal.signal(_signal.SIGTERM, lambda *_: None)
         _signal.signal(_signal.SIGINT, _signal.SIG_IGN)
         _thread.start_new_thread(self.frames, ())
         self.load_asked.acquire()

@@ -4,7 +4,7 @@ A dict with a `statusCode` is taken for {statusCode, headers, cookies, body, isB
 JSON, with status 200. Sync handlers run in threads, async ones on the main thread's loop.
 """
 
-import base64
+import binascii
 import json
 import os
 import time
@@ -77,7 +77,7 @@ def answer(result):
     elif isinstance(body, (bytes, bytearray)):
         body = bytes(body)
     elif result.get("isBase64Encoded"):
-        body = base64.b64decode(str(body))
+        body = binascii.a2b_base64(str(body))
     else:
         body = (body if isinstance(body, str) else json.dumps(body, ensure_ascii=False)).encode()
     return status, "".join(lines).encode("latin-1"), body
@@ -95,7 +95,7 @@ def line(name, value):
 def event_of(call, body):
     event = json.loads(call.head)
     if body is not None:
-        encoded = base64.b64encode(body).decode() if event.get("isBase64Encoded") else body.decode("utf-8", "replace")
+        encoded = binascii.b2a_base64(body, newline=False).decode() if event.get("isBase64Encoded") else body.decode("utf-8", "replace")
         event["body"] = encoded
     return event
 

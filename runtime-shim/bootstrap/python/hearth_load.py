@@ -13,7 +13,6 @@ The handler is `module.name`, as in `main.handler` or `src/api.app`: the module 
 
 import os
 import sys
-import traceback
 
 import hearth_logs
 from hearth_bootstrap import LOADED, quote
@@ -32,6 +31,7 @@ class Refused(Exception):
 def load(instance, request, connection):
     """Loads what a `load` frame names and answers it; the handler, or None."""
     hearth_logs.install(instance.boot["nonce"], request["concurrency"])
+    instance.concurrency = max(1, request["concurrency"])
     instance.on_call_end = hearth_logs.end
     try:
         handler = _load(instance, request)
@@ -120,6 +120,8 @@ def _find(code, handler):
 
 
 def _failed(error):
+    import traceback
+
     text = "".join(traceback.format_exception(error))
     return Refused("LoadFailed", "%s: %s" % (type(error).__name__, error), text)
 

@@ -248,7 +248,9 @@ fn many_calls_at_once_keep_their_lines_apart() {
          };",
     );
     let mut control = shim.control(0);
-    let mut caller = shim.loaded("index.handler");
+    let mut caller = shim.invoke();
+    let load = Load { concurrency: 50, ..shim.load_request("index.handler") };
+    assert!(matches!(caller.load(load), Loaded::Ok { .. }));
     let mut waiting = std::collections::HashMap::new();
     for n in 0..50 {
         waiting.insert(caller.open(&format!("r-{n}"), &json!({ "n": n }), b"", true), n);
@@ -351,6 +353,26 @@ fn drain_ends_the_calls_and_then_the_process() {
     assert_eq!(caller.answer(stream).unwrap().text(), "\"done\"");
     drop((caller, control));
     assert_eq!(shim.ended().code, Some(0));
+}
+
+#[test]
+fn more_calls_than_were_agreed_are_busy() {
+    let node = start("index.js", "exports.handler = () => new Promise(() => {})");
+    let python = Setup::python()
+        .file("index.py", "import asyncio\nasync def handler(event, context): await asyncio.sleep(1000)\n")
+        .start();
+    for shim in [node, python] {
+        let mut caller = shim.invoke();
+        let load = Load { concurrency: 2, ..shim.load_request("index.handler") };
+        assert!(matches!(caller.load(load), Loaded::Ok { .. }));
+        for n in 0..2 {
+            caller.open(&format!("r-{n}"), &json!({}), b"", true);
+        }
+        let stream = caller.open("r-3", &json!({}), b"", true);
+        assert_eq!(caller.next(), Frame::Busy { stream });
+        // A handler that never ends is ended with the process.
+        drop(caller);
+    }
 }
 
 #[test]

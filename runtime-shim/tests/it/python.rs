@@ -210,7 +210,9 @@ import asyncio, time, logging, sys
 "
         ));
         let mut control = shim.control(0);
-        let mut caller = shim.loaded("main.handler");
+        let mut caller = shim.invoke();
+        let load = Load { concurrency: 50, ..shim.load_request("main.handler") };
+        assert!(matches!(caller.load(load), Loaded::Ok { .. }));
         let mut waiting = HashMap::new();
         for n in 0..50 {
             waiting.insert(caller.open(&format!("r-{n}"), &json!({ "n": n }), b"", true), n);
@@ -233,6 +235,22 @@ import asyncio, time, logging, sys
             assert!(stderr || line.starts_with("begin") || line == format!("half and half {n}"), "{line}");
         }
     }
+}
+
+#[test]
+fn sigterm_ends_it_whatever_the_main_thread_does() {
+    for code in ["def handler(event, context): return 1\n", "async def handler(event, context): return 1\n"] {
+        let mut shim = start(code);
+        let caller = shim.loaded("main.handler");
+        shim.signal(rustix::process::Signal::TERM);
+        assert_eq!(shim.ended().code, Some(0));
+        drop(caller);
+    }
+    // Before a load too.
+    let mut shim = start("");
+    drop(shim.invoke());
+    shim.signal(rustix::process::Signal::TERM);
+    assert_eq!(shim.ended().code, Some(0));
 }
 
 #[test]
