@@ -205,7 +205,6 @@ function stream(number, name) {
 /** Puts the streams in place; they are made when they are first used. */
 function install(boot) {
   nonce = boot.nonce;
-  configure(boot.concurrency);
   for (const [number, name] of [[1, 'stdout'], [2, 'stderr']]) {
     Object.defineProperty(process, name, {
       configurable: true,

@@ -50,6 +50,13 @@ def quote(text):
     return _json.encode_basestring_ascii(text)
 
 
+def error_body(kind, message, stack=None):
+    text = '{"type":%s,"message":%s' % (quote(kind), quote(message[:MAX_STACK]))
+    if stack is not None:
+        text += ',"stack":' + quote(stack[:MAX_STACK])
+    return (text + "}").encode()
+
+
 class Call:
     """One call. The handler's part (hearth_event.py and its neighbours) answers it, from whatever thread."""
 
@@ -124,15 +131,10 @@ class Call:
 
     def respond(self, status, lines, body):
         """The whole answer at once, if credit allows; false otherwise."""
-        if self.cancelled:
-            self.finish()
-            return True
-        if len(body) <= self.window:
-            head = _struct.pack(">HI", status, len(lines))
-            self.connection.frame(ANSWER, FLAG_END, self.stream, head + lines + body)
-            self.close()
-            return True
-        return False
+        if len(body) > self.window and not self.cancelled:
+            return False
+        self.end(ANSWER, FLAG_END, _struct.pack(">HI", status, len(lines)) + lines + body)
+        return True
 
     def begin(self, status, lines):
         head = _struct.pack(">HI", status, len(lines))
@@ -143,29 +145,27 @@ class Call:
 
     def finish(self):
         """The end of a streamed answer, or of a call that was cancelled."""
-        if self.cancelled:
-            self.connection.frame(END, 0, self.stream, b"")
-        else:
-            self.connection.frame(DATA, FLAG_END, self.stream, b"")
-        self.close()
+        self.end(DATA, FLAG_END, b"")
 
     def fail(self, kind, message, stack=None):
-        if self.over:
-            return
-        if self.cancelled:
-            self.finish()
-            return
-        self.connection.error(self.stream, kind, message, stack)
-        self.close()
+        self.end(ERROR, 0, error_body(kind, message, stack))
 
-    def close(self):
+    def end(self, kind, flags, payload):
+        """The last frame of the call; of one that was cancelled it is `end`."""
         instance = self.connection.instance
         with self.lock:
+            if self.over:
+                return
             self.over = True
             self.body = b""
             self.on_body = self.on_window = self.on_cancel = None
+            if self.cancelled:
+                kind, flags, payload = END, 0, b""
         self.connection.calls.pop(self.stream, None)
+        # Before the caller hears of it and sends the next one.
         instance.call_ended(self)
+        self.connection.frame(kind, flags, self.stream, payload)
+        instance.end_if_drained()
 
 
 class Connection:
@@ -185,11 +185,8 @@ class Connection:
     def frame(self, kind, flags, stream, payload):
         self.write(HEADER.pack(len(payload), kind, flags, stream) + payload)
 
-    def error(self, stream, kind, message, stack=None):
-        text = '{"type":%s,"message":%s' % (quote(kind), quote(message[:MAX_STACK]))
-        if stack is not None:
-            text += ',"stack":' + quote(stack[:MAX_STACK])
-        self.frame(ERROR, 0, stream, (text + "}").encode())
+    def error(self, stream, kind, message):
+        self.frame(ERROR, 0, stream, error_body(kind, message))
 
     def write(self, data):
         """Writes at once what the kernel takes; the frames thread writes the rest. Bounded by the calls' credit."""
@@ -205,8 +202,7 @@ class Connection:
                 return
             if sent < len(data):
                 self.outbox = data[sent:]
-        if sent < len(data):
-            self.instance.watch(self)
+                self.watch(select.EPOLLIN | select.EPOLLOUT)
 
     def flush(self):
         """Writes what is left; true when nothing is."""
@@ -218,7 +214,17 @@ class Connection:
                     return False
                 except OSError:
                     self.outbox = b""
+            # With the lock held, so that it cannot undo what another thread's write has just asked for.
+            self.watch(select.EPOLLIN)
         return True
+
+    def watch(self, events):
+        """What the frames thread waits for here."""
+        try:
+            self.instance.poll.modify(self.sock.fileno(), events)
+        except (OSError, ValueError):
+            # It has been closed meanwhile.
+            pass
 
     def read(self):
         """Takes what has come; false when the connection is at its end."""
@@ -412,20 +418,12 @@ class Instance:
         connection = self.connections.get(descriptor)
         if connection is None:
             return
-        if event & select.EPOLLOUT and connection.flush():
-            self.poll.modify(descriptor, select.EPOLLIN)
+        if event & select.EPOLLOUT:
+            connection.flush()
         if event & ~select.EPOLLOUT and not connection.read():
             del self.connections[descriptor]
             self.poll.unregister(descriptor)
             connection.close()
-
-    def watch(self, connection):
-        """Has the frames thread write what the kernel would not take."""
-        try:
-            self.poll.modify(connection.sock.fileno(), select.EPOLLIN | select.EPOLLOUT)
-        except (OSError, ValueError):
-            # It has been closed meanwhile.
-            pass
 
     def ask_to_load(self, connection, payload):
         if self.load_request is not None:
@@ -450,6 +448,9 @@ class Instance:
         with self.lock:
             self.served += 1
             self.running -= 1
+
+    def end_if_drained(self):
+        with self.lock:
             last = self.draining and self.running == 0
         if last:
             self.end()
@@ -460,9 +461,7 @@ class Instance:
             if self.draining:
                 return
             self.draining = True
-            last = self.running == 0
-        if last:
-            self.end()
+        self.end_if_drained()
 
     def end(self):
         if self.handler is None:

@@ -2,11 +2,11 @@
 this signature's calls come as frames, and an upgrade needs a connection."""
 
 import asyncio
-import json
 from urllib.parse import unquote_to_bytes
 
 import hearth_logs
 import hearth_threads
+from hearth_bootstrap import parse
 from hearth_load import Refused
 from hearth_loop import Loop
 
@@ -83,7 +83,7 @@ class Handler:
         self._instance.exit(0)
 
     async def _run(self, call):
-        scope = _scope(json.loads(call.head))
+        scope = _scope(parse(call.head))
         if self._state is not None:
             scope["state"] = self._state.copy()
         pieces = self._loop.pieces(call)

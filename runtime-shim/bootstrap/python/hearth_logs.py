@@ -21,6 +21,8 @@ _single = None
 _nonce = b""
 _outside = {1: "", 2: ""}
 _lock = _thread.allocate_lock()
+# Reentrant: a signal's handler may print too.
+_outside_lock = _thread.RLock()
 
 
 def install(nonce, concurrency):
@@ -94,19 +96,21 @@ def _record(stream, call, text):
 def say(stream, text):
     """Takes what was printed: whole lines go out, the rest waits for its end."""
     call = _single if _serial else current.get()
-    if call is not None and call.over:
-        call_partial = _outside
-    elif call is not None:
-        if call.partial is None:
-            call.partial = {1: "", 2: ""}
-        call_partial = call.partial
-    else:
-        call_partial = _outside
-    text = call_partial[stream] + text
+    if call is None or call.over:
+        with _outside_lock:
+            _say(stream, call, text, _outside)
+        return
+    if call.partial is None:
+        call.partial = {1: "", 2: ""}
+    _say(stream, call, text, call.partial)
+
+
+def _say(stream, call, text, partial):
+    text = partial[stream] + text
     cut = text.rfind("\n") + 1
     if len(text) - cut > MAX_PARTIAL:
         cut = len(text)
-    call_partial[stream] = text[cut:]
+    partial[stream] = text[cut:]
     if cut:
         _record(stream, call, text[:cut])
 

@@ -1,12 +1,12 @@
 """The `wsgi` signature (PEP 3333). Each call runs in a worker thread; bodies stream both ways."""
 
 import io
-import json
 import sys
 from urllib.parse import unquote_to_bytes
 
 import hearth_logs
 import hearth_threads
+from hearth_bootstrap import parse
 
 DROPPED = frozenset(
     "connection content-length keep-alive proxy-connection te trailer transfer-encoding upgrade".split()
@@ -121,7 +121,7 @@ class Handler:
 
 
 def _environ(call, concurrency):
-    head = json.loads(call.head)
+    head = parse(call.head)
     path, _, query = head["target"].partition("?")
     scheme = head["scheme"]
     host, _, port = head["authority"].rpartition(":")

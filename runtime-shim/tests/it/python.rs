@@ -41,6 +41,13 @@ fn an_event_is_answered_sync_and_async() {
         let answer = caller.call("r-2", &full, b"").unwrap();
         assert_eq!((answer.status, answer.text(), answer.header("x-one")), (201, "hi", Some("1")));
         assert_eq!(answer.header("set-cookie"), Some("a=b"));
+        for (value, body) in [
+            (json!({"a": ["\u{e9}", 1.5, null, true]}), "{\"a\": [\"\u{e9}\", 1.5, null, true]}"),
+            (json!("text"), "\"text\""),
+            (json!(null), "null"),
+        ] {
+            assert_eq!(caller.call("r-2", &json!({ "answer": value }), b"").unwrap().text(), body);
+        }
         let bad = json!({"answer": {"statusCode": 200, "headers": {"a": "b\nc: d"}}});
         assert_eq!(caller.call("r-3", &bad, b"").unwrap_err().kind, "AnswerInvalid");
         caller.ping();
@@ -251,6 +258,35 @@ fn sigterm_ends_it_whatever_the_main_thread_does() {
     drop(shim.invoke());
     shim.signal(rustix::process::Signal::TERM);
     assert_eq!(shim.ended().code, Some(0));
+}
+
+#[test]
+fn a_slot_is_free_when_the_answer_is_there() {
+    let shim = start("def handler(event, context): return 1\n");
+    let mut caller = shim.invoke();
+    let load = Load { concurrency: 1, ..shim.load_request("main.handler") };
+    assert!(matches!(caller.load(load), Loaded::Ok { .. }));
+    for _ in 0..500 {
+        assert_eq!(caller.call("r", &json!({}), b"").unwrap().text(), "1");
+    }
+}
+
+#[test]
+fn an_answer_that_nobody_reads_yet_is_written_later() {
+    let shim = start("def handler(event, context): return 'x' * 60000\n");
+    let mut caller = shim.invoke();
+    let load = Load { concurrency: 50, ..shim.load_request("main.handler") };
+    assert!(matches!(caller.load(load), Loaded::Ok { .. }));
+    for round in 0..5 {
+        for n in 0..50 {
+            caller.open(&format!("r-{round}-{n}"), &json!({}), b"", true);
+        }
+        // 3 MB: far more than a socket takes at once.
+        for _ in 0..50 {
+            let Frame::Answer { answer, .. } = caller.next() else { panic!() };
+            assert_eq!((answer.body.len(), answer.end), (60_002, true));
+        }
+    }
 }
 
 #[test]
