@@ -47,7 +47,7 @@ impl Load {
             while !stop.load(Ordering::Relaxed) {
                 let mut open = match connection.take() {
                     Some(open) => open,
-                    None => Connection::open(gateway).unwrap(),
+                    None => Connection::open(gateway).expect("the gateway takes connections"),
                 };
                 let answer = open.exchange(&Request::get(target)).map_err(|error| error.to_string());
                 if answer.as_ref().is_ok_and(|answer| answer.header("connection") != Some("close")) {
@@ -62,7 +62,7 @@ impl Load {
 
     fn stop(self) -> Vec<Result<Response, String>> {
         self.stop.store(true, Ordering::Relaxed);
-        self.clients.into_iter().flat_map(|client| client.join().unwrap()).collect()
+        self.clients.into_iter().flat_map(|client| client.join().expect("a client does not panic")).collect()
     }
 }
 
