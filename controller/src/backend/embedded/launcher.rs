@@ -1,7 +1,7 @@
 //! The launcher: this binary, re-executed with one thread, in which libcontainer may fork.
 //!
 //! It lives as long as the controller and has a mount namespace of its own, so that what it mounts goes with it. In there it
-//! - puts roots together once ([`Template`]): a start then clones the whole tree with one recursive bind,
+//! - puts roots together once (a `Template`): a start then clones the whole tree with one recursive bind,
 //! - hides the cgroup file systems: libcontainer finds none and does not spend milliseconds on looking through them. The worker has joined
 //!   the instance's cgroups by then, and what it makes is born in them.
 //!

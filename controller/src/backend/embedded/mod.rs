@@ -9,6 +9,7 @@ mod inject;
 mod instance;
 mod launch;
 pub mod launcher;
+mod machine;
 mod network;
 mod oci;
 mod probe;
@@ -21,7 +22,7 @@ use std::collections::HashMap;
 use std::fs;
 use std::io;
 use std::net::Ipv4Addr;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -29,12 +30,12 @@ use std::time::Duration;
 use async_trait::async_trait;
 use hearth_function::InstanceId;
 use rustix::process::Signal;
-use sha2::{Digest as _, Sha256};
 use tokio::sync::{Semaphore, mpsc, watch};
 use tokio_util::task::TaskTracker;
 
 use self::directory::Directory;
 use self::instance::{Instance, Kin};
+use self::machine::{Machine, records};
 pub use self::probe::probe;
 use self::process::Fate;
 
@@ -108,17 +109,6 @@ const ENDS: usize = 256;
 /// After a kill, how long a process may take to be gone; beyond it something hangs in the kernel.
 const DEAD_WITHIN: Duration = Duration::from_secs(10);
 
-/// What this backend has made of the machine. Everything in here blocks.
-#[derive(Debug)]
-struct Machine {
-    /// `<run-dir>/<tag>`.
-    directory: PathBuf,
-    parent: cgroup::Parent,
-    roots: root::Roots,
-    networks: network::Networks,
-    launcher: launch::Launcher,
-}
-
 /// Where an instance is in its life here.
 #[derive(Debug)]
 enum Life {
@@ -167,87 +157,6 @@ impl Embedded {
     #[must_use]
     pub fn gateway_address(&self) -> Option<Ipv4Addr> {
         self.shared.machine.networks.gateway()
-    }
-}
-
-impl Machine {
-    fn open(config: &Config) -> Result<Self, OpenError> {
-        let step = |step: String| move |source: io::Error| OpenError::Step { step, source };
-        if !rustix::process::geteuid().is_root() {
-            return Err(OpenError::Unsupported {
-                what: "run containers as an ordinary user".to_owned(),
-                remedy: "start hearth as root (sudo)".to_owned(),
-            });
-        }
-        let layout = cgroup::Layout::detect().map_err(step("read /proc/self/mountinfo".to_owned()))?;
-        if !layout.has(cgroup::Controller::Memory) || !layout.has(cgroup::Controller::Pids) {
-            return Err(OpenError::Unsupported {
-                what: "limit memory and processes: it has no such control groups".to_owned(),
-                remedy: "mount /sys/fs/cgroup with the memory and pids controllers (on some boards: cgroup_enable=memory on the \
-                         kernel's command line)"
-                    .to_owned(),
-            });
-        }
-        let data_dir = fs::canonicalize(&config.data_dir)
-            .map_err(step(format!("open {}", config.data_dir.display())))?;
-        let tag = tag(&data_dir);
-        let directory = config.run_dir.join(&tag);
-        let parent = cgroup::Parent::create(layout, &tag).map_err(step("make control groups".to_owned()))?;
-        fs::create_dir_all(&directory).map_err(step(format!("make {}", directory.display())))?;
-        // Instances whose first process ends before its maker belong to us, not to the machine's init.
-        rustix::process::set_child_subreaper(Some(rustix::process::getpid()))
-            .map_err(|error| step("become the parent of orphans".to_owned())(error.into()))?;
-        sweep(&directory, &parent);
-        let taken =
-            records(&directory).filter_map(|(_, directory)| directory.read_record()?.address).collect();
-        let networks = network::Networks::open(config, &tag, taken);
-        let roots = root::Roots::new(&data_dir, config.shim_dir.clone(), networks.gateway());
-        fs::create_dir_all(data_dir.join("roots")).map_err(step("make the directory of roots".to_owned()))?;
-        if records(&directory).next().is_none() {
-            roots.sweep();
-        }
-        let launcher =
-            launch::Launcher::start(&config.program).map_err(step("start the launcher".to_owned()))?;
-        Ok(Self { directory, parent, roots, networks, launcher })
-    }
-}
-
-/// Eight hex digits that stand for the data directory.
-fn tag(data_dir: &Path) -> String {
-    Sha256::digest(data_dir.as_os_str().as_encoded_bytes())
-        .iter()
-        .take(4)
-        .map(|byte| format!("{byte:02x}"))
-        .collect()
-}
-
-/// The instances that have a directory.
-fn records(parent: &Path) -> impl Iterator<Item = (InstanceId, Directory)> + use<> {
-    let parent = parent.to_owned();
-    let entries = fs::read_dir(&parent).into_iter().flatten().flatten();
-    entries.filter_map(move |entry| {
-        let id = InstanceId::parse(entry.file_name().to_str()?).ok()?;
-        let directory = Directory::of(&parent, &id);
-        Some((id, directory))
-    })
-}
-
-/// Takes away starts that a killed controller did not complete, and groups that have no instance.
-fn sweep(parent: &Path, groups: &cgroup::Parent) {
-    for (id, directory) in records(parent) {
-        if directory.read_record().is_none() || directory.read_spec().is_none() {
-            let gone = groups.group(id.as_str()).destroy().and_then(|()| directory.remove());
-            if let Err(error) = gone {
-                tracing::warn!(instance = %id, %error, "cannot take away an unfinished start");
-            }
-        }
-    }
-    for name in groups.members() {
-        if !parent.join(&name).exists()
-            && let Err(error) = groups.group(&name).destroy()
-        {
-            tracing::warn!(group = name, %error, "cannot take away a control group without an instance");
-        }
     }
 }
 

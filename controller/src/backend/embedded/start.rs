@@ -7,10 +7,10 @@ use std::time::{Duration, Instant};
 
 use hearth_protocol::config::{ShimConfig, ShimProcess};
 
-use super::Machine;
 use super::cgroup::Group;
 use super::directory::{Directory, Record};
 use super::launcher::{Reply, Request};
+use super::machine::Machine;
 use super::oci;
 use super::process::Identity;
 use crate::backend::{Error, InstanceSpec, Network, Process, Root, Started};
