@@ -156,7 +156,7 @@ def get(host, port, target, timeout=90.0, headers=""):
     """One request over a connection of its own: (status, head, body). Reads to the end of the body."""
     with socket.create_connection((host, port), timeout) as connection:
         connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        connection.sendall(f"GET {target} HTTP/1.1\r\nhost: bench\r\nconnection: close\r\n{headers}\r\n".encode())
+        connection.sendall(f"GET {target} HTTP/1.1\r\nhost: {host}:{port}\r\nconnection: close\r\n{headers}\r\n".encode())
         data = b""
         while part := connection.recv(1 << 16):
             data += part
@@ -178,7 +178,7 @@ def first_byte(host, port, target, since, tries_until=None):
             time.sleep(0.0002)
     with connection:
         connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        connection.sendall(f"GET {target} HTTP/1.1\r\nhost: bench\r\nconnection: close\r\n\r\n".encode())
+        connection.sendall(f"GET {target} HTTP/1.1\r\nhost: {host}:{port}\r\nconnection: close\r\n\r\n".encode())
         data = connection.recv(1 << 16)
         took = (time.perf_counter() - since) * 1000
         while part := connection.recv(1 << 16):

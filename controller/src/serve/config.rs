@@ -103,7 +103,7 @@ options! {
         max_head: Size = Size::kib(32),
         /// Largest request body, in bytes (413 beyond). Default: well above the 6 MiB of AWS Lambda, small enough to be no attack.
         max_body: Size = Size::mib(64),
-        /// Time a client has to send its request head, and an idle connection to send the next (408 beyond). Default: that of Apache and Go's examples.
+        /// Time a client has to send its request head, and an idle connection to send the next; then it is closed. Default: that of Apache and Go's examples.
         head_timeout: Duration = Duration::from_secs(20),
         /// Longest silence of a client in the middle of its body, and of one that does not read its answer. Default: as for the head.
         body_timeout: Duration = Duration::from_secs(30),

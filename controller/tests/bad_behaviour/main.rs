@@ -96,11 +96,7 @@ fn assert_refused(answer: &Response, status: u16, code: &str) {
     assert!(answer.json()["requestId"].as_str().is_some_and(|id| !id.is_empty()), "{}", answer.text());
 }
 
-/// The message of the gateway's own answer contains this.
+/// The gateway's own answer contains this, in its message or among the last lines that were printed.
 fn assert_says(answer: &Response, text: &str) {
-    assert!(
-        answer.json()["message"].as_str().is_some_and(|message| message.contains(text)),
-        "not {text:?}: {}",
-        answer.text()
-    );
+    assert!(answer.text().contains(text), "not {text:?}: {}", answer.text());
 }

@@ -83,7 +83,14 @@ def handler(event, context):
     scene.instance();
     let mut most = 0;
     scene.neighbour.is_undisturbed_while(|| {
-        assert_refused(&scene.post("fork"), 504, "execute_timeout");
+        let answer = scene.post("fork");
+        // Which limit it meets first, time or memory, is a matter of chance.
+        let refused = (answer.status, answer.code());
+        assert!(
+            [(504, "execute_timeout".to_owned()), (502, "instance_lost".to_owned())].contains(&refused),
+            "{refused:?} {}",
+            answer.text()
+        );
         most = most.max(scene.hearth.instance_processes());
     });
     assert!(most < 2000, "the limit holds: {most} processes");
@@ -197,9 +204,10 @@ exports.handler = async (req, res) => {
 
 #[test]
 fn an_answer_that_nobody_reads_waits_in_the_instance() {
-    let scene = Scene::with(&node(
+    let scene = Scene::with(&node_with(
         "bad",
         "exports.handler = async (event) => (event.rawQueryString === 'who' ? process.env.HEARTH_INSTANCE : 'x'.repeat(16 << 20));",
+        "resources: { memory: 512Mi }\nscale: { max: 1 }",
     ));
     let instance = scene.instance();
     let before = scene.controller_memory();

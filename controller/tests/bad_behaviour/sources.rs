@@ -72,6 +72,7 @@ fn a_module_that_never_finishes_loading_is_cut_off() {
     scene.neighbour.is_undisturbed_while(|| {
         let manifest = node_with("bad", "while (true);", "timeouts: { start: 1s }\nscale: { initial: 0 }");
         scene.hearth.apply(&manifest).expect("the manifest is well-formed");
+        scene.hearth.settled("bad");
         assert_refused(&scene.get(""), 504, "start_timeout");
     });
     scene.end();
