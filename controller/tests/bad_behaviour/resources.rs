@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use crate::support::http::{Connection, Request};
-use crate::support::{inline, node, node_with, python_with};
+use crate::support::{inline, node_with, python_with};
 use crate::{BAD, Scene, assert_refused, assert_says};
 
 #[test]
