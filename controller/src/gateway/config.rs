@@ -35,7 +35,7 @@ pub struct Limits {
     pub body_bytes: u64,
     /// Time a client has to send a request head, and an idle connection to begin the next; then it is closed. Default 20 s.
     pub head_time: Duration,
-    /// Longest silence of a client in the middle of its body (408). Default 30 s.
+    /// Longest silence of a client in the middle of its body (408), and longest time that it does not read its answer (cut). Default 30 s.
     pub body_silence: Duration,
     /// Open client connections over all threads; more wait in the kernel to be accepted. Default 8192: fits 16384 descriptors.
     pub connections: usize,

@@ -17,6 +17,7 @@ use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::net::{TcpListener, TcpStream};
 
+use super::config::Limits;
 use super::lane::Lane;
 use super::request;
 
@@ -31,6 +32,9 @@ const PREFACE_PAUSE: Duration = Duration::from_millis(2);
 
 /// Pause after an accept that failed (no descriptors left): the backlog holds those that come.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
+
+/// Silence after which the kernel asks whether a client is still there.
+const KEEPALIVE: Duration = Duration::from_secs(60);
 
 /// A socket that listens; each thread has one for each address. With `free_bind` the address need not exist yet.
 pub(super) fn listen(address: SocketAddr, free_bind: bool) -> io::Result<std::net::TcpListener> {
@@ -113,8 +117,7 @@ impl<F: Future<Output = ()> + 'static> Executor<F> for Local {
 
 async fn serve(lane: &Rc<Lane>, stream: TcpStream, peer: SocketAddr) {
     let limits = &lane.shared.config.limits;
-    // Answers are written whole: waiting for more to send would only delay them.
-    drop(stream.set_nodelay(true));
+    prepare(&stream, limits);
     let Ok(Ok(is_http2)) = tokio::time::timeout(limits.head_time, begins_as_http2(&stream)).await else {
         return;
     };
@@ -165,6 +168,16 @@ async fn serve(lane: &Rc<Lane>, stream: TcpStream, peer: SocketAddr) {
             () = shared.cut.cancelled() => {}
         }
     }
+}
+
+/// Settings of a client's socket. None of them can fail on a socket that was just accepted, and without them it serves all the same.
+fn prepare(stream: &TcpStream, limits: &Limits) {
+    // Answers are written whole: waiting for more to send would only delay them.
+    drop(stream.set_nodelay(true));
+    let socket = socket2::SockRef::from(stream);
+    // A client that does not read its answer, or has gone without a word, is cut by the kernel.
+    drop(socket.set_tcp_user_timeout(Some(limits.body_silence)));
+    drop(socket.set_tcp_keepalive(&socket2::TcpKeepalive::new().with_time(KEEPALIVE)));
 }
 
 /// Whether the first bytes are HTTP/2's preface.

@@ -168,6 +168,8 @@ type Known = (Arc<Revision>, Arc<Instance>);
 pub(super) struct Revisions {
     /// What requests are looked up in.
     pub(super) routes: ArcSwap<Table<Arc<Target>>>,
+    /// One change of the table at a time.
+    changing: Mutex<()>,
     all: Mutex<HashMap<RevisionId, Arc<Revision>>>,
     /// On which Revision an instance is, for the scaler's messages that name the instance alone.
     instances: Mutex<HashMap<InstanceId, Known>>,
@@ -181,6 +183,7 @@ impl Revisions {
     pub(super) fn new(queue_length: usize, outbox: Arc<Outbox>, stats: Arc<Stats>) -> Self {
         Self {
             routes: ArcSwap::default(),
+            changing: Mutex::default(),
             all: Mutex::default(),
             instances: Mutex::default(),
             stats,
@@ -192,6 +195,7 @@ impl Revisions {
 
     /// See [`super::Handle::serve`].
     pub(super) fn serve(&self, functions: Vec<Served>) -> Vec<Conflict> {
+        let _alone = locked(&self.changing);
         let mut serving = HashSet::new();
         let claimants = functions
             .into_iter()
@@ -264,6 +268,9 @@ impl Revisions {
         let all: Vec<Arc<Revision>> = locked(&self.all).values().cloned().collect();
         for revision in all {
             if let Some(report) = revision.with(|state, _| state.report(now())) {
+                if let Some(function) = revision.function.get() {
+                    self.stats.loaded(function, &report);
+                }
                 self.outbox.tell(ToScaler::Load(report));
             }
         }

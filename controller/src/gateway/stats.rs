@@ -2,14 +2,14 @@
 
 use std::time::Duration;
 
-use hearth_dispatch::StartKind;
+use hearth_dispatch::{LoadReport, StartKind};
 use hearth_function::{FunctionId, RevisionId};
 
 use super::errors::Code;
 use crate::label_set;
 use crate::telemetry::metrics::{
     Counter, Counters, Family, Gauge, Histogram, Histograms, LATENCY_SECONDS, Plain, Registry,
-    RevisionCounters, RevisionHistograms, SIZE_BYTES,
+    RevisionCounters, RevisionGauges, RevisionHistograms, SIZE_BYTES,
 };
 
 label_set! {
@@ -39,6 +39,16 @@ label_set! {
         Reserved = "reserved",
         /// See [`StartKind::Warm`].
         Warm = "warm",
+    }
+}
+
+label_set! {
+    /// Where a request is.
+    pub(super) enum State("state") {
+        /// It has a slot.
+        Running = "running",
+        /// It is in the queue.
+        Waiting = "waiting",
     }
 }
 
@@ -73,6 +83,7 @@ pub(super) struct Stats {
     duration: RevisionHistograms<Plain>,
     answer_bytes: RevisionHistograms<Plain>,
     request_bytes: RevisionCounters<Plain>,
+    load: RevisionGauges<State>,
     pub(super) wait: Histograms<Start>,
     pub(super) errors: Counters<Code>,
     pub(super) retries: Counter,
@@ -114,6 +125,10 @@ impl Stats {
                 "hearth_gateway_request_body_bytes_total",
                 "Bytes of request bodies taken.",
             ),
+            load: registry.revision_gauges(
+                "hearth_gateway_requests",
+                "Requests that run or wait, as last reported to the scaler.",
+            ),
             wait: registry.histograms(
                 "hearth_gateway_wait_seconds",
                 "From the head of a request to a slot for it, by what it met.",
@@ -146,7 +161,15 @@ impl Stats {
         }
     }
 
+    /// Sampled with each load report: too fast-moving to be kept exact.
+    pub(super) fn loaded(&self, function: &FunctionId, report: &LoadReport) {
+        let load = self.load.of(function, &report.revision);
+        load.get(State::Running).set(i64::from(report.in_flight));
+        load.get(State::Waiting).set(i64::from(report.waiting));
+    }
+
     pub(super) fn remove(&self, function: &FunctionId, revision: &RevisionId) {
+        self.load.remove(function, revision);
         self.requests.remove(function, revision);
         self.starts.remove(function, revision);
         self.duration.remove(function, revision);

@@ -12,8 +12,10 @@ mod load;
 mod messages;
 pub mod retry;
 pub mod routes;
+mod verdicts;
 
-pub use dispatch::{Action, Admission, Dispatch, Granted, Origin, Placement, Policy, Refusal, Ticket};
+pub use dispatch::Dispatch;
 pub use messages::{
     Endpoint, EndpointAddress, Forwarding, LoadReport, StartFailure, StartKind, ToGateway, ToScaler,
 };
+pub use verdicts::{Action, Admission, Granted, Origin, Placement, Policy, Refusal, Ticket};
