@@ -1,33 +1,28 @@
 //! The one task that owns the pool and every Revision's record.
 
+mod hearing;
+
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
 
 use hearth_dispatch::{ToGateway, ToScaler};
 use hearth_function::{InstanceId, RevisionId};
-use hearth_scaler::{AfterFailure, Fault};
 use jiff::Timestamp;
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::{Instant, sleep_until};
 
 use super::metrics::Metrics;
 use super::record::{Member, Record};
-use super::snapshot::{Snapshot, Start};
+use super::snapshot::Snapshot;
 use super::{COMMANDS, Command, Config, Handle, Left, TICK, Target, TrialError};
 use crate::backend::Found;
-use crate::pool::{self, Event, Happened, Pool, STOP_GRACE};
+use crate::pool::{self, Pool, STOP_GRACE};
 use crate::telemetry::logs::{Entry, Logs, Note};
 use crate::telemetry::metrics::Registry;
 
 /// How often what there is is shown, at most.
 const SHOW_EVERY: Duration = Duration::from_millis(50);
-
-/// An instance that a gateway lost has mostly ended, and the backend is about to say how. After this it is killed.
-const SUSPICION: Duration = Duration::from_millis(200);
-
-/// An instance that ends so soon after it was Ready, with no call to blame, counts as a start that failed.
-const TOO_SHORT: Duration = Duration::from_secs(5);
 
 /// Messages of a gateway that are taken before the next decision: a burst is one decision.
 const BATCH: usize = 64;
@@ -181,136 +176,6 @@ impl Service {
         let rechecks = self.records.values().filter_map(|record| record.recheck);
         let suspects = self.suspects.values().map(|(at, _)| *at);
         rechecks.chain(suspects).min()
-    }
-
-    /// Takes a gateway's message.
-    fn hear(&mut self, message: ToScaler) {
-        let now = Instant::now();
-        match message {
-            ToScaler::CapacityWanted { revision, waiting, in_flight } => {
-                if let Some(record) = self.records.get_mut(&revision) {
-                    record.wanted(waiting, in_flight, now);
-                    self.dirty.insert(revision);
-                }
-            }
-            ToScaler::Load(report) => {
-                if let Some(record) = self.records.get_mut(&report.revision) {
-                    record.load(&report, now);
-                    self.dirty.insert(report.revision);
-                }
-            }
-            ToScaler::Drained { instance } => self.pool.stop(&instance, "its calls have ended", STOP_GRACE),
-            ToScaler::Spent { instance } => {
-                let of = |record: &&mut Record| record.instances.contains_key(&instance);
-                if let Some(record) = self.records.values_mut().find(of) {
-                    record.spent(now);
-                }
-                self.leave(&instance);
-                self.pool.stop(&instance, "it has served its call", STOP_GRACE);
-            }
-            ToScaler::Lost { instance, reason } => {
-                if self.granted.contains(&instance) {
-                    self.suspects.entry(instance).or_insert((now + SUSPICION, reason));
-                }
-            }
-            ToScaler::Unresponsive { instance } => self.kill(&instance, "killed: it did not answer"),
-        }
-    }
-
-    /// Takes what became of an instance.
-    fn note(&mut self, event: Event) {
-        let Event { instance, revision, what } = event;
-        self.dirty.insert(revision.clone());
-        let now = Instant::now();
-        match what {
-            Happened::Ready { endpoint, phases, served } => {
-                let Some(record) = self.records.get_mut(&revision) else { return };
-                let Some(member) = record.instances.get_mut(&instance) else { return };
-                member.ready = Some(now);
-                let slots = record.target.template.slots();
-                let adopted = phases.create.is_zero() && served > 0;
-                let took = (!adopted).then(|| phases.total().saturating_sub(phases.schedule));
-                let start =
-                    Start { time: Timestamp::now(), instance: instance.clone(), phases, failure: None };
-                record.note_start(start, took);
-                record.note_ready();
-                if !adopted {
-                    self.metrics.came_up(record.target.template.as_ref(), &phases);
-                }
-                record.filled(now);
-                tracing::info!(%revision, %instance, took = ?phases.total(), "instance ready");
-                self.granted.insert(instance);
-                self.outbox.push_back(ToGateway::Grant { revision, endpoint: *endpoint, slots });
-            }
-            Happened::Failed(failure) => self.note_failed(instance, revision, failure, now),
-            Happened::Ended { how } => {
-                tracing::warn!(%revision, %instance, how, "instance ended");
-                let note = Note {
-                    time: Timestamp::now(),
-                    request: None,
-                    instance: Some(instance.clone()),
-                    text: format!("the instance ended: {how}"),
-                };
-                self.suspects.remove(&instance);
-                self.gone(&instance, &how);
-                let member = self.leave(&instance);
-                if let Some(record) = self.records.get_mut(&revision) {
-                    let function = record.target.template.function().clone();
-                    let short = member
-                        .and_then(|member| member.ready)
-                        .is_some_and(|ready| now.duration_since(ready) < TOO_SHORT);
-                    if short && record.waiting == 0 && record.in_flight == 0 {
-                        let others = record.ready() + record.starting();
-                        record.backoff.failed(Fault::Function, others, jitter(), now.into_std());
-                    }
-                    self.logs.offer(&function, Entry::Note(note));
-                }
-            }
-            Happened::Overdue => {
-                tracing::warn!(%revision, %instance, "calls cut: they did not end in time");
-                if let Some(shutdown) = &mut self.shutdown {
-                    shutdown.cut_off.insert(instance);
-                }
-            }
-            Happened::Removed => {
-                self.gone(&instance, "stopped");
-                self.suspects.remove(&instance);
-                self.leave(&instance);
-                if let Some(record) = self.records.get_mut(&revision) {
-                    record.leaving = record.leaving.saturating_sub(1);
-                }
-                self.forget_if_gone(&revision);
-            }
-        }
-    }
-
-    fn note_failed(
-        &mut self,
-        instance: InstanceId,
-        revision: RevisionId,
-        failure: pool::Failure,
-        now: Instant,
-    ) {
-        self.leave(&instance);
-        let Some(record) = self.records.get_mut(&revision) else { return };
-        tracing::warn!(%revision, %instance, code = failure.told.code, message = failure.told.message, "start failed");
-        let start = Start {
-            time: Timestamp::now(),
-            instance,
-            phases: pool::Phases::default(),
-            failure: Some(failure.told.message.clone()),
-        };
-        record.note_start(start, None);
-        record.note_failure(&failure.told);
-        self.metrics.failed(record.target.template.as_ref());
-        let others = record.ready() + record.starting();
-        let verdict = record.backoff.failed(failure.fault, others, jitter(), now.into_std());
-        if failure.fault == Fault::Function || matches!(verdict, AfterFailure::FailWaiting { .. }) {
-            record.end_trials(&Err(TrialError::Failed(failure.told.clone())));
-        }
-        if let AfterFailure::FailWaiting { retry_after } = verdict {
-            self.outbox.push_back(ToGateway::StartFailed { revision, failure: failure.told, retry_after });
-        }
     }
 
     fn obey(&mut self, command: Command) {

@@ -1,0 +1,188 @@
+//! How a Function's task looks at the world: for the plan, and for the status.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use hearth_dispatch::routes::Conflict;
+use hearth_function::{InstanceCounts, Revision, Side, Template, revision_number, validate};
+use tokio::time::Instant;
+
+use super::super::parts::Missing;
+use super::super::plan::{self, Build, Number, Observed, Prepared, Wanted};
+use super::super::routes;
+use super::super::status::{self, Known};
+use super::{Task, View, generation};
+use crate::autoscale::RevisionView;
+
+impl Task {
+    /// What the autoscaler says of this Function's Revisions, as far as it goes into the status or the plan.
+    pub(super) fn views(&self, observed: &Observed) -> BTreeMap<Number, View> {
+        let snapshot = self.shared.parts.autoscaler.snapshot();
+        let view = |number: Number| -> Option<RevisionView> {
+            snapshot.revisions.get(&self.revision_id(number)).cloned()
+        };
+        observed
+            .revisions
+            .keys()
+            .filter_map(|&number| {
+                view(number).map(|view| (number, (view.counts, view.came_up, view.failure)))
+            })
+            .collect()
+    }
+
+    pub(super) fn conflicts(&self) -> Vec<Conflict> {
+        let conflicts = self.shared.parts.routes.conflicts();
+        let all = conflicts.borrow();
+        all.iter().filter(|conflict| conflict.function == self.id).cloned().collect()
+    }
+
+    pub(super) fn observe(&self) -> Observed {
+        let function = self.memory.function.as_deref();
+        let snapshot = self.shared.parts.autoscaler.snapshot();
+        let now = Instant::now();
+        let mut revisions = BTreeMap::new();
+        for (number, revision) in self.revisions() {
+            let prepared = match self.memory.prepared.get(&number) {
+                Some(Ok(_)) => Prepared::Yes,
+                Some(Err((_, at))) if *at > now => Prepared::Failed,
+                _ => Prepared::No,
+            };
+            let came_up = snapshot.revisions.get(&self.revision_id(number)).is_some_and(|view| view.came_up);
+            let state = revision.status.as_ref().map(|status| status.state).unwrap_or_default();
+            let digest = revision.spec.template_digest.clone();
+            revisions.insert(number, plan::Revision { digest, state, prepared, came_up });
+        }
+        let template = self.template().map(|template| template.digest());
+        let build = match &self.memory.build {
+            Some((digest, found, at)) if Some(digest) == template.as_ref() => match found {
+                Ok(_) => Build::Done,
+                Err(_) if *at > now => Build::Failed,
+                Err(_) => Build::No,
+            },
+            _ => Build::No,
+        };
+        Observed {
+            generation: generation(function),
+            revisions,
+            served: self.memory.served,
+            targets: self.memory.targets.clone(),
+            build,
+            tried_first: function.is_some_and(|function| function.spec.scale.initial > 0),
+        }
+    }
+
+    pub(super) fn wanted(&self, observed: &Observed) -> Wanted {
+        let Some(function) = self.memory.function.as_deref() else { return Wanted::Gone };
+        if !validate(function, Side::Server).is_empty() {
+            return Wanted::Invalid;
+        }
+        match &self.memory.code {
+            Some((generation, Ok(_))) if *generation == observed.generation => {
+                self.template().map_or(Wanted::Unresolved, |template| Wanted::Template(template.digest()))
+            }
+            Some((generation, Err(_))) if *generation == observed.generation => Wanted::Unresolvable,
+            _ => Wanted::Unresolved,
+        }
+    }
+
+    /// The template that the spec asks for, once its code is known.
+    pub(super) fn template(&self) -> Option<Template> {
+        let function = self.memory.function.as_deref()?;
+        match &self.memory.code {
+            Some((generation, Ok(digest))) if *generation == self::generation(Some(function)) => {
+                Some(Template::of(&function.spec, digest.clone()))
+            }
+            _ => None,
+        }
+    }
+
+    /// This Function's Revisions by number.
+    pub(super) fn revisions(&self) -> BTreeMap<Number, Arc<Revision>> {
+        let listed = self.shared.parts.store.list::<Revision>(Some(self.id.namespace()));
+        let own = |revision: &Revision| revision.spec.function == self.id.name() && self.owns(revision);
+        listed
+            .items
+            .into_iter()
+            .filter(|revision| own(revision))
+            .filter_map(|revision| {
+                let name = revision.metadata.name.as_deref()?;
+                Some((revision_number(self.id.name(), name)?, revision))
+            })
+            .collect()
+    }
+
+    pub(super) fn owns(&self, revision: &Revision) -> bool {
+        let owners = revision.metadata.owner_references.as_deref().unwrap_or_default();
+        owners.iter().any(|owner| Some(&owner.uid) == self.memory.uid.as_ref())
+    }
+
+    /// What the conditions are made from.
+    pub(super) fn facts(&self, observed: &Observed, views: &BTreeMap<Number, View>) -> status::Facts {
+        let problems = self.memory.function.as_deref().map(|function| validate(function, Side::Server));
+        let wanted = self.template().map(|template| template.digest());
+        let missing = |missing: &Missing| (missing.reason, missing.message.clone());
+        let no_code = match &self.memory.code {
+            Some((generation, Err(why))) if *generation == observed.generation => Some(missing(why)),
+            _ => None,
+        };
+        let no_build = match &self.memory.build {
+            Some((digest, Err(why), _)) if Some(digest) == wanted.as_ref() => Some(missing(why)),
+            _ => None,
+        };
+        let current = observed
+            .revisions
+            .last_key_value()
+            .filter(|(_, revision)| Some(&revision.digest) == wanted.as_ref())
+            .map(|(&number, revision)| (number, revision));
+        let no_parts = current.and_then(|(number, _)| match self.memory.prepared.get(&number) {
+            Some(Err((why, _))) => Some(missing(why)),
+            _ => None,
+        });
+        status::Facts {
+            problems: problems.unwrap_or_default().iter().map(ToString::to_string).collect(),
+            missing: no_code.or(no_build).or(no_parts),
+            progress: self.memory.progress.clone(),
+            serving: observed.served.map(|(number, _)| self.revision_name(number)),
+            current: current.map(|(number, revision)| status::Current {
+                name: self.revision_name(number),
+                state: revision.state,
+                prepared: revision.prepared == Prepared::Yes,
+                ready: views.get(&number).map_or(0, |(counts, ..)| counts.ready),
+                failure: views
+                    .get(&number)
+                    .and_then(|(.., failure)| failure.clone())
+                    .or_else(|| self.memory.failures.get(&number).cloned()),
+                message: self
+                    .revisions()
+                    .get(&number)
+                    .and_then(|revision| revision.status.as_ref().and_then(|status| status.message.clone())),
+            }),
+        }
+    }
+
+    pub(super) fn known(&self, observed: &Observed) -> Known {
+        let mut instances = InstanceCounts::default();
+        let views = self.views(observed);
+        for (counts, ..) in views.values() {
+            instances.ready += counts.ready;
+            instances.busy += counts.busy;
+            instances.starting += counts.starting;
+        }
+        let (ready, built) = status::stages(&self.facts(observed, &views));
+        Known {
+            generation: observed.generation,
+            url: self
+                .memory
+                .function
+                .as_deref()
+                .map(|function| routes::url(&self.shared.config.url, function, &self.id))
+                .unwrap_or_default(),
+            serving: observed.served.map(|(number, _)| self.revision_name(number)),
+            latest: observed.revisions.keys().last().map(|number| self.revision_name(*number)),
+            instances,
+            ready,
+            built,
+            conflicts: self.conflicts(),
+        }
+    }
+}
