@@ -104,15 +104,6 @@ class Hearth:
         status = self.function(name).get("status") or {}
         return any(c["type"] == "Ready" and c["status"] == "True" for c in status.get("conditions", []))
 
-    def metric(self, name, **labels):
-        """The sum of a metric's values over every set of labels that has these."""
-        _, _, text = get("127.0.0.1", self.management, "/metrics")
-        total = 0.0
-        for line in text.decode().splitlines():
-            if re.match(rf"{name}[{{ ]", line) and all(f'{key}="{value}"' in line for key, value in labels.items()):
-                total += float(line.rsplit(" ", 1)[1])
-        return total
-
     def tag(self):
         import hashlib
 
