@@ -138,6 +138,10 @@ async fn connect(port: u16) -> io::Result<TcpStream> {
             Err(_) => return Err(error),
         },
     };
+    // A connect to a port that nobody listens on can meet itself, if the kernel gives it that very port to come from.
+    if stream.local_addr()? == stream.peer_addr()? {
+        return Err(io::ErrorKind::ConnectionRefused.into());
+    }
     stream.set_nodelay(true)?;
     Ok(stream)
 }

@@ -5,7 +5,7 @@ use std::net::TcpListener;
 use std::os::unix::net::UnixStream;
 
 use bytes::BytesMut;
-use hearth_protocol::{Frame, Hello, Load, Loaded, Role, ShimProcess, Signature, decode};
+use hearth_protocol::{Exit, Frame, Hello, Load, Loaded, Role, ShimProcess, Signature, decode};
 
 use crate::client::{Caller, SECRET, Setup, Shim};
 
@@ -110,7 +110,7 @@ fn a_servers_end_is_the_instances() {
     let mut control = shim.control(0);
     assert!(matches!(load(&shim, None).1, Loaded::Ok { .. }));
     control.send(&Frame::Drain);
-    assert!(matches!(control.next(), Frame::Exit(exit) if exit.code == Some(7)));
+    assert_eq!(control.next(), Frame::Exit(Exit { code: Some(7), ..Exit::default() }));
     drop(control);
     assert_eq!(shim.ended().code, Some(7));
 }
