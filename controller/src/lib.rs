@@ -2,20 +2,27 @@
 //!
 //! The modules, in the order of their dependencies: each uses only those below it.
 
+// What people and programs speak to.
 pub mod cli;
 pub mod serve;
 
 pub mod api;
-pub mod gateway;
 
+// From what is declared to what serves.
 pub mod deploy;
+
+// The request path, and as many instances as it needs.
+pub mod gateway;
 
 pub mod autoscale;
 
 pub mod pool;
 
-pub mod backend;
+// What they stand on.
 pub mod build;
+
+pub mod backend;
+
 pub mod store;
 
 pub mod telemetry;

@@ -8,7 +8,7 @@
 //!                                                                 └ npm or pip, in an instance of its own
 //! ```
 //!
-//! * [`pack`] runs at the client: the same input gives the same bytes, whoever packs it and when.
+//! * [`pack()`] runs at the client: the same input gives the same bytes, whoever packs it and when.
 //! * [`bundles`] is the server's store. What comes in is hostile until it is unpacked: it is checked against limits, and nothing is ever
 //!   written outside of the bundle's own directory.
 //! * [`dependencies`] installs what `package.json` or `requirements.txt` name, once for each lock file, interpreter, root and architecture,

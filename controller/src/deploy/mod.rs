@@ -1,7 +1,7 @@
 //! From a Function to a Revision that can serve.
 //!
-//! [`Service`] follows the Functions of the store and has one task for each (`function.rs`), which asks [`plan`] for the next step, takes it,
-//! looks again, and writes the status. All of them share the [`routes`]: the gateway's table is made from all Functions at once.
+//! [`Service`] follows the Functions of the store and has one task for each (`function.rs`), which asks `plan` for the next step, takes it,
+//! looks again, and writes the status. All of them share the `routes`: the gateway's table is made from all Functions at once.
 //!
 //! ```text
 //!  store ── watch ──► Service ── the newest Function ──► task ── plan(wanted, observed) ──► step ─┬─► bundles, dependencies

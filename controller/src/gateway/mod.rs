@@ -11,7 +11,7 @@
 //!
 //! Each of the gateway's threads has its own listener (`SO_REUSEPORT`), its own runtime and its own connections to instances. A request is
 //! served within the task of its client's connection: no task hop, and no lock but a short one for each Revision, in which
-//! [`hearth_dispatch::Dispatch`] decides. One more thread, [`control`], takes the scaler's messages and reports the load.
+//! [`hearth_dispatch::Dispatch`] decides. One more thread, `control`, takes the scaler's messages and reports the load.
 //!
 //! **Paths.** A function sees the whole path of the request, whichever route matched. For a `Prefix` route and below
 //! `/function/<namespace>/<name>` the part that matched is in `X-Forwarded-Prefix`; `rawPath` of an event is the whole path too.

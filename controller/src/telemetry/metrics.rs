@@ -1,6 +1,6 @@
 //! The metrics registry: names and help texts are constants, label values are closed sets or names of Functions and Revisions.
 //!
-//! A label with a closed set is an enum made by [`label_set!`]; its metric is an array of plain counters, one for each value, so that
+//! A label with a closed set is an enum made by `label_set!`; its metric is an array of plain counters, one for each value, so that
 //! counting is one atomic addition and no value can be made up at run time (no instance names, no error texts). Metrics for each Revision are made
 //! when the gateway first hears of it ([`PerRevision::of`]), kept by whoever counts, and taken away with the Revision.
 //!
@@ -43,7 +43,7 @@ pub const LATENCY_SECONDS: &[f64] = &[
 pub const SIZE_BYTES: &[f64] =
     &[0.0, 256.0, 1024.0, 4096.0, 16384.0, 65536.0, 262_144.0, 1_048_576.0, 16_777_216.0];
 
-/// The values that a label can have. Made by [`label_set!`].
+/// The values that a label can have. Made by `label_set!`.
 pub trait Label: Copy + Send + Sync + 'static {
     /// The label's name.
     const NAME: &'static str;

@@ -37,7 +37,7 @@ pub enum Origin {
     Retry(Instant),
 }
 
-/// A grant of slots as [`Dispatch::on_grant`] takes it.
+/// A grant of slots as [`crate::Dispatch::on_grant`] takes it.
 #[derive(Debug, Clone)]
 pub struct Granted<E> {
     /// Which instance.
@@ -103,11 +103,11 @@ pub enum Refusal {
 pub enum Admission<E> {
     /// It runs now.
     Forward(Placement<E>),
-    /// It waits; [`Dispatch::take_wanted`] says whether the scaler must hear of it.
+    /// It waits; [`crate::Dispatch::take_wanted`] says whether the scaler must hear of it.
     Enqueued {
         /// Its name in the queue.
         ticket: Ticket,
-        /// When [`Dispatch::on_tick`] would end its wait, as things stand.
+        /// When [`crate::Dispatch::on_tick`] would end its wait, as things stand.
         expires: Instant,
     },
     /// It does not run.

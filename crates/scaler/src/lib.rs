@@ -9,7 +9,7 @@
 //!  Function's scale, concurrency, processModel ─────────► Policy ────────────┘
 //! ```
 //!
-//! [`decide`] is the rule itself and keeps nothing. [`Tracker`] is the little that has to be remembered between decisions, one for each
+//! [`decide()`] is the rule itself and keeps nothing. [`Tracker`] is the little that has to be remembered between decisions, one for each
 //! Revision. [`Backoff`] says when a start may be tried after one failed, [`choose`] which instances a scale-in puts out.
 //!
 //! ## The rule

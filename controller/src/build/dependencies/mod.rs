@@ -1,9 +1,9 @@
 //! Installed dependencies: `<data-dir>/deps/<key>/`, holding `node_modules` or `python`, mounted read-only at `/deps` of every instance
 //! whose code asks for them.
 //!
-//! [`plan`] reads what a bundle asks for and gives it a key: the same lock file, interpreter, root and architecture have the same key, so
+//! [`plan()`] reads what a bundle asks for and gives it a key: the same lock file, interpreter, root and architecture have the same key, so
 //! that a change of code installs nothing. [`Dependencies::ensure`] installs what is not there yet, once, however many ask at the same
-//! time: npm or pip run in an instance of their own ([`job`]), as nobody, with a directory of their own and the network, and never with
+//! time: npm or pip run in an instance of their own (`job`), as nobody, with a directory of their own and the network, and never with
 //! the controller's rights or a function's secrets.
 
 mod environment;
