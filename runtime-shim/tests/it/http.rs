@@ -105,7 +105,7 @@ fn a_server_that_ends_before_it_listens_tells_its_last_lines() {
 #[test]
 fn a_servers_end_is_the_instances() {
     let mut shim = server(&format!(
-        "{SERVER} server.listen(process.env.PORT); process.on('SIGTERM', () => process.exit(7));"
+        "process.on('SIGTERM', () => process.exit(7)); {SERVER} server.listen(process.env.PORT);"
     ));
     let mut control = shim.control(0);
     assert!(matches!(load(&shim, None).1, Loaded::Ok { .. }));
