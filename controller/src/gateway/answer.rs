@@ -5,60 +5,67 @@ use std::rc::Rc;
 use std::task::{Context, Poll, ready};
 use std::time::{Duration, Instant, SystemTime};
 
-use bytes::{Bytes, BytesMut};
+use bytes::Bytes;
 use hearth_dispatch::StartKind;
 use hearth_function::InstanceId;
 use hearth_protocol::HeaderLines;
 use http::header::{self, HeaderMap, HeaderName, HeaderValue};
-use http::{Method, Response, StatusCode};
+use http::{Method, Response, StatusCode, Uri};
 use http_body::{Body, Frame, SizeHint};
 
 use super::body::Upload;
 use super::errors::Code;
 use super::forward::attach::Answering;
 use super::forward::call::{CallHandle, Chunk};
-use super::forward::event::number;
 use super::lane::Lane;
 use super::record::CallRecord;
 use super::revisions::{Target, now};
+use super::text::Text;
 
-/// Headers between two hops, which are nobody else's business (RFC 9110, 7.6.1).
-const HOP_BY_HOP: [HeaderName; 7] = [
-    header::CONNECTION,
-    HeaderName::from_static("keep-alive"),
-    HeaderName::from_static("proxy-connection"),
-    header::TE,
-    header::TRAILER,
-    header::TRANSFER_ENCODING,
-    header::UPGRADE,
-];
+/// Whether a header concerns two hops and nobody else (RFC 9110, 7.6.1). Names in lower case.
+fn is_hop_by_hop(name: &str) -> bool {
+    matches!(
+        name,
+        "connection" | "keep-alive" | "proxy-connection" | "te" | "trailer" | "transfer-encoding" | "upgrade"
+    )
+}
 
-/// Takes away what concerns one hop only, and what `Connection` names.
+/// Takes away what concerns one hop only, and what `Connection` names. Most messages have nothing of that: one look at the names finds out.
 pub(super) fn strip_hop_by_hop(headers: &mut HeaderMap) {
-    if let Some(named) = headers.get(header::CONNECTION) {
-        let named: Vec<HeaderName> = named
-            .as_bytes()
-            .split(|&byte| byte == b',')
-            .filter_map(|name| HeaderName::from_bytes(name.trim_ascii()).ok())
-            .collect();
-        for name in named {
-            headers.remove(name);
-        }
+    if !headers.keys().any(|name| is_hop_by_hop(name.as_str())) {
+        return;
     }
-    for name in HOP_BY_HOP {
+    let mut names: Vec<HeaderName> =
+        headers.keys().filter(|name| is_hop_by_hop(name.as_str())).cloned().collect();
+    for value in headers.get_all(header::CONNECTION) {
+        let named = value.as_bytes().split(|&byte| byte == b',');
+        names.extend(named.filter_map(|name| HeaderName::from_bytes(name.trim_ascii()).ok()));
+    }
+    for name in names {
         headers.remove(name);
     }
 }
 
-/// Takes over the header lines of an answer; they were checked by the protocol.
-pub(super) fn take_headers(lines: &HeaderLines, headers: &mut HeaderMap) {
+/// Takes over the header lines of an answer; they were checked by the protocol. Returns the length that they declare, which is not among them
+/// afterwards: it is Hearth's to say, because a wrong one would break the client's connection.
+pub(super) fn take_headers(lines: &HeaderLines, headers: &mut HeaderMap) -> Option<u64> {
+    let mut length = None;
+    let mut hops = false;
     for (name, value) in lines.shared() {
         let Ok(name) = HeaderName::from_bytes(name.as_bytes()) else { continue };
+        if name == header::CONTENT_LENGTH {
+            length = std::str::from_utf8(&value).ok().and_then(|text| text.parse().ok());
+            continue;
+        }
+        hops |= is_hop_by_hop(name.as_str());
         if let Ok(value) = HeaderValue::from_maybe_shared(value) {
             headers.append(name, value);
         }
     }
-    strip_hop_by_hop(headers);
+    if hops {
+        strip_hop_by_hop(headers);
+    }
+    length
 }
 
 /// How long the parts of a request took.
@@ -72,20 +79,17 @@ pub(super) struct Timing {
 impl Timing {
     /// `queue;dur=0.031, init;dur=0, exec;dur=1.204`, in milliseconds.
     pub(super) fn header(&self) -> HeaderValue {
-        let mut text = BytesMut::with_capacity(64);
+        let mut text = Text::<96>::new();
         for (name, time) in
             [("queue;dur=", self.queue), (", init;dur=", self.init), (", exec;dur=", self.execute)]
         {
-            text.extend_from_slice(name.as_bytes());
+            text.put(name.as_bytes());
             let micros = u64::try_from(time.as_micros()).unwrap_or(u64::MAX);
-            number(&mut text, micros / 1000);
-            let rest = micros % 1000;
-            text.extend_from_slice(b".");
-            for digit in [rest / 100, rest / 10 % 10, rest % 10] {
-                number(&mut text, digit);
-            }
+            text.put_number(micros / 1000, 1);
+            text.put(b".");
+            text.put_number(micros % 1000, 3);
         }
-        HeaderValue::from_maybe_shared(text.freeze()).expect("digits and letters are a header value")
+        HeaderValue::from_bytes(text.as_bytes()).expect("digits and letters are a header value")
     }
 }
 
@@ -109,7 +113,7 @@ pub(super) struct Story {
     pub(super) began: Instant,
     pub(super) began_at: SystemTime,
     pub(super) method: Method,
-    pub(super) path: String,
+    pub(super) uri: Uri,
     pub(super) request_id: HeaderValue,
     pub(super) instance: Option<InstanceId>,
     pub(super) start: Option<StartKind>,
@@ -142,7 +146,7 @@ impl Drop for Story {
             instance: self.instance.take(),
             request_id: self.request_id.to_str().unwrap_or_default().to_owned(),
             method: self.method.clone(),
-            path: std::mem::take(&mut self.path),
+            path: self.uri.path().to_owned(),
             status: self.status.as_u16(),
             error: self.error.map(Code::as_str_const),
             start: self.start,
@@ -239,7 +243,8 @@ impl AnswerBody {
                         Some(Ok(Chunk::Bytes(bytes))) => bytes,
                         Some(Ok(Chunk::Trailers(lines))) => {
                             let mut trailers = HeaderMap::new();
-                            take_headers(&lines, &mut trailers);
+                            // A length among trailers means nothing.
+                            let _ = take_headers(&lines, &mut trailers);
                             return Poll::Ready(Some(Ok(Frame::trailers(trailers))));
                         }
                         Some(Err(failure)) => {

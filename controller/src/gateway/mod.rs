@@ -32,6 +32,7 @@ mod record;
 mod request;
 mod revisions;
 mod stats;
+mod text;
 
 use std::net::SocketAddr;
 use std::sync::Arc;

@@ -19,6 +19,7 @@ use super::admission::{Admitted, Denied, Slot, admit};
 use super::answer::{AnswerBody, Story, Timing, may_have_body, stamp, strip_hop_by_hop};
 use super::body::RequestBody;
 use super::errors::{Code, Failure};
+use super::forward::event::Added;
 use super::forward::{CallFailure, What, attach, exchange};
 use super::listener::Client;
 use super::revisions::{Instance, Target, now};
@@ -40,9 +41,11 @@ const REASON_WAIT: Duration = Duration::from_millis(200);
 pub(super) struct Call<'a> {
     pub(super) client: &'a Client,
     pub(super) parts: Parts,
+    /// Headers that the gateway adds.
+    pub(super) added: Added,
     pub(super) request_id: RequestId,
-    /// `Host`, or the authority of the target.
-    pub(super) authority: String,
+    /// When it came.
+    pub(super) came: SystemTime,
     pub(super) body: RequestBody,
     /// The client's half of an upgrade, if it asks for one.
     pub(super) upgrade: Option<OnUpgrade>,
@@ -52,16 +55,14 @@ pub(super) struct Call<'a> {
 pub(super) async fn serve(client: &Client, mut request: Request<Incoming>) -> Response<AnswerBody> {
     let upgrade = wants_upgrade(&request).then(|| hyper::upgrade::on(&mut request));
     let (parts, incoming) = request.into_parts();
-    let request_id = request_id(client, &parts.headers);
-    let id_value = HeaderValue::from_maybe_shared(Bytes::copy_from_slice(request_id.as_str().as_bytes()))
-        .expect("a request id is visible ASCII");
+    let (request_id, id_value) = request_id(client, &parts.headers);
     let mut story = Box::new(Story {
         lane: Rc::clone(&client.lane),
         target: None,
         began: now(),
         began_at: SystemTime::now(),
         method: parts.method.clone(),
-        path: parts.uri.path().to_owned(),
+        uri: parts.uri.clone(),
         request_id: id_value,
         instance: None,
         start: None,
@@ -104,12 +105,12 @@ async fn way(
 ) -> Result<Answer, Failure> {
     let shared = &client.lane.shared;
     let limits = &shared.config.limits;
-    let authority = authority(&parts)?;
+    check_host(&parts)?;
 
     let prefix = {
         let routes = shared.revisions.routes.load();
         let path = parts.uri.path();
-        match routes.find(Some(host_of(&authority)), path, parts.method.as_str()) {
+        match routes.find(Some(host_of(authority(&parts))), path, parts.method.as_str()) {
             Match::Found { target, prefix } => {
                 story.target = Some(Arc::clone(target));
                 prefix
@@ -121,15 +122,16 @@ async fn way(
         }
     };
     let body = RequestBody::new(incoming, limits.body_bytes, limits.body_silence)?;
-    prepare_headers(client, &mut parts, story, &authority, prefix, upgrade.is_some());
-    let mut call = Call { client, parts, request_id, authority, body, upgrade };
+    let added = prepare_headers(client, &mut parts, story, prefix, upgrade.is_some());
+    let mut call = Call { client, parts, added, request_id, came: story.began_at, body, upgrade };
 
     let mut origin = Origin::New;
     loop {
         let target = Arc::clone(story.target.as_ref().expect("found above, and only ever replaced"));
         // A slow client must not hold a slot: the body comes first. How much of it is needed depends on how the instances are called.
         hold_body(&mut call.body, target.revision.forwarding()).await?;
-        let asked = now();
+        // A body that was there already took no time.
+        let asked = if story.attempts == 0 && call.body.seen() == 0 { story.began } else { now() };
         let admitted = match admit(&target.revision, origin).await {
             Ok(admitted) => admitted,
             Err(Denied::Refused(refusal)) => {
@@ -264,30 +266,32 @@ fn finish(answer: Answer, mut story: Box<Story>) -> Response<AnswerBody> {
 }
 
 /// A valid id of the client's is kept, so that calls can be followed across systems.
-fn request_id(client: &Client, headers: &HeaderMap) -> RequestId {
-    headers
-        .get(&REQUEST_ID)
-        .and_then(|value| RequestId::new(Bytes::copy_from_slice(value.as_bytes())))
-        .or_else(|| RequestId::new(client.lane.request_id()))
-        .expect("hex digits are visible ASCII")
+fn request_id(client: &Client, headers: &HeaderMap) -> (RequestId, HeaderValue) {
+    let given = headers.get(&REQUEST_ID).map(|value| Bytes::copy_from_slice(value.as_bytes()));
+    let text = given.filter(|text| RequestId::new(text.clone()).is_some());
+    let text = text.unwrap_or_else(|| client.lane.request_id());
+    let value = HeaderValue::from_maybe_shared(text.clone()).expect("a request id is visible ASCII");
+    (RequestId::new(text).expect("hex digits are visible ASCII"), value)
 }
 
-/// The host that the request names; HTTP/1.1 asks for exactly one (RFC 9112, 3.2).
-fn authority(parts: &Parts) -> Result<String, Failure> {
+/// HTTP/1.1 asks for exactly one host (RFC 9112, 3.2).
+fn check_host(parts: &Parts) -> Result<(), Failure> {
+    let bad = |text: &'static str| Err(Failure::new(Code::BadRequest, text));
     let mut hosts = parts.headers.get_all(header::HOST).iter();
-    let host = hosts.next();
-    let bad = |text: &'static str| Failure::new(Code::BadRequest, text);
-    if hosts.next().is_some() {
-        return Err(bad("more than one Host header"));
+    match (hosts.next(), hosts.next()) {
+        (_, Some(_)) => bad("more than one Host header"),
+        (Some(host), None) if host.to_str().is_err() => bad("the Host header is not a host"),
+        (None, None) if parts.version == Version::HTTP_11 && parts.uri.authority().is_none() => {
+            bad("HTTP/1.1 asks for a Host header")
+        }
+        _ => Ok(()),
     }
-    if let Some(authority) = parts.uri.authority() {
-        return Ok(authority.as_str().to_owned());
-    }
-    match host {
-        Some(host) => host.to_str().map(str::to_owned).map_err(|_| bad("the Host header is not a host")),
-        None if parts.version == Version::HTTP_11 => Err(bad("HTTP/1.1 asks for a Host header")),
-        None => Ok(String::new()),
-    }
+}
+
+/// The host that the request names, with its port: of the target, or of the `Host` header, which was checked.
+pub(super) fn authority(parts: &Parts) -> &str {
+    let host = || parts.headers.get(header::HOST).and_then(|host| host.to_str().ok());
+    parts.uri.authority().map(http::uri::Authority::as_str).or_else(host).unwrap_or_default()
 }
 
 /// Without the port.
@@ -309,58 +313,60 @@ fn wants_upgrade<B>(request: &Request<B>) -> bool {
         })
 }
 
-/// What the function sees of the way that the request came.
-fn prepare_headers(
-    client: &Client,
-    parts: &mut Parts,
-    story: &Story,
-    authority: &str,
-    prefix: usize,
-    upgrade: bool,
-) {
+/// What the function sees of the way that the request came. Takes away what is not for it; returns what is to be added.
+fn prepare_headers(client: &Client, parts: &mut Parts, story: &Story, prefix: usize, upgrade: bool) -> Added {
     let upgrade = if upgrade { parts.headers.get(header::UPGRADE).cloned() } else { None };
+    let target_host = parts.uri.authority().map(|authority| HeaderValue::from_str(authority.as_str()));
     let headers = &mut parts.headers;
     strip_hop_by_hop(headers);
     if let Some(upgrade) = upgrade {
         headers.insert(header::CONNECTION, HeaderValue::from_static("upgrade"));
         headers.insert(header::UPGRADE, upgrade);
     }
-    // hyper has answered it, or will when the body is read.
-    headers.remove(header::EXPECT);
-    if !headers.contains_key(header::HOST)
-        && let Ok(host) = HeaderValue::from_str(authority)
-    {
-        headers.insert(header::HOST, host);
-    }
-    match headers.entry(FORWARDED_FOR) {
-        header::Entry::Vacant(entry) => {
-            entry.insert(client.ip_value.clone());
-        }
-        header::Entry::Occupied(mut entry) => {
-            let mut all: Vec<u8> = Vec::new();
-            for value in entry.iter() {
-                all.extend_from_slice(value.as_bytes());
-                all.extend_from_slice(b", ");
-            }
-            all.extend_from_slice(client.ip.as_bytes());
-            if let Ok(value) = HeaderValue::from_maybe_shared(Bytes::from(all)) {
-                entry.insert(value);
-            }
+    // One look at the names instead of a search for each: most requests have none of these.
+    let mut host = target_host.and_then(Result::ok);
+    let (mut has_host, mut has_proto, mut has_forwarded_host, mut ours) = (false, false, false, false);
+    for (name, value) in &*headers {
+        if name == header::HOST {
+            has_host = true;
+            host.get_or_insert_with(|| value.clone());
+        } else if name == FORWARDED_PROTO {
+            has_proto = true;
+        } else if name == FORWARDED_HOST {
+            has_forwarded_host = true;
+        } else {
+            ours |= name == FORWARDED_FOR
+                || name == FORWARDED_PREFIX
+                || name == REQUEST_ID
+                || name == header::EXPECT;
         }
     }
-    // Whoever stands before the gateway and ends TLS says so; the gateway itself speaks plain HTTP.
-    headers.entry(FORWARDED_PROTO).or_insert(const { HeaderValue::from_static("http") });
-    if !headers.contains_key(FORWARDED_HOST)
-        && let Some(host) = headers.get(header::HOST).cloned()
-    {
-        headers.insert(FORWARDED_HOST, host);
+    let mut forwarded_for = client.ip_value.clone();
+    if ours {
+        if let Some(value) = forwarded_chain(headers, &client.ip) {
+            forwarded_for = value;
+        }
+        // Hearth's own: a client's prefix would be a lie. And hyper answers what is expected, when the body is read.
+        for name in [FORWARDED_FOR, FORWARDED_PREFIX, REQUEST_ID, header::EXPECT] {
+            headers.remove(name);
+        }
     }
-    // Hearth's own: a client's would be a lie.
-    headers.remove(FORWARDED_PREFIX);
-    if let Some(prefix) = parts.uri.path().get(..prefix).filter(|prefix| !prefix.is_empty())
-        && let Ok(value) = HeaderValue::from_str(prefix)
-    {
-        headers.insert(FORWARDED_PREFIX, value);
-    }
-    headers.insert(REQUEST_ID, story.request_id.clone());
+    let prefix = parts.uri.path().get(..prefix).filter(|prefix| !prefix.is_empty());
+    let prefix = prefix.and_then(|prefix| HeaderValue::from_str(prefix).ok());
+    [
+        Some((FORWARDED_FOR, forwarded_for)),
+        // Whoever stands before the gateway and ends TLS says so; the gateway itself speaks plain HTTP.
+        (!has_proto).then_some((FORWARDED_PROTO, const { HeaderValue::from_static("http") })),
+        host.clone().filter(|_| !has_host).map(|host| (header::HOST, host)),
+        host.filter(|_| !has_forwarded_host).map(|host| (FORWARDED_HOST, host)),
+        prefix.map(|prefix| (FORWARDED_PREFIX, prefix)),
+        Some((REQUEST_ID, story.request_id.clone())),
+    ]
+}
+
+/// The addresses that are named already, and the client's.
+fn forwarded_chain(headers: &HeaderMap, ip: &str) -> Option<HeaderValue> {
+    let mut chain: Vec<&[u8]> = headers.get_all(FORWARDED_FOR).iter().map(HeaderValue::as_bytes).collect();
+    chain.push(ip.as_bytes());
+    HeaderValue::from_maybe_shared(Bytes::from(chain.join(&b", "[..]))).ok()
 }

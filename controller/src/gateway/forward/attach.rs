@@ -224,7 +224,9 @@ fn request(call: &Call<'_>, body: Rc<RefCell<RequestBody>>) -> Request<Passing> 
     // Origin form: the authority is in `Host`.
     let path = call.parts.uri.path_and_query().cloned();
     *request.uri_mut() = path.map_or_else(|| Uri::from_static("/"), Uri::from);
-    *request.headers_mut() = call.parts.headers.clone();
+    let headers = request.headers_mut();
+    headers.clone_from(&call.parts.headers);
+    headers.extend(call.added.iter().flatten().cloned());
     request
 }
 

@@ -5,13 +5,20 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use base64::Engine as _;
 use bytes::{BufMut, BytesMut};
 use hearth_function::FunctionId;
-use http::header::{self, HeaderMap, HeaderName};
+use http::header::{self, HeaderMap, HeaderName, HeaderValue};
 use http::request::Parts;
+
+use crate::gateway::text::decimal;
+
+/// Headers that the gateway adds to a request: beside the client's own, so that those stay in the map that hyper made for them.
+pub(in crate::gateway) type Added = [Option<(HeaderName, HeaderValue)>; 6];
 
 /// What an event says beside the request's own head.
 #[derive(Debug)]
 pub(in crate::gateway) struct Context<'a> {
     pub(in crate::gateway) parts: &'a Parts,
+    /// Headers that the gateway adds; none of them is among those of `parts`.
+    pub(in crate::gateway) added: &'a Added,
     pub(in crate::gateway) function: &'a FunctionId,
     pub(in crate::gateway) request_id: &'a str,
     /// The client's address without port, as text.
@@ -45,7 +52,7 @@ pub(in crate::gateway) fn write_event(out: &mut BytesMut, context: &Context<'_>,
     string(out, query.as_bytes());
     cookies(out, &parts.headers);
     put(out, ",\"headers\":{");
-    joined_headers(out, &parts.headers);
+    joined_headers(out, context);
     put(out, "}");
     query_parameters(out, query);
     request_context(out, context, path);
@@ -86,7 +93,8 @@ pub(in crate::gateway) fn write_request_head(out: &mut BytesMut, context: &Conte
     string(out, context.authority.as_bytes());
     put(out, ",\"scheme\":\"http\",\"headers\":[");
     let mut separator = "";
-    for (name, value) in &parts.headers {
+    let added = context.added.iter().flatten().map(|(name, value)| (name, value));
+    for (name, value) in parts.headers.iter().chain(added) {
         put(out, separator);
         put(out, "[");
         string(out, name.as_str().as_bytes());
@@ -135,29 +143,31 @@ fn cookies(out: &mut BytesMut, headers: &HeaderMap) {
 }
 
 /// Header names are in lower case already; the values of one name are joined by commas (cookies by semicolons: RFC 6265, 5.4).
-fn joined_headers(out: &mut BytesMut, headers: &HeaderMap) {
-    let mut first = true;
-    for name in headers.keys() {
-        if !first {
-            put(out, ",");
+fn joined_headers(out: &mut BytesMut, context: &Context<'_>) {
+    let headers = &context.parts.headers;
+    let mut separator = "";
+    let mut member = |out: &mut BytesMut, name: &HeaderName, value: &[u8]| {
+        put(out, separator);
+        separator = ",";
+        // A name has nothing to escape.
+        put(out, "\"");
+        put(out, name.as_str());
+        put(out, "\":");
+        text(out, value);
+    };
+    if headers.len() == headers.keys_len() {
+        for (name, value) in headers {
+            member(out, name, value.as_bytes());
         }
-        first = false;
-        string(out, name.as_str().as_bytes());
-        put(out, ":");
-        let mut values = headers.get_all(name).iter();
-        let value = values.next().map(http::HeaderValue::as_bytes).unwrap_or_default();
-        let mut rest = values.peekable();
-        if rest.peek().is_none() {
-            text(out, value);
-            continue;
+    } else {
+        for name in headers.keys() {
+            let separator: &[u8] = if name == header::COOKIE { b"; " } else { b"," };
+            let values: Vec<&[u8]> = headers.get_all(name).iter().map(HeaderValue::as_bytes).collect();
+            member(out, name, &values.join(separator));
         }
-        let separator: &[u8] = if name == HeaderName::from_static("cookie") { b"; " } else { b"," };
-        let mut all = value.to_vec();
-        for value in rest {
-            all.extend_from_slice(separator);
-            all.extend_from_slice(value.as_bytes());
-        }
-        text(out, &all);
+    }
+    for (name, value) in context.added.iter().flatten() {
+        member(out, name, value.as_bytes());
     }
 }
 
@@ -236,7 +246,7 @@ fn request_context(out: &mut BytesMut, context: &Context<'_>, path: &str) {
     put(out, ",\"sourceIp\":");
     string(out, source_ip.as_bytes());
     put(out, ",\"userAgent\":");
-    text(out, parts.headers.get(header::USER_AGENT).map(http::HeaderValue::as_bytes).unwrap_or_default());
+    text(out, parts.headers.get(header::USER_AGENT).map(HeaderValue::as_bytes).unwrap_or_default());
     put(out, "},\"requestId\":");
     string(out, request_id.as_bytes());
     put(out, ",\"routeKey\":\"$default\",\"stage\":\"$default\",\"time\":\"");
@@ -280,19 +290,9 @@ fn two(out: &mut BytesMut, value: u64) {
     number(out, value);
 }
 
-/// Decimal digits, without the machinery of `fmt`.
-pub(in crate::gateway) fn number(out: &mut BytesMut, mut value: u64) {
-    let mut digits = [0_u8; 20];
-    let mut at = digits.len();
-    loop {
-        at -= 1;
-        digits[at] = b'0' + u8::try_from(value % 10).unwrap_or_default();
-        value /= 10;
-        if value == 0 {
-            break;
-        }
-    }
-    out.extend_from_slice(&digits[at..]);
+fn number(out: &mut BytesMut, value: u64) {
+    let (digits, at) = decimal(value, 1);
+    out.extend_from_slice(digits.get(at..).unwrap_or_default());
 }
 
 fn put(out: &mut BytesMut, text: &str) {
@@ -369,6 +369,7 @@ mod tests {
         let function = FunctionId::parse("default/hello").unwrap();
         let context = Context {
             parts: &parts,
+            added: &[const { None }; 6],
             function: &function,
             request_id: "r1",
             source_ip: "192.0.2.1",
@@ -449,6 +450,7 @@ mod tests {
         let function = FunctionId::parse("default/hello").unwrap();
         let context = Context {
             parts: &parts,
+            added: &[const { None }; 6],
             function: &function,
             request_id: "r1",
             source_ip: "192.0.2.1",

@@ -2,7 +2,6 @@
 
 use std::future::poll_fn;
 use std::task::Poll;
-use std::time::SystemTime;
 
 use bytes::Bytes;
 use hearth_dispatch::Forwarding;
@@ -15,13 +14,15 @@ use super::frames::Invoke;
 use crate::gateway::admission::Slot;
 use crate::gateway::answer::{AnswerBody, Story, may_have_body, take_headers};
 use crate::gateway::body::{RequestBody, Upload};
-use crate::gateway::request::{Call, HELD_BYTES, Unanswered};
+use crate::gateway::request::{Call, HELD_BYTES, Unanswered, authority};
 use crate::gateway::revisions::Target;
 
 /// An answer whose head is there.
 #[derive(Debug)]
 pub(in crate::gateway) struct Answered {
     pub(in crate::gateway) head: Response<()>,
+    /// The length of the body, as the function says.
+    length: Option<u64>,
     /// First part of the body.
     body: Bytes,
     /// Whether that is all of it.
@@ -56,8 +57,8 @@ pub(in crate::gateway) async fn send(
         Ok(answer) => {
             let mut head = Response::new(());
             *head.status_mut() = StatusCode::from_u16(answer.status).unwrap_or(StatusCode::BAD_GATEWAY);
-            take_headers(&answer.headers, head.headers_mut());
-            Ok(Answered { head, body: answer.body, end: answer.end, call: handle, upload })
+            let length = take_headers(&answer.headers, head.headers_mut());
+            Ok(Answered { head, length, body: answer.body, end: answer.end, call: handle, upload })
         }
         Err(unanswered) => {
             if let Some(upload) = upload {
@@ -79,15 +80,16 @@ fn invoke(
     slot: Slot,
     forwarding: Forwarding,
 ) -> Result<CallHandle, super::CallFailure> {
-    let Call { client, parts, request_id, authority, body, .. } = call;
+    let Call { client, parts, added, request_id, body, came, .. } = call;
     let context = Context {
         parts,
+        added,
         function: &target.function,
         request_id: request_id.as_str(),
         source_ip: &client.ip,
         peer: &client.peer,
-        authority,
-        time: SystemTime::now(),
+        authority: authority(parts),
+        time: *came,
     };
     let fits = fits(body);
     let first = body.first.get(..body.first.len().min(HELD_BYTES)).unwrap_or_default();
@@ -122,17 +124,12 @@ impl Answered {
         method: &Method,
         mut story: Box<Story>,
     ) -> Response<AnswerBody> {
-        let Self { mut head, body, end, call, upload } = self;
+        let Self { mut head, length, body, end, call, upload } = self;
         if let Some(upload) = &upload {
             story.bytes_in = upload.body().seen();
         }
-        // The length is Hearth's to say: a wrong one would break the client's connection.
-        let declared = head
-            .headers_mut()
-            .remove(header::CONTENT_LENGTH)
-            .and_then(|value| value.to_str().ok()?.parse::<u64>().ok());
         if !may_have_body(method, head.status()) {
-            let length = declared.or_else(|| (end && *method == Method::HEAD).then_some(body.len() as u64));
+            let length = length.or_else(|| (end && *method == Method::HEAD).then_some(body.len() as u64));
             if let Some(length) = length.filter(|_| head.status() != StatusCode::NO_CONTENT) {
                 head.headers_mut().insert(header::CONTENT_LENGTH, HeaderValue::from(length));
             }
@@ -142,7 +139,7 @@ impl Answered {
             if end {
                 AnswerBody::whole(body, story)
             } else {
-                AnswerBody::frames(call, body, upload, declared, story)
+                AnswerBody::frames(call, body, upload, length, story)
             }
         })
     }
