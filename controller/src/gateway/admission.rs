@@ -88,7 +88,8 @@ pub(super) async fn admit(revision: &Arc<Revision>, origin: Origin) -> Result<Ad
     let receiver = receiver.expect("a request that was queued has made its waiter");
     let mut waiting_request = Waiting { revision, ticket, receiver, settled: false };
     revision.want_capacity(waiting);
-    waiting_request.verdict(expires).await
+    // Boxed: most requests do not wait, and theirs is the size that counts.
+    Box::pin(waiting_request.verdict(expires)).await
 }
 
 /// A place in the queue; dropping it gives it up.

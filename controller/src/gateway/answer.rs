@@ -178,7 +178,7 @@ enum Source {
         call: CallHandle,
         first: Bytes,
         /// The rest of the request's body, while it is still sent.
-        upload: Option<Upload>,
+        upload: Option<Box<Upload>>,
         /// Bytes still to come, if the function said how many.
         left: Option<u64>,
     },
@@ -201,7 +201,7 @@ impl AnswerBody {
     pub(super) const fn frames(
         call: CallHandle,
         first: Bytes,
-        upload: Option<Upload>,
+        upload: Option<Box<Upload>>,
         length: Option<u64>,
         story: Box<Story>,
     ) -> Self {

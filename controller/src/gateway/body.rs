@@ -28,22 +28,25 @@ pub(super) struct RequestBody {
 }
 
 impl RequestBody {
-    /// # Errors
-    /// When its length is said and too much.
-    pub(super) fn new(incoming: Incoming, limit: u64, silence: Duration) -> Result<Self, Failure> {
-        let ended = incoming.is_end_stream();
-        if incoming.size_hint().lower() > limit {
-            return Err(too_large(limit));
-        }
-        Ok(Self {
-            incoming: (!ended).then_some(incoming),
+    pub(super) fn new(incoming: Incoming, limit: u64, silence: Duration) -> Self {
+        Self {
+            incoming: (!incoming.is_end_stream()).then_some(incoming),
             first: Bytes::new(),
             seen: 0,
             limit,
             silence,
             timer: None,
             passed_on: false,
-        })
+        }
+    }
+
+    /// # Errors
+    /// When its length is said and too much.
+    pub(super) fn check_length(&self) -> Result<(), Failure> {
+        match &self.incoming {
+            Some(incoming) if incoming.size_hint().lower() > self.limit => Err(too_large(self.limit)),
+            _ => Ok(()),
+        }
     }
 
     /// In the place of a body that is elsewhere for now.

@@ -3,7 +3,6 @@
 //! HTTP/1.1 and HTTP/2 by prior knowledge share the port. Which of them a client speaks is seen in its first bytes, which are only looked at
 //! and not taken; a client that says nothing within the time for a head is closed here, one that stops in the middle of a head by hyper.
 
-use std::convert::Infallible;
 use std::io;
 use std::net::SocketAddr;
 use std::rc::Rc;
@@ -122,10 +121,8 @@ async fn serve(lane: &Rc<Lane>, stream: TcpStream, peer: SocketAddr) {
         return;
     };
     let client = Client::new(lane, peer);
-    let service = service_fn(move |request: http::Request<Incoming>| {
-        let client = Rc::clone(&client);
-        async move { Ok::<_, Infallible>(request::serve(&client, request).await) }
-    });
+    let service =
+        service_fn(move |request: http::Request<Incoming>| request::serve(Rc::clone(&client), request));
     let io = TokioIo::new(stream);
     let shared = &lane.shared;
     if is_http2 {

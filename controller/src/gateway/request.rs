@@ -1,5 +1,6 @@
 //! The way of one request, top to bottom: route, body, admission, forward, answer.
 
+use std::convert::Infallible;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
@@ -38,8 +39,8 @@ const REASON_WAIT: Duration = Duration::from_millis(200);
 
 /// A request on its way. The function sees `parts` as they are here.
 #[derive(Debug)]
-pub(super) struct Call<'a> {
-    pub(super) client: &'a Client,
+pub(super) struct Call {
+    pub(super) client: Rc<Client>,
     pub(super) parts: Parts,
     /// Headers that the gateway adds.
     pub(super) added: Added,
@@ -51,11 +52,15 @@ pub(super) struct Call<'a> {
     pub(super) upgrade: Option<OnUpgrade>,
 }
 
-/// Answers a request: with the function's answer, or with Hearth's own error.
-pub(super) async fn serve(client: &Client, mut request: Request<Incoming>) -> Response<AnswerBody> {
+/// Answers a request: with the function's answer, or with Hearth's own error. What is there at once is put into its place here and not
+/// in the future, which hyper moves.
+pub(super) fn serve(
+    client: Rc<Client>,
+    mut request: Request<Incoming>,
+) -> impl Future<Output = Result<Response<AnswerBody>, Infallible>> {
     let upgrade = wants_upgrade(&request).then(|| hyper::upgrade::on(&mut request));
     let (parts, incoming) = request.into_parts();
-    let (request_id, id_value) = request_id(client, &parts.headers);
+    let (request_id, id_value) = request_id(&client, &parts.headers);
     let mut story = Box::new(Story {
         lane: Rc::clone(&client.lane),
         target: None,
@@ -74,17 +79,26 @@ pub(super) async fn serve(client: &Client, mut request: Request<Incoming>) -> Re
         bytes_out: 0,
         complete: false,
     });
-    match way(client, &mut story, parts, incoming, request_id, upgrade).await {
-        Ok(answer) => finish(answer, story),
-        Err(failure) => {
-            let mut response = failure.response(story.request_id.to_str().unwrap_or_default());
-            response.headers_mut().insert(REQUEST_ID, story.request_id.clone());
-            story.status = response.status();
-            story.error = Some(failure.code);
-            let head_only = story.method == http::Method::HEAD;
-            response.map(|body| AnswerBody::whole(if head_only { Bytes::new() } else { body }, story))
-        }
+    let limits = &client.lane.shared.config.limits;
+    let body = RequestBody::new(incoming, limits.body_bytes, limits.body_silence);
+    let (added, came) = ([const { None }; 6], story.began_at);
+    let mut call = Call { client, parts, added, request_id, came, body, upgrade };
+    async move {
+        Ok(match way(&mut story, &mut call).await {
+            Ok(answer) => finish(answer, story),
+            Err(failure) => refuse(&failure, story),
+        })
     }
+}
+
+/// Hearth's own answer.
+fn refuse(failure: &Failure, mut story: Box<Story>) -> Response<AnswerBody> {
+    let mut response = failure.response(story.request_id.to_str().unwrap_or_default());
+    response.headers_mut().insert(REQUEST_ID, story.request_id.clone());
+    story.status = response.status();
+    story.error = Some(failure.code);
+    let head_only = story.method == http::Method::HEAD;
+    response.map(|body| AnswerBody::whole(if head_only { Bytes::new() } else { body }, story))
 }
 
 /// The answer of a function, and how its body comes.
@@ -95,35 +109,13 @@ pub(super) enum Answer {
     Switched(Response<()>, attach::Tunnel),
 }
 
-async fn way(
-    client: &Client,
-    story: &mut Story,
-    mut parts: Parts,
-    incoming: Incoming,
-    request_id: RequestId,
-    upgrade: Option<OnUpgrade>,
-) -> Result<Answer, Failure> {
+async fn way(story: &mut Story, call: &mut Call) -> Result<Answer, Failure> {
+    let client = Rc::clone(&call.client);
     let shared = &client.lane.shared;
-    let limits = &shared.config.limits;
-    check_host(&parts)?;
-
-    let prefix = {
-        let routes = shared.revisions.routes.load();
-        let path = parts.uri.path();
-        match routes.find(Some(host_of(authority(&parts))), path, parts.method.as_str()) {
-            Match::Found { target, prefix } => {
-                story.target = Some(Arc::clone(target));
-                prefix
-            }
-            Match::NotFound => return Err(Failure::not_found(path)),
-            Match::MethodNotAllowed { allow } => {
-                return Err(Failure::method_not_allowed(&parts.method, allow));
-            }
-        }
-    };
-    let body = RequestBody::new(incoming, limits.body_bytes, limits.body_silence)?;
-    let added = prepare_headers(client, &mut parts, story, prefix, upgrade.is_some());
-    let mut call = Call { client, parts, added, request_id, came: story.began_at, body, upgrade };
+    check_host(&call.parts)?;
+    let prefix = route(call, story)?;
+    call.body.check_length()?;
+    call.added = prepare_headers(&client, &mut call.parts, story, prefix, call.upgrade.is_some());
 
     let mut origin = Origin::New;
     loop {
@@ -139,7 +131,7 @@ async fn way(
                 return Err(refusal.into());
             }
             Err(Denied::Moved) => {
-                story.target = Some(present(client, &target)?);
+                story.target = Some(present(&client, &target)?);
                 continue;
             }
         };
@@ -154,7 +146,7 @@ async fn way(
 
         let instance = Arc::clone(&slot.instance);
         let sent = slot.taken();
-        let result = forward(&mut call, &target, slot).await;
+        let result = forward(call, &target, slot).await;
         story.timing.execute = now().saturating_duration_since(sent);
         story.bytes_in = call.body.seen();
         let failure = match result {
@@ -162,14 +154,29 @@ async fn way(
             Err(Unanswered::Client(failure)) => return Err(failure),
             Err(Unanswered::Instance(failure)) => failure,
         };
-        if !may_repeat(&call, story.attempts, &failure, shared.config.forwarding.attempts) {
-            return Err(explain(failure.what, &instance).await);
+        if !may_repeat(call, story.attempts, &failure, shared.config.forwarding.attempts) {
+            return Err(Box::pin(explain(failure.what, &instance)).await);
         }
         shared.stats.retries.inc();
         origin = Origin::Retry(asked);
-        if let Ok(target) = present(client, &target) {
+        if let Ok(target) = present(&client, &target) {
             story.target = Some(target);
         }
+    }
+}
+
+/// Finds the Function; returns how long the part of the path is that its route matched.
+fn route(call: &Call, story: &mut Story) -> Result<usize, Failure> {
+    let Call { client, parts, .. } = call;
+    let routes = client.lane.shared.revisions.routes.load();
+    let path = parts.uri.path();
+    match routes.find(Some(host_of(authority(parts))), path, parts.method.as_str()) {
+        Match::Found { target, prefix } => {
+            story.target = Some(Arc::clone(target));
+            Ok(prefix)
+        }
+        Match::NotFound => Err(Failure::not_found(path)),
+        Match::MethodNotAllowed { allow } => Err(Failure::method_not_allowed(&parts.method, allow)),
     }
 }
 
@@ -187,9 +194,10 @@ impl From<CallFailure> for Unanswered {
     }
 }
 
-async fn forward(call: &mut Call<'_>, target: &Target, slot: Slot) -> Result<Answer, Unanswered> {
+async fn forward(call: &mut Call, target: &Target, slot: Slot) -> Result<Answer, Unanswered> {
     match slot.instance.endpoint.forwarding {
-        Forwarding::Attach => attach::send(call, target, slot).await,
+        // Boxed, as the other seldom ways are: hyper moves the whole future of a request into its place, so it has to be small.
+        Forwarding::Attach => Box::pin(attach::send(call, target, slot)).await,
         forwarding => {
             // The first request of a Revision learns only here that its body is wanted.
             hold_body(&mut call.body, Some(forwarding)).await.map_err(Unanswered::Client)?;
@@ -199,16 +207,19 @@ async fn forward(call: &mut Call<'_>, target: &Target, slot: Slot) -> Result<Ans
 }
 
 async fn hold_body(body: &mut RequestBody, forwarding: Option<Forwarding>) -> Result<(), Failure> {
+    if body.is_complete() {
+        return Ok(());
+    }
     match forwarding {
         // The whole body belongs into the event, if it is not too long.
-        Some(Forwarding::Event) => body.hold(HELD_BYTES).await,
+        Some(Forwarding::Event) => Box::pin(body.hold(HELD_BYTES)).await,
         // The function may answer before the body is complete: only what is there already goes with the head.
-        Some(Forwarding::Frames) => body.hold_ready(HELD_BYTES).await,
+        Some(Forwarding::Frames) => Box::pin(body.hold_ready(HELD_BYTES)).await,
         Some(Forwarding::Attach) | None => Ok(()),
     }
 }
 
-fn may_repeat(call: &Call<'_>, attempts: u32, failure: &CallFailure, limit: u32) -> bool {
+fn may_repeat(call: &Call, attempts: u32, failure: &CallFailure, limit: u32) -> bool {
     let facts = Facts {
         attempts,
         idempotent: retry::is_idempotent(call.parts.method.as_str()),
@@ -369,4 +380,19 @@ fn forwarded_chain(headers: &HeaderMap, ip: &str) -> Option<HeaderValue> {
     let mut chain: Vec<&[u8]> = headers.get_all(FORWARDED_FOR).iter().map(HeaderValue::as_bytes).collect();
     chain.push(ip.as_bytes());
     HeaderValue::from_maybe_shared(Bytes::from(chain.join(&b", "[..]))).ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_future_of_a_request_is_small() {
+        fn size<A, B, F: Future>(_: impl FnOnce(A, B) -> F) -> usize {
+            size_of::<F>()
+        }
+        let size = size(serve);
+        // hyper copies it once for each request.
+        assert!(size <= 2048, "{size} bytes");
+    }
 }

@@ -113,11 +113,11 @@ impl Pool {
 
 /// Sends the call on a dedicated connection and waits for the head of the answer.
 pub(in crate::gateway) async fn send(
-    call: &mut Call<'_>,
+    call: &mut Call,
     target: &Target,
     slot: Slot,
 ) -> Result<Answer, Unanswered> {
-    let lane = &call.client.lane;
+    let lane = &Rc::clone(&call.client.lane);
     let pool = lane.pool(&slot.instance);
     let body = Rc::new(RefCell::new(std::mem::replace(&mut call.body, RequestBody::moved())));
     let result = exchange(call, &pool, &body, target.timeouts.execute).await;
@@ -169,7 +169,7 @@ pub(in crate::gateway) async fn send(
 }
 
 async fn exchange(
-    call: &Call<'_>,
+    call: &Call,
     pool: &Pool,
     body: &Rc<RefCell<RequestBody>>,
     execute: Duration,
@@ -218,7 +218,7 @@ fn refused_body(error: &hyper::Error) -> Option<crate::gateway::errors::Failure>
     None
 }
 
-fn request(call: &Call<'_>, body: Rc<RefCell<RequestBody>>) -> Request<Passing> {
+fn request(call: &Call, body: Rc<RefCell<RequestBody>>) -> Request<Passing> {
     let mut request = Request::new(Passing::new(body));
     *request.method_mut() = call.parts.method.clone();
     // Origin form: the authority is in `Host`.

@@ -28,12 +28,12 @@ pub(in crate::gateway) struct Answered {
     /// Whether that is all of it.
     end: bool,
     call: CallHandle,
-    upload: Option<Upload>,
+    upload: Option<Box<Upload>>,
 }
 
 /// Sends the call and waits for the head of its answer, sending the rest of the body meanwhile.
 pub(in crate::gateway) async fn send(
-    call: &mut Call<'_>,
+    call: &mut Call,
     target: &Target,
     slot: Slot,
     forwarding: Forwarding,
@@ -42,7 +42,7 @@ pub(in crate::gateway) async fn send(
     let mut upload = (!fits(&call.body)).then(|| {
         let body = std::mem::replace(&mut call.body, RequestBody::moved());
         let pending = body.first.slice(body.first.len().min(HELD_BYTES)..);
-        Upload::new(body, pending)
+        Box::new(Upload::new(body, pending))
     });
     let result = poll_fn(|cx| {
         if let Some(upload) = &mut upload
@@ -75,7 +75,7 @@ fn fits(body: &RequestBody) -> bool {
 }
 
 fn invoke(
-    call: &Call<'_>,
+    call: &Call,
     target: &Target,
     slot: Slot,
     forwarding: Forwarding,

@@ -2,15 +2,17 @@
 //!
 //! Requests append their frames to one buffer and wake the connection's task; by the time it runs, all requests that were ready have
 //! written, and one `write` carries them. One `read` brings many frames likewise. That is what makes frames faster than a connection for each
-//! call.
+//! call. A buffer that has grown is written by the request that filled it: the instance begins with the first while the gateway still takes
+//! in the last.
 //!
 //! The task also keeps the time: one timer for all calls, at the earliest moment that something is due. A call that outlives its time is
 //! cancelled and the instance is pinged; no pong, and it is reported as unresponsive. A cancelled call that does not end is stuck; an
 //! instance with nothing but stuck calls is reported too.
 
-use std::cell::{Cell, RefCell};
+use std::cell::{OnceCell, RefCell};
 use std::collections::HashMap;
 use std::future::poll_fn;
+use std::io;
 use std::pin::Pin;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -24,9 +26,7 @@ use hearth_protocol::codec::{put_credit, put_data, put_invoke, put_plain};
 use hearth_protocol::frame::RequestId;
 use hearth_protocol::sequence::Call as Flow;
 use hearth_protocol::{Flags, Frame, Hello, Kind, Outline, Role, decode};
-use tokio::io::AsyncWrite;
 use tokio::time::Sleep;
-use tokio_util::io::poll_read_buf;
 
 use super::call::{Call, CallHandle};
 use super::socket::Socket;
@@ -40,6 +40,9 @@ const READ_BYTES: usize = 64 * 1024;
 
 /// Below so much room a new buffer is made instead of reading a few bytes at a time.
 const LEAST_ROOM: usize = 8 * 1024;
+
+/// From here on the instance has something to do: some ten small calls.
+const FLUSH_BYTES: usize = 8 * 1024;
 
 /// Reads in a row before the other tasks of the thread get their turn.
 const READS_IN_A_ROW: usize = 8;
@@ -64,7 +67,8 @@ pub(in crate::gateway) struct Peer {
     instance: Arc<Instance>,
     revision: Arc<Revision>,
     limits: ForwardingLimits,
-    connected: Cell<bool>,
+    /// Once it is connected.
+    socket: OnceCell<Socket>,
     state: RefCell<State>,
 }
 
@@ -89,6 +93,17 @@ impl State {
         if let Some(driver) = self.driver.take() {
             driver.wake();
         }
+    }
+
+    /// Writes as much as the socket takes at once.
+    fn write(&mut self, socket: &Socket) -> io::Result<()> {
+        match socket.try_write(&self.out) {
+            Ok(written) => self.out.advance(written),
+            // The readiness was an old one.
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+            Err(error) => return Err(error),
+        }
+        Ok(())
     }
 
     fn due(&mut self, at: Instant) {
@@ -121,7 +136,7 @@ impl Peer {
         let state = RefCell::new(State::default());
         let hello = Hello::new(Role::Invoke, instance.endpoint.secret.as_str());
         Frame::Hello(hello).encode(&mut state.borrow_mut().out).expect("a hello is a few hundred bytes");
-        Rc::new(Self { instance, revision, limits, connected: Cell::new(false), state })
+        Rc::new(Self { instance, revision, limits, socket: OnceCell::new(), state })
     }
 
     /// Whether no more calls can be sent on it.
@@ -130,7 +145,7 @@ impl Peer {
     }
 
     pub(super) fn never_connected(&self) -> bool {
-        !self.connected.get()
+        self.socket.get().is_none()
     }
 
     /// Sends a call; `head` writes its JSON.
@@ -167,6 +182,12 @@ impl Peer {
         let call = Rc::new(RefCell::new(Call::new(flow, slot, due, invoke.idle)));
         state.calls.insert(stream, Rc::clone(&call));
         state.due(due);
+        if state.out.len() >= FLUSH_BYTES
+            && let Some(socket) = self.socket.get()
+        {
+            // What goes wrong here goes wrong for the connection's task too, which knows what to do.
+            drop(state.write(socket));
+        }
         state.wake();
         Ok(CallHandle::new(Rc::clone(self), stream, call))
     }
@@ -252,17 +273,16 @@ impl Peer {
 
     async fn run(&self) -> End {
         let endpoint = &self.instance.endpoint;
-        let mut socket = match Socket::connect(&endpoint.address, self.limits.connect).await {
-            Ok(socket) => socket,
+        let socket = match Socket::connect(&endpoint.address, self.limits.connect).await {
+            Ok(socket) => self.socket.get_or_init(|| socket),
             Err(error) => return End::Lost(format!("cannot connect to it: {error}")),
         };
-        self.connected.set(true);
         let mut input = BytesMut::new();
         let mut timer = Box::pin(tokio::time::sleep(Duration::from_secs(3600)));
         // Every arm is polled to its end before the others see anything: nothing is lost when one wins.
         tokio::select! {
             biased;
-            end = poll_fn(|cx| self.poll(cx, &mut socket, &mut input, &mut timer)) => end,
+            end = poll_fn(|cx| self.poll(cx, socket, &mut input, &mut timer)) => end,
             () = self.instance.silent() => End::Gone,
             () = self.unneeded() => End::Quiet,
         }
@@ -278,7 +298,7 @@ impl Peer {
     fn poll(
         &self,
         cx: &mut Context<'_>,
-        socket: &mut Socket,
+        socket: &Socket,
         input: &mut BytesMut,
         timer: &mut Pin<Box<Sleep>>,
     ) -> Poll<End> {
@@ -291,10 +311,14 @@ impl Peer {
         }
         let mut state = self.state.borrow_mut();
         while state.out.has_remaining() {
-            match Pin::new(&mut *socket).poll_write(cx, &state.out) {
-                Poll::Ready(Ok(written)) => state.out.advance(written),
+            match socket.poll_write_ready(cx) {
+                Poll::Ready(Ok(())) => {}
                 Poll::Ready(Err(error)) => return Poll::Ready(self.broken(&state, &error.to_string())),
                 Poll::Pending => break,
+            }
+            match state.write(socket) {
+                Ok(()) => {}
+                Err(error) => return Poll::Ready(self.broken(&state, &error.to_string())),
             }
         }
         match &mut state.driver {
@@ -304,20 +328,23 @@ impl Peer {
         Poll::Pending
     }
 
-    fn poll_read(&self, cx: &mut Context<'_>, socket: &mut Socket, input: &mut BytesMut) -> Result<(), End> {
+    fn poll_read(&self, cx: &mut Context<'_>, socket: &Socket, input: &mut BytesMut) -> Result<(), End> {
+        let broken = |what: &str| self.broken(&self.state.borrow(), what);
         for _ in 0..READS_IN_A_ROW {
+            match socket.poll_read_ready(cx) {
+                Poll::Ready(Ok(())) => {}
+                Poll::Ready(Err(error)) => return Err(broken(&error.to_string())),
+                Poll::Pending => return Ok(()),
+            }
             if input.capacity() - input.len() < LEAST_ROOM {
                 input.reserve(READ_BYTES);
             }
-            match poll_read_buf(Pin::new(&mut *socket), cx, input) {
-                Poll::Ready(Ok(0)) => {
-                    return Err(self.broken(&self.state.borrow(), "it closed the connection"));
-                }
-                Poll::Ready(Ok(_)) => self.take_frames(input).map_err(End::Lost)?,
-                Poll::Ready(Err(error)) => {
-                    return Err(self.broken(&self.state.borrow(), &error.to_string()));
-                }
-                Poll::Pending => return Ok(()),
+            match socket.try_read(input) {
+                Ok(0) => return Err(broken("it closed the connection")),
+                Ok(_) => self.take_frames(input).map_err(End::Lost)?,
+                // The readiness was an old one.
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+                Err(error) => return Err(broken(&error.to_string())),
             }
         }
         cx.waker().wake_by_ref();
