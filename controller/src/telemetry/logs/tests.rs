@@ -80,6 +80,17 @@ async fn a_request_has_exactly_its_lines_and_its_call() {
 }
 
 #[tokio::test]
+async fn what_comes_after_its_function_was_removed_brings_no_log_back() {
+    let directory = TempDir::new().unwrap();
+    let (logs, _writer) = open(&directory, Limits::default());
+    logs.write(&function(), line(1, None, "before")).await;
+    logs.remove(&function()).await.unwrap();
+    logs.write(&function(), line(2, None, "late")).await;
+    assert!(logs.read(&function(), Query::default()).await.unwrap().is_empty());
+    assert!(!directory.path().join("default/hello").exists());
+}
+
+#[tokio::test]
 async fn a_torn_last_line_is_passed_over_and_the_sequence_goes_on() {
     let directory = TempDir::new().unwrap();
     let (logs, writer) = open(&directory, Limits::default());

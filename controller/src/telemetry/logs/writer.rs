@@ -8,6 +8,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use hearth_function::FunctionId;
+use jiff::Timestamp;
 use tokio::sync::{broadcast, mpsc, oneshot};
 
 use super::segments::{self, Appender, Place};
@@ -27,6 +28,9 @@ const COUNTED_CALLS: usize = 4096;
 
 /// A disk that refuses is reported so often.
 const COMPLAIN_EVERY: Duration = Duration::from_secs(30);
+
+/// Functions that were removed lately and may still be spoken of.
+const REMOVED: usize = 256;
 
 #[derive(Debug)]
 pub(super) enum Command {
@@ -51,6 +55,8 @@ pub struct Writer {
     limits: Limits,
     inbox: mpsc::Receiver<Command>,
     functions: HashMap<FunctionId, Function>,
+    /// When a function's logs were removed: records of its last calls may come after that and must not bring them back.
+    removed: HashMap<FunctionId, Timestamp>,
     complained: Option<Instant>,
 }
 
@@ -66,7 +72,14 @@ struct Function {
 
 impl Writer {
     pub(super) fn new(directory: PathBuf, limits: Limits, inbox: mpsc::Receiver<Command>) -> Self {
-        Self { directory, limits, inbox, functions: HashMap::new(), complained: None }
+        Self {
+            directory,
+            limits,
+            inbox,
+            functions: HashMap::new(),
+            removed: HashMap::new(),
+            complained: None,
+        }
     }
 
     /// Writes until [`super::Logs::close`], or until the last [`super::Logs`] is gone. Blocks the thread.
@@ -103,6 +116,9 @@ impl Writer {
     }
 
     fn take(&mut self, function: FunctionId, entry: Arc<Entry>, round: u64) {
+        if self.removed.get(&function).is_some_and(|at| entry.time() <= *at) {
+            return;
+        }
         let limit = self.limits.per_call;
         let state = self.functions.entry(function).or_default();
         state.used = round;
@@ -132,6 +148,12 @@ impl Writer {
 
     fn remove(&mut self, function: &FunctionId) -> Result<(), Error> {
         self.functions.remove(function);
+        if self.removed.len() >= REMOVED
+            && let Some(oldest) = self.removed.iter().min_by_key(|(_, at)| **at).map(|(id, _)| id.clone())
+        {
+            self.removed.remove(&oldest);
+        }
+        self.removed.insert(function.clone(), Timestamp::now());
         let directory = segments::directory(&self.directory, function);
         match fs::remove_dir_all(&directory) {
             Err(source) if source.kind() != io::ErrorKind::NotFound => {
