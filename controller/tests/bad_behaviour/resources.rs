@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use crate::support::http::{Connection, Request};
-use crate::support::{inline, node_with, python_with};
+use crate::support::{eventually, inline, node_with, python_with};
 use crate::{BAD, Scene, assert_refused, assert_says};
 
 #[test]
@@ -94,7 +94,8 @@ def handler(event, context):
         most = most.max(scene.hearth.instance_processes());
     });
     assert!(most < 2000, "the limit holds: {most} processes");
-    scene.instance();
+    // An instance that is short of everything may still be on its way out, and calls that meet it run into their own time limit.
+    assert!(eventually(|| (scene.get("who").status == 200).then_some(())).is_some(), "it answers again");
     scene.end();
 }
 
