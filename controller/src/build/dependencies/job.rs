@@ -134,7 +134,7 @@ impl Heard<'_> {
     }
 }
 
-/// The name of what npm fetched, by its line `npm http fetch GET 200 https://registry.npmjs.org/express 123ms (cache miss)`.
+/// The name of what npm fetched, by its line `npm http fetch GET 200 https://registry.example/express 123ms (cache miss)`.
 fn fetched(line: &str) -> Option<&str> {
     let request = line.strip_prefix("npm http fetch GET 200 ")?;
     let address = request.split_whitespace().next()?;
@@ -329,14 +329,14 @@ mod tests {
     #[test]
     fn what_npm_fetches_is_told_by_name() {
         let line =
-            "npm http fetch GET 200 https://registry.npmjs.org/express/-/express-5.1.0.tgz 23ms (cache miss)";
+            "npm http fetch GET 200 https://registry.example/express/-/express-5.1.0.tgz 23ms (cache miss)";
         assert_eq!(fetched(line), Some("express-5.1.0.tgz"));
-        assert_eq!(fetched("npm http fetch GET 404 https://registry.npmjs.org/no-such 1ms"), None);
+        assert_eq!(fetched("npm http fetch GET 404 https://registry.example/no-such 1ms"), None);
         assert_eq!(fetched("added 65 packages in 2s"), None);
         assert!(is_request(line));
-        assert!(is_request("npm http fetch GET 404 https://registry.npmjs.org/no-such 1ms"));
+        assert!(is_request("npm http fetch GET 404 https://registry.example/no-such 1ms"));
         assert!(!is_request(
-            "npm http fetch GET https://registry.npmjs.org/npm attempt 1 failed with ENOTFOUND"
+            "npm http fetch GET https://registry.example/npm attempt 1 failed with ENOTFOUND"
         ));
         assert!(!is_request("npm error code E404"));
     }
