@@ -150,7 +150,9 @@ pub(super) async fn packed(manifest: &Manifest) -> Result<Option<Packed>, Error>
     let options = PackOptions { exclude, ..PackOptions::default() };
     let packing = tokio::task::spawn_blocking(move || pack(&directory, &options)).await;
     let packed = packing.map_err(|error| Error::failed(format!("packing function {name}: {error}")))?;
-    packed.map(Some).map_err(|error| Error::failed(format!("function {name}: {}", Error::chain(&error))))
+    packed
+        .map(Some)
+        .map_err(|error| Error::failed(format!("function {name}: {}", crate::telemetry::chain(&error))))
 }
 
 async fn upload(server: &Server, name: &str, packed: &Packed) -> Result<(), Error> {

@@ -49,7 +49,7 @@ impl Server {
 
     async fn from_kubeconfig(kubeconfig: Kubeconfig) -> Result<Self, Error> {
         let bad = |error: &(dyn std::error::Error + 'static)| {
-            Error::failed(format!("the kubeconfig cannot be used: {}", Error::chain(error)))
+            Error::failed(format!("the kubeconfig cannot be used: {}", crate::telemetry::chain(error)))
         };
         let mut config = KubeConfig::from_custom_kubeconfig(kubeconfig, &KubeConfigOptions::default())
             .await
@@ -171,7 +171,7 @@ impl Server {
             }
             cause = inner.source();
         }
-        Error::failed(format!("talking to {}: {}", self.address, Error::chain(error)))
+        Error::failed(format!("talking to {}: {}", self.address, crate::telemetry::chain(error)))
     }
 }
 
@@ -206,7 +206,7 @@ fn from_environment() -> Result<Kubeconfig, Error> {
             "unset it, or give --kubeconfig FILE",
         )),
         Err(error) => Err(Error::fixable(
-            format!("KUBECONFIG cannot be read: {}", Error::chain(&error)),
+            format!("KUBECONFIG cannot be read: {}", crate::telemetry::chain(&error)),
             "unset it, or give --kubeconfig FILE",
         )),
     }
@@ -236,7 +236,7 @@ pub(super) fn read(path: &Path) -> Result<Kubeconfig, Error> {
     }
     Kubeconfig::read_from(path).map_err(|error| {
         Error::fixable(
-            format!("{} cannot be used: {}", path.display(), Error::chain(&error)),
+            format!("{} cannot be used: {}", path.display(), crate::telemetry::chain(&error)),
             "restart the server: it writes the file anew",
         )
     })

@@ -57,20 +57,6 @@ impl Error {
         }
     }
 
-    /// A chain of causes as one sentence, without repeating what a cause says again.
-    pub(super) fn chain(error: &(dyn std::error::Error + 'static)) -> String {
-        let mut text = error.to_string();
-        let mut cause = error.source();
-        while let Some(error) = cause {
-            let more = error.to_string();
-            if !text.contains(&more) {
-                text = format!("{text}: {more}");
-            }
-            cause = error.source();
-        }
-        text
-    }
-
     /// Shows it on standard error.
     pub(super) fn show(&self) -> ExitCode {
         let text = self.text();

@@ -122,7 +122,7 @@ fn lost(server: &Server, error: &watcher::Error) -> Error {
         | watcher::Error::WatchStartFailed(error)
         | watcher::Error::WatchFailed(error) => server.explain(error),
         watcher::Error::WatchError(status) => Error::failed(status.message.clone()),
-        other => Error::failed(Error::chain(other)),
+        other => Error::failed(crate::telemetry::chain(other)),
     }
 }
 

@@ -57,7 +57,7 @@ pub(super) async fn start(options: &ServerOptions, usual: Verbosity) -> Result<(
 }
 
 fn explain(error: &serve::Error) -> Error {
-    let what = Error::chain(error);
+    let what = crate::telemetry::chain(error);
     match error.fix() {
         Some(fix) => Error::fixable(what, fix),
         None => Error::failed(what),

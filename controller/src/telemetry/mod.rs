@@ -7,3 +7,18 @@
 pub mod logs;
 pub mod metrics;
 pub mod tracing;
+
+/// An error with all its causes as one sentence, without repeating what a cause says again.
+pub(crate) fn chain(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        let more = error.to_string();
+        if !text.contains(&more) {
+            text.push_str(": ");
+            text.push_str(&more);
+        }
+        cause = error.source();
+    }
+    text
+}

@@ -256,7 +256,7 @@ fn work(
     let copy = || streams.try_clone().map_err(|error| failed("copy the standard streams", error));
     let mut container = ContainerBuilder::new(request.id.clone(), SyscallType::default())
         .with_root_path(request.bundle.clone())
-        .map_err(|error| failed("name the container", chain(&error)))?
+        .map_err(|error| failed("name the container", crate::telemetry::chain(&error)))?
         .with_stdin(copy()?)
         .with_stdout(copy()?)
         .with_stderr(copy()?)
@@ -264,9 +264,9 @@ fn work(
         .with_systemd(false)
         .with_detach(true)
         .build()
-        .map_err(|error| failed("create the container", chain(&error)))?;
+        .map_err(|error| failed("create the container", crate::telemetry::chain(&error)))?;
     let created = begin.elapsed();
-    container.start().map_err(|error| failed("start the container", chain(&error)))?;
+    container.start().map_err(|error| failed("start the container", crate::telemetry::chain(&error)))?;
 
     let pid = container.pid().map(|pid| pid.as_raw()).unwrap_or_default();
     let pidfd = Pid::from_raw(pid)
@@ -275,19 +275,4 @@ fn work(
         .map_err(|error| failed("open the process", error))?;
     let micros = |duration: std::time::Duration| u64::try_from(duration.as_micros()).unwrap_or(u64::MAX);
     Ok((pid, pidfd, [micros(joined), micros(created - joined), micros(begin.elapsed() - created)]))
-}
-
-/// An error with all its causes, for libcontainer's are told only there.
-fn chain(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut cause = error.source();
-    while let Some(error) = cause {
-        let part = error.to_string();
-        if !text.contains(&part) {
-            text.push_str(": ");
-            text.push_str(&part);
-        }
-        cause = error.source();
-    }
-    text
 }

@@ -60,7 +60,7 @@ pub(super) async fn functions(server: Server, news: Sender<News>) {
                     tokio::time::sleep(AGAIN).await;
                     continue;
                 }
-                News::Lost(Error::failed(format!("lost the server: {}", Error::chain(&error))))
+                News::Lost(Error::failed(format!("lost the server: {}", crate::telemetry::chain(&error))))
             }
         };
         failures = 0;
