@@ -12,15 +12,16 @@ use hearth_protocol::HeaderLines;
 use http::header::{self, HeaderMap, HeaderName, HeaderValue};
 use http::{Method, Response, StatusCode, Uri};
 use http_body::{Body, Frame, SizeHint};
+use jiff::Timestamp;
 
 use super::body::Upload;
 use super::errors::Code;
 use super::forward::attach::Answering;
 use super::forward::call::{CallHandle, Chunk};
 use super::lane::Lane;
-use super::record::CallRecord;
 use super::revisions::{Target, now};
 use super::text::Text;
+use crate::telemetry::logs::CallRecord;
 
 /// Whether a header concerns two hops and nobody else (RFC 9110, 7.6.1). Names in lower case.
 fn is_hop_by_hop(name: &str) -> bool {
@@ -119,6 +120,8 @@ pub(super) struct Story {
     pub(super) start: Option<StartKind>,
     pub(super) attempts: u32,
     pub(super) timing: Timing,
+    /// When it was handed over to an instance, the last time.
+    pub(super) sent: Option<Instant>,
     pub(super) status: StatusCode,
     pub(super) error: Option<Code>,
     pub(super) bytes_in: u64,
@@ -138,27 +141,28 @@ impl Drop for Story {
             stats.clients_gone.inc();
         }
         let Some(target) = &self.target else { return };
-        let total = now().saturating_duration_since(self.began);
+        let now = now();
+        let total = now.saturating_duration_since(self.began);
         target.stats.ended(self.status, self.start, total, (self.bytes_in, self.bytes_out));
-        self.lane.record(CallRecord {
-            function: target.function.clone(),
+        let record = CallRecord {
+            time: Timestamp::try_from(self.began_at).unwrap_or_default(),
+            request: self.request_id.to_str().unwrap_or_default(),
             revision: target.revision.id.clone(),
             instance: self.instance.take(),
-            request_id: self.request_id.to_str().unwrap_or_default().to_owned(),
-            method: self.method.clone(),
-            path: self.uri.path().to_owned(),
+            method: self.method.as_str(),
+            path: self.uri.path(),
             status: self.status.as_u16(),
-            error: self.error.map(Code::as_str_const),
+            code: self.error.map(Code::as_str_const),
             start: self.start,
             attempts: self.attempts,
-            began: self.began_at,
-            queued: self.timing.queue,
-            executed: self.timing.execute,
-            total,
-            bytes_in: self.bytes_in,
-            bytes_out: self.bytes_out,
+            queue: self.timing.queue,
+            init: self.timing.init,
+            exec: self.sent.map_or(Duration::ZERO, |sent| now.saturating_duration_since(sent)),
+            received: self.bytes_in,
+            sent: self.bytes_out,
             client_gone,
-        });
+        };
+        self.lane.record(&target.function, &record);
     }
 }
 

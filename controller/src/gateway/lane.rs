@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use hearth_function::InstanceId;
+use hearth_function::{FunctionId, InstanceId};
 use tokio::sync::{Notify, Semaphore, mpsc};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -15,9 +15,9 @@ use tokio_util::task::TaskTracker;
 use super::config::Config;
 use super::forward::attach::Pool;
 use super::forward::frames::Peer;
-use super::record::CallRecord;
 use super::revisions::{Instance, Revision, Revisions};
 use super::stats::Stats;
+use crate::telemetry::logs::{CallRecord, Calls};
 
 /// What all threads share.
 #[derive(Debug)]
@@ -25,7 +25,7 @@ pub(super) struct Shared {
     pub(super) config: Config,
     pub(super) revisions: Arc<Revisions>,
     pub(super) stats: Arc<Stats>,
-    pub(super) calls: mpsc::Sender<Vec<CallRecord>>,
+    pub(super) calls: mpsc::Sender<Calls>,
     /// One permit for each client connection.
     pub(super) connections: Arc<Semaphore>,
     /// No new connections, no new requests on those that are there.
@@ -37,8 +37,8 @@ pub(super) struct Shared {
 /// How late a record may be.
 const RECORDS_DELAY: Duration = Duration::from_millis(50);
 
-/// Records in a batch at most: a batch is sent early when it is full.
-const RECORDS: usize = 512;
+/// Bytes of records in a batch: a batch is sent early when it has so many. Some 200 calls.
+const RECORDS_BYTES: usize = 64 << 10;
 
 /// What the tasks of one thread share.
 #[derive(Debug)]
@@ -48,7 +48,7 @@ pub(super) struct Lane {
     pub(super) tasks: TaskTracker,
     peers: RefCell<HashMap<InstanceId, Rc<Peer>>>,
     pools: RefCell<HashMap<InstanceId, Rc<Pool>>>,
-    records: RefCell<Vec<CallRecord>>,
+    records: RefCell<Calls>,
     recorded: Notify,
     ids: Cell<u64>,
     salt: u64,
@@ -130,28 +130,27 @@ impl Lane {
     }
 
     /// Takes a record for the logs.
-    pub(super) fn record(&self, record: CallRecord) {
+    pub(super) fn record(&self, function: &FunctionId, record: &CallRecord<&str>) {
         let mut records = self.records.borrow_mut();
-        records.push(record);
-        match records.len() {
-            1 => self.recorded.notify_one(),
-            RECORDS.. => {
-                drop(records);
-                self.flush_records();
-            }
-            _ => {}
+        records.push(function, record);
+        if records.count() == 1 {
+            self.recorded.notify_one();
+        }
+        if records.size() >= RECORDS_BYTES {
+            drop(records);
+            self.flush_records();
         }
     }
 
     pub(super) fn flush_records(&self) {
         let records = self.records.take();
-        if records.is_empty() {
+        if records.count() == 0 {
             return;
         }
         if let Err(mpsc::error::TrySendError::Full(records) | mpsc::error::TrySendError::Closed(records)) =
             self.shared.calls.try_send(records)
         {
-            self.shared.stats.records_dropped.inc_by(records.len() as u64);
+            self.shared.stats.records_dropped.inc_by(records.count());
         }
     }
 

@@ -28,7 +28,6 @@ mod forward;
 mod lane;
 mod listener;
 mod outbox;
-mod record;
 mod request;
 mod revisions;
 mod stats;
@@ -42,10 +41,10 @@ use hearth_dispatch::routes::Conflict;
 use hearth_dispatch::{ToGateway, ToScaler};
 use tokio::sync::mpsc;
 
+use crate::telemetry::logs::Calls;
 use crate::telemetry::metrics::Registry;
 
 pub use config::{Config, ForwardingLimits, Limits, Served, Timeouts};
-pub use record::CallRecord;
 
 /// What connects the gateway with the other parts. All channels are bounded.
 #[derive(Debug)]
@@ -56,7 +55,7 @@ pub struct Channels {
     pub from_scaler: mpsc::Receiver<ToGateway>,
     /// Records of calls that have ended, in batches (each at most 50 ms late): waking the reader for each call would cost more than the
     /// call's own book-keeping. When it is full, records are dropped and counted.
-    pub calls: mpsc::Sender<Vec<CallRecord>>,
+    pub calls: mpsc::Sender<Calls>,
 }
 
 /// Why the gateway does not start.

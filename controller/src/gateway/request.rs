@@ -73,6 +73,7 @@ pub(super) fn serve(
         start: None,
         attempts: 0,
         timing: Timing::default(),
+        sent: None,
         status: StatusCode::OK,
         error: None,
         bytes_in: 0,
@@ -146,6 +147,7 @@ async fn way(story: &mut Story, call: &mut Call) -> Result<Answer, Failure> {
 
         let instance = Arc::clone(&slot.instance);
         let sent = slot.taken();
+        story.sent = Some(sent);
         let result = forward(call, &target, slot).await;
         story.timing.execute = now().saturating_duration_since(sent);
         story.bytes_in = call.body.seen();

@@ -199,8 +199,9 @@ fn line(entry: Entry) -> LogLine {
                 call.start.map(|start| format!(", {start:?} start")).unwrap_or_default().to_lowercase();
             let millis = |time: std::time::Duration| time.as_secs_f64() * 1e3;
             let text = format!(
-                "{} → {}{code}{start}, queue {:.1} ms, init {:.1} ms, exec {:.1} ms",
-                call.target,
+                "{} {} → {}{code}{start}, queue {:.1} ms, init {:.1} ms, exec {:.1} ms",
+                call.method,
+                call.path,
                 call.status,
                 millis(call.queue),
                 millis(call.init),

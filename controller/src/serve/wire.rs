@@ -6,7 +6,6 @@ use std::num::{NonZeroU32, NonZeroUsize};
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use jiff::Timestamp;
 use tokio::sync::{mpsc, oneshot};
 use tokio_util::sync::CancellationToken;
 
@@ -17,10 +16,10 @@ use super::running::{Running, Tasks};
 use crate::autoscale::{self, Adoptable};
 use crate::backend::{self, Backend, embedded, shim_files};
 use crate::build::{self, Bundles, Dependencies};
-use crate::gateway::{self, CallRecord, Gateway};
+use crate::gateway::{self, Gateway};
 use crate::pool::{Pool, chain};
 use crate::store::{self, Store};
-use crate::telemetry::logs::{self, Entry, Logs};
+use crate::telemetry::logs::{self, Calls, Logs};
 use crate::telemetry::metrics::Registry;
 use crate::{api, deploy};
 
@@ -318,34 +317,12 @@ fn build_config(config: &Config) -> build::dependencies::Config {
     }
 }
 
-/// Writes the records of calls into their functions' logs, until the gateway has ended.
-async fn keep_calls(mut calls: mpsc::Receiver<Vec<CallRecord>>, logs: Logs) -> Result<(), String> {
-    while let Some(batch) = calls.recv().await {
-        for call in batch {
-            let function = call.function.clone();
-            logs.offer(&function, Entry::Call(call_entry(call)));
-        }
+/// Hands the records of calls to the log, until the gateway has ended.
+async fn keep_calls(mut ended: mpsc::Receiver<Calls>, logs: Logs) -> Result<(), String> {
+    while let Some(calls) = ended.recv().await {
+        logs.offer_calls(calls);
     }
     Ok(())
-}
-
-fn call_entry(call: CallRecord) -> logs::CallRecord {
-    let waited_for_start = !matches!(call.start, None | Some(hearth_dispatch::StartKind::Warm));
-    logs::CallRecord {
-        time: Timestamp::try_from(call.began).unwrap_or_else(|_| Timestamp::now()),
-        request: call.request_id,
-        revision: call.revision,
-        instance: call.instance,
-        target: format!("{} {}", call.method, call.path),
-        status: call.status,
-        code: call.error.map(str::to_owned),
-        start: call.start,
-        queue: call.queued,
-        init: if waited_for_start { call.queued } else { std::time::Duration::ZERO },
-        exec: call.executed,
-        received: call.bytes_in,
-        sent: call.bytes_out,
-    }
 }
 
 /// The address with a port, if it was left to the system: the backend's firewall must know it before the gateway listens. And whether it is

@@ -145,7 +145,7 @@ async fn an_upgraded_connection_carries_bytes_both_ways_and_holds_its_slot() {
     attached.write("HTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\n").await;
     assert_eq!(next.reply().await.status, 200);
     let record = rig.record().await;
-    assert_eq!((record.status, record.bytes_in, record.bytes_out), (101, 4, 4));
+    assert_eq!((record.status, record.received, record.sent), (101, 4, 4));
 }
 
 #[tokio::test]

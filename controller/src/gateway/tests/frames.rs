@@ -53,7 +53,7 @@ async fn a_request_waits_for_the_first_instance_and_says_so() {
     assert_eq!((stream, reply.header("x-hearth-start")), (2, Some("warm")));
 
     let record = rig.record().await;
-    assert_eq!((record.request_id.as_str(), record.status, record.bytes_out), ("r-1", 201, 4));
+    assert_eq!((record.request.as_str(), record.status, record.sent), ("r-1", 201, 4));
     assert_eq!(
         (record.instance, record.path.as_str(), record.client_gone),
         (Some(id("i1")), "/hello/x", false)

@@ -14,7 +14,8 @@ use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
 use tokio::net::{TcpStream, UnixListener, UnixStream};
 use tokio::sync::mpsc;
 
-use crate::gateway::{CallRecord, Channels, Config, Gateway, Handle, Served, Timeouts};
+use crate::gateway::{Channels, Config, Gateway, Handle, Served, Timeouts};
+use crate::telemetry::logs::{CallRecord, Calls, Entry};
 use crate::telemetry::metrics::Registry;
 
 /// Nothing in these tests takes so long unless it is broken.
@@ -28,7 +29,7 @@ pub(super) struct Rig {
     pub(super) handle: Handle,
     pub(super) scaler: mpsc::Sender<ToGateway>,
     told: mpsc::Receiver<ToScaler>,
-    pub(super) records: mpsc::Receiver<Vec<CallRecord>>,
+    pub(super) records: mpsc::Receiver<Calls>,
     pub(super) metrics: Registry,
     directory: tempfile::TempDir,
 }
@@ -138,7 +139,13 @@ impl Rig {
 
     /// The next record of a call.
     pub(super) async fn record(&mut self) -> CallRecord {
-        patiently(self.records.recv()).await.unwrap().remove(0)
+        let calls = patiently(self.records.recv()).await.unwrap();
+        let (_, lines) = calls.runs().next().unwrap();
+        let line = lines.split(|&byte| byte == b'\n').next().unwrap();
+        match serde_json::from_slice(line).unwrap() {
+            Entry::Call(record) => record,
+            other => panic!("{other:?}"),
+        }
     }
 
     pub(super) async fn client(&self) -> Client {

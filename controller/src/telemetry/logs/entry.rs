@@ -80,39 +80,69 @@ pub struct Line {
     pub text: String,
 }
 
-/// What a gateway says of a call that ended.
+/// What a gateway says of a call that ended. Gateways write it of borrowed `Text`; what is read is owned.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
-pub struct CallRecord {
+pub struct CallRecord<Text = String> {
     /// When the request came in.
     pub time: Timestamp,
     /// Its id.
-    pub request: String,
+    pub request: Text,
     /// The Revision that it was for.
     pub revision: RevisionId,
     /// The instance that ran it last, if any did.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub instance: Option<InstanceId>,
-    /// Method and path, without the query (which may hold secrets).
-    pub target: String,
+    /// The method.
+    pub method: Text,
+    /// The path, without the query (which may hold secrets).
+    pub path: Text,
     /// The status of the answer; 0 when the client went away before one was there.
     pub status: u16,
     /// The gateway's own error code, as in `execute_timeout`.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub code: Option<String>,
+    #[serde(default = "none", skip_serializing_if = "Option::is_none")]
+    pub code: Option<Text>,
     /// What it met.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub start: Option<StartKind>,
-    /// Time waiting for a slot, a start included.
+    /// How often it was sent; more than once when an instance failed before it took the call.
+    pub attempts: u32,
+    /// Time waiting for a slot, without the start that it waited for.
+    #[serde(with = "micros")]
     pub queue: Duration,
-    /// Of which: the start that it waited for.
+    /// The start that it waited for.
+    #[serde(with = "micros")]
     pub init: Duration,
     /// Time from the hand-over to the instance until the end of the answer.
+    #[serde(with = "micros")]
     pub exec: Duration,
     /// Bytes of the request's body.
     pub received: u64,
     /// Bytes of the answer's body.
     pub sent: u64,
+    /// The client went away before the answer was complete.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub client_gone: bool,
+}
+
+/// What serde's own default cannot say of a `Text` that has none.
+const fn none<Text>() -> Option<Text> {
+    None
+}
+
+/// Durations as whole microseconds.
+mod micros {
+    use std::time::Duration;
+
+    use serde::{Deserialize as _, Deserializer, Serializer};
+
+    pub(super) fn serialize<S: Serializer>(time: &Duration, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_u64(u64::try_from(time.as_micros()).unwrap_or(u64::MAX))
+    }
+
+    pub(super) fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Duration, D::Error> {
+        u64::deserialize(deserializer).map(Duration::from_micros)
+    }
 }
 
 /// Something about the log itself.

@@ -9,6 +9,7 @@
 //!
 //! A controller that is killed leaves at most a torn last line: readers skip what is not JSON, and a new writer starts a new segment.
 
+mod calls;
 mod entry;
 mod reader;
 mod segments;
@@ -24,6 +25,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use hearth_function::{FunctionId, InstanceId};
 use tokio::sync::{broadcast, mpsc, oneshot};
 
+pub use calls::Calls;
 pub use entry::{CallRecord, Entry, Line, Note, Stream};
 pub use reader::Query;
 pub use writer::Writer;
@@ -111,6 +113,14 @@ impl Logs {
             .is_err()
         {
             self.dropped.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+
+    /// Takes the records of many calls without waiting. What finds no room is counted in [`Logs::dropped`].
+    pub fn offer_calls(&self, calls: Calls) {
+        let count = calls.count();
+        if self.commands.try_send(Command::Calls(calls)).is_err() {
+            self.dropped.fetch_add(count, Ordering::Relaxed);
         }
     }
 

@@ -32,15 +32,18 @@ fn call(request: &str) -> Entry {
         request: request.to_owned(),
         revision: RevisionId::parse("default/hello-00001").unwrap(),
         instance: None,
-        target: "GET /hello".to_owned(),
+        method: "GET".to_owned(),
+        path: "/hello".to_owned(),
         status: 200,
         code: None,
         start: None,
+        attempts: 1,
         queue: Duration::ZERO,
         init: Duration::ZERO,
         exec: Duration::from_millis(3),
         received: 0,
         sent: 5,
+        client_gone: false,
     })
 }
 
@@ -50,7 +53,7 @@ fn texts(entries: &[Entry]) -> Vec<&str> {
         .map(|entry| match entry {
             Entry::Line(line) => line.text.as_str(),
             Entry::Note(note) => note.text.as_str(),
-            Entry::Call(call) => call.target.as_str(),
+            Entry::Call(call) => call.path.as_str(),
         })
         .collect()
 }
@@ -70,7 +73,7 @@ async fn a_request_has_exactly_its_lines_and_its_call() {
     logs.write(&function(), line(4, Some("a"), "a2")).await;
     logs.offer(&function(), call("a"));
     let of_a = Query { request: Some("a".to_owned()), ..Query::default() };
-    assert_eq!(texts(&logs.read(&function(), of_a).await.unwrap()), ["a1", "a2", "GET /hello"]);
+    assert_eq!(texts(&logs.read(&function(), of_a).await.unwrap()), ["a1", "a2", "/hello"]);
     let newest = Query { tail: Some(2), ..Query::default() };
     assert_eq!(texts(&logs.read(&function(), newest).await.unwrap()), ["shared", "a2"]);
     let since = Query { since: Some(Timestamp::from_microsecond(1_000_003).unwrap()), ..Query::default() };

@@ -12,6 +12,7 @@ use jiff::Timestamp;
 use tokio::sync::{broadcast, mpsc, oneshot};
 
 use super::segments::{self, Appender, Place};
+use super::calls::{self, Calls};
 use super::{Entry, Error, Limits, Note};
 
 /// Commands taken from the queue at once, so that a function's lines go to its file in one write.
@@ -35,6 +36,7 @@ const REMOVED: usize = 256;
 #[derive(Debug)]
 pub(super) enum Command {
     Write { function: FunctionId, entry: Arc<Entry> },
+    Calls(Calls),
     Subscribe { function: FunctionId, reply: oneshot::Sender<Subscription> },
     Remove { function: FunctionId, reply: oneshot::Sender<Result<(), Error>> },
     Flush { reply: oneshot::Sender<()> },
@@ -90,7 +92,8 @@ impl Writer {
             round += 1;
             for command in batch.drain(..) {
                 match command {
-                    Command::Write { function, entry } => self.take(function, entry, round),
+                    Command::Write { function, entry } => self.take(&function, entry, round),
+                    Command::Calls(calls) => self.take_calls(&calls, round),
                     Command::Subscribe { function, reply } => {
                         self.write_out();
                         self.subscribe(function, reply, round);
@@ -115,12 +118,37 @@ impl Writer {
         }
     }
 
-    fn take(&mut self, function: FunctionId, entry: Arc<Entry>, round: u64) {
-        if self.removed.get(&function).is_some_and(|at| entry.time() <= *at) {
+    /// Lines that are written already go to the file as they are, unless somebody has to look at each.
+    fn take_calls(&mut self, calls: &Calls, round: u64) {
+        for (function, lines) in calls.runs() {
+            if !self.removed.contains_key(function) {
+                let state = self.state(function);
+                if state.live.is_none() && state.bytes_by_call.is_empty() {
+                    state.used = round;
+                    state.buffer.extend_from_slice(lines);
+                    continue;
+                }
+            }
+            for entry in calls::entries(lines) {
+                self.take(function, Arc::new(entry), round);
+            }
+        }
+    }
+
+    /// What is held of a function.
+    fn state(&mut self, function: &FunctionId) -> &mut Function {
+        if !self.functions.contains_key(function) {
+            self.functions.insert(function.clone(), Function::default());
+        }
+        self.functions.get_mut(function).expect("it was just put there")
+    }
+
+    fn take(&mut self, function: &FunctionId, entry: Arc<Entry>, round: u64) {
+        if self.removed.get(function).is_some_and(|at| entry.time() <= *at) {
             return;
         }
         let limit = self.limits.per_call;
-        let state = self.functions.entry(function).or_default();
+        let state = self.state(function);
         state.used = round;
         let Some(entry) = state.count(entry, limit) else { return };
         // An entry is numbers and strings: it has a JSON form.
