@@ -144,6 +144,7 @@ impl Backoff {
 }
 
 #[cfg(test)]
+#[expect(clippy::disallowed_methods, reason = "an arbitrary beginning: no test waits")]
 mod tests {
     use proptest::prelude::*;
 

@@ -44,6 +44,7 @@ pub fn choose<Id: Clone + Ord>(candidates: &[Candidate<Id>], count: usize) -> Ve
 }
 
 #[cfg(test)]
+#[expect(clippy::disallowed_methods, reason = "an arbitrary beginning: no test waits")]
 mod tests {
     use std::time::Duration;
 

@@ -39,4 +39,5 @@ pub use reason::{Bound, Reason};
 pub use tracker::{Counts, Load, Tracker};
 
 #[cfg(test)]
+#[expect(clippy::disallowed_methods, reason = "an arbitrary beginning: no test waits")]
 mod tests;
