@@ -13,6 +13,7 @@
 //! | `init_module`, `finit_module`, `delete_module`, `kexec_*` | the kernel itself |
 //! | `open_by_handle_at`, `name_to_handle_at` | files outside of the mounts |
 //! | `reboot`, `swapon`, `swapoff`, `acct`, `quotactl*`, `syslog`, `settimeofday`, `clock_settime`, `clock_adjtime`, `adjtimex`, `sethostname`, `setdomainname`, `vhangup`, `nfsservctl`, `lookup_dcookie`, `iopl`, `ioperm`, `personality` (but the usual one) | the machine |
+//! | every call by its x32 number (on x86-64) | a second set of numbers for the calls above |
 
 use std::collections::BTreeMap;
 use std::io;
@@ -40,6 +41,11 @@ const NAMESPACES: [libc::c_int; 8] = [
 
 /// `linux/sched.h`; the C library's own constants lack it.
 const CLONE_NEWTIME: libc::c_int = 0x80;
+
+/// `__X32_SYSCALL_BIT`: on x86-64 the same kernel functions have numbers with this bit too, for programs with 32-bit pointers, and the
+/// architecture that a filter sees is the same. Nothing that runs in an instance is such a program.
+#[cfg(target_arch = "x86_64")]
+const X32: u32 = 0x4000_0000;
 
 /// Refused whatever the arguments.
 const REFUSED: &[libc::c_long] = &[
@@ -120,7 +126,8 @@ impl Filters {
         let absent = BTreeMap::from([(libc::SYS_clone3, Vec::new())]);
         let eperm = libc::EPERM.unsigned_abs();
         let enosys = libc::ENOSYS.unsigned_abs();
-        Ok(Self { programs: vec![program(refused, eperm)?, program(absent, enosys)?] })
+        let refused = [second_numbers(eperm), program(refused, eperm)?].concat();
+        Ok(Self { programs: vec![refused, program(absent, enosys)?] })
     }
 
     /// Applies them to this thread, for ever. Makes system calls only.
@@ -138,6 +145,30 @@ fn program(rules: BTreeMap<i64, Vec<SeccompRule>>, errno: u32) -> io::Result<Bpf
     SeccompFilter::new(rules, SeccompAction::Allow, SeccompAction::Errno(errno), arch)
         .and_then(TryInto::try_into)
         .map_err(io::Error::other)
+}
+
+/// Refuses every number from [`X32`] on and goes on to what follows otherwise. (`seccompiler` compares numbers for equality only.)
+#[cfg(target_arch = "x86_64")]
+fn second_numbers(errno: u32) -> BpfProgram {
+    let instruction = |code: u32, k: u32, jt, jf| seccompiler::sock_filter {
+        // Every code is less than 0x100.
+        code: u16::try_from(code).unwrap_or_default(),
+        jt,
+        jf,
+        k,
+    };
+    vec![
+        // The number is the first field of `struct seccomp_data`.
+        instruction(libc::BPF_LD | libc::BPF_W | libc::BPF_ABS, 0, 0, 0),
+        instruction(libc::BPF_JMP | libc::BPF_JGE | libc::BPF_K, X32, 0, 1),
+        instruction(libc::BPF_RET | libc::BPF_K, libc::SECCOMP_RET_ERRNO | errno, 0, 0),
+    ]
+}
+
+/// Other architectures have one set of numbers.
+#[cfg(not(target_arch = "x86_64"))]
+fn second_numbers(_errno: u32) -> BpfProgram {
+    Vec::new()
 }
 
 /// A rule that holds when the first argument has this bit.
@@ -175,5 +206,33 @@ mod tests {
     #[test]
     fn the_filters_compile() {
         assert_eq!(Filters::compile().unwrap().programs.len(), 2);
+    }
+
+    /// What the kernel answers to a system call without arguments on a thread with the filters; the thread ends with them.
+    #[expect(unsafe_code, reason = "a system call by its number")]
+    fn answer(number: libc::c_long) -> Option<i32> {
+        let called = std::thread::spawn(move || {
+            Filters::compile().unwrap().apply().unwrap();
+            // SAFETY: without arguments neither `getpid` nor `mount` reads or writes memory of ours.
+            let returned = unsafe { libc::syscall(number, 0, 0, 0, 0, 0) };
+            (returned == -1).then(|| io::Error::last_os_error().raw_os_error().unwrap())
+        });
+        called.join().unwrap()
+    }
+
+    #[test]
+    fn the_kernel_refuses_what_the_list_says_and_nothing_else() {
+        assert_eq!(answer(libc::SYS_getpid), None);
+        assert_eq!(answer(libc::SYS_mount), Some(libc::EPERM));
+        assert_eq!(answer(libc::SYS_clone3), Some(libc::ENOSYS));
+    }
+
+    #[test]
+    #[cfg(target_arch = "x86_64")]
+    fn no_call_is_made_by_its_x32_number() {
+        // Even a harmless one: without the filter a kernel says ENOSYS or the process's id.
+        for number in [libc::SYS_getpid, libc::SYS_mount, libc::SYS_unshare] {
+            assert_eq!(answer(libc::c_long::from(X32) + number), Some(libc::EPERM), "{number}");
+        }
     }
 }
