@@ -1,5 +1,5 @@
 # The menu. The logic is in cargo and in the scripts.
-.PHONY: help build test lint fmt doc examples bench check deny
+.PHONY: help build test lint fmt doc examples bench check deny fuzz
 
 help:       ## this list
 	@sed -n 's/^\([a-z]*\):.*## /\1\t/p' Makefile | expand -t 12
@@ -30,5 +30,10 @@ bench:      ## measure, each figure against a baseline in the same run (as root)
 
 deny:       ## licences, bans and sources of the dependencies (needs cargo-deny)
 	cargo deny check licenses bans sources
+
+FUZZ_SECONDS ?= 60
+fuzz:       ## feed the codec damaged bytes, for FUZZ_SECONDS (needs cargo-fuzz and the nightly toolchain)
+	mkdir -p crates/protocol/fuzz/corpus/decode
+	cd crates/protocol && cargo +nightly fuzz run decode fuzz/corpus/decode fuzz/seeds -- -max_total_time=$(FUZZ_SECONDS)
 
 check: lint examples test ## what .ci/run runs

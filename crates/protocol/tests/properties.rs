@@ -5,6 +5,11 @@
     reason = "an integration test is one test module"
 )]
 
+#[path = "../fuzz/judge.rs"]
+mod judge;
+
+use std::path::Path;
+
 use bytes::{Bytes, BytesMut};
 use hearth_protocol::codec::HEADER_BYTES;
 use hearth_protocol::sequence::{Connection, Phase};
@@ -143,7 +148,66 @@ fn outline() -> impl Strategy<Value = Outline> {
     )
 }
 
+/// Frames one after the other, some of them damaged, cut short or followed by anything: what gets past the first of them.
+fn stream_of_bytes() -> impl Strategy<Value = Vec<u8>> {
+    let damage = prop::option::weighted(0.3, (any::<prop::sample::Index>(), any::<u8>()));
+    // Small stream numbers, so that frames belong to calls of each other.
+    let call = (1..4_u32, body(), any::<(bool, bool)>()).prop_map(|(stream, body, (accept, end))| {
+        let request_id = RequestId::copied("r").unwrap();
+        Frame::Invoke {
+            stream,
+            invoke: Invoke { deadline_ms: 0, request_id, accept, head: Bytes::new(), body, end },
+        }
+    });
+    let of_call =
+        (1..4_u32, body(), any::<bool>(), 0..7_u8).prop_map(|(stream, bytes, end, which)| match which {
+            0 => Frame::Accept { stream },
+            1 => Frame::Credit { stream, bytes: 7 },
+            2 => Frame::Cancel { stream },
+            3 => Frame::End { stream },
+            4 => Frame::Busy { stream },
+            5 => Frame::Answer {
+                stream,
+                answer: Answer { status: 200, headers: HeaderLines::default(), body: bytes, end },
+            },
+            _ => Frame::Data { stream, bytes, end },
+        });
+    let welcome = Welcome { version: 1, instance: String::new(), served: 0, signature: None };
+    let one = prop_oneof![1 => frame(), 3 => call, 6 => of_call, 1 => Just(Frame::Welcome(welcome))];
+    (prop::collection::vec((one, damage), 0..20), body()).prop_map(|(frames, rest)| {
+        let mut bytes = BytesMut::new();
+        for (frame, damage) in frames {
+            let mut one = BytesMut::new();
+            frame.encode(&mut one).unwrap();
+            if let Some((at, byte)) = damage {
+                let at = at.index(one.len());
+                one[at] = byte;
+            }
+            bytes.extend_from_slice(&one);
+        }
+        [bytes.as_ref(), rest.as_ref()].concat()
+    })
+}
+
+#[test]
+fn what_was_kept_by_fuzzing_still_holds() {
+    let mut judged = 0;
+    for directory in ["seeds", "corpus/decode", "artifacts/decode"] {
+        let directory = Path::new(env!("CARGO_MANIFEST_DIR")).join("fuzz").join(directory);
+        for file in std::fs::read_dir(directory).into_iter().flatten() {
+            judge::judge(&std::fs::read(file.unwrap().path()).unwrap());
+            judged += 1;
+        }
+    }
+    assert!(judged >= 5, "the seeds are there");
+}
+
 proptest! {
+    #[test]
+    fn any_stream_of_bytes_is_borne(bytes in stream_of_bytes()) {
+        judge::judge(&bytes);
+    }
+
     #[test]
     fn frames_come_back_whatever_the_pieces(frames in prop::collection::vec(frame(), 1..6), size in 1..200_usize) {
         let mut wire = BytesMut::new();
