@@ -36,6 +36,7 @@ static FILES: &[Carried] = &[
     bootstrap!("node/logs.cjs"),
     bootstrap!("python/bootstrap.py"),
     bootstrap!("python/hearth_asgi.py"),
+    bootstrap!("python/hearth_call.py"),
     bootstrap!("python/hearth_event.py"),
     bootstrap!("python/hearth_load.py"),
     bootstrap!("python/hearth_logs.py"),

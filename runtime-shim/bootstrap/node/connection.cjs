@@ -80,31 +80,26 @@ class Connection {
     switch (kind) {
       case INVOKE:
         return this.invoke(flags, stream, bytes, at, end);
-      case DATA: {
-        const call = this.calls.get(stream);
-        if (call !== undefined) call.body(bytes.subarray(at, end), (flags & FLAG_END) !== 0);
-        else if (stream > this.last) return this.violation('data for a call that does not exist');
-        return true;
-      }
-      case CREDIT: {
-        const call = this.calls.get(stream);
-        if (call !== undefined) call.credit(bytes.readUInt32BE(at));
-        return true;
-      }
+      case DATA:
+      case CREDIT:
       case CANCEL: {
+        if (kind === CREDIT && end - at !== 4) return this.violation('malformed credit');
         const call = this.calls.get(stream);
-        if (call !== undefined) call.cancel();
+        if (call === undefined) return stream <= this.last || this.violation('a call that does not exist');
+        if (kind === DATA) call.body(bytes.subarray(at, end), (flags & FLAG_END) !== 0);
+        else if (kind === CREDIT) call.credit(bytes.readUInt32BE(at));
+        else call.cancel();
         return true;
       }
       case PING: {
+        if (end - at !== 8) return this.violation('malformed ping');
         const answer = this.room(HEADER + 8);
         header(this.out, answer, 8, PONG, 0, 0);
         bytes.copy(this.out, answer + HEADER, at, end);
         return true;
       }
       case LOAD:
-        this.load(bytes.utf8Slice(at, end));
-        return true;
+        return this.load(bytes.utf8Slice(at, end));
       case DRAIN:
         this.state.drain();
         return true;
@@ -115,12 +110,8 @@ class Connection {
 
   greet(kind, bytes, at, end) {
     if (kind !== HELLO && kind !== ATTACH) return this.violation('the first frame is hello or attach');
-    let hello;
-    try {
-      hello = JSON.parse(bytes.utf8Slice(at, end));
-    } catch {
-      return this.violation('malformed hello');
-    }
+    const hello = object(bytes.utf8Slice(at, end));
+    if (hello === null) return this.violation('malformed hello');
     const { boot, handler, served } = this.state;
     if (!same(String(hello.secret), boot.secret)) return this.refuse('SecretRefused', "the secret is not this instance's");
     if (!(hello.minVersion <= 1 && hello.maxVersion >= 1)) return this.refuse('VersionRefused', 'this instance speaks version 1');
@@ -155,10 +146,12 @@ class Connection {
     const { state } = this;
     if (state.handler !== null || state.loading) {
       this.json(LOADED, 0, { result: 'error', type: 'AlreadyLoaded', message: 'code was loaded before' });
-      return;
+      return true;
     }
+    const load = object(text);
+    if (load === null) return this.violation('malformed load');
     state.loading = true;
-    require('./load.cjs').load(state, JSON.parse(text)).then(
+    require('./load.cjs').load(state, load).then(
       (handler) => {
         state.handler = handler;
         this.json(LOADED, 0, { result: 'ok', signature: handler.signature });
@@ -168,6 +161,7 @@ class Connection {
         this.json(LOADED, 0, { result: 'error', type, message, stack });
       },
     );
+    return true;
   }
 
   invoke(flags, stream, bytes, at, end) {
@@ -188,6 +182,7 @@ class Connection {
       this.json(ERROR, stream, { type: 'NotServed', message: `calls of the ${handler.signature} signature come over attached connections` });
       return true;
     }
+    if (end - at < 9) return this.violation('malformed invoke');
     const idEnd = at + 5 + bytes[at + 4];
     const headStart = idEnd + 4;
     if (headStart > end) return this.violation('malformed invoke');
@@ -472,6 +467,16 @@ function header(out, at, length, kind, flags, stream) {
   out[at + 9] = stream;
 }
 
+/** The object that a text of JSON is; null when it is none. */
+function object(text) {
+  try {
+    const value = JSON.parse(text);
+    return typeof value === 'object' && !Array.isArray(value) ? value : null;
+  } catch {
+    return null;
+  }
+}
+
 /** Compares without telling by its duration where the first difference is. */
 function same(left, right) {
   let difference = left.length ^ right.length;
@@ -490,4 +495,4 @@ function describe(type, error) {
   return { type: String(type || 'Error'), message: logs.describe(error).slice(0, MAX_STACK) };
 }
 
-module.exports = { Connection, describe };
+module.exports = { Connection, describe, object };

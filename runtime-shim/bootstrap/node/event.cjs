@@ -5,6 +5,7 @@
 // `fail`). Something that is an object with a `statusCode` is taken for `{statusCode, headers, cookies, body, isBase64Encoded}`; anything else is
 // the body itself, as JSON, with status 200. A thrown error, a rejection or a callback's error is an error of the call.
 
+const { object } = require('./connection.cjs');
 const logs = require('./logs.cjs');
 
 const JSON_TYPE = 'content-type: application/json\n';
@@ -68,6 +69,13 @@ class Context {
   }
 }
 
+/** The event that is the head of a call; null when it is none, and the call has failed then. */
+function eventOf(call) {
+  const event = object(call.head);
+  if (event === null) call.fail(new Error('the head of the call is no event'), 'ProtocolViolation');
+  return event;
+}
+
 function handler(work, arity, load) {
   const request = {
     function: load.function,
@@ -81,8 +89,10 @@ function handler(work, arity, load) {
   const callback = arity >= 3;
 
   function invoke(call) {
-    if (call.ended && call.first === null) start(call, JSON.parse(call.head));
-    else gather(call);
+    if (!call.ended || call.first !== null) return gather(call);
+    const event = eventOf(call);
+    if (event !== null) start(call, event);
+    return undefined;
   }
 
   function start(call, event) {
@@ -120,7 +130,8 @@ function handler(work, arity, load) {
         call.finish();
         return;
       }
-      const event = JSON.parse(call.head);
+      const event = eventOf(call);
+      if (event === null) return;
       const body = pieces.length === 1 ? pieces[0] : Buffer.concat(pieces);
       event.body = body.toString(event.isBase64Encoded ? 'base64' : 'utf8');
       start(call, event);

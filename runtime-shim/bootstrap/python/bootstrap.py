@@ -57,117 +57,6 @@ def error_body(kind, message, stack=None):
     return (text + "}").encode()
 
 
-class Call:
-    """One call. The handler's part (hearth_event.py and its neighbours) answers it, from whatever thread."""
-
-    __slots__ = (
-        "connection", "stream", "id", "deadline_ms", "head", "ended", "body", "on_body", "window", "on_window", "over",
-        "cancelled", "on_cancel", "partial", "lock", "task",
-    )
-
-    def __init__(self, connection, stream, call_id, deadline_ms, head, ended, body):
-        self.connection = connection
-        self.stream = stream
-        self.id = call_id
-        self.deadline_ms = deadline_ms
-        self.head = head
-        self.ended = ended  # the body is complete
-        self.body = body  # what of it has not been used
-        self.on_body = None  # called when more of it is there
-        self.window = INITIAL_CREDIT  # answer bytes that may be sent
-        self.on_window = None  # called when that grows
-        self.over = False
-        self.cancelled = False
-        self.on_cancel = None
-        self.partial = None  # what it printed without a newline, by stream
-        self.lock = _thread.allocate_lock()
-        self.task = None
-
-    # From the frames thread.
-
-    def data(self, data, end):
-        with self.lock:
-            self.body += data
-            self.ended = self.ended or end
-            notify = self.on_body
-        if notify is not None:
-            notify()
-
-    def credit(self, amount):
-        with self.lock:
-            self.window += amount
-            notify = self.on_window
-        if notify is not None:
-            notify()
-
-    def cancel(self):
-        with self.lock:
-            if self.over or self.cancelled:
-                return
-            self.cancelled = True
-            self.ended = True
-            notify = [self.on_body, self.on_window, self.on_cancel]
-        for each in notify:
-            if each is not None:
-                each()
-
-    # From the handler's side.
-
-    def take_body(self):
-        """What has come of the body, and whether that is the end; the caller may send as much again."""
-        with self.lock:
-            data, self.body = self.body, b""
-            ended = self.ended
-        if data and not ended and not self.over:
-            self.connection.frame(CREDIT, 0, self.stream, len(data).to_bytes(4, "big"))
-        return data, ended
-
-    def take_window(self, most):
-        """So many bytes of the answer may be sent now, and are taken as sent."""
-        with self.lock:
-            taken = min(self.window, most)
-            self.window -= taken
-        return taken
-
-    def respond(self, status, lines, body):
-        """The whole answer at once, if credit allows; false otherwise."""
-        if len(body) > self.window and not self.cancelled:
-            return False
-        self.end(ANSWER, FLAG_END, _struct.pack(">HI", status, len(lines)) + lines + body)
-        return True
-
-    def begin(self, status, lines):
-        head = _struct.pack(">HI", status, len(lines))
-        self.connection.frame(ANSWER, 0, self.stream, head + lines)
-
-    def piece(self, data):
-        self.connection.frame(DATA, 0, self.stream, data)
-
-    def finish(self):
-        """The end of a streamed answer, or of a call that was cancelled."""
-        self.end(DATA, FLAG_END, b"")
-
-    def fail(self, kind, message, stack=None):
-        self.end(ERROR, 0, error_body(kind, message, stack))
-
-    def end(self, kind, flags, payload):
-        """The last frame of the call; of one that was cancelled it is `end`."""
-        instance = self.connection.instance
-        with self.lock:
-            if self.over:
-                return
-            self.over = True
-            self.body = b""
-            self.on_body = self.on_window = self.on_cancel = None
-            if self.cancelled:
-                kind, flags, payload = END, 0, b""
-        self.connection.calls.pop(self.stream, None)
-        # Before the caller hears of it and sends the next one.
-        instance.call_ended(self)
-        self.connection.frame(kind, flags, self.stream, payload)
-        instance.end_if_drained()
-
-
 class Connection:
     """One connection, from the instance's side."""
 
@@ -238,21 +127,22 @@ class Connection:
             return False
         if self.inbox:
             data = self.inbox + data
-        at, length, started = 0, len(data), []
-        while length - at >= 10:
+        at, length, started, good = 0, len(data), [], True
+        while good and length - at >= 10:
             size, kind, flags, stream = HEADER.unpack_from(data, at)
             if size > MAX_PAYLOAD:
-                return self.refuse("ProtocolViolation", "a frame that is too long")
+                good = self.refuse("ProtocolViolation", "a frame that is too long")
+                break
             end = at + 10 + size
             if end > length:
                 break
-            if not self.take(kind, flags, stream, data[at + 10:end], started):
-                return False
+            good = self.take(kind, flags, stream, data[at + 10:end], started)
             at = end
         self.inbox = data[at:]
+        # Those before a violation too: they hold slots, and give them back when they end.
         if started:
             self.instance.handler.start(started)
-        return True
+        return good
 
     def take(self, kind, flags, stream, payload, started):
         instance = self.instance
@@ -268,6 +158,8 @@ class Connection:
             if call in started:
                 instance.handler.start(started)
                 started.clear()
+            if kind == CREDIT and len(payload) != 4:
+                return self.refuse("ProtocolViolation", "malformed credit")
             if kind == DATA:
                 call.data(payload, flags & FLAG_END != 0)
             elif kind == CREDIT:
@@ -275,12 +167,14 @@ class Connection:
             else:
                 call.cancel()
         elif kind == PING:
+            if len(payload) != 8:
+                return self.refuse("ProtocolViolation", "malformed ping")
             if instance.handler is None:
                 self.frame(PONG, 0, 0, payload)
             else:
                 instance.handler.ping(lambda: self.frame(PONG, 0, 0, payload))
         elif kind == LOAD:
-            instance.ask_to_load(self, payload)
+            return instance.ask_to_load(self, payload)
         elif kind == DRAIN:
             instance.drain()
         else:
@@ -294,7 +188,7 @@ class Connection:
             hello = parse(payload)
             secret, versions = hello["secret"], (hello["minVersion"], hello["maxVersion"])
             good = versions[0] <= 1 <= versions[1]
-        except (StopIteration, ValueError, KeyError, TypeError):
+        except (StopIteration, ValueError, KeyError, TypeError, RecursionError):
             return self.refuse("ProtocolViolation", "malformed hello")
         instance = self.instance
         if not same(secret, instance.boot["secret"]):
@@ -318,9 +212,6 @@ class Connection:
         if instance.handler is None:
             self.error(stream, "NotLoaded", "nothing is loaded yet")
             return True
-        if not instance.call_begins():
-            self.frame(BUSY, 0, stream, b"")
-            return True
         try:
             deadline_ms = int.from_bytes(payload[:4], "big")
             id_end = 5 + payload[4]
@@ -328,7 +219,12 @@ class Connection:
             call_id = payload[5:id_end].decode("ascii")
         except (IndexError, UnicodeDecodeError):
             return self.refuse("ProtocolViolation", "malformed invoke")
-        call = Call(
+        if head_end > len(payload):
+            return self.refuse("ProtocolViolation", "malformed invoke")
+        if not instance.call_begins():
+            self.frame(BUSY, 0, stream, b"")
+            return True
+        call = instance.new_call(
             self, stream, call_id, deadline_ms, payload[id_end + 4:head_end], flags & FLAG_END != 0, payload[head_end:]
         )
         self.calls[stream] = call
@@ -366,6 +262,7 @@ class Instance:
 
     def __init__(self, boot):
         self.boot = boot
+        self.new_call = None  # hearth_call.Call, from the load on
         self.handler = None  # what `load` made: signature, start(calls), ping(answer), run(), stop()
         self.load_request = None
         self.load_asked = _thread.allocate_lock()
@@ -428,9 +325,16 @@ class Instance:
     def ask_to_load(self, connection, payload):
         if self.load_request is not None:
             connection.frame(LOADED, 0, 0, b'{"result":"error","type":"AlreadyLoaded","message":"code was loaded before"}')
-            return
-        self.load_request = connection, payload
+            return True
+        try:
+            request = parse(payload)
+        except (StopIteration, ValueError, RecursionError):
+            request = None
+        if not isinstance(request, dict):
+            return connection.refuse("ProtocolViolation", "malformed load")
+        self.load_request = connection, request
         self.load_asked.release()
+        return True
 
     # Any thread.
 
@@ -488,11 +392,13 @@ class Instance:
         _signal.signal(_signal.SIGINT, _signal.SIG_IGN)
         _thread.start_new_thread(self.frames, ())
         self.load_asked.acquire()
-        connection, payload = self.load_request
+        connection, request = self.load_request
         sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
+        import hearth_call
         import hearth_load
 
-        handler = hearth_load.load(self, parse(payload), connection)
+        self.new_call = hearth_call.Call
+        handler = hearth_load.load(self, request, connection)
         if handler is None:
             # The pool ends an instance that could not load.
             while True:

@@ -8,6 +8,7 @@
 
 mod client;
 mod exec;
+mod hostile;
 mod http;
 mod node;
 mod python;
