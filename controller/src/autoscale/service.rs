@@ -17,7 +17,7 @@ use super::record::{Member, Record};
 use super::snapshot::Snapshot;
 use super::{COMMANDS, Command, Config, Handle, Left, TICK, Target, TrialError};
 use crate::backend::Found;
-use crate::pool::{self, Pool, STOP_GRACE};
+use crate::pool::{Pool, STOP_GRACE};
 use crate::telemetry::logs::{Entry, Logs, Note};
 use crate::telemetry::metrics::Registry;
 
@@ -236,7 +236,7 @@ impl Service {
         for Adoptable { found, .. } in std::mem::take(&mut self.adoptable) {
             let instance = found.spec.id.clone();
             if let (Some(owner), Some(exit)) = (&found.spec.owner, &found.ended) {
-                let how = pool::how(exit);
+                let how = exit.to_string();
                 let text = format!("the instance ended while the controller was away: {how}");
                 let note =
                     Note { time: Timestamp::now(), request: None, instance: Some(instance.clone()), text };

@@ -372,12 +372,6 @@ async fn send(
     }
 }
 
-impl From<Exit> for super::Exit {
-    fn from(exit: Exit) -> Self {
-        Self { code: exit.code, signal: exit.signal, out_of_memory: exit.out_of_memory }
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;

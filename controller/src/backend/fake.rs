@@ -162,8 +162,8 @@ impl Fake {
             return;
         }
         found.life.cancel();
-        found.ended.send_replace(Some(exit.clone()));
-        self.end.try_send(Ended { instance: instance.clone(), exit: exit.clone() }).ok();
+        found.ended.send_replace(Some(*exit));
+        self.end.try_send(Ended { instance: instance.clone(), exit: *exit }).ok();
     }
 
     /// Puts an instance into what `list` finds that was never started here: one of a controller before.
@@ -368,7 +368,7 @@ impl Backend for Fake {
         let own = state.instances.values().map(|one| Found {
             spec: one.spec.clone(),
             started: one.started.clone(),
-            ended: one.ended.borrow().clone(),
+            ended: *one.ended.borrow(),
         });
         Ok(own.chain(state.strangers.iter().cloned()).collect())
     }

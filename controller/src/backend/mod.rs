@@ -21,6 +21,8 @@ use hearth_function::{FunctionId, InstanceId, RevisionId};
 use serde::{Deserialize, Serialize};
 use tokio::sync::mpsc;
 
+pub use hearth_protocol::Exit;
+
 /// Starts, stops and finds instances.
 #[async_trait]
 pub trait Backend: Send + Sync + fmt::Debug + 'static {
@@ -225,17 +227,6 @@ pub struct Ended {
     pub instance: InstanceId,
     /// How.
     pub exit: Exit,
-}
-
-/// How an instance ended.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Exit {
-    /// The exit code of the runtime, if it ended by itself.
-    pub code: Option<i32>,
-    /// The signal that ended it.
-    pub signal: Option<i32>,
-    /// The kernel killed it because its memory limit was reached.
-    pub out_of_memory: bool,
 }
 
 /// One thing that a machine can or cannot do.

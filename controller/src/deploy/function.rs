@@ -139,7 +139,7 @@ impl Task {
                 }
                 result = self.take(action, &observed) => if let Err(error) = result {
                     // What happened to the store meanwhile is seen at the next look, which must not come at once.
-                    let error = pool::chain(&error);
+                    let error = crate::telemetry::chain(&error);
                     tracing::warn!(function = %self.id, error, "a step of a deployment failed");
                     tokio::time::sleep(COUNTS).await;
                 },
@@ -420,7 +420,7 @@ impl Task {
     /// Takes away what a deleted Function printed.
     async fn forget(&self) {
         if let Err(error) = self.shared.parts.logs.remove(&self.id).await {
-            let error = pool::chain(&error);
+            let error = crate::telemetry::chain(&error);
             tracing::warn!(function = %self.id, error, "logs of a deleted function stay");
         }
         tracing::info!(function = %self.id, "function deleted");
@@ -447,7 +447,7 @@ impl Task {
             // Deleted, or made anew, since it was read: then it is another task's, or nobody's.
             Ok(_) | Err(store::Error::NotFound { .. } | store::Error::Conflict { .. }) => {}
             Err(error) => {
-                let error = pool::chain(&error);
+                let error = crate::telemetry::chain(&error);
                 tracing::warn!(function = %self.id, error, "status not written");
             }
         }

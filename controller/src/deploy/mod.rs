@@ -211,7 +211,7 @@ impl Service {
             if !known.contains(&function)
                 && let Err(error) = logs.remove(&function).await
             {
-                let error = crate::pool::chain(&error);
+                let error = crate::telemetry::chain(&error);
                 tracing::warn!(%function, error, "logs of a deleted function stay");
             }
         }

@@ -10,7 +10,7 @@ use hearth_function::{Digest, FunctionSpec, RuntimeName, Template};
 
 use crate::backend::interpreters::{self, Interpreter};
 use crate::build::{self, Bundles, Dependencies, Toolchain};
-use crate::pool::chain;
+use crate::telemetry::chain;
 
 /// Code and dependencies. Clones share both stores.
 #[derive(Debug, Clone)]

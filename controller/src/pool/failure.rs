@@ -6,6 +6,7 @@ use hearth_protocol::bodies::error_type;
 use hearth_scaler::Fault;
 
 use crate::backend::{self, Exit, control};
+use crate::telemetry::chain;
 
 /// A failed start.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -24,7 +25,7 @@ impl Failure {
 
     /// The runtime ended before it was loaded.
     pub(super) fn ended(exit: &Exit) -> Self {
-        let message = format!("the instance ended while it started: {}", how(exit));
+        let message = format!("the instance ended while it started: {exit}");
         if exit.out_of_memory {
             let message = format!("{message}; give it more in spec.resources.memory");
             Self::new(Fault::Function, "out_of_memory", message)
@@ -77,24 +78,6 @@ impl Failure {
         failure.told.last_lines = error.lines;
         failure
     }
-}
-
-/// How an instance ended, for people.
-pub(crate) fn how(exit: &Exit) -> String {
-    let Exit { code, signal, out_of_memory } = *exit;
-    hearth_protocol::Exit { code, signal, out_of_memory }.to_string()
-}
-
-/// An error with what caused it.
-pub(crate) fn chain(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut next = error.source();
-    while let Some(source) = next {
-        text.push_str(": ");
-        text.push_str(&source.to_string());
-        next = source.source();
-    }
-    text
 }
 
 #[cfg(test)]

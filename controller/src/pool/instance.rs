@@ -14,9 +14,10 @@ use jiff::Timestamp;
 use tokio::sync::{mpsc, watch};
 use tokio::time::{Instant, sleep, sleep_until, timeout, timeout_at};
 
-use super::failure::{self, Failure};
+use super::failure::Failure;
 use super::template::Template;
 use crate::backend::{self, Address, Backend, Exit, InstanceSpec, Started, control};
+use crate::telemetry::chain;
 use crate::telemetry::logs::{Entry, Line, Logs, Note, Stream};
 
 /// Lines kept of each instance to be shown when its start fails.
@@ -267,7 +268,7 @@ impl Task {
         loop {
             let now = self.orders.borrow_and_update().clone();
             if let Some(exit) = now.exit {
-                self.report(What::Ended { how: failure::how(&exit) }).await;
+                self.report(What::Ended { how: exit.to_string() }).await;
                 return Duration::ZERO;
             }
             let drain_until = match now.wish {
@@ -301,7 +302,7 @@ impl Task {
             match self.backend.stop(&self.spec.id, grace).await {
                 Ok(()) => return,
                 Err(error) if attempt == STOP_ATTEMPTS => {
-                    let error = failure::chain(&error);
+                    let error = chain(&error);
                     tracing::error!(instance = %self.spec.id, error, "an instance could not be taken away");
                 }
                 Err(_) => sleep(STOP_PAUSE * attempt).await,
@@ -350,7 +351,7 @@ async fn told_to_stop(orders: &mut watch::Receiver<Orders>) -> Duration {
 
 /// Waits until the backend has seen the end of the process.
 async fn ended(orders: &mut watch::Receiver<Orders>) -> Exit {
-    match orders.wait_for(|orders| orders.exit.is_some()).await.map(|orders| orders.exit.clone()) {
+    match orders.wait_for(|orders| orders.exit.is_some()).await.map(|orders| orders.exit) {
         Ok(Some(exit)) => exit,
         _ => std::future::pending().await,
     }
@@ -392,7 +393,7 @@ impl Pump {
                         return;
                     }
                     Err(error) => {
-                        let error = failure::chain(&error);
+                        let error = chain(&error);
                         tracing::warn!(instance = %self.instance, error, "control connection lost");
                         break;
                     }
@@ -485,7 +486,7 @@ impl LastLines {
 /// Takes away what an instance of an earlier controller left, or all of it when it still runs.
 pub(super) async fn reap(backend: Arc<dyn Backend>, instance: InstanceId, grace: Duration) {
     if let Err(error) = backend.stop(&instance, grace).await {
-        let error = failure::chain(&error as &backend::Error);
+        let error = chain(&error as &backend::Error);
         tracing::error!(%instance, error, "an instance of an earlier run could not be taken away");
     }
 }

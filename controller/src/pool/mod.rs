@@ -32,7 +32,6 @@ use tokio::task::{Id, JoinSet};
 use tokio::time::Instant;
 
 pub use failure::Failure;
-pub(crate) use failure::{chain, how};
 pub use instance::Phases;
 pub use template::{Places, Template};
 

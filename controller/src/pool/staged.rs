@@ -105,7 +105,7 @@ impl Staged {
     /// The process of an instance ends by itself.
     pub(crate) async fn end(&self, instance: &InstanceId, exit: Exit) {
         if let Some(running) = self.stage.lock().unwrap().running.get_mut(instance) {
-            running.ended = Some(exit.clone());
+            running.ended = Some(exit);
         }
         self.ends.send(Ended { instance: instance.clone(), exit }).await.unwrap();
     }
@@ -193,7 +193,7 @@ impl Backend for Staged {
         let found = |running: &Running| Found {
             spec: running.spec.clone(),
             started: running.started.clone(),
-            ended: running.ended.clone(),
+            ended: running.ended,
         };
         Ok(stage.running.values().map(found).collect())
     }

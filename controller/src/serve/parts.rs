@@ -136,7 +136,7 @@ impl Parts for Wired {
             std::fs::File::open(file).map_err(|error| internal("open the received bundle", error))?;
         match self.bundles.put(&digest, std::io::BufReader::new(packed)).await {
             Ok(_) => Ok(()),
-            Err(error) if error.is_clients() => Err(Error::Invalid(crate::pool::chain(&error))),
+            Err(error) if error.is_clients() => Err(Error::Invalid(crate::telemetry::chain(&error))),
             Err(error) => Err(internal("unpack the bundle", error)),
         }
     }

@@ -138,7 +138,7 @@ impl Running {
         self.logs.close().await;
         self.store.clone().close().await;
         if let Err(error) = self.backend.close().await {
-            let error = crate::pool::chain(&error);
+            let error = crate::telemetry::chain(&error);
             tracing::error!(error, "the backend left something behind");
         }
         self.join().await;

@@ -128,7 +128,7 @@ pub(super) async fn an_instance_outlives_its_handle(suite: &Suite) -> Result<(),
     let find =
         |id| list.iter().find(|found| found.spec.id == id).ok_or_else(|| format!("{id} was not found again"));
     check(find(running.id.clone())?.ended.is_none(), || "the running one was taken for dead".to_owned())?;
-    let ended = find(dead.id.clone())?.ended.clone();
+    let ended = find(dead.id.clone())?.ended;
     check(ended.as_ref().is_some_and(|exit| exit.code == Some(3)), || {
         format!("the dead one ended as {ended:?}")
     })?;

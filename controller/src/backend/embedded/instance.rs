@@ -54,7 +54,7 @@ impl Instance {
             Err(error) => tracing::error!(instance = %self.id, %error, "cannot watch the instance's process"),
         }
         let exit = self.conclude().await;
-        self.end.send_replace(Some(exit.clone()));
+        self.end.send_replace(Some(exit));
         exit
     }
 
@@ -98,7 +98,7 @@ fn readiness(pidfd: OwnedFd) -> std::io::Result<AsyncFd<OwnedFd>> {
 
 /// How an instance ended: by the shim's record, else by the shim's own end; and whether the kernel killed for want of memory.
 pub(super) fn conclusion(directory: &Directory, group: &Group, fate: Fate) -> Exit {
-    let (code, signal) = match (directory.read_exit::<hearth_protocol::Exit>(), fate) {
+    let (code, signal) = match (directory.read_exit::<Exit>(), fate) {
         (Some(record), _) => (record.code, record.signal),
         (None, Fate::Code(code)) => (Some(code), None),
         (None, Fate::Signal(signal)) => (None, Some(signal)),

@@ -426,7 +426,7 @@ impl Backend for Embedded {
                     Some(instance) => directory.read_spec().map(|spec| Found {
                         spec,
                         started: instance.started.clone(),
-                        ended: instance.end.borrow().clone(),
+                        ended: *instance.end.borrow(),
                     }),
                     None => shared.adopt(id, directory),
                 };

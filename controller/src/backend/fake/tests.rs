@@ -98,7 +98,7 @@ async fn starts_go_as_planned() {
     let exit = Exit { code: Some(1), signal: None, out_of_memory: false };
     fake.plan(Plan::Fails("no space".to_owned()));
     fake.plan(Plan::Slow(Duration::from_secs(3)));
-    fake.plan(Plan::DiesAfter(Duration::from_secs(5), exit.clone()));
+    fake.plan(Plan::DiesAfter(Duration::from_secs(5), exit));
     fake.plan(Plan::Hangs);
     let mut ends = fake.exits();
     assert!(fake.start(&spec("a")).await.is_err());
