@@ -289,3 +289,15 @@ fn a_stop_lets_running_calls_end() {
     let answer = call.join().unwrap().unwrap();
     assert_eq!((answer.status, answer.text().as_str()), (200, "done"));
 }
+
+#[test]
+fn the_management_api_answers_to_the_names_that_are_configured() {
+    let hearth = Hearth::start(&[("HEARTH_MANAGEMENT_NAMES", "hearth.test,other.test")]);
+    let ask = |name: &str| support::tls::get(hearth.management(), name, "/version", hearth.data_dir());
+    for name in ["hearth.test", "other.test", "localhost"] {
+        let answer = ask(name).expect("the certificate is for this name");
+        assert!(answer.starts_with("HTTP/1.1 200"), "{name}: {answer}");
+    }
+    assert!(ask("evil.test").is_err());
+    hearth.stop();
+}

@@ -233,15 +233,7 @@ impl Start {
             drain: self.config.drain.deadline,
             _lock: self.lock,
         };
-        let api = api::Config {
-            listen: self.config.management.listen,
-            names: Vec::new(),
-            identity: self.data.join("tls"),
-            kubeconfig: self.config.kubeconfig(),
-            incoming: self.data.join("incoming"),
-            max_bundle_bytes: self.config.build.max_bundle.as_bytes(),
-        };
-        match api::start(api, self.store, Arc::new(wired)).await {
+        match api::start(self.config.api(), self.store, Arc::new(wired)).await {
             Ok(api) => running.api = Some(api),
             Err(error) => {
                 running.stop(CancellationToken::new()).await;

@@ -13,6 +13,7 @@
 pub(crate) mod http;
 pub(crate) mod leftovers;
 pub(crate) mod neighbour;
+pub(crate) mod tls;
 
 use std::fs::File;
 use std::io::Write;
