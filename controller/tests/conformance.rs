@@ -3,6 +3,9 @@
 
 #![expect(clippy::tests_outside_test_module, clippy::unwrap_used, reason = "all of it is a test")]
 
+#[path = "support/containers.rs"]
+mod containers;
+
 use std::fs;
 use std::net::{SocketAddr, UdpSocket};
 use std::path::{Path, PathBuf};
@@ -89,9 +92,12 @@ async fn the_embedded_backend_conforms() {
     let free = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let gateway_port = free.local_addr().unwrap().port();
     drop(free);
+    let others = containers::Containers::start();
+    let interfaces = others.iter().map(|others| others.links[0].clone()).collect();
     let config = Config {
         run_dir: run.path().to_owned(),
         gateway_port,
+        interfaces,
         ..Config::new(env!("CARGO_BIN_EXE_hearth").into(), data.path().to_owned(), shim)
     };
     let backend = Embedded::open(config.clone()).await.unwrap();
@@ -105,6 +111,15 @@ async fn the_embedded_backend_conforms() {
         unreachable.push(SocketAddr::from((address, port)));
         unreachable.extend(own_address().map(|own| SocketAddr::from((own, port))));
         listeners.extend([gateway, other]);
+        match &others {
+            Ok(others) => {
+                // The first is on an interface that the operator lists.
+                let [listed, unlisted] = others.addresses;
+                reachable.push(listed);
+                unreachable.extend([unlisted, others.link_local, (address, others.published).into()]);
+            }
+            Err(reason) => eprintln!("NOT RUN: the cases about containers of others: {reason}"),
+        }
     }
     let networks = backend.gateway_address().is_some();
     if !networks {
@@ -143,6 +158,10 @@ async fn the_embedded_backend_conforms() {
     }
     suite.backend().close().await.unwrap();
     drop(listeners);
+    if let (true, true, Ok(others)) = (networks, only.is_empty(), &others) {
+        assert!(others.translated() > 0, "the published port was never tried");
+    }
+    drop(others);
     failures.extend(
         traces(&run_dir, &tag)
             .into_iter()

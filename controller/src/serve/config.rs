@@ -123,6 +123,8 @@ options! {
     network: Network {
         /// Ports of this host that instances reach as `host.hearth.internal`. Default: none.
         host_ports: Vec<u16> = Vec::new(),
+        /// Network interfaces by which instances leave this host beside those of its default routes: `eth1` of a private network. Default: none, for behind any other there may be containers that nobody meant to open.
+        interfaces: Vec<String> = Vec::new(),
     }
     /// Starting instances.
     start: Start {

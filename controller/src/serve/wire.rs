@@ -286,6 +286,7 @@ fn embedded_config(config: &Config, listen: SocketAddr, shim: PathBuf) -> Result
         parallel_starts: usize::try_from(config.start_parallelism()).unwrap_or(usize::MAX),
         gateway_port: listen.port(),
         host_ports: config.network.host_ports.clone(),
+        interfaces: config.network.interfaces.clone(),
         ..embedded::Config::new(program, config.main.data_dir.clone(), shim)
     })
 }

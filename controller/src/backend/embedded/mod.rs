@@ -59,6 +59,8 @@ pub struct Config {
     pub gateway_port: u16,
     /// Ports of this host that instances may reach as `host.hearth.internal:<port>`. Default: none.
     pub host_ports: Vec<u16>,
+    /// Interfaces by which instances reach the outside, beside those of the host's default routes. Default: none.
+    pub interfaces: Vec<String>,
     /// Network namespaces held ready for the next starts. Default 4.
     pub spare_networks: usize,
 }
@@ -76,6 +78,7 @@ impl Config {
             parallel_starts,
             gateway_port: 8080,
             host_ports: Vec::new(),
+            interfaces: Vec::new(),
             spare_networks: 4,
         }
     }

@@ -3,14 +3,21 @@
 //! One table of our own, replaced whole in one transaction. For what arrives from the bridge:
 //! ```text
 //! prerouting   not IPv4, or not from the subnet          drop
+//!              to 169.254.0.0/16, but port 53            drop
 //! input        to the bridge's address, gateway's port   accept
 //!              to it, a port that the operator listed    accept
 //!              an answer                                 accept
 //!              anything else of the host                 drop
 //! forward      to another instance                       drop
 //!              to the bridge and not an answer           drop
+//!              its destination was translated            drop
+//!              by a way out                              accept
+//!              anything else                             drop
 //! postrouting  from the subnet to elsewhere              masquerade
 //! ```
+//! Link-local addresses are where clouds keep a machine's credentials, and on some of them its resolver. A translated destination is how
+//! a published port of a container looks, which would never come to the input chain; a container's own address is on no way out.
+//!
 //! An `accept` ends only our own chain: other tables, Docker's among them, still have their say ([`super::foreign`]).
 
 use std::io;
@@ -32,11 +39,20 @@ const INET: u8 = 1;
 /// `NFPROTO_IPV4`.
 const IPV4: u8 = 2;
 const TCP: u8 = 6;
+const UDP: u8 = 17;
+const DNS: u16 = 53;
+/// RFC 3927.
+const LINK_LOCAL: (Ipv4Addr, u8) = (Ipv4Addr::new(169, 254, 0, 0), 16);
 
 const NF_DROP: u32 = 0;
 const NF_ACCEPT: u32 = 1;
 /// Connection states "established" and "related": an answer.
 const ANSWER: u32 = 2 | 4;
+/// `IPS_DST_NAT`: the connection goes elsewhere than its first packet said.
+const TRANSLATED: u32 = 1 << 5;
+
+const CT_STATE: u32 = 0;
+const CT_STATUS: u32 = 2;
 
 const META_NFPROTO: u32 = 15;
 const META_L4PROTO: u32 = 16;
@@ -56,6 +72,8 @@ pub(super) struct Rules {
     pub(super) prefix: u8,
     /// Ports of the host that instances may reach at the bridge's address: the gateway's, and what the operator lists.
     pub(super) ports: Vec<u16>,
+    /// Interfaces by which instances reach the outside.
+    pub(super) ways_out: Vec<String>,
 }
 
 /// Puts the rules in force, instead of any of the same name.
@@ -78,12 +96,25 @@ pub(super) fn install(rules: &Rules) -> io::Result<()> {
         "prerouting",
         [from(), ipv4(), source_in_subnet(rules, Is::Not), vec![verdict(NF_DROP)]],
     ));
+    let link_local = || {
+        let (network, prefix) = LINK_LOCAL;
+        [ipv4(), in_subnet(DESTINATION, network, prefix, Is::Equal)].into_iter().flatten().collect()
+    };
+    for protocol in [TCP, UDP] {
+        let protocol = meta_is(META_L4PROTO, &[protocol]);
+        messages.push(rule(
+            rules,
+            "prerouting",
+            [from(), link_local(), protocol, to_port(DNS), vec![verdict(NF_ACCEPT)]],
+        ));
+    }
+    messages.push(rule(rules, "prerouting", [from(), link_local(), vec![verdict(NF_DROP)]]));
 
     messages.push(chain(rules, "input", "filter", 1, 0));
     for port in &rules.ports {
         let tcp = meta_is(META_L4PROTO, &[TCP]);
-        let port = load_and_compare(payload(2, 2, 2), Is::Equal, &port.to_be_bytes());
-        let gateway = load_and_compare(payload(1, 16, 4), Is::Equal, &rules.gateway.octets());
+        let port = to_port(*port);
+        let gateway = load_and_compare(payload(1, DESTINATION, 4), Is::Equal, &rules.gateway.octets());
         messages.push(rule(rules, "input", [from(), ipv4(), gateway, tcp, port, vec![verdict(NF_ACCEPT)]]));
     }
     messages.push(rule(rules, "input", [from(), answer(Is::Not), vec![verdict(NF_ACCEPT)]]));
@@ -92,6 +123,13 @@ pub(super) fn install(rules: &Rules) -> io::Result<()> {
     messages.push(chain(rules, "forward", "filter", 2, 0));
     messages.push(rule(rules, "forward", [from(), to(), vec![verdict(NF_DROP)]]));
     messages.push(rule(rules, "forward", [to(), answer(Is::Equal), vec![verdict(NF_DROP)]]));
+    let translated = connection(CT_STATUS, TRANSLATED, Is::Not);
+    messages.push(rule(rules, "forward", [from(), translated, vec![verdict(NF_DROP)]]));
+    for way in &rules.ways_out {
+        let by = meta_is(META_OIFNAME, &interface(way));
+        messages.push(rule(rules, "forward", [from(), by, vec![verdict(NF_ACCEPT)]]));
+    }
+    messages.push(rule(rules, "forward", [from(), vec![verdict(NF_DROP)]]));
 
     messages.push(chain(rules, "postrouting", "nat", 4, 100));
     let elsewhere = meta_is_not(META_OIFNAME, &interface(&rules.bridge));
@@ -217,16 +255,34 @@ fn mask(bits: &[u8]) -> Expression {
     })
 }
 
+/// Where IPv4's header has the two addresses.
+const SOURCE: u32 = 12;
+const DESTINATION: u32 = 16;
+
+fn in_subnet(field: u32, network: Ipv4Addr, prefix: u8, is: Is) -> Vec<Expression> {
+    let bits = super::netmask(prefix);
+    let subnet = network.to_bits() & bits;
+    vec![payload(1, field, 4), mask(&bits.to_be_bytes()), compare(is, &subnet.to_be_bytes())]
+}
+
 fn source_in_subnet(rules: &Rules, is: Is) -> Vec<Expression> {
-    let bits = super::netmask(rules.prefix);
-    let subnet = rules.gateway.to_bits() & bits;
-    vec![payload(1, 12, 4), mask(&bits.to_be_bytes()), compare(is, &subnet.to_be_bytes())]
+    in_subnet(SOURCE, rules.gateway, rules.prefix, is)
+}
+
+/// The destination's port, which TCP and UDP have in the same place.
+fn to_port(port: u16) -> Vec<Expression> {
+    load_and_compare(payload(2, 2, 2), Is::Equal, &port.to_be_bytes())
+}
+
+/// Some bits of what is known of the connection, compared with none.
+fn connection(key: u32, bits: u32, none: Is) -> Vec<Expression> {
+    let known = expression("ct", move |data| data.big(1, 1).big(2, key));
+    vec![known, mask(&bits.to_ne_bytes()), compare(none, &0u32.to_ne_bytes())]
 }
 
 /// The state's bits of an answer, compared with none: `Is::Not` is an answer, `Is::Equal` is not.
 fn answer(none: Is) -> Vec<Expression> {
-    let state = expression("ct", |data| data.big(1, 1).big(2, 0));
-    vec![state, mask(&ANSWER.to_ne_bytes()), compare(none, &0u32.to_ne_bytes())]
+    connection(CT_STATE, ANSWER, none)
 }
 
 fn verdict(code: u32) -> Expression {

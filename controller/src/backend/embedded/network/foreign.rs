@@ -15,6 +15,8 @@ pub(super) struct Exception {
     pub(super) gateway: Ipv4Addr,
     /// Ports that instances may reach there.
     pub(super) ports: Vec<u16>,
+    /// Interfaces by which they reach the outside; to others, Docker's own rules keep their say.
+    pub(super) ways_out: Vec<String>,
 }
 
 impl Exception {
@@ -55,7 +57,9 @@ impl Exception {
         };
         let mut rules = Vec::new();
         if let Some(chain) = forward {
-            rules.push((chain, words(format!("-i {} -j ACCEPT", self.bridge))));
+            for way in &self.ways_out {
+                rules.push((chain, words(format!("-i {} -o {way} -j ACCEPT", self.bridge))));
+            }
             rules.push((
                 chain,
                 words(format!("-o {} -m conntrack --ctstate RELATED,ESTABLISHED -j ACCEPT", self.bridge)),
@@ -112,6 +116,7 @@ mod tests {
             bridge: "hearth0a1b2c3d".to_owned(),
             gateway: Ipv4Addr::new(10, 213, 0, 1),
             ports: vec![8080],
+            ways_out: vec!["eth0".to_owned()],
         }
     }
 
@@ -137,7 +142,7 @@ mod tests {
         assert_eq!(
             rules,
             [
-                "DOCKER-USER -i hearth0a1b2c3d -m comment --comment hearth0a1b2c3d -j ACCEPT",
+                "DOCKER-USER -i hearth0a1b2c3d -o eth0 -m comment --comment hearth0a1b2c3d -j ACCEPT",
                 "DOCKER-USER -o hearth0a1b2c3d -m conntrack --ctstate RELATED,ESTABLISHED -m comment --comment hearth0a1b2c3d -j ACCEPT",
             ]
         );
@@ -147,7 +152,7 @@ mod tests {
     fn a_closed_host_lets_instances_reach_the_gateway_only() {
         let rules = wanted("-P INPUT DROP\n-P FORWARD DROP\n");
         assert_eq!(rules.len(), 3);
-        assert!(rules[0].starts_with("FORWARD -i"));
+        assert!(rules[0].starts_with("FORWARD -i hearth0a1b2c3d -o eth0"));
         assert!(
             rules[2].starts_with("INPUT -i hearth0a1b2c3d -d 10.213.0.1 -p tcp --dport 8080"),
             "{}",

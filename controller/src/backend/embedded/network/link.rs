@@ -4,7 +4,7 @@ use std::io;
 use std::net::Ipv4Addr;
 use std::os::fd::RawFd;
 
-use super::netlink::{CREATE, EXCLUSIVE, Message, Socket, attributes, u32_at};
+use super::netlink::{CREATE, EXCLUSIVE, Message, Socket, attributes, u16_at, u32_at};
 
 /// The loopback interface's index in every namespace.
 pub(super) const LOOPBACK: u32 = 1;
@@ -37,6 +37,7 @@ const IFA_LOCAL: u16 = 2;
 const RTA_DST: u16 = 1;
 const RTA_OIF: u16 = 4;
 const RTA_GATEWAY: u16 = 5;
+const RTA_MULTIPATH: u16 = 9;
 
 const AF_INET: u8 = 2;
 const AF_BRIDGE: u8 = 7;
@@ -117,12 +118,19 @@ pub(super) fn delete(socket: &mut Socket, name: &str) -> io::Result<()> {
 /// Names of all links.
 pub(super) fn names(socket: &mut Socket) -> io::Result<Vec<String>> {
     let links = socket.dump(RTM_GETLINK, &link_head(0, 0, 0, 0))?;
-    let name = |payload: &[u8]| {
-        let list = attributes(payload, 16);
-        let (_, value) = list.into_iter().find(|(kind, _)| *kind == IFLA_IFNAME)?;
-        Some(String::from_utf8_lossy(value).trim_end_matches('\0').to_owned())
-    };
-    Ok(links.iter().filter_map(|(_, payload)| name(payload)).collect())
+    Ok(links.iter().filter_map(|(_, payload)| name_in(payload)).collect())
+}
+
+/// The name of the link of that index.
+pub(super) fn name(socket: &mut Socket, index: u32) -> io::Result<String> {
+    let (_, payload) = socket.get(Message::new(RTM_GETLINK, 0, &link_head(0, index, 0, 0)))?;
+    name_in(&payload).ok_or_else(|| io::Error::from(io::ErrorKind::InvalidData))
+}
+
+fn name_in(link: &[u8]) -> Option<String> {
+    let list = attributes(link, 16);
+    let (_, value) = list.into_iter().find(|(kind, _)| *kind == IFLA_IFNAME)?;
+    Some(String::from_utf8_lossy(value).trim_end_matches('\0').to_owned())
 }
 
 /// Gives a link an address.
@@ -176,18 +184,35 @@ pub(super) struct Route {
 /// All IPv4 routes of the host, in every table.
 pub(super) fn routes(socket: &mut Socket) -> io::Result<Vec<Route>> {
     let list = socket.dump(RTM_GETROUTE, &[AF_INET, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0])?;
-    let read = |payload: &[u8]| {
-        let mut route = Route { destination: Ipv4Addr::UNSPECIFIED, prefix: *payload.get(1)?, link: None };
-        for (kind, value) in attributes(payload, 12) {
-            match kind {
-                RTA_DST => route.destination = <[u8; 4]>::try_from(value).ok()?.into(),
-                RTA_OIF => route.link = u32_at(value, 0),
-                _ => {}
-            }
+    Ok(list.iter().filter_map(|(_, payload)| read_route(payload)).flatten().collect())
+}
+
+/// A route; one for each of its links when it has several.
+fn read_route(payload: &[u8]) -> Option<Vec<Route>> {
+    let mut route = Route { destination: Ipv4Addr::UNSPECIFIED, prefix: *payload.get(1)?, link: None };
+    let mut hops = Vec::new();
+    for (kind, value) in attributes(payload, 12) {
+        match kind {
+            RTA_DST => route.destination = <[u8; 4]>::try_from(value).ok()?.into(),
+            RTA_OIF => route.link = u32_at(value, 0),
+            RTA_MULTIPATH => hops = links_of_hops(value),
+            _ => {}
         }
-        Some(route)
-    };
-    Ok(list.iter().filter_map(|(_, payload)| read(payload)).collect())
+    }
+    if hops.is_empty() {
+        return Some(vec![route]);
+    }
+    Some(hops.into_iter().map(|link| Route { link: Some(link), ..route }).collect())
+}
+
+/// `struct rtnexthop`, one after the other: its length, two bytes, its link, and attributes.
+fn links_of_hops(mut bytes: &[u8]) -> Vec<u32> {
+    let mut links = Vec::new();
+    while let (Some(length), Some(link)) = (u16_at(bytes, 0), u32_at(bytes, 4)) {
+        links.push(link);
+        bytes = bytes.get(usize::from(length.max(8)).next_multiple_of(4)..).unwrap_or_default();
+    }
+    links
 }
 
 /// The packet size of a link.
@@ -196,4 +221,23 @@ pub(super) fn mtu(socket: &mut Socket, index: u32) -> io::Result<u32> {
     let list = attributes(&payload, 16);
     let value = list.into_iter().find(|(kind, _)| *kind == IFLA_MTU).and_then(|(_, value)| u32_at(value, 0));
     value.ok_or_else(|| io::Error::from(io::ErrorKind::InvalidData))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_route_with_several_links_is_one_by_each() {
+        let hop = |link: u32| [&[16, 0, 0, 0][..], &link.to_ne_bytes(), &[8, 0, 5, 0, 10, 0, 0, 1]].concat();
+        let hops = [hop(2), hop(3)].concat();
+        let mut payload = route_head(0).to_vec();
+        payload.extend_from_slice(&[20 + 16, 0, 9, 0]);
+        payload.extend_from_slice(&hops);
+        let links: Vec<_> =
+            read_route(&payload).unwrap().into_iter().map(|route| (route.prefix, route.link)).collect();
+        assert_eq!(links, [(0, Some(2)), (0, Some(3))]);
+        assert!(links_of_hops(&[0, 0, 0]).is_empty());
+        assert_eq!(links_of_hops(&[0; 16]), [0, 0], "a length of nothing does not hold it up");
+    }
 }

@@ -14,7 +14,7 @@ mod link;
 mod namespace;
 mod netlink;
 
-use std::collections::VecDeque;
+use std::collections::{BTreeSet, VecDeque};
 use std::fs;
 use std::io;
 use std::net::Ipv4Addr;
@@ -24,7 +24,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::mpsc::{RecvTimeoutError, SyncSender, sync_channel};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use self::addresses::{Addresses, PREFIX};
 use self::namespace::Uplink;
@@ -34,7 +34,7 @@ use crate::backend::Network;
 
 const IP_FORWARD: &str = "/proc/sys/net/ipv4/ip_forward";
 
-/// How often firewalls of others are looked at again: Docker may have been started since.
+/// How often firewalls of others and the host's ways out are looked at again: Docker may have been started since, or a VPN.
 const LOOK_AGAIN: Duration = Duration::from_secs(15);
 
 /// A network namespace for one instance.
@@ -87,6 +87,10 @@ struct Bridge {
     mtu: u32,
     rules: filter::Rules,
     exception: foreign::Exception,
+    /// What the two above were last made with: a laptop changes its way out, and a VPN comes and goes.
+    ways_out: Mutex<Vec<String>>,
+    /// Further ways out, as configured.
+    listed: Vec<String>,
     addresses: Mutex<Addresses>,
     links: AtomicU32,
     tag: String,
@@ -106,12 +110,16 @@ impl Networks {
         let (wake, woken) = sync_channel(1);
         let making = Arc::clone(&shared);
         let maker = std::thread::Builder::new().name("hearth-networks".to_owned()).spawn(move || {
+            let mut looked = Instant::now();
             loop {
                 making.refill();
-                match woken.recv_timeout(LOOK_AGAIN) {
-                    Ok(()) => {}
-                    Err(RecvTimeoutError::Timeout) => making.look_at_others(),
+                match woken.recv_timeout(LOOK_AGAIN.saturating_sub(looked.elapsed())) {
+                    Ok(()) | Err(RecvTimeoutError::Timeout) => {}
                     Err(RecvTimeoutError::Disconnected) => return,
+                }
+                if looked.elapsed() >= LOOK_AGAIN {
+                    making.look_at_others();
+                    looked = Instant::now();
                 }
             }
         });
@@ -236,9 +244,11 @@ impl Shared {
     }
 
     fn look_at_others(&self) {
-        if let Ok(bridge) = &self.bridge
-            && let Err(error) = bridge.exception.make()
-        {
+        let Ok(bridge) = &self.bridge else { return };
+        if let Err(error) = bridge.follow_ways_out() {
+            tracing::warn!(%error, "instances may not reach the outside");
+        }
+        if let Err(error) = bridge.exception().make() {
             tracing::warn!(%error, "another firewall may drop what instances send");
         }
     }
@@ -276,6 +286,7 @@ impl Bridge {
         };
         let mut ports = vec![config.gateway_port];
         ports.extend(&config.host_ports);
+        let ways_out = ways_out(&mut socket, &routes, &name, &config.interfaces)?;
         let bridge = Self {
             index,
             gateway,
@@ -286,8 +297,11 @@ impl Bridge {
                 gateway,
                 prefix: PREFIX,
                 ports: ports.clone(),
+                ways_out: Vec::new(),
             },
-            exception: foreign::Exception { bridge: name.clone(), gateway, ports },
+            exception: foreign::Exception { bridge: name.clone(), gateway, ports, ways_out: Vec::new() },
+            ways_out: Mutex::new(ways_out),
+            listed: config.interfaces.clone(),
             addresses: Mutex::new(Addresses::new(gateway, taken)),
             // Names of links that a killed controller left may linger; the process id makes it unlikely to meet one.
             links: AtomicU32::new(std::process::id().wrapping_mul(4099)),
@@ -302,14 +316,42 @@ impl Bridge {
     }
 
     fn open_ways(&self) -> io::Result<()> {
-        filter::install(&self.rules)
-            .map_err(|error| io::Error::new(error.kind(), format!("nf_tables rules: {error}")))?;
-        self.exception.make()?;
+        self.install()?;
+        // Of an earlier run, which may have had other ways out.
+        self.exception.remove();
+        self.exception().make()?;
         if fs::read_to_string(IP_FORWARD)?.trim() == "0" {
             fs::write(&self.forwarding_was_off, "")?;
             fs::write(IP_FORWARD, "1")?;
         }
         Ok(())
+    }
+
+    fn install(&self) -> io::Result<()> {
+        filter::install(&filter::Rules { ways_out: self.ways_out(), ..self.rules.clone() })
+            .map_err(|error| io::Error::new(error.kind(), format!("nf_tables rules: {error}")))
+    }
+
+    fn exception(&self) -> foreign::Exception {
+        foreign::Exception { ways_out: self.ways_out(), ..self.exception.clone() }
+    }
+
+    fn ways_out(&self) -> Vec<String> {
+        self.ways_out.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Makes the rules anew when the host's ways out are others than before.
+    fn follow_ways_out(&self) -> io::Result<()> {
+        let mut socket = Socket::route()?;
+        let routes = link::routes(&mut socket)?;
+        let now = ways_out(&mut socket, &routes, &self.name, &self.listed)?;
+        if now == self.ways_out() {
+            return Ok(());
+        }
+        tracing::info!(ways_out = ?now, "the host's ways out have changed");
+        *self.ways_out.lock().unwrap_or_else(PoisonError::into_inner) = now;
+        self.exception.remove();
+        self.install()
     }
 
     fn close(&self) -> io::Result<()> {
@@ -323,6 +365,30 @@ impl Bridge {
         }
         Ok(())
     }
+}
+
+/// Interfaces by which instances reach the outside: those that a default route of the host leads to, in whatever table, and those listed.
+/// Half of all addresses counts as everything: that is how VPNs take over without touching the default route.
+fn ways_out(
+    socket: &mut Socket,
+    routes: &[link::Route],
+    bridge: &str,
+    listed: &[String],
+) -> io::Result<Vec<String>> {
+    let mut names: BTreeSet<String> = listed.iter().cloned().collect();
+    for index in routes.iter().filter(|route| route.prefix <= 1).filter_map(|route| route.link) {
+        if index == link::LOOPBACK {
+            continue;
+        }
+        match link::name(socket, index) {
+            Ok(name) => names.extend([name]),
+            // It has just gone.
+            Err(error) if error.raw_os_error() == Some(libc::ENODEV) => {}
+            Err(error) => return Err(error),
+        }
+    }
+    names.remove(bridge);
+    Ok(names.into_iter().collect())
 }
 
 /// Whether somebody who is still here relies on forwarding: another Hearth, or Docker, which finds it on and does not switch it on itself.
@@ -355,10 +421,11 @@ pub(super) fn check() -> io::Result<String> {
     let resolvers = fs::read_to_string("/etc/resolv.conf").unwrap_or_default();
     let subnet = addresses::choose(&routes, &resolvers)
         .ok_or_else(|| io::Error::other("no private subnet is free"))?;
-    let way_out = if routes.iter().any(|route| route.prefix == 0) {
-        "with a way out"
+    let ways_out = ways_out(&mut socket, &routes, "", &[])?;
+    let way_out = if ways_out.is_empty() {
+        "without a way out: no default route".to_owned()
     } else {
-        "without a way out: no default route"
+        format!("with a way out by {}", ways_out.join(", "))
     };
     let bridging = Path::new("/sys/module/bridge").exists();
     Ok(format!(
