@@ -137,6 +137,10 @@ options! {
         timeout: Duration = Duration::from_secs(600),
         /// Memory of the installing instance, in bytes. Default: npm with a thousand packages stays below it.
         memory: Size = Size::mib(1024),
+        /// Largest tree of installed dependencies, in bytes; while it is being installed it may be twice that. Default: that of a large machine learning stack without its models.
+        max_installed: Size = Size::mib(2048),
+        /// Bytes of the data directory's file system that an installation must leave free: one that would take them is stopped. Default: the database and the logs go on for a day.
+        min_free: Size = Size::mib(512),
         /// Largest bundle, in bytes, packed; unpacked it may be four times that. Default: the 250 MB of AWS Lambda, rounded up.
         max_bundle: Size = Size::mib(256),
         /// Variables of the installing instance, each `NAME=value`: a mirror's address, a proxy. Values may hold credentials and are not shown. Default: none.

@@ -306,6 +306,8 @@ fn build_config(config: &Config) -> build::dependencies::Config {
     build::dependencies::Config {
         timeout: config.build.timeout,
         memory_bytes: config.build.memory.as_bytes(),
+        installed_bytes: config.build.max_installed.as_bytes(),
+        free_bytes: config.build.min_free.as_bytes(),
         install_env,
         ..build::dependencies::Config::default()
     }

@@ -13,6 +13,7 @@ use tokio::time::{Instant, timeout};
 
 use super::environment::{self, PRIVATE};
 use super::plan::{Inputs, Plan, Tool};
+use super::space::Room;
 use super::{Error, Inner, Progress, blocking};
 use crate::backend::control::{Event, Events, connect_control};
 use crate::backend::{InstanceSpec, Limits, Network, Process, Root};
@@ -37,6 +38,7 @@ const LAST_WORDS: Duration = Duration::from_secs(2);
 /// Installs what the plan says into `build`. Whatever comes of it, the instance is gone afterwards.
 pub(super) async fn run(inner: &Inner, plan: &Plan, build: &Path) -> Result<(), Error> {
     let command = command(plan)?;
+    let room = Room { installed_bytes: inner.config.installed_bytes, free_bytes: inner.config.free_bytes };
     for note in &plan.notes {
         inner.report(&plan.key, Progress::Note(note.clone()));
     }
@@ -51,6 +53,7 @@ pub(super) async fn run(inner: &Inner, plan: &Plan, build: &Path) -> Result<(), 
     let deadline = Instant::now() + inner.config.timeout;
     let watched = tokio::select! {
         watched = watch(inner, plan, &spec, deadline) => watched,
+        error = room.exceeded(plan.tool, build) => Err(error),
         () = inner.closing.cancelled() => Err(Error::CutOff),
     };
     // Also when it did not start: a start that was cut off may have left it.

@@ -10,6 +10,7 @@ mod environment;
 mod job;
 mod plan;
 mod seal;
+mod space;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::fmt;
@@ -19,6 +20,7 @@ use std::time::{Duration, SystemTime};
 
 use futures_util::FutureExt;
 use futures_util::future::{BoxFuture, Shared};
+use hearth_function::ByteSize;
 use tokio::sync::{Semaphore, broadcast};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -52,8 +54,10 @@ pub struct Config {
     pub memory_bytes: u64,
     /// Processes and threads of it. Default 512: a native module's build runs many compilers.
     pub pids: u32,
-    /// Bytes of what is installed. Default 2 GiB.
+    /// Bytes of what is installed; while it is being installed, twice as many. Default 2 GiB.
     pub installed_bytes: u64,
+    /// Bytes of the data directory's file system that stay free: an installation that would take them is stopped. Default 512 MiB.
+    pub free_bytes: u64,
     /// Installations that run at once; more wait. Default 2.
     pub parallel: usize,
     /// Variables for npm and pip: a mirror's address, a proxy, the file of an authority's certificate. [`select_environment`] takes them from
@@ -68,6 +72,7 @@ impl Default for Config {
             memory_bytes: 1 << 30,
             pids: 512,
             installed_bytes: 2 << 30,
+            free_bytes: 512 << 20,
             parallel: 2,
             install_env: BTreeMap::new(),
         }
@@ -140,12 +145,22 @@ pub enum Error {
         last_lines: Vec<String>,
     },
     /// What was installed is larger than is allowed.
-    #[error("{tool} installed more than {limit} bytes")]
+    #[error("{tool} installed more than {}, which is what build.max_installed allows", ByteSize::from_bytes(*limit))]
     TooLarge {
         /// What ran.
         tool: Tool,
         /// How many bytes are allowed.
         limit: u64,
+    },
+    /// The disk is nearly full.
+    #[error("{tool} was stopped: the disk of {} must keep {kept} free", directory.display())]
+    DiskFull {
+        /// What ran.
+        tool: Tool,
+        /// What must stay free, and the option that says so.
+        kept: String,
+        /// A directory on it.
+        directory: PathBuf,
     },
     /// The machine has no npm or no pip for this interpreter.
     #[error("there is no {tool} for {}: {remedy}", interpreter.display())]

@@ -28,6 +28,8 @@ enum Act {
     Installs(Arc<Notify>),
     /// Prints these lines and ends so.
     Ends(Vec<&'static str>, Exit),
+    /// Leaves a file of so many bytes and goes on for ever.
+    Fills(usize),
     /// Says hello and nothing more.
     Hangs,
     /// Closes the connection without a word of its end.
@@ -96,6 +98,10 @@ async fn play(listener: UnixListener, spec: InstanceSpec, act: Act) {
             (vec!["Collecting package"], Exit { code: Some(0), ..Exit::default() })
         }
         Act::Ends(lines, exit) => (lines, exit),
+        Act::Fills(bytes) => {
+            std::fs::write(spec.build_dir.unwrap().join("filler"), vec![1; bytes]).unwrap();
+            std::future::pending().await
+        }
         Act::Hangs => std::future::pending().await,
         Act::Vanishes | Act::Fails => return,
     };
@@ -301,7 +307,24 @@ async fn every_other_end_is_told_apart() {
     let go = Arc::new(Notify::new());
     go.notify_one();
     let error = ended(Act::Installs(go), Config { installed_bytes: 8, ..Config::default() }).await;
-    assert_eq!(error.to_string(), "pip install installed more than 8 bytes");
+    assert_eq!(
+        error.to_string(),
+        "pip install installed more than 8, which is what build.max_installed allows"
+    );
+}
+
+#[tokio::test]
+async fn an_installation_that_fills_the_disk_is_stopped_while_it_runs() {
+    for (bytes, config, told) in [
+        (64 << 10, Config { installed_bytes: 16 << 10, ..Config::default() }, "more than 16Ki"),
+        (1, Config { free_bytes: u64::MAX, ..Config::default() }, "build.min_free"),
+    ] {
+        let world = world(Act::Fills(bytes), config);
+        let error = world.dependencies.ensure(&world.plan).await.unwrap_err();
+        assert!(error.to_string().contains(told), "{error}");
+        assert_eq!(left(world.data.path()), 0);
+        assert!(world.stage.is_cleared());
+    }
 }
 
 #[tokio::test]
