@@ -54,8 +54,25 @@ pub enum Error {
 const OLDEST_NODE: [u32; 2] = [20, 0];
 const OLDEST_PYTHON: [u32; 2] = [3, 11];
 
+/// An interpreter that is here and is not used.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Refused {
+    /// The real binary.
+    pub path: PathBuf,
+    /// Why not, and what to do.
+    pub why: String,
+}
+
+/// What a search has found.
+#[derive(Debug, Clone, Default)]
+struct Searched {
+    /// The preferred one first.
+    usable: Vec<Interpreter>,
+    refused: Vec<Refused>,
+}
+
 /// What was found, by language; looked at again when nothing was, for somebody may have installed one.
-static FOUND: Mutex<[Option<Vec<Interpreter>>; 2]> = Mutex::new([None, None]);
+static FOUND: Mutex<[Option<Searched>; 2]> = Mutex::new([None, None]);
 
 /// Finds the interpreter for a runtime as the manifest names it: `nodejs`, `nodejs22`, `python`, `python3.12`. Looks at the machine on
 /// the first call and remembers; blocks for as long as it takes to run each candidate (about 30 ms each).
@@ -66,24 +83,34 @@ static FOUND: Mutex<[Option<Vec<Interpreter>>; 2]> = Mutex::new([None, None]);
 /// When the name is not a runtime's, or nothing on this machine fits it: the message says what was found and what to do.
 pub fn find(runtime: &str) -> Result<Interpreter, Error> {
     let (language, pin) = parse(runtime)?;
-    let all = all(language);
-    choose(language, &pin, &all)
+    let all = searched(language);
+    choose(language, &pin, &all.usable, &all.refused)
 }
 
 /// Every interpreter of a language on this machine, the preferred one first.
 #[must_use]
 pub fn all(language: Language) -> Vec<Interpreter> {
+    searched(language).usable
+}
+
+/// Those that are not used because instances would see more of this machine with them than they should.
+#[must_use]
+pub fn refused(language: Language) -> Vec<Refused> {
+    searched(language).refused
+}
+
+fn searched(language: Language) -> Searched {
     let mut found = FOUND.lock().unwrap_or_else(PoisonError::into_inner);
     let [nodejs, python] = &mut *found;
     let place = if language == Language::Nodejs { nodejs } else { python };
     if let Some(known) = place
-        && known.iter().all(|one| one.path.exists())
+        && known.usable.iter().all(|one| one.path.exists())
     {
         return known.clone();
     }
-    let list = search::search(language);
-    *place = (!list.is_empty()).then(|| list.clone());
-    list
+    let searched = search::search(language);
+    *place = (!searched.usable.is_empty()).then(|| searched.clone());
+    searched
 }
 
 /// The language and the parts of the version that the name gives.
@@ -103,7 +130,12 @@ fn parse(runtime: &str) -> Result<(Language, Vec<u32>), Error> {
 }
 
 /// The first of `all` that is new enough and of the version asked for.
-fn choose(language: Language, pin: &[u32], all: &[Interpreter]) -> Result<Interpreter, Error> {
+fn choose(
+    language: Language,
+    pin: &[u32],
+    all: &[Interpreter],
+    refused: &[Refused],
+) -> Result<Interpreter, Error> {
     let (name, oldest, install) = match language {
         Language::Nodejs => (
             "Node.js",
@@ -125,8 +157,11 @@ fn choose(language: Language, pin: &[u32], all: &[Interpreter]) -> Result<Interp
     } else {
         format!("{name} {}", dotted(pin))
     };
-    let found: Vec<String> =
-        all.iter().map(|one| format!("{} at {}", dotted(&one.version), one.path.display())).collect();
+    let found: Vec<String> = all
+        .iter()
+        .map(|one| format!("{} at {}", dotted(&one.version), one.path.display()))
+        .chain(refused.iter().map(|one| format!("{}, which is not used: {}", one.path.display(), one.why)))
+        .collect();
     let found = if found.is_empty() {
         "none at all was found".to_owned()
     } else {
@@ -159,6 +194,36 @@ pub fn prefix(binary: &Path) -> Option<PathBuf> {
     }
 }
 
+/// What of a prefix instances see: where interpreters keep what they need, and nothing else that may lie there.
+const PARTS: [&str; 7] = ["bin", "include", "lib", "lib64", "libexec", "share", "ssl"];
+
+/// The directories that instances see of an interpreter, each at its own path.
+#[must_use]
+pub fn trees(binary: &Path) -> Vec<PathBuf> {
+    let Some(prefix) = prefix(binary) else { return Vec::new() };
+    if WHOLE_TREES.iter().any(|tree| prefix == Path::new(tree)) || binary.parent() == Some(prefix.as_path()) {
+        return vec![prefix];
+    }
+    PARTS.iter().map(|part| prefix.join(part)).filter(|part| part.is_dir()).collect()
+}
+
+/// Why instances must not see the parts of this prefix, with what to do; `homes` are people's home directories.
+fn exposes(prefix: &Path, homes: &[PathBuf]) -> Option<String> {
+    // Seen by every instance in any case.
+    if prefix.starts_with("/usr") {
+        return None;
+    }
+    let of_a_home = homes.iter().find(|home| home.starts_with(prefix) || home.join(".local") == prefix);
+    let whose = match of_a_home {
+        Some(home) => format!("the home directory {}", home.display()),
+        None if prefix == Path::new("/") => "the whole file system".to_owned(),
+        None => return None,
+    };
+    Some(format!(
+        "every function would see what lies beside it in {whose}: move it to a directory of its own, as in /opt/NAME/bin"
+    ))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -184,7 +249,7 @@ mod tests {
             interpreter(Language::Nodejs, "/root/.nvm/versions/node/v22.1.0/bin/node", [22, 1, 0]),
             interpreter(Language::Nodejs, "/opt/node18/bin/node", [18, 0, 0]),
         ];
-        let path = |pin: &[u32]| choose(Language::Nodejs, pin, &all).map(|one| one.path);
+        let path = |pin: &[u32]| choose(Language::Nodejs, pin, &all, &[]).map(|one| one.path);
         assert_eq!(path(&[]).unwrap(), Path::new("/usr/bin/node"));
         assert_eq!(path(&[22]).unwrap(), Path::new("/root/.nvm/versions/node/v22.1.0/bin/node"));
         let old = path(&[18]).unwrap_err().to_string();
@@ -194,14 +259,17 @@ mod tests {
             missing.contains("no Node.js 24") && missing.contains("20.20.2 at /usr/bin/node"),
             "{missing}"
         );
-        let none = choose(Language::Python, &[], &[]).unwrap_err().to_string();
+        let none = choose(Language::Python, &[], &[], &[]).unwrap_err().to_string();
         assert!(none.contains("none at all") && none.contains("install"), "{none}");
+        let refused = [Refused { path: "/home/ada/bin/python3".into(), why: "too open".to_owned() }];
+        let told = choose(Language::Python, &[], &[], &refused).unwrap_err().to_string();
+        assert!(told.contains("/home/ada/bin/python3, which is not used: too open"), "{told}");
     }
 
     #[test]
     fn two_does_not_fit_twenty() {
         let all = [interpreter(Language::Python, "/usr/bin/python3.11", [3, 11, 2])];
-        assert!(choose(Language::Python, &[3, 1], &all).is_err());
+        assert!(choose(Language::Python, &[3, 1], &all, &[]).is_err());
     }
 
     #[test]
@@ -209,5 +277,42 @@ mod tests {
         assert_eq!(prefix(Path::new("/usr/bin/node")), Some("/usr".into()));
         assert_eq!(prefix(Path::new("/nix/store/abc-nodejs/bin/node")), Some("/nix/store".into()));
         assert_eq!(prefix(Path::new("/opt/tool/node")), Some("/opt/tool".into()));
+    }
+
+    #[test]
+    fn of_a_prefix_only_the_parts_of_an_interpreter_are_seen() {
+        let prefix = tempfile::tempdir().unwrap();
+        for name in ["bin", "lib", "share", "secrets"] {
+            std::fs::create_dir(prefix.path().join(name)).unwrap();
+        }
+        let seen = trees(&prefix.path().join("bin/node"));
+        assert_eq!(seen, ["bin", "lib", "share"].map(|part| prefix.path().join(part)));
+        let beside = prefix.path().join("secrets/node");
+        assert_eq!(trees(&beside), [prefix.path().join("secrets")], "it has what it needs beside it");
+        assert_eq!(trees(Path::new("/nix/store/abc-nodejs/bin/node")), [PathBuf::from("/nix/store")]);
+    }
+
+    #[test]
+    fn nobodys_home_is_shown() {
+        let homes = ["/root", "/home/ada"].map(PathBuf::from);
+        let refused = |binary: &str| exposes(&prefix(Path::new(binary)).unwrap(), &homes);
+        for binary in [
+            "/home/ada/bin/node",
+            "/home/ada/node",
+            "/home/ada/.local/bin/node",
+            "/bin/node",
+            "/home/bin/node",
+        ] {
+            assert!(refused(binary).is_some_and(|why| why.contains("move it")), "{binary}");
+        }
+        for binary in [
+            "/usr/bin/node",
+            "/home/ada/.nvm/versions/node/v22.1.0/bin/node",
+            "/root/.local/share/uv/python/cpython-3.12/bin/python3",
+            "/opt/node/bin/node",
+            "/opt/bin/node",
+        ] {
+            assert_eq!(refused(binary), None, "{binary}");
+        }
     }
 }

@@ -163,7 +163,14 @@ fn interpreter(runtime: &str, language: Language) -> Capability {
                 .collect();
             let others =
                 if others.is_empty() { String::new() } else { format!("; also here: {}", others.join(", ")) };
-            works(runtime, format!("{} at {}{others}", dotted(chosen.version), chosen.path.display()))
+            let refused: String = interpreters::refused(language)
+                .iter()
+                .map(|one| format!("; not used: {}, {}", one.path.display(), one.why))
+                .collect();
+            works(
+                runtime,
+                format!("{} at {}{others}{refused}", dotted(chosen.version), chosen.path.display()),
+            )
         }
         Err(interpreters::Error::None { wanted, found, remedy }) => {
             lacks(runtime, format!("no {wanted}: {found}"), remedy)

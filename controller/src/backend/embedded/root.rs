@@ -17,7 +17,7 @@ use sha2::{Digest as _, Sha256};
 
 use super::launcher::Template;
 use super::oci::HOSTNAME;
-use crate::backend::Root;
+use crate::backend::{Root, interpreters};
 
 /// Directories that every root has: where things are mounted.
 const MOUNT_POINTS: [&str; 10] =
@@ -103,12 +103,21 @@ impl Roots {
             }
         }
         skeleton.bind(&self.shim, "hearth");
-        if let Some(prefix) = interpreter.and_then(super::super::interpreters::prefix)
-            && !prefix.starts_with("/usr")
-            && !TOP_LEVEL.iter().any(|name| prefix.starts_with(Path::new("/").join(name)))
-        {
-            let inside = prefix.strip_prefix("/").unwrap_or(&prefix).to_owned();
-            skeleton.bind(&prefix, inside);
+        for tree in interpreter.map(interpreters::trees).unwrap_or_default() {
+            if tree.starts_with("/usr")
+                || TOP_LEVEL.iter().any(|name| tree.starts_with(Path::new("/").join(name)))
+            {
+                continue;
+            }
+            // Keys and everybody's code would be seen.
+            if self.directory.starts_with(&tree) {
+                let tree = tree.display();
+                let text =
+                    format!("the data directory lies in {tree}, which functions must see: move one of them");
+                return Err(io::Error::new(io::ErrorKind::InvalidInput, text));
+            }
+            let inside = tree.strip_prefix("/").unwrap_or(&tree).to_owned();
+            skeleton.bind(&tree, inside);
         }
         self.etc(&mut skeleton)?;
         skeleton.build(&self.directory)
@@ -342,5 +351,20 @@ mod tests {
         other.file("etc/hostname", "x");
         assert_ne!(other.build(data.path()).unwrap().path, first.path);
         assert_eq!(fs::read_dir(data.path()).unwrap().count(), 2, "nothing half-made");
+    }
+
+    #[test]
+    fn the_data_directory_is_never_shown() {
+        let tree = tempfile::tempdir().unwrap();
+        let data = tree.path().join("lib/hearth");
+        fs::create_dir_all(&data).unwrap();
+        let interpreter = Some(tree.path().join("bin/node"));
+        let roots = Roots::new(&data, data.join("shim"), None);
+        let refused = roots.template(&Root::Host { interpreter: interpreter.clone() }).unwrap_err();
+        assert!(refused.to_string().contains("data directory lies in"), "{refused}");
+        let roots = Roots::new(&tree.path().join("data"), data.join("shim"), None);
+        let template = roots.template(&Root::Host { interpreter }).unwrap();
+        assert!(template.binds.iter().any(|(source, _)| *source == tree.path().join("lib")));
+        assert!(!template.binds.iter().any(|(source, _)| source == tree.path()));
     }
 }

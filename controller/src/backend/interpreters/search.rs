@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
-use super::{Interpreter, Language, prefix};
+use super::{Interpreter, Language, Refused, Searched, exposes, prefix};
 
 /// Runs of each of several equals, to see which starts fastest.
 const TRIES: u32 = 3;
@@ -17,7 +17,7 @@ const PATIENCE: Duration = Duration::from_secs(5);
 
 /// Finds every interpreter of the language, the preferred one first: of the version that `PATH` leads to before others, then newer before
 /// older, and of one version the fastest first.
-pub(super) fn search(language: Language) -> Vec<Interpreter> {
+pub(super) fn search(language: Language) -> Searched {
     let on_path: Vec<PathBuf> = std::env::var_os("PATH")
         .map(|path| std::env::split_paths(&path).flat_map(|directory| named(language, &directory)).collect())
         .unwrap_or_default();
@@ -30,6 +30,13 @@ pub(super) fn search(language: Language) -> Vec<Interpreter> {
             chosen.get_or_insert(version);
         }
     }
+    let homes = all_homes();
+    let mut refused = Vec::new();
+    found.retain(|path, _| {
+        let why = prefix(path).and_then(|prefix| exposes(&prefix, &homes));
+        refused.extend(why.map(|why| Refused { path: path.clone(), why }));
+        refused.last().is_none_or(|last| last.path != *path)
+    });
     let mut list: Vec<Interpreter> = found
         .into_iter()
         .filter_map(|(path, version)| Some(Interpreter { language, prefix: prefix(&path)?, path, version }))
@@ -50,7 +57,7 @@ pub(super) fn search(language: Language) -> Vec<Interpreter> {
         let own = series(one.version);
         (Some(own) != chosen, std::cmp::Reverse(own), speeds.get(&one.path).copied())
     });
-    list
+    Searched { usable: list, refused }
 }
 
 /// Files of a directory that have an interpreter's name, the plain name first.
@@ -117,6 +124,23 @@ fn homes() -> Vec<PathBuf> {
         homes.extend(home_of(&passwd, &user));
     }
     homes
+}
+
+/// The homes of everybody who has one: of this process's user, of root and of people, whose numbers begin with 1000.
+fn all_homes() -> Vec<PathBuf> {
+    let passwd = fs::read_to_string("/etc/passwd").unwrap_or_default();
+    homes().into_iter().chain(homes_of_people(&passwd)).collect()
+}
+
+fn homes_of_people(passwd: &str) -> Vec<PathBuf> {
+    let nobody = 65534;
+    let home = |line: &str| {
+        let fields: Vec<&str> = line.split(':').collect();
+        let user: u32 = fields.get(2)?.parse().ok()?;
+        let home = fields.get(5).filter(|home| home.len() > 1)?;
+        (user == 0 || (user >= 1000 && user != nobody)).then(|| PathBuf::from(home))
+    };
+    passwd.lines().filter_map(home).collect()
 }
 
 fn home_of(passwd: &str, user: &str) -> Option<PathBuf> {
@@ -218,6 +242,9 @@ mod tests {
         let passwd = "root:x:0:0:root:/root:/bin/bash\nada:x:1000:1000:Ada:/home/ada:/bin/bash\n";
         assert_eq!(home_of(passwd, "ada"), Some("/home/ada".into()));
         assert_eq!(home_of(passwd, "bob"), None);
+        let more =
+            format!("{passwd}daemon:x:1:1::/usr/sbin:/bin/sh\nnobody:x:65534:65534::/nonexistent:/bin/sh\n");
+        assert_eq!(homes_of_people(&more), ["/root", "/home/ada"].map(PathBuf::from));
     }
 
     #[test]
@@ -233,7 +260,7 @@ mod tests {
     #[test]
     fn this_machine_is_searched_without_shims() {
         for language in [Language::Nodejs, Language::Python] {
-            for one in search(language) {
+            for one in search(language).usable {
                 let mut start = [0; 4];
                 fs::File::open(&one.path).unwrap().read_exact(&mut start).unwrap();
                 assert_eq!(&start, b"\x7fELF", "{}", one.path.display());
