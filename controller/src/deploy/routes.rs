@@ -93,10 +93,9 @@ pub(super) fn served(
     revision: RevisionId,
     timeouts: &Timeouts,
 ) -> Served {
-    let created = function.metadata.creation_timestamp.as_ref().map_or(0, |time| time.0.as_microsecond());
     Served {
         function: id.clone(),
-        created: u64::try_from(created).unwrap_or(0),
+        created: crate::store::creation_order(&function.metadata),
         revision,
         timeouts: gateway::Timeouts {
             queue: timeouts.queue.get(),

@@ -33,7 +33,7 @@ use tokio::sync::{mpsc, oneshot, watch};
 pub use error::Error;
 pub use history::{Event, Watch};
 pub use object::{Kind, Object};
-pub use plan::{Preconditions, ResourceVersion};
+pub use plan::{Preconditions, ResourceVersion, creation_order};
 
 use owner::{Command, Owner};
 use state::State;
@@ -115,8 +115,9 @@ impl Store {
     /// # Errors
     /// [`Error::AlreadyExists`], [`Error::Invalid`] when it has no name or no namespace.
     pub async fn create<O: Object>(&self, object: O, now: Timestamp) -> Result<Arc<O>, Error> {
-        let uid = uid().map_err(|source| Error::Io { doing: "draw a uid", source: Box::new(source) })?;
-        self.change(move |state| plan::create(state, object, uid, now)).await
+        let random =
+            random().map_err(|source| Error::Io { doing: "draw a uid", source: Box::new(source) })?;
+        self.change(move |state| plan::create(state, object, random, now)).await
     }
 
     /// The object of this name.
@@ -220,19 +221,8 @@ impl Store {
     }
 }
 
-/// A random UUID (version 4, RFC 9562).
-fn uid() -> Result<String, getrandom::Error> {
-    let mut bytes = [0_u8; 16];
+fn random() -> Result<u128, getrandom::Error> {
+    let mut bytes = [0; 16];
     getrandom::fill(&mut bytes)?;
-    bytes[6] = (bytes[6] & 0x0f) | 0x40;
-    bytes[8] = (bytes[8] & 0x3f) | 0x80;
-    let number = u128::from_be_bytes(bytes);
-    Ok(format!(
-        "{:08x}-{:04x}-{:04x}-{:04x}-{:012x}",
-        number >> 96,
-        (number >> 80) & 0xffff,
-        (number >> 64) & 0xffff,
-        (number >> 48) & 0xffff,
-        number & 0xffff_ffff_ffff
-    ))
+    Ok(u128::from_be_bytes(bytes))
 }

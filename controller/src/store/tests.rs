@@ -56,11 +56,17 @@ async fn a_new_object_gets_its_identity() {
     assert_eq!(made.metadata.generation, Some(1));
     assert_eq!(made.metadata.creation_timestamp.as_ref().map(|time| time.0), Some(now()));
     let uid = made.metadata.uid.clone().unwrap();
-    assert_eq!((uid.len(), uid.as_bytes()[14]), (36, b'4'), "{uid}");
+    assert_eq!((uid.len(), uid.as_bytes()[14]), (36, b'8'), "{uid}");
     assert_eq!(store.get::<Function>("default", "hello").unwrap(), made);
 
     let again = store.create(function("hello"), now()).await;
     assert!(matches!(again, Err(Error::AlreadyExists { .. })), "{again:?}");
+    // In the same second, and with a name that comes first.
+    let later = store.create(function("earlier-by-name"), now()).await.unwrap();
+    assert!(creation_order(&made.metadata) < creation_order(&later.metadata));
+    let replaced = store.update(Function::clone(&made)).await.unwrap();
+    assert_eq!(creation_order(&replaced.metadata), creation_order(&made.metadata));
+
     let mut nameless = function("x");
     nameless.metadata.name = None;
     assert!(matches!(store.create(nameless, now()).await, Err(Error::Invalid { .. })));

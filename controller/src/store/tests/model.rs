@@ -29,12 +29,12 @@ fn take(state: &mut State, step: &Step, uid: usize) {
     let named = |name: &u8| format!("f{name}");
     let changes = match step {
         Step::Create(name) => {
-            plan::create(state, function(&named(name)), uid.to_string(), now()).map(|plan| plan.changes)
+            plan::create(state, function(&named(name)), uid as u128, now()).map(|plan| plan.changes)
         }
         Step::Own(name, number) => {
             state.get::<Function>("default", &named(name)).map_or(Ok(Vec::new()), |owner| {
                 let owned = revision(&format!("f{name}-{number:05}"), &owner);
-                plan::create(state, owned, uid.to_string(), now()).map(|plan| plan.changes)
+                plan::create(state, owned, uid as u128, now()).map(|plan| plan.changes)
             })
         }
         Step::Update(name, max) => {
