@@ -1,8 +1,8 @@
 //! What is counted of instances.
 
 use crate::label_set;
-use crate::pool::{Phases, Template};
-use crate::telemetry::metrics::{Counter, Histograms, Registry, RevisionCounters, RevisionGauges};
+use crate::pool::{Mishaps, Phases, Template};
+use crate::telemetry::metrics::{Counter, Counters, Histograms, Registry, RevisionCounters, RevisionGauges};
 
 label_set! {
     /// What an instance does.
@@ -12,6 +12,11 @@ label_set! {
 label_set! {
     /// How a start ended.
     pub(super) enum Outcome("outcome") { Ready = "ready", Failed = "failed" }
+}
+
+label_set! {
+    /// What should not happen.
+    pub(super) enum Mishap("mishap") { NotRemoved = "not_removed", Panic = "panic" }
 }
 
 label_set! {
@@ -28,6 +33,7 @@ pub(super) struct Metrics {
     starts: RevisionCounters<Outcome>,
     start_seconds: Histograms<Phase>,
     lost_log_entries: Counter,
+    mishaps: Counters<Mishap>,
 }
 
 impl Metrics {
@@ -43,6 +49,10 @@ impl Metrics {
             lost_log_entries: registry.counter(
                 "hearth_log_entries_lost_total",
                 "Entries of function logs that were dropped because the disk was too slow.",
+            ),
+            mishaps: registry.counters(
+                "hearth_instance_mishaps_total",
+                "What should not happen to an instance: the backend could not take it away (it is asked again), its task panicked.",
             ),
         }
     }
@@ -79,5 +89,13 @@ impl Metrics {
     /// `lost`: since the start.
     pub(super) fn lost_log_entries(&self, lost: u64) {
         self.lost_log_entries.inc_by(lost.saturating_sub(self.lost_log_entries.get()));
+    }
+
+    /// `mishaps`: since the start.
+    pub(super) fn mishaps(&self, mishaps: Mishaps) {
+        for (mishap, count) in [(Mishap::NotRemoved, mishaps.not_removed), (Mishap::Panic, mishaps.panics)] {
+            let counter = self.mishaps.get(mishap);
+            counter.inc_by(count.saturating_sub(counter.get()));
+        }
     }
 }

@@ -291,7 +291,7 @@ impl Service {
         if !self.pool.is_empty() && !given_up {
             return false;
         }
-        let left = Left { busy: shutdown.cut_off.len(), instances: self.pool.views().count() };
+        let left = Left { busy: shutdown.cut_off.len(), instances: self.pool.left() };
         for reply in shutdown.replies.drain(..) {
             let _gone = reply.send(left).is_err();
         }
@@ -422,6 +422,7 @@ impl Service {
             );
         }
         self.metrics.lost_log_entries(self.logs.dropped());
+        self.metrics.mishaps(self.pool.mishaps());
         let snapshot = Snapshot {
             instances: self.pool.views().collect(),
             revisions: self.records.iter().map(|(id, record)| (id.clone(), record.view())).collect(),

@@ -23,6 +23,7 @@ struct Scene {
     from_scaler: mpsc::Receiver<ToGateway>,
     logs: Logs,
     tasks: JoinSet<()>,
+    metrics: Registry,
     directory: TempDir,
 }
 
@@ -56,11 +57,11 @@ impl Scene {
         let config = Config { parallelism: NonZeroU32::new(2).unwrap(), drain: Duration::from_secs(30) };
         let pool = Pool::new(Arc::clone(&backend) as Arc<dyn Backend>, logs.clone());
         let channels = Channels { from_gateway, to_gateway };
-        let (service, handle) =
-            Service::new(config, pool, logs.clone(), channels, adoptable, &Registry::new());
+        let metrics = Registry::new();
+        let (service, handle) = Service::new(config, pool, logs.clone(), channels, adoptable, &metrics);
         let mut tasks = JoinSet::new();
         tasks.spawn(service.run());
-        Self { backend, handle, to_scaler, from_scaler, logs, tasks, directory }
+        Self { backend, handle, to_scaler, from_scaler, logs, tasks, metrics, directory }
     }
 
     async fn want(&self, waiting: u32, in_flight: u32) {
@@ -321,4 +322,52 @@ async fn a_later_controller_adopts_what_is_wanted_and_takes_away_the_rest() {
     assert_eq!(scene.backend.starts(), 2, "nothing was started again");
     let lines = scene.logs.read(&function, Query::default()).await.unwrap();
     assert_eq!(lines.len(), 2, "no line twice: {lines:?}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_instance_that_cannot_be_taken_away_is_asked_for_again_until_it_can() {
+    let mut scene = Scene::new();
+    scene.handle.put(hello(Reach::Routed)).await.unwrap();
+    scene.want(1, 0).await;
+    let instance = scene.granted().await;
+    scene.backend.cannot_stop(12);
+    let removed = scene.handle.remove(id());
+    let mut removed = std::pin::pin!(removed);
+    tokio::select! {
+        _ = &mut removed => panic!("it is forgotten"),
+        message = scene.from_scaler.recv() => assert!(matches!(message, Some(ToGateway::Revoke { .. }))),
+    }
+    scene.to_scaler.send(ToScaler::Drained { instance: instance.clone() }).await.unwrap();
+    removed.await.unwrap();
+    assert_eq!(scene.backend.stops().len(), 13);
+    assert!(scene.backend.running().is_empty());
+    assert!(scene.metrics.render().contains("hearth_instance_mishaps_total{mishap=\"not_removed\"} 12"));
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_is_left_at_the_end_of_a_shutdown_is_counted() {
+    let mut scene = Scene::new();
+    scene.handle.put(hello(Reach::Routed)).await.unwrap();
+    scene.want(1, 0).await;
+    scene.granted().await;
+    scene.backend.cannot_stop(usize::MAX);
+    let left = scene.handle.shutdown(Instant::now() + Duration::from_secs(1)).await;
+    assert_eq!(left, Left { busy: 1, instances: 1 });
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_panic_in_the_task_of_one_instance_is_its_failure_alone() {
+    let mut scene = Scene::new();
+    scene.handle.put(hello(Reach::Routed)).await.unwrap();
+    scene.backend.will([Act::Panics]);
+    scene.want(1, 0).await;
+    // It is the platform's fault, and so tried again at once.
+    scene.granted().await;
+    assert_eq!((scene.backend.starts(), scene.backend.running().len()), (2, 1));
+    // What is shown follows the next decision.
+    let counted = "hearth_instance_mishaps_total{mishap=\"panic\"} 1";
+    let mut shown = scene.handle.watch();
+    while !scene.metrics.render().contains(counted) {
+        timeout(Duration::from_secs(60), shown.changed()).await.expect("it is counted").unwrap();
+    }
 }

@@ -8,6 +8,9 @@ use hearth_scaler::Fault;
 use crate::backend::{self, Exit, control};
 use crate::telemetry::chain;
 
+/// What is said of an instance whose task has panicked; more is in Hearth's own log.
+pub(super) const INTERNAL: &str = "an error inside Hearth ended the instance";
+
 /// A failed start.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Failure {
@@ -21,6 +24,11 @@ impl Failure {
     fn new(fault: Fault, code: &str, message: String) -> Self {
         let told = StartFailure { code: code.to_owned(), message, last_lines: Vec::new() };
         Self { told, fault }
+    }
+
+    /// Its task has panicked.
+    pub(super) fn internal() -> Self {
+        Self::new(Fault::Platform, "internal", INTERNAL.to_owned())
     }
 
     /// The runtime ended before it was loaded.

@@ -32,9 +32,9 @@ const ADOPTION: Duration = Duration::from_secs(5);
 /// Time between SIGTERM and SIGKILL for an instance that did not come up: nobody's call is in it.
 const FAILED_GRACE: Duration = Duration::from_millis(200);
 
-/// How often, and how far apart, the backend is asked to take an instance away.
-const STOP_ATTEMPTS: u32 = 5;
+/// How far apart the backend is asked to take an instance away: twice as long each time, up to the most.
 const STOP_PAUSE: Duration = Duration::from_millis(200);
+const STOP_PAUSE_MAX: Duration = Duration::from_secs(30);
 
 /// What an instance is told. Each may follow the ones before it, and none goes back.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -76,6 +76,8 @@ pub(super) enum What {
     },
     /// Its calls did not end in time.
     Overdue,
+    /// The backend could not take it away, and is asked again.
+    NotRemoved,
 }
 
 /// How long the parts of a start took.
@@ -298,16 +300,7 @@ impl Task {
     }
 
     async fn remove(&self, grace: Duration) {
-        for attempt in 1..=STOP_ATTEMPTS {
-            match self.backend.stop(&self.spec.id, grace).await {
-                Ok(()) => return,
-                Err(error) if attempt == STOP_ATTEMPTS => {
-                    let error = chain(&error);
-                    tracing::error!(instance = %self.spec.id, error, "an instance could not be taken away");
-                }
-                Err(_) => sleep(STOP_PAUSE * attempt).await,
-            }
-        }
+        take_away(&self.backend, &self.spec.id, grace, &self.reports).await;
     }
 
     async fn report(&self, what: What) {
@@ -483,10 +476,23 @@ impl LastLines {
     }
 }
 
-/// Takes away what an instance of an earlier controller left, or all of it when it still runs.
-pub(super) async fn reap(backend: Arc<dyn Backend>, instance: InstanceId, grace: Duration) {
-    if let Err(error) = backend.stop(&instance, grace).await {
-        let error = chain(&error as &backend::Error);
-        tracing::error!(%instance, error, "an instance of an earlier run could not be taken away");
+/// Takes away what is left of an instance, or all of it when it still runs. One that the backend cannot take away is not forgotten: its
+/// memory and its processor time are still gone, so it counts, and the backend is asked until it can.
+pub(super) async fn take_away(
+    backend: &Arc<dyn Backend>,
+    instance: &InstanceId,
+    grace: Duration,
+    reports: &mpsc::Sender<Report>,
+) {
+    let mut pause = STOP_PAUSE;
+    while let Err(error) = backend.stop(instance, grace).await {
+        if pause >= STOP_PAUSE * 8 {
+            let (error, again) = (chain(&error as &backend::Error), humantime::format_duration(pause));
+            tracing::error!(%instance, error, %again, "an instance cannot be taken away");
+        }
+        let _nobody =
+            reports.send(Report { instance: instance.clone(), what: What::NotRemoved }).await.is_err();
+        sleep(pause).await;
+        pause = (pause * 2).min(STOP_PAUSE_MAX);
     }
 }

@@ -28,8 +28,10 @@ use hearth_dispatch::Endpoint;
 use hearth_function::{FunctionId, InstanceId, RevisionId};
 use jiff::Timestamp;
 use tokio::sync::{mpsc, watch};
-use tokio::task::{Id, JoinSet};
+use tokio::task::{Id, JoinError, JoinSet};
 use tokio::time::Instant;
+
+use failure::INTERNAL;
 
 pub use failure::Failure;
 pub use instance::Phases;
@@ -58,6 +60,16 @@ pub struct Pool {
     reports: mpsc::Receiver<Report>,
     reporter: mpsc::Sender<Report>,
     exits: mpsc::Receiver<Ended>,
+    mishaps: Mishaps,
+}
+
+/// What should not happen, since the pool was made.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Mishaps {
+    /// Times that the backend could not take an instance away.
+    pub not_removed: u64,
+    /// Tasks of instances that panicked.
+    pub panics: u64,
 }
 
 #[derive(Debug)]
@@ -139,6 +151,7 @@ impl Pool {
             owners: HashMap::new(),
             reports,
             reporter,
+            mishaps: Mishaps::default(),
         }
     }
 
@@ -159,7 +172,7 @@ impl Pool {
 
     /// Takes away an instance that nobody wants any more, or what is left of it.
     pub fn reap(&mut self, instance: InstanceId, grace: Duration) {
-        self.tasks.spawn(instance::reap(Arc::clone(&self.backend), instance, grace));
+        self.take_away(instance, grace);
     }
 
     /// Lets an instance end its calls, for at most `time`. When they have ended, [`Pool::stop`] it.
@@ -175,8 +188,7 @@ impl Pool {
 
     /// What became of an instance next. Waits for ever while there is nothing to report.
     ///
-    /// # Panics
-    /// When the task of an instance has panicked: with its panic.
+    /// An instance whose task has panicked is [`Happened::Failed`] or [`Happened::Ended`], and no other is the worse for it.
     ///
     /// # Cancel safety
     /// Nothing is lost when the future is dropped.
@@ -197,13 +209,27 @@ impl Pool {
                             return event;
                         }
                     }
-                    Err(error) if error.is_panic() => std::panic::resume_unwind(error.into_panic()),
-                    // Nobody cancels them.
-                    Err(_) => {}
+                    Err(error) => {
+                        if let Some(event) = self.contain(error) {
+                            return event;
+                        }
+                    }
                 },
                 else => std::future::pending().await,
             }
         }
+    }
+
+    /// What should not have happened so far.
+    #[must_use]
+    pub fn mishaps(&self) -> Mishaps {
+        self.mishaps
+    }
+
+    /// How many instances, or remains of some, are not taken away yet.
+    #[must_use]
+    pub fn left(&self) -> usize {
+        self.tasks.len()
     }
 
     /// Every instance, by name.
@@ -281,6 +307,9 @@ impl Pool {
 
     fn take(&mut self, report: Report) -> Option<Event> {
         let Report { instance, what } = report;
+        if matches!(what, What::NotRemoved) {
+            self.mishaps.not_removed += 1;
+        }
         let entry = self.instances.get_mut(&instance)?;
         let happened = match what {
             What::Created => {
@@ -311,9 +340,49 @@ impl Pool {
                 entry.step(&instance, life::Event::Stop { why });
                 Some(Happened::Overdue)
             }
+            What::NotRemoved => None,
         };
         let revision = entry.template.revision().clone();
         happened.map(|what| Event { instance, revision, what })
+    }
+
+    /// A task that has panicked takes nobody along: its instance has failed or ended, and another task takes it away.
+    fn contain(&mut self, error: JoinError) -> Option<Event> {
+        if !error.is_panic() {
+            // Nobody cancels them.
+            return None;
+        }
+        self.mishaps.panics += 1;
+        let Some(instance) = self.owners.remove(&error.id()) else {
+            tracing::error!(%error, "taking away what an earlier run left has panicked");
+            return None;
+        };
+        tracing::error!(%instance, %error, "the task of an instance has panicked: the instance is taken away");
+        let task = self.take_away(instance.clone(), Duration::ZERO);
+        self.owners.insert(task, instance.clone());
+        let entry = self.instances.get_mut(&instance)?;
+        let happened = match entry.state {
+            State::Starting(_) | State::Loading => {
+                let failure = Failure::internal();
+                entry.step(&instance, life::Event::StartFailed(failure.told.clone()));
+                Some(Happened::Failed(failure))
+            }
+            State::Ready | State::Draining { .. } => {
+                let how = INTERNAL.to_owned();
+                entry.step(&instance, life::Event::Ended { how: how.clone() });
+                Some(Happened::Ended { how })
+            }
+            // It was on its way out.
+            State::Stopping { .. } | State::Stopped { .. } | State::Failed(_) => None,
+        };
+        let revision = entry.template.revision().clone();
+        happened.map(|what| Event { instance, revision, what })
+    }
+
+    fn take_away(&mut self, instance: InstanceId, grace: Duration) -> Id {
+        let (backend, reports) = (Arc::clone(&self.backend), self.reporter.clone());
+        let work = async move { instance::take_away(&backend, &instance, grace, &reports).await };
+        self.tasks.spawn(work).id()
     }
 
     fn remove(&mut self, task: Id) -> Option<Event> {

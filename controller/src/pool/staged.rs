@@ -33,6 +33,8 @@ pub(crate) enum Act {
     EndsInBoot,
     /// It never answers.
     Hangs,
+    /// The backend panics.
+    Panics,
 }
 
 #[derive(Debug)]
@@ -53,6 +55,7 @@ struct Stage {
     starts: usize,
     stops: Vec<(InstanceId, Duration)>,
     start_time: Duration,
+    failing_stops: usize,
 }
 
 #[derive(Debug)]
@@ -88,6 +91,11 @@ impl Staged {
     /// How long making a container takes.
     pub(crate) fn takes(&self, time: Duration) {
         self.stage.lock().unwrap().start_time = time;
+    }
+
+    /// So many times from now on, the backend cannot take an instance away.
+    pub(crate) fn cannot_stop(&self, times: usize) {
+        self.stage.lock().unwrap().failing_stops = times;
     }
 
     pub(crate) fn running(&self) -> Vec<InstanceId> {
@@ -132,6 +140,7 @@ impl Backend for Staged {
             (stage.acts.pop_front().unwrap_or(otherwise), stage.start_time)
         };
         tokio::time::sleep(time).await;
+        assert_ne!(act, Act::Panics, "on purpose");
         if act == Act::NotMade {
             let source = std::io::Error::other("no space left");
             return Err(Error::Step { step: "create the cgroup", instance: spec.id.clone(), source });
@@ -174,6 +183,11 @@ impl Backend for Staged {
         let removed = {
             let mut stage = self.stage.lock().unwrap();
             stage.stops.push((instance.clone(), grace));
+            if stage.failing_stops > 0 {
+                stage.failing_stops -= 1;
+                let source = std::io::Error::other("device or resource busy");
+                return Err(Error::Step { step: "remove the cgroup", instance: instance.clone(), source });
+            }
             stage.running.remove(instance)
         };
         drop(removed);
