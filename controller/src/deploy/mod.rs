@@ -27,7 +27,7 @@ use std::time::{Duration, SystemTime};
 
 use hearth_function::{Digest, Function, FunctionId, Revision};
 use tokio::sync::watch;
-use tokio::task::{Id, JoinSet};
+use tokio::task::{Id, JoinError, JoinSet};
 use tokio_util::sync::CancellationToken;
 
 pub use parts::Sources;
@@ -36,9 +36,13 @@ pub use routes::{Gateway, Routes};
 use crate::autoscale;
 use crate::store::{self, Store};
 use crate::telemetry::logs::Logs;
+use crate::telemetry::metrics::Counter;
 
 /// How often every Function is looked at though nothing was heard of it.
 const RESYNC: Duration = Duration::from_secs(30);
+
+/// How long after a panic the task of a Function begins anew: what made it panic may well be there again.
+const RESTART: Duration = Duration::from_millis(if cfg!(test) { 10 } else { 5000 });
 
 /// How often bundles and dependencies that nobody names are removed, and how long they stay for somebody who is about to.
 const COLLECT: Duration = Duration::from_secs(600);
@@ -66,6 +70,8 @@ pub struct Parts {
     pub routes: Routes,
     /// What functions printed: removed with them.
     pub logs: Logs,
+    /// Tasks of Functions that panicked.
+    pub panics: Counter,
 }
 
 /// Why the deployer ended.
@@ -119,7 +125,7 @@ impl Service {
         let store = self.shared.parts.store.clone();
         let (mut watch, known) = self.list()?;
         self.remove_orphaned_logs(&known).await;
-        self.restored(known.len(), &shutdown).await;
+        self.restored(&known, &shutdown).await;
         // Instances of an earlier run that no Function has named by now are nobody's.
         let _ended = self.shared.parts.autoscaler.settled().await.is_err();
         restored();
@@ -136,11 +142,7 @@ impl Service {
                     Err(store::Error::Closed) if shutdown.is_cancelled() => break,
                     Err(error) => return Err(error.into()),
                 },
-                Some(joined) = self.tasks.join_next_with_id() => match joined {
-                    Ok((id, ())) => self.functions.retain(|_, task| task.id != id),
-                    Err(error) if error.is_panic() => std::panic::resume_unwind(error.into_panic()),
-                    Err(_) => {}
-                },
+                Some(joined) = self.tasks.join_next_with_id() => self.ended(joined),
                 _ = collect.tick() => self.collect(&store).await,
             }
         }
@@ -184,23 +186,53 @@ impl Service {
                 });
             }
             _ if gone => {}
-            _ => {
-                let (object, told) = watch::channel(newest);
-                let task =
-                    function::Task::new(Arc::clone(&self.shared), id.clone(), told, self.settled.clone());
-                let handle = self.tasks.spawn(task.run());
-                self.functions.insert(id, Task { id: handle.id(), object });
-            }
+            _ => self.begin(id, newest, Duration::ZERO),
         }
     }
 
-    /// Waits until each of the first `count` tasks has come to rest or to a step that takes long.
-    async fn restored(&self, count: usize, shutdown: &CancellationToken) {
+    fn begin(&mut self, id: FunctionId, newest: Option<Arc<Function>>, after: Duration) {
+        let (object, told) = watch::channel(newest);
+        let task = function::Task::new(Arc::clone(&self.shared), id.clone(), told, self.settled.clone());
+        let handle = self.tasks.spawn(async move {
+            tokio::time::sleep(after).await;
+            task.run().await;
+        });
+        self.functions.insert(id, Task { id: handle.id(), object });
+    }
+
+    /// A task that has ended has nothing left to do; one that has panicked takes no other Function along, and begins anew after a while.
+    fn ended(&mut self, joined: Result<(Id, ()), JoinError>) {
+        let (task, panic) = match joined {
+            Ok((task, ())) => (task, None),
+            Err(error) => (error.id(), error.is_panic().then_some(error)),
+        };
+        let of_task = |(id, one): (&FunctionId, &Task)| (one.id == task).then(|| id.clone());
+        // Otherwise another task of its Function has begun meanwhile.
+        let Some(function) = self.functions.iter().find_map(of_task) else { return };
+        let last = self.functions.remove(&function);
+        if let (Some(error), Some(last)) = (panic, last) {
+            tracing::error!(%function, %error, "the task of a function has panicked: it begins anew");
+            self.shared.parts.panics.inc();
+            // A receiver that is gone takes nothing from the last value.
+            let newest = last.object.borrow().clone();
+            self.begin(function, newest, RESTART);
+        }
+    }
+
+    /// Waits until each of these Functions' tasks has come to rest or to a step that takes long; not for one that panics.
+    async fn restored(&mut self, known: &HashSet<FunctionId>, shutdown: &CancellationToken) {
         let mut settled = self.settled.subscribe();
-        tokio::select! {
-            () = shutdown.cancelled() => {}
-            // An error cannot be: the sender is ours.
-            _ = settled.wait_for(|settled| *settled >= count) => {}
+        let mut wanted = known.len();
+        loop {
+            tokio::select! {
+                () = shutdown.cancelled() => return,
+                // An error cannot be: the sender is ours.
+                _ = settled.wait_for(|settled| *settled >= wanted) => return,
+                Some(joined) = self.tasks.join_next_with_id() => {
+                    wanted = wanted.saturating_sub(usize::from(joined.is_err()));
+                    self.ended(joined);
+                }
+            }
         }
     }
 

@@ -192,6 +192,10 @@ impl Start {
                 autoscaler: autoscaler.clone(),
                 routes: routes.clone(),
                 logs: self.logs.clone(),
+                panics: metrics.counter(
+                    "hearth_deploy_panics_total",
+                    "Panics in the tasks of Functions; each begins anew.",
+                ),
             },
         );
         let stop = deploying.clone();
