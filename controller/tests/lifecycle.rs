@@ -2,6 +2,8 @@
 
 #![expect(clippy::tests_outside_test_module, reason = "all of it is a test")]
 
+#[path = "lifecycle/crashes.rs"]
+mod crashes;
 mod support;
 
 use std::collections::BTreeSet;

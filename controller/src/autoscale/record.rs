@@ -55,11 +55,13 @@ pub(super) struct Member {
     pub(super) began: Instant,
     /// Calls it ran at the last report.
     pub(super) calls: u32,
+    /// An earlier controller has started it.
+    pub(super) adopted: bool,
 }
 
 impl Member {
     pub(super) fn new(began: Instant) -> Self {
-        Self { ready: None, began, calls: 0 }
+        Self { ready: None, began, calls: 0, adopted: false }
     }
 
     fn occupation(&self) -> Occupation {

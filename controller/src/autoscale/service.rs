@@ -7,6 +7,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use hearth_dispatch::{ToGateway, ToScaler};
+use hearth_function::spec::ProcessModel;
 use hearth_function::{InstanceId, RevisionId};
 use jiff::Timestamp;
 use tokio::sync::{mpsc, oneshot, watch};
@@ -218,14 +219,17 @@ impl Service {
             return record.put(target, now);
         }
         let mut record = Record::new(target, now);
+        // One that is for a single call may have had it.
+        let reusable = record.target.policy.process_model == ProcessModel::Resident;
         let own = |adoptable: &mut Adoptable| {
-            adoptable.found.ended.is_none()
+            reusable
+                && adoptable.found.ended.is_none()
                 && adoptable.found.spec.owner.as_ref().is_some_and(|owner| owner.revision == revision)
         };
         for Adoptable { found, logs_after } in self.adoptable.extract_if(.., own) {
             let window = record.target.policy.idle_timeout.max(record.target.policy.window);
             record.hold_until = Some(now + window);
-            record.instances.insert(found.spec.id.clone(), Member::new(now));
+            record.instances.insert(found.spec.id.clone(), Member { adopted: true, ..Member::new(now) });
             self.pool.adopt(&record.target.template, found, logs_after);
         }
         self.records.insert(revision, record);

@@ -371,3 +371,36 @@ async fn a_panic_in_the_task_of_one_instance_is_its_failure_alone() {
         timeout(Duration::from_secs(60), shown.changed()).await.expect("it is counted").unwrap();
     }
 }
+
+#[tokio::test(start_paused = true)]
+async fn what_cannot_be_adopted_is_replaced_and_nobody_is_told_of_a_failure() {
+    let mut scene = Scene::new();
+    scene.backend.will([Act::HangsLater]);
+    scene.handle.put(hello(Reach::Routed)).await.unwrap();
+    scene.want(1, 0).await;
+    let old = scene.granted().await;
+    let mut scene = scene.restart().await;
+    scene.handle.put(hello(Reach::Routed)).await.unwrap();
+    scene.handle.settled().await.unwrap();
+    scene.want(1, 0).await;
+    let new = scene.granted().await;
+    assert_ne!(new, old);
+    while scene.backend.running() != [new.clone()] {
+        scene.backend.stopped.notified().await;
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_ephemeral_instance_of_an_earlier_run_is_not_used_again() {
+    let mut scene = Scene::new();
+    let model = |policy: &mut Policy| policy.process_model = hearth_function::spec::ProcessModel::Ephemeral;
+    let ephemeral = || target("hello-00001", json!({ "processModel": "ephemeral" }), model, Reach::Routed);
+    scene.handle.put(ephemeral()).await.unwrap();
+    scene.want(1, 0).await;
+    let old = scene.granted().await;
+    let mut scene = scene.restart().await;
+    scene.handle.put(ephemeral()).await.unwrap();
+    scene.handle.settled().await.unwrap();
+    scene.want(1, 0).await;
+    assert_ne!(scene.granted().await, old);
+}

@@ -102,7 +102,7 @@ impl Phases {
 }
 
 /// Where an instance comes from.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub(super) enum Origin {
     /// It is to be made; so long was waited for its turn.
     New { waited: Duration },
@@ -136,8 +136,7 @@ impl Task {
         let began = Instant::now();
         let deadline = began + self.template.start_timeout;
         let lines = LastLines::default();
-        let origin = std::mem::replace(&mut self.origin, Origin::New { waited: Duration::ZERO });
-        let (started, logs_after, waited, deadline) = match origin {
+        let (started, logs_after, waited, deadline) = match self.origin.clone() {
             Origin::Adopted { started, logs_after } => {
                 (started, logs_after, Duration::ZERO, Instant::now() + ADOPTION)
             }
@@ -325,7 +324,10 @@ impl Task {
                     Forwarding::Frames
                 }
             },
-            start: StartKind::Cold,
+            start: match self.origin {
+                Origin::New { .. } => StartKind::Cold,
+                Origin::Adopted { .. } => StartKind::Warm,
+            },
             start_time,
             single_use: self.template.single_use,
         }

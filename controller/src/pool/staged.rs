@@ -33,6 +33,8 @@ pub(crate) enum Act {
     EndsInBoot,
     /// It never answers.
     Hangs,
+    /// It comes up, and answers no second greeting.
+    HangsLater,
     /// The backend panics.
     Panics,
 }
@@ -249,13 +251,18 @@ fn welcome(signature: Option<Signature>) -> Frame {
 /// `invoke.sock`, one connection after the other.
 async fn serve(listener: UnixListener, act: Act, printed: Arc<Notify>) {
     let mut loaded = None;
+    let mut greeted = false;
     loop {
         let (mut stream, _) = listener.accept().await.unwrap();
         let mut buffer = BytesMut::new();
         while let Some(frame) = receive(&mut stream, &mut buffer).await {
             match frame {
                 Frame::Hello(_) if matches!(act, Act::Hangs | Act::EndsInBoot) => {}
-                Frame::Hello(_) => send(&mut stream, welcome(loaded)).await,
+                Frame::Hello(_) if act == Act::HangsLater && greeted => {}
+                Frame::Hello(_) => {
+                    greeted = true;
+                    send(&mut stream, welcome(loaded)).await;
+                }
                 Frame::Load(_) if act == Act::CannotLoad => {
                     printed.notified().await;
                     let error = CallError::new(error_type::LOAD_FAILED, "SyntaxError: no");

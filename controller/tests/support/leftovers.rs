@@ -1,6 +1,7 @@
 //! What a Hearth that has stopped must not leave on the machine: cgroups, mounts, files of instances, processes, network devices.
 //! Everything it makes carries the tag of its data directory, so that several of them can live on one machine.
 
+use std::collections::BTreeSet;
 use std::fs;
 use std::path::Path;
 use std::process::Command;
@@ -56,6 +57,16 @@ pub(crate) fn processes(data_dir: &Path) -> usize {
     pids.sort_unstable();
     pids.dedup();
     pids.len()
+}
+
+/// Names of the instances of this controller that have processes: the control groups below the one with its tag.
+pub(crate) fn instances(data_dir: &Path) -> BTreeSet<String> {
+    let occupied = |path: &&String| {
+        let processes = fs::read_to_string(Path::new(path).join("cgroup.procs")).unwrap_or_default();
+        !processes.trim().is_empty()
+    };
+    let groups = cgroups(&tag(data_dir));
+    groups.iter().filter(occupied).filter_map(|path| Some(path.rsplit_once('/')?.1.to_owned())).collect()
 }
 
 /// The cgroups below one that carries the tag, itself included.

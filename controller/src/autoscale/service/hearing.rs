@@ -130,7 +130,14 @@ impl Service {
         failure: pool::Failure,
         now: Instant,
     ) {
-        self.leave(&instance);
+        let member = self.leave(&instance);
+        if member.is_some_and(|member| member.adopted) {
+            // The end of its earlier controller may have caught it half made or half taken away: that says nothing of the Function. Who
+            // waits gets a new one.
+            let message = failure.told.message;
+            tracing::info!(%revision, %instance, message, "an instance of an earlier run does not answer and is taken away");
+            return;
+        }
         let Some(record) = self.records.get_mut(&revision) else { return };
         tracing::warn!(%revision, %instance, code = failure.told.code, message = failure.told.message, "start failed");
         let start = Start {
