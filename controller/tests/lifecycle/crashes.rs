@@ -56,7 +56,8 @@ fn a_controller_killed_at_any_moment_of_a_scale_out_orphans_nothing_and_serves_a
         random % bound
     };
     let mut hearth = Hearth::start(&[]);
-    let scale = "{ initial: 0, max: 6, idleTimeout: 2s }";
+    // What is adopted is held for a window.
+    let scale = "{ initial: 0, max: 6, idleTimeout: 2s, window: 6s }";
     hearth.deploy(&node_with("resident", &slow(50), &format!("concurrency: {{ limit: 1 }}\nscale: {scale}")));
     hearth.deploy(&node_with("ephemeral", &slow(20), &format!("processModel: ephemeral\nscale: {scale}")));
     for round in 0..ROUNDS {
