@@ -10,11 +10,12 @@ build:      ## the binary: target/release/hearth
 test:       ## every test (as root: many start real containers)
 	cargo test --workspace
 
-lint:       ## formatting, clippy, docs, the direction of the dependencies
+lint:       ## formatting, clippy, docs, the direction of the dependencies, the invariants
 	cargo fmt --all --check
 	cargo clippy --workspace --all-targets -- -D warnings
 	RUSTDOCFLAGS='-D warnings' cargo doc --workspace --no-deps --document-private-items
 	.ci/dependencies
+	.ci/invariants
 
 fmt:        ## format the code
 	cargo fmt --all

@@ -2,7 +2,8 @@
 //!
 //! `load` starts it and waits until it accepts; attached connections become TCP connections to it, byte for byte, so that keep-alive,
 //! streaming, back-pressure and upgrades are the server's own. A server that ends before it accepts is a failed load, with the last lines
-//! it printed; one that ends later is the instance's end.
+//! it printed; one that ends later is the instance's end. A ping is answered when the server answers something: the shim can tell that it
+//! runs itself, but not whether the server does.
 
 use std::cell::{Cell, RefCell};
 use std::ffi::OsString;
@@ -15,7 +16,7 @@ use std::time::Duration;
 use hearth_protocol::bodies::error_type;
 use hearth_protocol::{CallError, Exit, Frame, Load, Loaded, LogStream, Role, Signature, Welcome};
 use rustix::process::Signal;
-use tokio::io::copy_bidirectional_with_sizes;
+use tokio::io::{AsyncReadExt, AsyncWriteExt, copy_bidirectional_with_sizes};
 use tokio::net::{TcpStream, UnixStream};
 use tokio::sync::{mpsc, oneshot};
 use tokio::task::JoinSet;
@@ -40,6 +41,16 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
 /// How long a server that just ended may take to be read to its last line.
 const LAST_WORDS: Duration = Duration::from_millis(200);
+
+/// What a server is asked to see whether it answers: the request that is meant for that (RFC 9110, 9.3.7).
+const PROBE: &[u8] =
+    b"OPTIONS * HTTP/1.1\r\nhost: localhost\r\nuser-agent: hearth\r\nconnection: close\r\n\r\n";
+
+/// How long an answer to it is waited for: longer than any caller waits for a pong.
+const PROBE_TIME: Duration = Duration::from_secs(60);
+
+/// Pings whose answers a connection waits for; one more gets none.
+const MAX_PROBES: usize = 4;
 
 /// A server that was asked for, and who wants to know how that went.
 type Start = (Load, oneshot::Sender<Loaded>);
@@ -153,6 +164,19 @@ async fn accepts(port: u16) {
     }
 }
 
+/// Waits until the server answers anything, if only by closing the connection; `false` when it does not even accept.
+async fn answers(server: &Server) -> bool {
+    if !server.loaded.get() {
+        return true;
+    }
+    let Ok(mut stream) = connect(server.port.get()).await else { return false };
+    // An error is that it has closed the connection, which is an answer.
+    if stream.write_all(PROBE).await.is_ok() {
+        stream.read_u8().await.ok();
+    }
+    true
+}
+
 async fn accept(shim: Rc<Shim>, server: Rc<Server>, listener: tokio::net::UnixListener) {
     let mut connections = JoinSet::new();
     loop {
@@ -183,10 +207,34 @@ async fn serve(shim: Rc<Shim>, server: Rc<Server>, stream: UnixStream) {
     let result: Result<(), Error> = async {
         connection.from_instance(welcome.outline())?;
         wire::send(&mut writer, &welcome).await?;
-        while let Some(frame) = incoming.next().await? {
+        let mut probes = JoinSet::new();
+        loop {
+            // Both are cancel-safe.
+            let frame = tokio::select! {
+                frame = incoming.next() => match frame? {
+                    Some(frame) => frame,
+                    None => return Ok(()),
+                },
+                Some(Ok(answered)) = probes.join_next() => {
+                    if let Some(bytes) = answered {
+                        let pong = Frame::Pong(bytes);
+                        connection.from_instance(pong.outline())?;
+                        wire::send(&mut writer, &pong).await?;
+                    }
+                    continue;
+                }
+            };
             connection.from_caller(frame.outline())?;
             let answer = match frame {
-                Frame::Ping(bytes) => Frame::Pong(bytes),
+                Frame::Ping(bytes) => {
+                    if probes.len() < MAX_PROBES {
+                        let server = Rc::clone(&server);
+                        probes.spawn_local(async move {
+                            timeout(PROBE_TIME, answers(&server)).await.ok()?.then_some(bytes)
+                        });
+                    }
+                    continue;
+                }
                 Frame::Load(load) => Frame::Loaded(start(&server, load).await),
                 Frame::Drain => {
                     shim.ask_to_stop();
@@ -202,7 +250,6 @@ async fn serve(shim: Rc<Shim>, server: Rc<Server>, stream: UnixStream) {
             connection.from_instance(answer.outline())?;
             wire::send(&mut writer, &answer).await?;
         }
-        Ok(())
     }
     .await;
     if let Err(Error::Protocol(why)) = result {
@@ -241,7 +288,7 @@ async fn attach(server: &Server, greeted: Greeted) -> io::Result<()> {
     wire::send(&mut writer, &Frame::Accept { stream: 0 }).await?;
     let (mut stream, early): (UnixStream, _) = incoming.into_stream(writer)?;
     if !early.is_empty() {
-        tokio::io::AsyncWriteExt::write_all(&mut upstream, &early).await?;
+        upstream.write_all(&early).await?;
     }
     copy_bidirectional_with_sizes(&mut stream, &mut upstream, COPY_BYTES, COPY_BYTES).await?;
     Ok(())

@@ -58,7 +58,7 @@ impl Metrics {
     }
 
     pub(super) fn came_up(&self, template: &Template, phases: &Phases) {
-        self.starts.of(template.function(), template.revision()).get(Outcome::Ready).inc();
+        self.starts.of(template.function(), template.revision()).inc(Outcome::Ready);
         for (phase, time) in [
             (Phase::Schedule, phases.schedule),
             (Phase::Create, phases.create),
@@ -70,20 +70,20 @@ impl Metrics {
     }
 
     pub(super) fn failed(&self, template: &Template) {
-        self.starts.of(template.function(), template.revision()).get(Outcome::Failed).inc();
+        self.starts.of(template.function(), template.revision()).inc(Outcome::Failed);
     }
 
     pub(super) fn count(&self, template: &Template, starting: u32, ready: u32, leaving: u32) {
         let gauges = self.instances.of(template.function(), template.revision());
         for (state, count) in [(State::Starting, starting), (State::Ready, ready), (State::Leaving, leaving)]
         {
-            gauges.get(state).set(count.into());
+            gauges.set(state, count.into());
         }
     }
 
     pub(super) fn remove(&self, template: &Template) {
-        self.instances.remove(template.function(), template.revision());
-        self.starts.remove(template.function(), template.revision());
+        self.instances.remove(template.revision());
+        self.starts.remove(template.revision());
     }
 
     /// `lost`: since the start.

@@ -235,7 +235,7 @@ impl Service {
         self.records.insert(revision, record);
     }
 
-    /// Takes away what an earlier controller left and nobody asks for; the log says what became of instances that ended meanwhile.
+    /// Takes away what an earlier controller left and nobody asks for (INV-17); the log says what became of instances that ended meanwhile.
     fn settle(&mut self) {
         for Adoptable { found, .. } in std::mem::take(&mut self.adoptable) {
             let instance = found.spec.id.clone();

@@ -1,8 +1,8 @@
 //! What every backend must do, as named cases that run against any of them.
 //!
 //! A case talks to the backend by the trait alone and looks at an instance from within: it runs a job in it, a few lines of Python, whose
-//! exit code says which check failed first. What only the machine's owner can see (processes, mounts, firewall rules left behind) is
-//! [`Fixture::left`]'s to tell.
+//! exit code says which check failed first. What only the machine's owner can see (processes, mounts, firewall rules left behind,
+//! INV-16) is [`Fixture::left`]'s to tell.
 
 mod inside;
 mod life;

@@ -1,5 +1,5 @@
-//! Unpacks a bundle that nobody vouches for. Nothing is written outside of the directory that was given, whatever the archive says, and
-//! nothing is believed before it is counted.
+//! Unpacks a bundle that nobody vouches for. Nothing is written outside of the directory that was given (INV-14), whatever the archive
+//! says, and nothing is believed before it is counted.
 //!
 //! Files and directories come first; links are made when no file is to be written any more, so that nothing is ever written through one.
 //! Of a mode only the executable bit is kept: files are 0644 or 0755, directories 0755, all of them whoever runs this owns (root).

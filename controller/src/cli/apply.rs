@@ -49,8 +49,7 @@ impl Outcome {
 /// Runs the command.
 pub(super) async fn run(arguments: Apply) -> Result<(), Error> {
     let manifests = manifest::read_all(&arguments.filename)?;
-    let server = Server::find(&arguments.client).await?;
-    let default = server.namespace(arguments.namespace.as_deref()).to_owned();
+    let (server, default) = Server::open(&arguments.place).await?;
     let mut applied = Vec::new();
     let mut failures = Vec::new();
     for manifest in &manifests {

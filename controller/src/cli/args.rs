@@ -110,6 +110,17 @@ pub(super) struct Client {
     pub(super) data_dir: Option<String>,
 }
 
+/// Where a command's functions are.
+#[derive(Debug, Clone, Default, Args)]
+pub(super) struct Place {
+    /// Namespace; for manifests, of those that name none
+    #[arg(short, long, value_name = "NS", env = "HEARTH_NAMESPACE", hide_env_values = true)]
+    pub(super) namespace: Option<String>,
+    /// Which server.
+    #[command(flatten)]
+    pub(super) client: Client,
+}
+
 /// `hearth up`.
 #[derive(Debug, Args)]
 #[command(after_help = "\
@@ -156,6 +167,14 @@ pub(super) enum Format {
     Yaml,
 }
 
+/// How something is printed that people read as a rule.
+#[derive(Debug, Clone, Copy, Default, Args)]
+pub(super) struct Output {
+    /// Form of the output
+    #[arg(short = 'o', long = "output", value_enum, value_name = "FORMAT")]
+    pub(super) form: Option<Format>,
+}
+
 /// Form of a list.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub(super) enum ListFormat {
@@ -183,9 +202,6 @@ pub(super) struct Apply {
     /// Manifest, directory of manifests, or - for standard input
     #[arg(short, long = "filename", value_name = "FILE|DIR|-", required = true)]
     pub(super) filename: Vec<PathBuf>,
-    /// Namespace for manifests that name none
-    #[arg(short, long, value_name = "NS", env = "HEARTH_NAMESPACE", hide_env_values = true)]
-    pub(super) namespace: Option<String>,
     /// Wait until the functions are ready (the default)
     #[arg(long, overrides_with = "no_wait")]
     pub(super) wait: bool,
@@ -198,9 +214,9 @@ pub(super) struct Apply {
     /// Print the resulting objects
     #[arg(short, long, value_enum)]
     pub(super) output: Option<Format>,
-    /// Which server.
+    /// Where the functions are.
     #[command(flatten)]
-    pub(super) client: Client,
+    pub(super) place: Place,
 }
 
 /// What can be listed.
@@ -237,15 +253,12 @@ pub(super) struct Get {
     /// In all namespaces
     #[arg(short = 'A', long, conflicts_with = "namespace")]
     pub(super) all_namespaces: bool,
-    /// Namespace
-    #[arg(short, long, value_name = "NS", env = "HEARTH_NAMESPACE", hide_env_values = true)]
-    pub(super) namespace: Option<String>,
     /// Form of the output
     #[arg(short, long, value_enum)]
     pub(super) output: Option<ListFormat>,
-    /// Which server.
+    /// Where the functions are.
     #[command(flatten)]
-    pub(super) client: Client,
+    pub(super) place: Place,
 }
 
 /// `hearth describe`.
@@ -258,15 +271,12 @@ pub(super) struct Describe {
     /// `function NAME`, or just NAME
     #[arg(required = true, num_args = 1..=2, value_names = ["function", "NAME"])]
     pub(super) what: Vec<String>,
-    /// Namespace
-    #[arg(short, long, value_name = "NS", env = "HEARTH_NAMESPACE", hide_env_values = true)]
-    pub(super) namespace: Option<String>,
-    /// Form of the output
-    #[arg(short, long, value_enum)]
-    pub(super) output: Option<Format>,
-    /// Which server.
+    /// How it is printed.
     #[command(flatten)]
-    pub(super) client: Client,
+    pub(super) output: Output,
+    /// Where the functions are.
+    #[command(flatten)]
+    pub(super) place: Place,
 }
 
 /// `hearth delete`.
@@ -285,12 +295,9 @@ pub(super) struct Delete {
     /// It is no error when a function is not there
     #[arg(long)]
     pub(super) ignore_not_found: bool,
-    /// Namespace
-    #[arg(short, long, value_name = "NS", env = "HEARTH_NAMESPACE", hide_env_values = true)]
-    pub(super) namespace: Option<String>,
-    /// Which server.
+    /// Where the functions are.
     #[command(flatten)]
-    pub(super) client: Client,
+    pub(super) place: Place,
 }
 
 /// `hearth invoke`.
@@ -321,15 +328,12 @@ pub(super) struct Invoke {
     /// Print status and headers of the answer before the body
     #[arg(short, long)]
     pub(super) include: bool,
-    /// Namespace
-    #[arg(short, long, value_name = "NS", env = "HEARTH_NAMESPACE", hide_env_values = true)]
-    pub(super) namespace: Option<String>,
     /// Print status, headers and body as one object
     #[arg(short, long, value_enum)]
     pub(super) output: Option<Format>,
-    /// Which server.
+    /// Where the functions are.
     #[command(flatten)]
-    pub(super) client: Client,
+    pub(super) place: Place,
 }
 
 /// `hearth logs`.
@@ -357,15 +361,12 @@ pub(super) struct Logs {
     /// Show time, instance and request of each line
     #[arg(long)]
     pub(super) details: bool,
-    /// Namespace
-    #[arg(short, long, value_name = "NS", env = "HEARTH_NAMESPACE", hide_env_values = true)]
-    pub(super) namespace: Option<String>,
     /// Form of the output: json is an object each line
     #[arg(short, long, value_enum)]
     pub(super) output: Option<Format>,
-    /// Which server.
+    /// Where the functions are.
     #[command(flatten)]
-    pub(super) client: Client,
+    pub(super) place: Place,
 }
 
 /// `hearth explain`.
@@ -384,9 +385,9 @@ pub(super) struct Explain {
 /// `hearth doctor`.
 #[derive(Debug, Args)]
 pub(super) struct Doctor {
-    /// Form of the output
-    #[arg(short, long, value_enum)]
-    pub(super) output: Option<Format>,
+    /// How it is printed.
+    #[command(flatten)]
+    pub(super) output: Output,
     /// Configuration.
     #[command(flatten)]
     pub(super) server: ServerOptions,
@@ -405,9 +406,9 @@ pub(super) struct ShowConfig {
     /// Say what each option means
     #[arg(long)]
     pub(super) docs: bool,
-    /// Form of the output
-    #[arg(short, long, value_enum)]
-    pub(super) output: Option<Format>,
+    /// How it is printed.
+    #[command(flatten)]
+    pub(super) output: Output,
     /// Configuration.
     #[command(flatten)]
     pub(super) server: ServerOptions,
@@ -419,9 +420,9 @@ pub(super) struct Version {
     /// Do not ask a server
     #[arg(long)]
     pub(super) client_only: bool,
-    /// Form of the output
-    #[arg(short, long, value_enum)]
-    pub(super) output: Option<Format>,
+    /// How it is printed.
+    #[command(flatten)]
+    pub(super) output: Output,
     /// Which server.
     #[command(flatten)]
     pub(super) client: Client,

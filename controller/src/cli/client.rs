@@ -42,6 +42,13 @@ impl Server {
         Self::from_kubeconfig(kubeconfig).await
     }
 
+    /// That server, and the namespace that a command is about.
+    pub(super) async fn open(place: &args::Place) -> Result<(Self, String), Error> {
+        let server = Self::find(&place.client).await?;
+        let namespace = place.namespace.clone().unwrap_or_else(|| server.namespace.clone());
+        Ok((server, namespace))
+    }
+
     /// The server of this kubeconfig file.
     pub(super) async fn at(kubeconfig: &Path) -> Result<Self, Error> {
         Self::from_kubeconfig(read(kubeconfig)?).await
@@ -66,9 +73,9 @@ impl Server {
         Ok(Self { client, address, namespace })
     }
 
-    /// The namespace that was asked for, or the kubeconfig's.
-    pub(super) fn namespace<'a>(&'a self, asked: Option<&'a str>) -> &'a str {
-        asked.unwrap_or(&self.namespace)
+    /// The kubeconfig's namespace.
+    pub(super) fn namespace(&self) -> &str {
+        &self.namespace
     }
 
     /// Functions of a namespace; of all with `None`.

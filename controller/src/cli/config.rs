@@ -12,7 +12,7 @@ use crate::serve::config::{Effective, Source};
 /// Runs the command.
 pub(super) fn run(arguments: &ShowConfig) -> Result<(), Error> {
     let effective = super::configuration(&arguments.server)?;
-    match arguments.output {
+    match arguments.output.form {
         Some(format) => out::object(&object(&effective), format),
         None => out::text(&if arguments.docs { with_docs(&effective) } else { table(&effective) }),
     }

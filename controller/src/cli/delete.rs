@@ -10,19 +10,12 @@ use super::{manifest, out};
 
 /// Runs the command.
 pub(super) async fn run(arguments: Delete) -> Result<(), Error> {
-    let server = Server::find(&arguments.client).await?;
-    let default = server.namespace(arguments.namespace.as_deref());
+    let (server, default) = Server::open(&arguments.place).await?;
     let targets: Vec<(String, String)> = if arguments.filename.is_empty() {
-        super::names(&arguments.what, "delete")?
-            .iter()
-            .map(|name| (default.to_owned(), name.clone()))
-            .collect()
+        super::names(&arguments.what, "delete")?.iter().map(|name| (default.clone(), name.clone())).collect()
     } else {
         let named = |manifest: manifest::Manifest| {
-            (
-                manifest.function.namespace().unwrap_or_else(|| default.to_owned()),
-                manifest.function.name_any(),
-            )
+            (manifest.function.namespace().unwrap_or_else(|| default.clone()), manifest.function.name_any())
         };
         manifest::read_all(&arguments.filename)?.into_iter().map(named).collect()
     };

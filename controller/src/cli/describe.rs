@@ -24,25 +24,24 @@ pub(super) async fn run(arguments: Describe) -> Result<(), Error> {
             fix: "hearth describe function NAME".to_owned(),
         });
     };
-    let server = Server::find(&arguments.client).await?;
-    let namespace = server.namespace(arguments.namespace.as_deref());
+    let (server, namespace) = Server::open(&arguments.place).await?;
     let function =
-        server.functions(Some(namespace)).get(name).await.map_err(|error| server.explain(&error))?;
+        server.functions(Some(&namespace)).get(name).await.map_err(|error| server.explain(&error))?;
     let of_function = ListParams::default().labels(&format!("{}={name}", hearth_function::FUNCTION_LABEL));
     let revisions = server
-        .revisions(Some(namespace))
+        .revisions(Some(&namespace))
         .list(&of_function)
         .await
         .map_err(|error| server.explain(&error))?
         .items;
-    let instances: Vec<Instance> = list_instances(&server, Some(namespace), None)
+    let instances: Vec<Instance> = list_instances(&server, Some(&namespace), None)
         .await?
         .into_iter()
         .filter(|instance| instance.function.as_ref().is_some_and(|function| function.name() == name))
         .collect();
     let activity: Activity =
         server.get(&format!("/apis/hearth.dev/v1/namespaces/{namespace}/functions/{name}/activity")).await?;
-    match arguments.output {
+    match arguments.output.form {
         Some(format) => {
             let all = json!({ "function": function, "revisions": revisions, "instances": instances, "activity": activity });
             out::object(&all, format)

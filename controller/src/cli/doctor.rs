@@ -18,7 +18,7 @@ pub(super) async fn run(arguments: Doctor) -> Result<(), Error> {
         Some(capabilities) => capabilities,
         None => crate::serve::probe(&config).await,
     };
-    match arguments.output {
+    match arguments.output.form {
         Some(format) => out::object(&capabilities, format)?,
         None => out::text(&page(&capabilities))?,
     }

@@ -36,10 +36,8 @@ trait Row {
 
 /// Runs the command.
 pub(super) async fn run(arguments: Get) -> Result<(), Error> {
-    let server = Server::find(&arguments.client).await?;
-    let namespace =
-        (!arguments.all_namespaces).then(|| server.namespace(arguments.namespace.as_deref()).to_owned());
-    let namespace = namespace.as_deref();
+    let (server, namespace) = Server::open(&arguments.place).await?;
+    let namespace = (!arguments.all_namespaces).then_some(namespace.as_str());
     match arguments.resource {
         Resource::Functions => objects(&server, server.functions(namespace), &arguments, namespace).await,
         Resource::Revisions => objects(&server, server.revisions(namespace), &arguments, namespace).await,

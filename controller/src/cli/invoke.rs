@@ -25,8 +25,7 @@ pub(super) async fn run(arguments: Invoke) -> Result<(), Error> {
             fix: format!("--path /{}", arguments.path),
         });
     }
-    let server = Server::find(&arguments.client).await?;
-    let namespace = server.namespace(arguments.namespace.as_deref());
+    let (server, namespace) = Server::open(&arguments.place).await?;
     let path = format!(
         "/apis/hearth.dev/v1/namespaces/{namespace}/functions/{}/invoke{}",
         arguments.name, arguments.path

@@ -11,8 +11,7 @@ use crate::api::ports::LogLine;
 
 /// Runs the command.
 pub(super) async fn run(arguments: Logs) -> Result<(), Error> {
-    let server = Server::find(&arguments.client).await?;
-    let namespace = server.namespace(arguments.namespace.as_deref()).to_owned();
+    let (server, namespace) = Server::open(&arguments.place).await?;
     let path = path(&namespace, &arguments);
     follow(&server, &path, |line| match arguments.output {
         Some(Format::Json) => {

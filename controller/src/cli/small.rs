@@ -24,7 +24,7 @@ pub(super) fn kubeconfig(arguments: &args::Client) -> Result<(), Error> {
 pub(super) async fn version(arguments: Version) -> Result<(), Error> {
     let ours = env!("CARGO_PKG_VERSION");
     let server = if arguments.client_only { None } else { ask(&arguments).await };
-    match (arguments.output, server) {
+    match (arguments.output.form, server) {
         (Some(format), server) => out::object(&json!({ "client": ours, "server": server }), format),
         (None, Some(server)) => out::text(&format!("hearth {ours}\nserver {server}\n")),
         (None, None) => out::line(&format!("hearth {ours}")),

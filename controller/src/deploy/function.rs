@@ -110,7 +110,7 @@ impl Task {
             let wanted = if gone { Wanted::Gone } else { self.wanted(&observed) };
             let Some(action) = plan(&wanted, &observed) else {
                 if gone {
-                    self.forget().await;
+                    Box::pin(self.forget()).await;
                     if newest.is_none() {
                         self.settle();
                         return;
@@ -118,17 +118,19 @@ impl Task {
                     self.memory = Memory::default();
                     continue;
                 }
-                self.write_status(&observed).await;
+                Box::pin(self.write_status(&observed)).await;
                 self.settle();
                 self.wait(&observed).await;
                 continue;
             };
             if takes_long(&action) {
-                self.write_status(&observed).await;
+                Box::pin(self.write_status(&observed)).await;
                 self.settle();
             }
             tracing::debug!(function = %self.id, ?action, "deploy");
             let mut object = self.object.clone();
+            // On the heap while it lasts: a task that waits, as nearly all do nearly always, is small.
+            let step = Box::pin(self.take(action, &observed));
             tokio::select! {
                 // A newer spec cuts the step off; each may be.
                 biased;
@@ -137,7 +139,7 @@ impl Task {
                         return;
                     }
                 }
-                result = self.take(action, &observed) => if let Err(error) = result {
+                result = step => if let Err(error) = result {
                     // What happened to the store meanwhile is seen at the next look, which must not come at once.
                     let error = crate::telemetry::chain(&error);
                     tracing::warn!(function = %self.id, error, "a step of a deployment failed");

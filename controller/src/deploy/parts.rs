@@ -1,12 +1,12 @@
 //! Where the parts of a Revision are on this machine: its code, its dependencies, its interpreter.
 
 use std::collections::HashSet;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use hearth_function::spec::SourceKind;
-use hearth_function::{Digest, FunctionSpec, RuntimeName, Template};
+use hearth_function::{Digest, FunctionSpec, Template};
 
 use crate::backend::interpreters::{self, Interpreter};
 use crate::build::{self, Bundles, Dependencies, Toolchain};
@@ -88,7 +88,8 @@ impl Sources {
             return Err(missing());
         }
         let code = self.bundles.path(digest).ok_or_else(missing)?;
-        let Some(interpreter) = interpreter(template.runtime).await? else {
+        let found = interpreter(template, code.clone()).await?;
+        let Some(interpreter) = found else {
             return Ok(Found { code, ..Found::default() });
         };
         let toolchain = Toolchain::host(interpreter.clone());
@@ -133,17 +134,48 @@ impl Sources {
     }
 }
 
-/// The interpreter that a runtime needs, if it needs one.
-async fn interpreter(runtime: RuntimeName) -> Result<Option<Interpreter>, Missing> {
-    if !runtime.has_handler() {
-        return Ok(None);
+/// The interpreter that a template needs, if it needs one: a runtime with a handler always, a program as it looks.
+async fn interpreter(template: &Template, code: PathBuf) -> Result<Option<Interpreter>, Missing> {
+    let missing = |error: interpreters::Error| Missing::new("RuntimeMissing", error.to_string());
+    if template.runtime.has_handler() {
+        let runtime = template.runtime.to_string();
+        return blocking(move || interpreters::find(&runtime).map(Some).map_err(missing)).await;
     }
-    blocking(move || {
-        interpreters::find(&runtime.to_string())
-            .map(Some)
-            .map_err(|error| Missing::new("RuntimeMissing", error.to_string()))
+    let command = template.command.first().cloned().unwrap_or_default();
+    blocking(move || match named(&command) {
+        // One that is too old for a handler may do for a program, as long as nothing is to be installed for it.
+        Some(runtime) => match interpreters::find(&runtime) {
+            Ok(found) => Ok(Some(found)),
+            Err(error) if wants(&code).is_some() => Err(missing(error)),
+            Err(_) => Ok(None),
+        },
+        // Without one it is tried as it is: what the bundle holds may be for somebody else.
+        None => Ok(wants(&code).and_then(|runtime| interpreters::find(runtime).ok())),
     })
     .await
+}
+
+/// The runtime whose interpreter a command names, as in `python3.12` and `/usr/bin/node`.
+fn named(command: &str) -> Option<String> {
+    let name = command.rsplit('/').next().unwrap_or_default();
+    let is_version = |text: &str| text.bytes().all(|byte| byte.is_ascii_digit() || byte == b'.');
+    match name {
+        "node" | "nodejs" | "npm" | "npx" => Some("nodejs".to_owned()),
+        _ => name.strip_prefix("python").filter(|rest| is_version(rest)).map(|_| name.to_owned()),
+    }
+}
+
+/// For which runtime a bundle may ask for dependencies, where the command does not tell (`gunicorn`, `sh start.sh`). A server in Python
+/// may hold a `package.json` for what it serves; one in Node holds no `requirements.txt`.
+fn wants(code: &Path) -> Option<&'static str> {
+    let holds = |name: &str| code.join(name).is_file();
+    if holds("requirements.txt") {
+        Some("python")
+    } else if holds("package.json") {
+        Some("nodejs")
+    } else {
+        None
+    }
 }
 
 /// What a condition says of an installation that goes on.
@@ -162,4 +194,36 @@ async fn blocking<T: Send + 'static>(
 ) -> Result<T, Missing> {
     let ended = |_| Missing::new("BuildFailed", "the work was cut off: Hearth is shutting down");
     tokio::task::spawn_blocking(work).await.map_err(ended)?
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_command_names_its_interpreter() {
+        for (command, runtime) in [
+            ("node", Some("nodejs")),
+            ("/usr/local/bin/node", Some("nodejs")),
+            ("npm", Some("nodejs")),
+            ("python3", Some("python3")),
+            ("/usr/bin/python3.12", Some("python3.12")),
+            ("./node-server", None),
+            ("python-app", None),
+            ("gunicorn", None),
+            ("", None),
+        ] {
+            assert_eq!(named(command).as_deref(), runtime, "{command}");
+        }
+    }
+
+    #[test]
+    fn a_bundle_tells_what_the_command_does_not() {
+        let code = tempfile::tempdir().unwrap();
+        assert_eq!(wants(code.path()), None);
+        std::fs::write(code.path().join("package.json"), "{}").unwrap();
+        assert_eq!(wants(code.path()), Some("nodejs"));
+        std::fs::write(code.path().join("requirements.txt"), "").unwrap();
+        assert_eq!(wants(code.path()), Some("python"));
+    }
 }

@@ -1,6 +1,6 @@
 //! What is to be done next for a Function: a pure function of what is wanted and what is there.
 //!
-//! Level-based: it is asked again after each step, with what was observed then, and after the last step it has nothing to say. It does not
+//! Level-based: it is asked again after each step, with what was observed then, and after the last step it has nothing to say (INV-9). It does not
 //! matter which steps were done by an earlier controller.
 //!
 //! The order of a deployment, as the rules below give it:

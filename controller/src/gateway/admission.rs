@@ -26,7 +26,7 @@ pub(super) enum Denied {
     Moved,
 }
 
-/// A slot in use. Dropping it gives it back: when the instance has said that the call ended, and not before.
+/// A slot in use. Dropping it gives it back: when the instance has said that the call ended, and not before (INV-2).
 #[derive(Debug)]
 pub(super) struct Slot {
     pub(super) revision: Arc<Revision>,

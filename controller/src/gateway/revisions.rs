@@ -62,7 +62,7 @@ pub(super) struct Target {
     pub(super) function: FunctionId,
     pub(super) revision: Arc<Revision>,
     pub(super) timeouts: Timeouts,
-    pub(super) stats: RevisionStats,
+    pub(super) stats: Arc<RevisionStats>,
 }
 
 type State = Dispatch<oneshot::Sender<Verdict>, Arc<Instance>>;
@@ -79,8 +79,8 @@ pub(super) struct Revision {
     grown: AtomicBool,
     /// How its instances are called, from the first one on.
     forwarding: OnceLock<Forwarding>,
-    /// The Function that it serves, once it does.
-    function: OnceLock<FunctionId>,
+    /// The Function that it serves, once it does, and what is counted then.
+    function: OnceLock<(FunctionId, Arc<RevisionStats>)>,
 }
 
 /// Revisions whose queue has grown since the scaler heard of it: the control thread tells it a moment later, many requests at once.
@@ -208,8 +208,11 @@ impl Revisions {
                     state.set_policy(policy);
                     state.revive();
                 });
-                let function = revision.function.get_or_init(|| served.function.clone()).clone();
-                let stats = self.stats.of(&function, &revision.id);
+                let first = || {
+                    let stats = self.stats.of(&served.function, &revision.id);
+                    (served.function.clone(), Arc::new(stats))
+                };
+                let (function, stats) = revision.function.get_or_init(first).clone();
                 let target = Target { function, revision, timeouts: served.timeouts, stats };
                 Claimant {
                     function: served.function,
@@ -268,7 +271,7 @@ impl Revisions {
         let all: Vec<Arc<Revision>> = locked(&self.all).values().cloned().collect();
         for revision in all {
             if let Some(report) = revision.with(|state, _| state.report(now())) {
-                if let Some(function) = revision.function.get() {
+                if let Some((function, _)) = revision.function.get() {
                     self.stats.loaded(function, &report);
                 }
                 self.outbox.tell(ToScaler::Load(report));
@@ -337,8 +340,8 @@ impl Revisions {
         let mut all = locked(&self.all);
         all.retain(|id, revision| {
             let keep = serving.contains(id) || !revision.with(|state, _| state.is_idle());
-            if let (false, Some(function)) = (keep, revision.function.get()) {
-                self.stats.remove(function, id);
+            if !keep {
+                self.stats.remove(id);
             }
             keep
         });

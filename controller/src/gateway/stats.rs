@@ -8,7 +8,7 @@ use hearth_function::{FunctionId, RevisionId};
 use super::errors::Code;
 use crate::label_set;
 use crate::telemetry::metrics::{
-    Counter, Counters, Family, Gauge, Histogram, Histograms, LATENCY_SECONDS, Plain, Registry,
+    Counter, Counters, Gauge, Histogram, Histograms, LATENCY_SECONDS, OfRevision, Plain, Registry,
     RevisionCounters, RevisionGauges, RevisionHistograms, SIZE_BYTES,
 };
 
@@ -96,11 +96,11 @@ pub(super) struct Stats {
 /// Those of one Revision.
 #[derive(Debug)]
 pub(super) struct RevisionStats {
-    requests: Counters<Class>,
-    starts: Counters<Start>,
-    duration: Family<Plain, Histogram>,
-    answer_bytes: Family<Plain, Histogram>,
-    request_bytes: Counters<Plain>,
+    requests: OfRevision<Class, Counter>,
+    starts: OfRevision<Start, Counter>,
+    duration: OfRevision<Plain, Histogram>,
+    answer_bytes: OfRevision<Plain, Histogram>,
+    request_bytes: OfRevision<Plain, Counter>,
 }
 
 impl Stats {
@@ -164,17 +164,17 @@ impl Stats {
     /// Sampled with each load report: too fast-moving to be kept exact.
     pub(super) fn loaded(&self, function: &FunctionId, report: &LoadReport) {
         let load = self.load.of(function, &report.revision);
-        load.get(State::Running).set(i64::from(report.in_flight));
-        load.get(State::Waiting).set(i64::from(report.waiting));
+        load.set(State::Running, i64::from(report.in_flight));
+        load.set(State::Waiting, i64::from(report.waiting));
     }
 
-    pub(super) fn remove(&self, function: &FunctionId, revision: &RevisionId) {
-        self.load.remove(function, revision);
-        self.requests.remove(function, revision);
-        self.starts.remove(function, revision);
-        self.duration.remove(function, revision);
-        self.answer_bytes.remove(function, revision);
-        self.request_bytes.remove(function, revision);
+    pub(super) fn remove(&self, revision: &RevisionId) {
+        self.load.remove(revision);
+        self.requests.remove(revision);
+        self.starts.remove(revision);
+        self.duration.remove(revision);
+        self.answer_bytes.remove(revision);
+        self.request_bytes.remove(revision);
     }
 }
 
@@ -186,13 +186,13 @@ impl RevisionStats {
         took: Duration,
         bytes: (u64, u64),
     ) {
-        self.requests.get(Class::from(status)).inc();
+        self.requests.inc(Class::from(status));
         if let Some(start) = start {
-            self.starts.get(start.into()).inc();
+            self.starts.inc(start.into());
         }
-        self.duration.get(Plain).observe(took.as_secs_f64());
-        self.request_bytes.get(Plain).inc_by(bytes.0);
+        self.duration.observe(Plain, took.as_secs_f64());
+        self.request_bytes.inc_by(Plain, bytes.0);
         #[expect(clippy::cast_precision_loss, reason = "sizes beyond 2^53 bytes do not occur")]
-        self.answer_bytes.get(Plain).observe(bytes.1 as f64);
+        self.answer_bytes.observe(Plain, bytes.1 as f64);
     }
 }

@@ -1,4 +1,4 @@
-//! The life of an instance: its states, and the one function that leads from one to the next.
+//! The life of an instance: its states, and the one function that leads from one to the next (INV-8).
 //!
 //! ```text
 //!                       Created        Booted             Loaded

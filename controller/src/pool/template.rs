@@ -19,6 +19,10 @@ const HTTP_PORT: &str = "8080";
 /// What an instance finds programs by; the interpreter's own directory comes first.
 const PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
 
+/// Where programs of installed dependencies lie, npm's and pip's, and where Python looks for modules. Bootstraps find theirs themselves.
+const DEPENDENCY_PROGRAMS: &str = "/deps/node_modules/.bin:/deps/python/bin";
+const DEPENDENCY_MODULES: &str = "/deps/python";
+
 /// What a Revision does not say by itself: where its parts are on this machine.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Places {
@@ -26,7 +30,7 @@ pub struct Places {
     pub code: PathBuf,
     /// The installed dependencies, when it has any.
     pub dependencies: Option<PathBuf>,
-    /// The interpreter, for `nodejs` and `python`.
+    /// The interpreter, for `nodejs`, `python` and programs that need one.
     pub interpreter: Option<PathBuf>,
     /// The gateway's address as instances with `network: outbound` reach it: `http://10.0.0.1:8080`.
     pub gateway: Option<String>,
@@ -164,17 +168,30 @@ fn environment(
     network: Network,
 ) -> BTreeMap<String, String> {
     let template = &revision.spec.template;
-    let path = match places.interpreter.as_deref().and_then(|interpreter| interpreter.parent()) {
+    let mut path = match places.interpreter.as_deref().and_then(|interpreter| interpreter.parent()) {
         Some(own) if !PATH.split(':').any(|known| own == std::path::Path::new(known)) => {
             format!("{}:{PATH}", own.display())
         }
         _ => PATH.to_owned(),
     };
+    // A program is on its own, where a handler has a bootstrap.
+    let installed = places.dependencies.is_some() && !template.runtime.has_handler();
+    if installed {
+        path = format!("{DEPENDENCY_PROGRAMS}:{path}");
+    }
     let mut env: BTreeMap<String, String> = [("PATH", path.as_str()), ("HOME", "/tmp"), ("LANG", "C.UTF-8")]
         .map(|(name, value)| (name.to_owned(), value.to_owned()))
         .into();
     for variable in &template.env {
         env.insert(variable.name.clone(), variable.value.clone().unwrap_or_default());
+    }
+    if installed {
+        let modules = env.entry("PYTHONPATH".to_owned()).or_default();
+        *modules = if modules.is_empty() {
+            DEPENDENCY_MODULES.to_owned()
+        } else {
+            format!("{modules}:{DEPENDENCY_MODULES}")
+        };
     }
     let mut own = |name: &str, value: &str| env.insert(name.to_owned(), value.to_owned());
     own("HEARTH_FUNCTION", owner.function.name());
@@ -249,6 +266,23 @@ pub(crate) mod tests {
         let spec = template.spec(InstanceId::parse("hello-x").unwrap(), "secret".to_owned());
         assert_eq!(spec.env.get("HEARTH_GATEWAY"), None);
         assert_eq!((spec.limits.cpu_millis, template.limits.cpu_millis), (None, Some(250)));
+    }
+
+    #[test]
+    fn a_program_finds_what_was_installed_for_it() {
+        let places = || Places { dependencies: Some("/data/deps/1".into()), ..Places::default() };
+        let env = |fields| {
+            let template = Template::new(&revision("hello-00001", fields), places()).unwrap();
+            template.spec(InstanceId::parse("hello-x").unwrap(), "secret".to_owned()).env
+        };
+        let plain = env(serde_json::json!({ "runtime": "http", "handler": null, "command": ["gunicorn"] }));
+        assert_eq!(plain.get("PYTHONPATH").map(String::as_str), Some("/deps/python"));
+        assert!(plain["PATH"].starts_with("/deps/node_modules/.bin:/deps/python/bin:/usr"), "{plain:?}");
+        let user = serde_json::json!([{ "name": "PYTHONPATH", "value": "/code/src" }]);
+        let own =
+            serde_json::json!({ "runtime": "exec", "handler": null, "command": ["python3"], "env": user });
+        assert_eq!(env(own).get("PYTHONPATH").map(String::as_str), Some("/code/src:/deps/python"));
+        assert_eq!(env(serde_json::json!({})).get("PYTHONPATH"), None, "a bootstrap finds them itself");
     }
 
     #[test]

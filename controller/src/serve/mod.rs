@@ -11,6 +11,7 @@
 pub mod config;
 mod invoke;
 mod lock;
+mod memory;
 mod parts;
 mod running;
 mod wire;

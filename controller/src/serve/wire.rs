@@ -11,6 +11,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::config::Config;
 use super::lock;
+use super::memory;
 use super::parts::{Health, Wired};
 use super::running::{Running, Tasks};
 use crate::autoscale::{self, Adoptable};
@@ -120,6 +121,11 @@ pub async fn start(config: Config) -> Result<Running, Error> {
     let (logs, writer) = Logs::open(data.join("logs"), limits)?;
     let mut tasks = Tasks::default();
     tasks.spawn_blocking("log writer", move || writer.run());
+    let followed = store.clone();
+    tasks.spawn("memory", async move {
+        memory::run(followed).await;
+        Ok(())
+    });
 
     let shim = shim_files::install(&data)?;
     let embedded = embedded::Embedded::open(embedded_config(&config, listen, shim)?).await?;

@@ -1,5 +1,5 @@
 //! What happened lately, and the watches that follow it. A watch holds only its place; what it has not read yet is in the one bounded
-//! history, and one that falls behind it must list again.
+//! history, and one that falls behind it must list again. Replayed, it gives the objects (INV-10).
 
 use std::collections::VecDeque;
 use std::marker::PhantomData;

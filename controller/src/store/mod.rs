@@ -10,8 +10,8 @@
 //!        └── commands (bounded) ──> owner thread: plan (pure) ─> one transaction, synced ─────────┘
 //! ```
 //!
-//! The database is used by one thread of its own, because it blocks on the disk: a write is answered when it is durable, and what is read
-//! was durable before. Objects are few and small, so all of them are held in memory and reads never wait for the disk.
+//! The database is used by one thread of its own, because it blocks on the disk: a write is answered when it is durable (INV-11), and
+//! what is read was durable before. Objects are few and small, so all of them are held in memory and reads never wait for the disk.
 
 mod error;
 mod history;
@@ -40,8 +40,9 @@ use state::State;
 
 /// Commands that may wait for the owner thread; whoever comes then waits for room.
 const COMMANDS: usize = 256;
-/// Events that a watch can fall behind before it must list again. Some hundred bytes each beside the objects they share with the store.
-const HISTORY: usize = 4096;
+/// Events that a watch can fall behind before it must list again. Each holds an object as it was
+/// then, two or three kilobytes.
+const HISTORY: usize = 1024;
 
 /// A handle to the store; a clone is another handle to the same.
 #[derive(Debug, Clone)]
@@ -136,6 +137,12 @@ impl Store {
             items: state.list::<O>(namespace),
             resource_version: ResourceVersion::new(state.version()),
         })
+    }
+
+    /// The objects of a namespace whose names begin with `prefix`, without a look at any other.
+    #[must_use]
+    pub fn list_named<O: Object>(&self, namespace: &str, prefix: &str) -> Vec<Arc<O>> {
+        self.read(|state| state.list_named::<O>(namespace, prefix))
     }
 
     /// Replaces the object of this name: labels, annotations, finalizers, owners and spec. Its status stays what it is stored as, and uid,

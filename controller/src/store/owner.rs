@@ -27,6 +27,10 @@ const VERSION: &str = "version";
 /// The form of the tables that this program reads and writes.
 const SCHEMA_VERSION: u64 = 1;
 
+/// Pages that the database keeps in memory; its default is a gigabyte. What is read comes from the objects in memory, so this need only
+/// hold the upper pages of its trees while they are written.
+const CACHE_BYTES: usize = 1 << 20;
+
 type Work = Box<dyn FnOnce(&mut Owner) + Send>;
 
 /// What a handle asks for.
@@ -94,10 +98,12 @@ impl Owner {
             .mode(0o600)
             .open(&config.path)
             .map_err(|source| Error::Io { doing: "open the file of the store", source: Box::new(source) })?;
-        let database = Database::builder().create_file(file).map_err(|error| match error {
-            DatabaseError::DatabaseAlreadyOpen => Error::InUse { path: config.path.clone() },
-            error => failed("open the database", error),
-        })?;
+        let database = Database::builder().set_cache_size(CACHE_BYTES).create_file(file).map_err(
+            |error| match error {
+                DatabaseError::DatabaseAlreadyOpen => Error::InUse { path: config.path.clone() },
+                error => failed("open the database", error),
+            },
+        )?;
         let (objects, version) = load(&database, config)?;
         state.lock().unwrap_or_else(PoisonError::into_inner).load(objects, version);
         Ok(Self { database, state, version: watch::Sender::new(version) })

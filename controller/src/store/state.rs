@@ -50,11 +50,23 @@ impl State {
     }
 
     pub(super) fn list<O: Object>(&self, namespace: Option<&str>) -> Vec<Arc<O>> {
-        self.objects
-            .iter()
-            .filter(|(key, _)| key.kind == O::KIND && namespace.is_none_or(|wanted| wanted == key.namespace))
-            .filter_map(|(_, object)| O::peel(object).cloned())
+        let within = |key: &Key| namespace.is_none_or(|wanted| wanted == key.namespace);
+        self.from::<O>(namespace.unwrap_or_default(), "")
+            .take_while(|(key, _)| within(key))
+            .map(cloned)
             .collect()
+    }
+
+    /// The objects of a namespace whose names begin with `prefix`.
+    pub(super) fn list_named<O: Object>(&self, namespace: &str, prefix: &str) -> Vec<Arc<O>> {
+        let within = |key: &Key| key.namespace == namespace && key.name.starts_with(prefix);
+        self.from::<O>(namespace, prefix).take_while(|(key, _)| within(key)).map(cloned).collect()
+    }
+
+    /// The objects of one kind in their order, from this name on.
+    fn from<O: Object>(&self, namespace: &str, name: &str) -> impl Iterator<Item = (&Key, &Arc<O>)> {
+        let first = Key { kind: O::KIND, namespace: namespace.to_owned(), name: name.to_owned() };
+        self.objects.range(first..).map_while(|(key, object)| Some((key, O::peel(object)?)))
     }
 
     pub(super) fn objects(&self) -> impl Iterator<Item = &Stored> {
@@ -76,4 +88,8 @@ impl State {
             self.history.push(change);
         }
     }
+}
+
+fn cloned<O>((_, object): (&Key, &Arc<O>)) -> Arc<O> {
+    Arc::clone(object)
 }

@@ -1,8 +1,8 @@
 //! The metrics registry: names and help texts are constants, label values are closed sets or names of Functions and Revisions.
 //!
 //! A label with a closed set is an enum made by `label_set!`; its metric is an array of plain counters, one for each value, so that
-//! counting is one atomic addition and no value can be made up at run time (no instance names, no error texts). Metrics for each Revision are made
-//! when the gateway first hears of it ([`PerRevision::of`]), kept by whoever counts, and taken away with the Revision.
+//! counting is one atomic addition and no value can be made up at run time (no instance names, no error texts). Metrics for each
+//! Revision are made when somebody first asks for them ([`PerRevision::of`]), kept by whoever counts, and taken away with the Revision.
 //!
 //! Naming: `hearth_<part>_<noun>_<unit>[_total]`, in seconds and bytes.
 //!
@@ -21,9 +21,11 @@
 //! assert!(registry.render().contains("hearth_pool_starts_total{outcome=\"failed\"} 1"));
 //! ```
 
-use std::marker::PhantomData;
+mod revision;
 
-use hearth_function::{FunctionId, RevisionId};
+use std::marker::PhantomData;
+use std::sync::{Arc, Mutex, PoisonError};
+
 /// A distribution.
 pub use prometheus::Histogram;
 /// Something that only grows.
@@ -32,6 +34,10 @@ pub use prometheus::IntCounter as Counter;
 pub use prometheus::IntGauge as Gauge;
 use prometheus::core::Collector;
 use prometheus::{Encoder, HistogramOpts, HistogramVec, IntCounterVec, IntGaugeVec, Opts, TextEncoder};
+
+pub use revision::{OfRevision, PerRevision, RevisionCounters, RevisionGauges, RevisionHistograms};
+
+use revision::{Form, Table};
 
 /// Buckets for times from a tenth of a millisecond (a warm call) to two minutes (a call at its limit), in seconds.
 pub const LATENCY_SECONDS: &[f64] = &[
@@ -78,7 +84,10 @@ macro_rules! label_set {
 
 /// All metrics of a process. Cloning it gives another handle on the same.
 #[derive(Debug, Clone, Default)]
-pub struct Registry(prometheus::Registry);
+pub struct Registry {
+    whole: prometheus::Registry,
+    per_revision: Arc<Mutex<Vec<Arc<Table>>>>,
+}
 
 /// One metric for each value of a label.
 #[derive(Debug, Clone)]
@@ -121,56 +130,6 @@ impl Label for Plain {
     }
 }
 
-/// Metrics that every Revision has one of (for each value of `L`): labels `namespace`, `function`, `revision`, and `L`'s.
-#[derive(Debug, Clone)]
-pub struct PerRevision<L, V> {
-    vec: V,
-    label: PhantomData<L>,
-}
-
-fn revision_values<'a, L: Label>(
-    function: &'a FunctionId,
-    revision: &'a RevisionId,
-    value: L,
-) -> Vec<&'a str> {
-    let mut values = vec![function.namespace(), function.name(), revision.name()];
-    if !L::NAME.is_empty() {
-        values.push(value.as_str());
-    }
-    values
-}
-
-fn revision_labels<L: Label>() -> Vec<&'static str> {
-    let mut labels = vec!["namespace", "function", "revision"];
-    if !L::NAME.is_empty() {
-        labels.push(L::NAME);
-    }
-    labels
-}
-
-impl<L: Label, B: prometheus::core::MetricVecBuilder> PerRevision<L, prometheus::core::MetricVec<B>> {
-    /// The metrics of one Revision. A look-up by text: keep what it returns.
-    #[must_use]
-    pub fn of(&self, function: &FunctionId, revision: &RevisionId) -> Family<L, B::M> {
-        Family::new(|value| self.vec.with_label_values(&revision_values(function, revision, value)))
-    }
-
-    /// Takes away the metrics of a Revision that is gone.
-    pub fn remove(&self, function: &FunctionId, revision: &RevisionId) {
-        for &value in L::ALL {
-            // The only error is that it was never used.
-            drop(self.vec.remove_label_values(&revision_values(function, revision, value)));
-        }
-    }
-}
-
-/// Counters for each Revision.
-pub type RevisionCounters<L> = PerRevision<L, IntCounterVec>;
-/// Gauges for each Revision.
-pub type RevisionGauges<L> = PerRevision<L, IntGaugeVec>;
-/// Histograms for each Revision.
-pub type RevisionHistograms<L> = PerRevision<L, HistogramVec>;
-
 impl Registry {
     /// An empty registry.
     #[must_use]
@@ -182,8 +141,13 @@ impl Registry {
     #[must_use]
     pub fn render(&self) -> String {
         let mut text = Vec::new();
-        TextEncoder::new().encode(&self.0.gather(), &mut text).expect("writing to memory does not fail");
-        String::from_utf8_lossy(&text).into_owned()
+        TextEncoder::new().encode(&self.whole.gather(), &mut text).expect("writing to memory does not fail");
+        let mut text = String::from_utf8(text).expect("names, labels and numbers are UTF-8");
+        let tables = self.per_revision.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        for table in tables {
+            table.render(&mut text);
+        }
+        text
     }
 
     /// A counter.
@@ -237,39 +201,45 @@ impl Registry {
     /// Counters for each Revision.
     #[must_use]
     pub fn revision_counters<L: Label>(&self, name: &'static str, help: &'static str) -> RevisionCounters<L> {
-        let vec = self.enter(IntCounterVec::new(Opts::new(name, help), &revision_labels::<L>()));
-        PerRevision { vec, label: PhantomData }
+        self.enter_table(Table::new::<L>(name, help, Form::Counter))
     }
 
     /// Gauges for each Revision.
     #[must_use]
     pub fn revision_gauges<L: Label>(&self, name: &'static str, help: &'static str) -> RevisionGauges<L> {
-        let vec = self.enter(IntGaugeVec::new(Opts::new(name, help), &revision_labels::<L>()));
-        PerRevision { vec, label: PhantomData }
+        self.enter_table(Table::new::<L>(name, help, Form::Gauge))
     }
 
-    /// Histograms for each Revision.
+    /// Histograms for each Revision; `buckets` grow.
     #[must_use]
     pub fn revision_histograms<L: Label>(
         &self,
         name: &'static str,
         help: &'static str,
-        buckets: &[f64],
+        buckets: &'static [f64],
     ) -> RevisionHistograms<L> {
-        let opts = HistogramOpts::new(name, help).buckets(buckets.to_vec());
-        let vec = self.enter(HistogramVec::new(opts, &revision_labels::<L>()));
-        PerRevision { vec, label: PhantomData }
+        self.enter_table(Table::new::<L>(name, help, Form::Histogram(buckets)))
+    }
+
+    fn enter_table<L: Label, M>(&self, table: Table) -> PerRevision<L, M> {
+        let table = Arc::new(table);
+        let mut tables = self.per_revision.lock().unwrap_or_else(PoisonError::into_inner);
+        assert!(tables.iter().all(|known| known.name() != table.name()), "a metric's name is used once");
+        tables.push(Arc::clone(&table));
+        PerRevision::new(table)
     }
 
     fn enter<C: Collector + Clone + 'static>(&self, made: Result<C, prometheus::Error>) -> C {
         let collector = made.expect("a metric's name, help and labels are constants");
-        self.0.register(Box::new(collector.clone())).expect("a metric's name is used once");
+        self.whole.register(Box::new(collector.clone())).expect("a metric's name is used once");
         collector
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use hearth_function::{FunctionId, RevisionId};
+
     use super::*;
 
     label_set! {
@@ -291,23 +261,33 @@ mod tests {
     fn a_revision_takes_its_metrics_with_it() {
         let registry = Registry::new();
         let calls = registry.revision_counters::<Phase>("hearth_calls_total", "Calls.");
-        let plain = registry.revision_histograms::<Plain>("hearth_time_seconds", "Time.", LATENCY_SECONDS);
+        let load = registry.revision_gauges::<Plain>("hearth_load", "Load.");
+        let time = registry.revision_histograms::<Plain>("hearth_time_seconds", "Time.", &[0.1, 1.0]);
         let function = FunctionId::parse("default/hello").unwrap();
         let revision = RevisionId::parse("default/hello-00001").unwrap();
-        calls.of(&function, &revision).get(Phase::Queue).inc();
-        plain.of(&function, &revision).get(Plain).observe(0.2);
-        let text = registry.render();
-        let labels = "function=\"hello\",namespace=\"default\"";
-        assert!(
-            text.contains(&format!(
-                "hearth_calls_total{{{labels},phase=\"queue\",revision=\"hello-00001\"}} 1"
-            )),
-            "{text}"
+        calls.of(&function, &revision).inc(Phase::Start);
+        calls.of(&function, &revision).inc_by(Phase::Start, 2);
+        load.of(&function, &revision).set(Plain, -3);
+        for observed in [0.0625, 0.5, 1.0, 2.0] {
+            time.of(&function, &revision).observe(Plain, observed);
+        }
+        let labels = "namespace=\"default\",function=\"hello\",revision=\"hello-00001\"";
+        let expected = format!(
+            "# HELP hearth_calls_total Calls.\n# TYPE hearth_calls_total counter\n\
+             hearth_calls_total{{{labels},phase=\"queue\"}} 0\n\
+             hearth_calls_total{{{labels},phase=\"start\"}} 3\n\
+             # HELP hearth_load Load.\n# TYPE hearth_load gauge\nhearth_load{{{labels}}} -3\n\
+             # HELP hearth_time_seconds Time.\n# TYPE hearth_time_seconds histogram\n\
+             hearth_time_seconds_bucket{{{labels},le=\"0.1\"}} 1\n\
+             hearth_time_seconds_bucket{{{labels},le=\"1\"}} 3\n\
+             hearth_time_seconds_bucket{{{labels},le=\"+Inf\"}} 4\n\
+             hearth_time_seconds_sum{{{labels}}} 3.5625\n\
+             hearth_time_seconds_count{{{labels}}} 4\n"
         );
-        assert!(text.contains("hearth_time_seconds_count"), "{text}");
-        calls.remove(&function, &revision);
-        plain.remove(&function, &revision);
-        let text = registry.render();
-        assert!(!text.contains("hello"), "{text}");
+        assert_eq!(registry.render(), expected);
+        calls.remove(&revision);
+        load.remove(&revision);
+        time.remove(&revision);
+        assert_eq!(registry.render(), "");
     }
 }

@@ -12,10 +12,10 @@
 //! ```
 //!
 //! Invariants, which the property test checks after every event:
-//! - no request waits while a slot is free;
-//! - an instance is never given more calls than its slots, and every slot taken is given back exactly once;
-//! - requests leave the queue in the order of their arrival;
-//! - the queue holds at most `queue_length` new requests (retried ones come on top: they were admitted before, so slots bound them).
+//! - no request waits while a slot is free on an instance that is not in doubt;
+//! - an instance is never given more calls than its slots, and every slot taken is given back exactly once (INV-1);
+//! - requests leave the queue in the order of their arrival, each with one verdict (INV-3);
+//! - the queue holds at most `queue_length` new requests (retried ones come on top: they were admitted before, so slots bound them; INV-4).
 //!
 //! `W` is whatever the caller needs to wake a waiting request, `E` whatever it needs to reach an instance; both are only carried.
 
@@ -44,11 +44,14 @@ struct Instance<E> {
     arrived_at: Ticket,
     /// Calls that were given up but have not ended: see [`Dispatch::on_stuck`].
     stuck: u32,
+    /// It was asked whether it still answers, and has not answered yet: see [`Dispatch::on_doubt`].
+    doubted: bool,
 }
 
 impl<E> Instance<E> {
     fn has_free_slot(&self) -> bool {
-        !self.draining && self.in_flight < self.granted.slots && !(self.granted.single_use && self.used)
+        let closed = self.draining || self.doubted || (self.granted.single_use && self.used);
+        !closed && self.in_flight < self.granted.slots
     }
 
     /// Whether it can be expected to take further calls.
@@ -214,6 +217,7 @@ impl<W, E: Clone> Dispatch<W, E> {
                 used: false,
                 arrived_at,
                 stuck: 0,
+                doubted: false,
             });
             self.limit_changed(now, had);
         }
@@ -255,6 +259,24 @@ impl<W, E: Clone> Dispatch<W, E> {
     pub fn on_unstuck(&mut self, instance: &InstanceId) {
         if let Some(entry) = self.instances.iter_mut().find(|entry| entry.granted.instance == *instance) {
             entry.stuck = entry.stuck.saturating_sub(1);
+        }
+    }
+
+    /// It is not certain that the instance still does anything: until that is cleared up it gets no new calls, which would only share the
+    /// fate of those that made it doubtful.
+    pub fn on_doubt(&mut self, instance: &InstanceId) {
+        self.set_doubted(instance, true);
+    }
+
+    /// The instance has answered.
+    pub fn on_trust(&mut self, now: Instant, instance: &InstanceId, actions: &mut Vec<Action<W, E>>) {
+        self.set_doubted(instance, false);
+        self.feed(now, actions);
+    }
+
+    fn set_doubted(&mut self, instance: &InstanceId, doubted: bool) {
+        if let Some(entry) = self.instances.iter_mut().find(|entry| entry.granted.instance == *instance) {
+            entry.doubted = doubted;
         }
     }
 

@@ -1,4 +1,4 @@
-//! Whether a call whose instance failed may run again on another. A pure rule; the gateway keeps the facts.
+//! Whether a call whose instance failed may run again on another. A pure rule (INV-5); the gateway keeps the facts.
 
 /// Whether running a method twice does the same as running it once (RFC 9110, section 9.2.2).
 #[must_use]

@@ -1,6 +1,6 @@
 //! Frames to bytes and back.
 //!
-//! [`decode`] takes frames off the front of a buffer without copying bodies. What it reads is hostile: a length is judged before anything
+//! [`decode`] takes frames off the front of a buffer without copying bodies. What it reads is hostile (INV-13): a length is judged before anything
 //! is waited for, so that a buffer never has to hold more than [`HEADER_BYTES`] + [`MAX_PAYLOAD`], and JSON is bounded by
 //! [`MAX_JSON`]. The `put_*` functions write a frame without building it first: what the gateway does for each request.
 

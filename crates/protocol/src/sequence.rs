@@ -1,4 +1,4 @@
-//! The rules of a connection: which frame is legal when, how much may be sent, when a call is over. No I/O; both sides feed it the
+//! The rules of a connection: which frame is legal when, how much may be sent (INV-12), when a call is over. No I/O; both sides feed it the
 //! outlines of the frames they send and receive.
 //!
 //! ```text

@@ -1,4 +1,4 @@
-//! The rule: from a policy and what was seen to how many instances there should be.
+//! The rule: from a policy and what was seen to how many instances there should be (INV-6, INV-7).
 
 use std::fmt;
 use std::num::NonZeroU32;

@@ -90,6 +90,30 @@ fn a_server_is_reached_over_attached_connections() {
 }
 
 #[test]
+fn a_ping_is_answered_when_the_server_answers() {
+    let shim = server(
+        "const fs = require('fs');
+         require('http').createServer((req, res) => {
+           if (req.url === '/block') { console.log('blocked'); while (!fs.existsSync(__dirname + '/go')); }
+           res.end();
+         }).listen(process.env.PORT);",
+    );
+    let (mut caller, loaded) = load(&shim, None);
+    assert_eq!(loaded, Loaded::Ok { signature: Signature::Http });
+    let mut control = shim.control(0);
+    let mut stream = attach(&shim).unwrap();
+    stream.write_all(b"GET /block HTTP/1.1\r\nHost: a\r\n\r\n").unwrap();
+    control.logs_until(|record| record.line == "blocked");
+    // The shim itself answers all the time.
+    control.ping();
+    caller.send(&Frame::Ping(*b"12345678"));
+    let again = caller.load(shim.load_request(""));
+    assert!(matches!(again, Loaded::Error(error) if error.kind == "AlreadyLoaded"));
+    std::fs::write(shim.code().join("go"), "").unwrap();
+    assert_eq!(caller.next(), Frame::Pong(*b"12345678"));
+}
+
+#[test]
 fn a_server_that_ends_before_it_listens_tells_its_last_lines() {
     let mut shim = server("console.log('one'); console.error('cannot go on'); process.exitCode = 4;");
     let (_, loaded) = load(&shim, None);

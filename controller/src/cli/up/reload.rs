@@ -89,7 +89,7 @@ impl Reloader {
 
     fn key(&self, manifest: &Manifest) -> Key {
         (
-            manifest.function.namespace().unwrap_or_else(|| self.server.namespace(None).to_owned()),
+            manifest.function.namespace().unwrap_or_else(|| self.server.namespace().to_owned()),
             manifest.function.name_any(),
         )
     }
@@ -133,7 +133,7 @@ async fn round(server: Server, manifests: Vec<Manifest>, gone: Vec<Key>) -> Roun
     for mut manifest in manifests {
         manifest.function.labels_mut().insert(LABEL.to_owned(), "true".to_owned());
         let name = manifest.function.name_any();
-        match apply::one(&server, &manifest, server.namespace(None)).await {
+        match apply::one(&server, &manifest, server.namespace()).await {
             Ok((_, outcome)) => round.applied.push((name, outcome)),
             Err(error) => round.failed.push((name, error)),
         }

@@ -98,10 +98,10 @@ impl Task {
 
     /// This Function's Revisions by number.
     pub(super) fn revisions(&self) -> BTreeMap<Number, Arc<Revision>> {
-        let listed = self.shared.parts.store.list::<Revision>(Some(self.id.namespace()));
+        let prefix = format!("{}-", self.id.name());
+        let listed = self.shared.parts.store.list_named::<Revision>(self.id.namespace(), &prefix);
         let own = |revision: &Revision| revision.spec.function == self.id.name() && self.owns(revision);
         listed
-            .items
             .into_iter()
             .filter(|revision| own(revision))
             .filter_map(|revision| {

@@ -205,7 +205,14 @@ impl Peer {
             let due = now + self.limits.ping;
             state.pong_due = Some(due);
             state.due(due);
+            // A call that came meanwhile would be stuck there as well.
+            self.revision.with(|dispatch, _| dispatch.on_doubt(&self.instance.endpoint.instance));
         }
+    }
+
+    fn trust(&self, now: Instant) {
+        let id = &self.instance.endpoint.instance;
+        self.revision.with(|dispatch, actions| dispatch.on_trust(now, id, actions));
     }
 
     pub(super) fn send_data(&self, stream: u32, bytes: &[u8], end: bool) {
@@ -255,7 +262,9 @@ impl Peer {
         };
         // Before the slots come back: nobody else is to be sent there.
         match end {
-            End::Quiet | End::Gone => {}
+            // If it has something to say against the instance, the next connection finds out.
+            End::Quiet => self.trust(now()),
+            End::Gone => {}
             End::Lost(_) => {
                 let message = |instance| ToScaler::Lost { instance, reason: reason.to_string() };
                 self.revision.give_up(instance, message, &reason);
@@ -369,7 +378,10 @@ impl Peer {
             if outline.stream == 0 {
                 match frame {
                     Frame::Welcome(_) => {}
-                    Frame::Pong(_) => self.state.borrow_mut().pong_due = None,
+                    Frame::Pong(_) => {
+                        self.state.borrow_mut().pong_due = None;
+                        self.trust(now);
+                    }
                     Frame::Error { error, .. } => return Err(format!("it refused the connection: {error}")),
                     _ => return Err(format!("it broke the protocol: {} on the connection", outline.kind)),
                 }

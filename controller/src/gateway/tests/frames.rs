@@ -100,6 +100,26 @@ async fn a_call_that_outlives_its_time_is_cancelled_and_a_silent_instance_report
 }
 
 #[tokio::test]
+async fn an_instance_that_has_not_answered_yet_gets_no_further_calls() {
+    let timeouts = Timeouts { execute: Duration::from_millis(50), ..Timeouts::default() };
+    let mut rig = Rig::with(|_| {}, timeouts);
+    let instance = rig.grant("i1", Forwarding::Event, 2).await;
+    let mut client = rig.client().await;
+    client.write(GET).await;
+    let mut wire = instance.accept().await;
+    wire.call().await;
+    assert_eq!(client.reply().await.status, 504);
+    assert_eq!(wire.receive().await, Frame::Cancel { stream: 1 });
+    let Frame::Ping(bytes) = wire.receive().await else { panic!() };
+    let mut next = rig.client().await;
+    next.write(GET).await;
+    let wanted = ToScaler::CapacityWanted { revision: revision(), waiting: 1, in_flight: 1 };
+    assert_eq!(rig.told().await, wanted);
+    wire.send(Frame::Pong(bytes)).await;
+    assert_eq!(wire.call().await.0, 2);
+}
+
+#[tokio::test]
 async fn an_instance_with_nothing_but_stuck_calls_is_reported() {
     let timeouts = Timeouts { execute: Duration::from_millis(20), ..Timeouts::default() };
     let mut rig = Rig::with(|config| config.forwarding.stuck = Duration::from_millis(20), timeouts);

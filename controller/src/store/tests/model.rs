@@ -90,6 +90,14 @@ proptest::proptest! {
             let owned = functions.iter().any(|function| function.metadata.uid.as_ref() == Some(owner));
             proptest::prop_assert!(owned, "no revision outlives its function");
         }
+        for prefix in ["f1-", "f", "g"] {
+            let named = |revision: &&Arc<Revision>| {
+                revision.metadata.name.as_deref().is_some_and(|name| name.starts_with(prefix))
+            };
+            let named: Vec<_> = revisions.iter().filter(named).cloned().collect();
+            proptest::prop_assert_eq!(named, state.list_named::<Revision>("default", prefix));
+            proptest::prop_assert!(state.list_named::<Revision>("another", prefix).is_empty());
+        }
         proptest::prop_assert_eq!(functions, state.list::<Function>(None));
         proptest::prop_assert_eq!(revisions, state.list::<Revision>(None));
     }

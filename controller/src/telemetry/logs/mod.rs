@@ -1,7 +1,7 @@
 //! What functions print, on disk, per invocation.
 //!
 //! Owns `<data-dir>/logs/<namespace>/<function>/`: segments named `00000001.jsonl` and on, one JSON object ([`Entry`]) on each line, written
-//! only at their end. Two bounds hold: a function keeps at most [`Limits::per_function`] bytes (the oldest segment goes), and one call
+//! only at their end. Two bounds hold (INV-15): a function keeps at most [`Limits::per_function`] bytes (the oldest segment goes), and one call
 //! at most [`Limits::per_call`] (an entry says where it was cut).
 //!
 //! One thread writes ([`Writer`]); everybody else holds a [`Logs`]. Instances wait for room in its queue, so that a flood stays in the

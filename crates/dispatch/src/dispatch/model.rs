@@ -19,6 +19,8 @@ enum Event {
     },
     Revoke(u8),
     Gone(u8),
+    Doubt(u8),
+    Trust(u8),
     StartFailed(u64),
     Wait(u64),
     ClientGone(usize),
@@ -35,6 +37,8 @@ fn event() -> impl Strategy<Value = Event> {
             .prop_map(|(instance, slots, single_use)| Event::Grant { instance, slots, single_use }),
         2 => (0u8..6).prop_map(Event::Revoke),
         2 => (0u8..6).prop_map(Event::Gone),
+        1 => (0u8..6).prop_map(Event::Doubt),
+        2 => (0u8..6).prop_map(Event::Trust),
         1 => (0u64..3000).prop_map(Event::StartFailed),
         3 => (0u64..4000).prop_map(Event::Wait),
         1 => (0usize..16).prop_map(Event::ClientGone),
@@ -148,6 +152,8 @@ proptest! {
                     model.slots.remove(&instance);
                     model.running.retain(|(_, on)| *on != instance);
                 }
+                Event::Doubt(instance) => machine.on_doubt(&name(instance)),
+                Event::Trust(instance) => machine.on_trust(now, &name(instance), &mut actions),
                 Event::StartFailed(ms) => {
                     let failure = StartFailure { code: String::new(), message: String::new(), last_lines: vec![] };
                     machine.on_start_failed(now, failure, Duration::from_millis(ms), &mut actions);

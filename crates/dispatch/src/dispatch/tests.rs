@@ -226,3 +226,20 @@ fn a_client_that_goes_leaves_its_place_to_the_next() {
     assert_eq!(words(&mut actions), ["2 → x Cold"]);
     assert_eq!(machine.on_client_gone(start, ticket), None);
 }
+
+#[test]
+fn an_instance_in_doubt_gets_no_calls_until_it_has_answered() {
+    let start = Instant::now();
+    let mut machine = machine(start);
+    let mut actions = Vec::new();
+    machine.on_grant(start, granted("a", 2), &mut actions);
+    assert_eq!(request(&mut machine, start, 1), "a Warm");
+    machine.on_doubt(&id("a"));
+    assert_eq!(request(&mut machine, start, 2), "waits");
+    machine.on_grant(start, granted("b", 2), &mut actions);
+    assert_eq!(words(&mut actions), ["2 → b Cold"]);
+    assert_eq!(request(&mut machine, start, 3), "b Warm");
+    assert_eq!(request(&mut machine, start, 4), "waits");
+    machine.on_trust(start, &id("a"), &mut actions);
+    assert_eq!(words(&mut actions), ["4 → a Warm"]);
+}
