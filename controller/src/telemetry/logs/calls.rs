@@ -107,8 +107,11 @@ mod tests {
         let entry = Entry::Call(record(str::to_owned));
         let read: Vec<(&FunctionId, Vec<Entry>)> =
             calls.runs().map(|(function, lines)| (function, entries(lines).collect())).collect();
-        let expected =
-            [(&one, vec![entry.clone(), entry.clone()]), (&other, vec![entry.clone()]), (&one, vec![entry.clone()])];
+        let expected = [
+            (&one, vec![entry.clone(), entry.clone()]),
+            (&other, vec![entry.clone()]),
+            (&one, vec![entry.clone()]),
+        ];
         assert_eq!(read, expected);
         assert_eq!(calls.count(), 4);
         let mut line = serde_json::to_vec(&entry).unwrap();

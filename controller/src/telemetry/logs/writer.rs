@@ -11,8 +11,8 @@ use hearth_function::FunctionId;
 use jiff::Timestamp;
 use tokio::sync::{broadcast, mpsc, oneshot};
 
-use super::segments::{self, Appender, Place};
 use super::calls::{self, Calls};
+use super::segments::{self, Appender, Place};
 use super::{Entry, Error, Limits, Note};
 
 /// Commands taken from the queue at once, so that a function's lines go to its file in one write.
