@@ -354,7 +354,7 @@ impl From<store::Error> for Failure {
             | store::Error::Corrupt { .. }
             | store::Error::Io { .. }) => {
                 tracing::error!(error = &other as &dyn std::error::Error, "management API: the store");
-                Self::internal("the store failed")
+                Self::internal(&format!("the store failed: {}", crate::telemetry::chain(&other)))
             }
         }
     }

@@ -123,7 +123,9 @@ async fn running() -> Running {
 async fn running_with_history(history: usize) -> Running {
     let directory = tempfile::tempdir().unwrap();
     let at = |name: &str| directory.path().join(name);
-    let store = Store::open(crate::store::Config { path: at("hearth.redb"), history }).await.unwrap();
+    let store = Store::open(crate::store::Config { history, ..crate::store::Config::new(at("hearth.redb")) })
+        .await
+        .unwrap();
     let config = Config {
         listen: ([127, 0, 0, 1], 0).into(),
         names: vec!["hearth.test".to_owned()],

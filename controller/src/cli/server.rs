@@ -64,7 +64,7 @@ fn explain(error: &serve::Error) -> Error {
     }
 }
 
-/// Drains and stops everything; a further signal does not wait for running calls.
+/// Drains and stops everything; a further signal does not wait for running calls, and one more not even for instances to end.
 pub(super) async fn stop(running: Running, config: &Config, signals: &mut Signals) {
     let deadline = humantime::format_duration(config.drain.deadline);
     out::note(&format!(
@@ -76,8 +76,14 @@ pub(super) async fn stop(running: Running, config: &Config, signals: &mut Signal
     loop {
         tokio::select! {
             () = &mut stopping => break,
-            () = signals.next(), if !hurry.is_cancelled() => {
-                out::note("Stopping at once.");
+            () = signals.next() => {
+                if hurry.is_cancelled() {
+                    return out::note(&format!(
+                        "Not stopped: instances may be left. The next start in {} adopts them, or takes them away.",
+                        config.main.data_dir.display()
+                    ));
+                }
+                out::note("Stopping at once. Ctrl-C again does not even wait for the instances to end.");
                 hurry.cancel();
             }
         }

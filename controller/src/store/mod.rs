@@ -68,13 +68,21 @@ pub struct Config {
     pub path: PathBuf,
     /// Events kept for watches.
     pub history: usize,
+    /// Tells of a disk that can be full.
+    #[cfg(test)]
+    pub(crate) full: Option<Arc<std::sync::atomic::AtomicBool>>,
 }
 
 impl Config {
     /// `path`, with the default history.
     #[must_use]
     pub fn new(path: impl Into<PathBuf>) -> Self {
-        Self { path: path.into(), history: HISTORY }
+        Self {
+            path: path.into(),
+            history: HISTORY,
+            #[cfg(test)]
+            full: None,
+        }
     }
 }
 

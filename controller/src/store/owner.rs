@@ -6,14 +6,17 @@ use std::fs::OpenOptions;
 use std::os::unix::fs::OpenOptionsExt;
 use std::sync::{Arc, Mutex, PoisonError};
 
-use redb::{Database, DatabaseError, ReadableDatabase, ReadableTable, TableDefinition};
+use redb::{
+    Database, DatabaseError, ReadTransaction, ReadableDatabase, ReadableTable, TableDefinition,
+    WriteTransaction,
+};
 use tokio::sync::{mpsc, oneshot, watch};
 
 use super::error::Error;
 use super::history::Happened;
 use super::object::{Kind, Object, Stored};
 use super::plan::Plan;
-use super::state::State;
+use super::state::{Change, State};
 use super::{Config, records};
 
 /// Objects as JSON, by `functions/default/hello`.
@@ -52,7 +55,11 @@ impl fmt::Debug for Command {
 
 /// The database and what of it is in memory.
 pub(super) struct Owner {
-    pub(super) database: Database,
+    config: Config,
+    /// Not there when it could not be opened again.
+    database: Option<Database>,
+    /// A write has failed, as on a full disk: the database does nothing more until it is opened again.
+    broken: bool,
     state: Arc<Mutex<State>>,
     version: watch::Sender<u64>,
 }
@@ -89,24 +96,55 @@ pub(super) fn run(
 
 impl Owner {
     fn open(config: &Config, state: Arc<Mutex<State>>) -> Result<Self, Error> {
-        // Manifests carry what people put into environments: nobody else reads the file.
-        let file = OpenOptions::new()
-            .read(true)
-            .write(true)
-            .create(true)
-            .truncate(false)
-            .mode(0o600)
-            .open(&config.path)
-            .map_err(|source| Error::Io { doing: "open the file of the store", source: Box::new(source) })?;
-        let database = Database::builder().set_cache_size(CACHE_BYTES).create_file(file).map_err(
-            |error| match error {
-                DatabaseError::DatabaseAlreadyOpen => Error::InUse { path: config.path.clone() },
-                error => failed("open the database", error),
-            },
-        )?;
-        let (objects, version) = load(&database, config)?;
-        state.lock().unwrap_or_else(PoisonError::into_inner).load(objects, version);
-        Ok(Self { database, state, version: watch::Sender::new(version) })
+        let (database, version) = open(config, &state)?;
+        let version = watch::Sender::new(version);
+        Ok(Self { config: config.clone(), database: Some(database), broken: false, state, version })
+    }
+
+    /// Opens the database again after a write has failed. Whether that write was stored is seen then; watches that cannot go on expire.
+    fn mend(&mut self) -> Result<(), Error> {
+        if self.broken {
+            // Its lock on the file has to be gone first.
+            self.database = None;
+            let (database, version) = open(&self.config, &self.state)?;
+            self.database = Some(database);
+            self.broken = false;
+            self.version.send_replace(version);
+            tracing::info!("the database was opened again after a failed write");
+        }
+        Ok(())
+    }
+
+    /// Does `work` in one transaction, which is durable when this returns.
+    pub(super) fn write<T>(
+        &mut self,
+        doing: &'static str,
+        work: impl FnOnce(&WriteTransaction) -> Result<T, redb::Error>,
+    ) -> Result<T, Error> {
+        self.mend()?;
+        let database = self.database.as_ref().ok_or(Error::Closed)?;
+        let written = || -> Result<T, redb::Error> {
+            let transaction = database.begin_write()?;
+            let result = work(&transaction)?;
+            transaction.commit()?;
+            Ok(result)
+        };
+        written().map_err(|error| {
+            self.broken = true;
+            failed(doing, error)
+        })
+    }
+
+    /// Looks at what is durable.
+    pub(super) fn read<T>(
+        &mut self,
+        doing: &'static str,
+        look: impl FnOnce(&ReadTransaction) -> Result<T, redb::Error>,
+    ) -> Result<T, Error> {
+        self.mend()?;
+        let database = self.database.as_ref().ok_or(Error::Closed)?;
+        let read = || -> Result<T, redb::Error> { look(&database.begin_read()?) };
+        read().map_err(|error| failed(doing, error))
     }
 
     /// Carries out what `planned` finds to be changed.
@@ -114,37 +152,67 @@ impl Owner {
         &mut self,
         planned: impl FnOnce(&State) -> Result<Plan<O>, Error>,
     ) -> Result<Arc<O>, Error> {
+        const DOING: &str = "write an object";
+        self.mend()?;
         let plan = planned(&self.state.lock().unwrap_or_else(PoisonError::into_inner))?;
         let Some(version) = plan.changes.last().map(|change| change.version) else {
             return Ok(plan.answer);
         };
-        const DOING: &str = "write an object";
-        let transaction = self.database.begin_write().map_err(|error| failed(DOING, error))?;
-        {
-            let mut table = transaction.open_table(OBJECTS).map_err(|error| failed(DOING, error))?;
-            for change in &plan.changes {
-                let row = change.object.key().row();
-                match change.happened {
-                    Happened::Added | Happened::Modified => {
-                        let text = change
-                            .object
-                            .to_json()
-                            .map_err(|source| Error::Io { doing: DOING, source: Box::new(source) })?;
-                        table.insert(row.as_str(), text.as_slice()).map_err(|error| failed(DOING, error))?;
-                    }
-                    Happened::Deleted => {
-                        table.remove(row.as_str()).map_err(|error| failed(DOING, error))?;
-                    }
-                }
-            }
-            let mut meta = transaction.open_table(META).map_err(|error| failed(DOING, error))?;
-            meta.insert(VERSION, version).map_err(|error| failed(DOING, error))?;
+        let mut rows = Vec::with_capacity(plan.changes.len());
+        for Change { happened, object, .. } in &plan.changes {
+            let text = match happened {
+                Happened::Added | Happened::Modified => Some(object.to_json()),
+                Happened::Deleted => None,
+            };
+            let text =
+                text.transpose().map_err(|source| Error::Io { doing: DOING, source: Box::new(source) })?;
+            rows.push((object.key().row(), text));
         }
-        transaction.commit().map_err(|error| failed(DOING, error))?;
+        self.write(DOING, |transaction| {
+            let mut table = transaction.open_table(OBJECTS)?;
+            for (row, text) in &rows {
+                match text {
+                    Some(text) => table.insert(row.as_str(), text.as_slice())?,
+                    None => table.remove(row.as_str())?,
+                };
+            }
+            transaction.open_table(META)?.insert(VERSION, version)?;
+            Ok(())
+        })?;
         self.state.lock().unwrap_or_else(PoisonError::into_inner).apply(plan.changes);
         self.version.send_replace(version);
         Ok(plan.answer)
     }
+}
+
+/// Opens the file and reads everything into `state`; the version that the store has.
+fn open(config: &Config, state: &Mutex<State>) -> Result<(Database, u64), Error> {
+    // Manifests carry what people put into environments: nobody else reads the file.
+    let file = OpenOptions::new()
+        .read(true)
+        .write(true)
+        .create(true)
+        .truncate(false)
+        .mode(0o600)
+        .open(&config.path)
+        .map_err(|source| Error::Io { doing: "open the file of the store", source: Box::new(source) })?;
+    let mut builder = Database::builder();
+    builder.set_cache_size(CACHE_BYTES);
+    #[cfg(test)]
+    let opened = match &config.full {
+        Some(full) => super::tests::disk::Disk::new(file, Arc::clone(full))
+            .and_then(|disk| builder.create_with_backend(disk)),
+        None => builder.create_file(file),
+    };
+    #[cfg(not(test))]
+    let opened = builder.create_file(file);
+    let database = opened.map_err(|error| match error {
+        DatabaseError::DatabaseAlreadyOpen => Error::InUse { path: config.path.clone() },
+        error => failed("open the database", error),
+    })?;
+    let (objects, version) = load(&database, config)?;
+    state.lock().unwrap_or_else(PoisonError::into_inner).load(objects, version);
+    Ok((database, version))
 }
 
 /// Makes the tables where there are none, and reads everything.

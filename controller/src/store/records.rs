@@ -1,6 +1,6 @@
 //! Small records beside the objects: bytes by collection and key, and counters that are added to. They have no versions and no watches.
 
-use redb::{ReadableDatabase, ReadableTable, TableDefinition, WriteTransaction};
+use redb::{ReadableTable, TableDefinition, WriteTransaction};
 
 use super::Store;
 use super::error::Error;
@@ -28,14 +28,10 @@ impl Store {
     pub async fn put_record(&self, collection: &'static str, key: &str, value: Vec<u8>) -> Result<(), Error> {
         let key = key.to_owned();
         self.run(move |owner| {
-            let transaction = owner.database.begin_write().map_err(|error| failed(WRITING, error))?;
-            {
-                let mut table = transaction.open_table(RECORDS).map_err(|error| failed(WRITING, error))?;
-                table
-                    .insert((collection, key.as_str()), value.as_slice())
-                    .map_err(|error| failed(WRITING, error))?;
-            }
-            transaction.commit().map_err(|error| failed(WRITING, error))
+            owner.write(WRITING, |transaction| {
+                transaction.open_table(RECORDS)?.insert((collection, key.as_str()), value.as_slice())?;
+                Ok(())
+            })
         })
         .await
     }
@@ -47,10 +43,10 @@ impl Store {
     pub async fn record(&self, collection: &'static str, key: &str) -> Result<Option<Vec<u8>>, Error> {
         let key = key.to_owned();
         self.run(move |owner| {
-            let transaction = owner.database.begin_read().map_err(|error| failed(READING, error))?;
-            let table = transaction.open_table(RECORDS).map_err(|error| failed(READING, error))?;
-            let found = table.get((collection, key.as_str())).map_err(|error| failed(READING, error))?;
-            Ok(found.map(|value| value.value().to_vec()))
+            owner.read(READING, |transaction| {
+                let found = transaction.open_table(RECORDS)?.get((collection, key.as_str()))?;
+                Ok(found.map(|value| value.value().to_vec()))
+            })
         })
         .await
     }
@@ -61,18 +57,18 @@ impl Store {
     /// [`Error::Io`] when they cannot be read.
     pub async fn records(&self, collection: &'static str) -> Result<Vec<(String, Vec<u8>)>, Error> {
         self.run(move |owner| {
-            let transaction = owner.database.begin_read().map_err(|error| failed(READING, error))?;
-            let table = transaction.open_table(RECORDS).map_err(|error| failed(READING, error))?;
-            let mut found = Vec::new();
-            for row in table.range((collection, "")..).map_err(|error| failed(READING, error))? {
-                let (key, value) = row.map_err(|error| failed(READING, error))?;
-                let (of, key) = key.value();
-                if of != collection {
-                    break;
+            owner.read(READING, |transaction| {
+                let mut found = Vec::new();
+                for row in transaction.open_table(RECORDS)?.range((collection, "")..)? {
+                    let (key, value) = row?;
+                    let (of, key) = key.value();
+                    if of != collection {
+                        break;
+                    }
+                    found.push((key.to_owned(), value.value().to_vec()));
                 }
-                found.push((key.to_owned(), value.value().to_vec()));
-            }
-            Ok(found)
+                Ok(found)
+            })
         })
         .await
     }
@@ -84,12 +80,10 @@ impl Store {
     pub async fn delete_record(&self, collection: &'static str, key: &str) -> Result<(), Error> {
         let key = key.to_owned();
         self.run(move |owner| {
-            let transaction = owner.database.begin_write().map_err(|error| failed(WRITING, error))?;
-            {
-                let mut table = transaction.open_table(RECORDS).map_err(|error| failed(WRITING, error))?;
-                table.remove((collection, key.as_str())).map_err(|error| failed(WRITING, error))?;
-            }
-            transaction.commit().map_err(|error| failed(WRITING, error))
+            owner.write(WRITING, |transaction| {
+                transaction.open_table(RECORDS)?.remove((collection, key.as_str()))?;
+                Ok(())
+            })
         })
         .await
     }
@@ -104,21 +98,15 @@ impl Store {
         amounts: Vec<(String, u64)>,
     ) -> Result<(), Error> {
         self.run(move |owner| {
-            let transaction = owner.database.begin_write().map_err(|error| failed(WRITING, error))?;
-            {
-                let mut table = transaction.open_table(COUNTERS).map_err(|error| failed(WRITING, error))?;
+            owner.write(WRITING, |transaction| {
+                let mut table = transaction.open_table(COUNTERS)?;
                 for (key, amount) in &amounts {
                     let key = (collection, key.as_str());
-                    let before = table
-                        .get(key)
-                        .map_err(|error| failed(WRITING, error))?
-                        .map_or(0, |found| found.value());
-                    table
-                        .insert(key, before.saturating_add(*amount))
-                        .map_err(|error| failed(WRITING, error))?;
+                    let before = table.get(key)?.map_or(0, |found| found.value());
+                    table.insert(key, before.saturating_add(*amount))?;
                 }
-            }
-            transaction.commit().map_err(|error| failed(WRITING, error))
+                Ok(())
+            })
         })
         .await
     }
@@ -129,18 +117,18 @@ impl Store {
     /// [`Error::Io`] when they cannot be read.
     pub async fn counters(&self, collection: &'static str) -> Result<Vec<(String, u64)>, Error> {
         self.run(move |owner| {
-            let transaction = owner.database.begin_read().map_err(|error| failed(READING, error))?;
-            let table = transaction.open_table(COUNTERS).map_err(|error| failed(READING, error))?;
-            let mut found = Vec::new();
-            for row in table.range((collection, "")..).map_err(|error| failed(READING, error))? {
-                let (key, value) = row.map_err(|error| failed(READING, error))?;
-                let (of, key) = key.value();
-                if of != collection {
-                    break;
+            owner.read(READING, |transaction| {
+                let mut found = Vec::new();
+                for row in transaction.open_table(COUNTERS)?.range((collection, "")..)? {
+                    let (key, value) = row?;
+                    let (of, key) = key.value();
+                    if of != collection {
+                        break;
+                    }
+                    found.push((key.to_owned(), value.value()));
                 }
-                found.push((key.to_owned(), value.value()));
-            }
-            Ok(found)
+                Ok(found)
+            })
         })
         .await
     }

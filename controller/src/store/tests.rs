@@ -9,6 +9,7 @@ use serde_json::json;
 use super::*;
 
 mod crash;
+pub(super) mod disk;
 mod model;
 
 fn function(name: &str) -> Function {
