@@ -116,7 +116,8 @@ impl Revision {
                 };
                 if let Err(Verdict::Forward(placement)) = waiter.send(verdict) {
                     // Nobody is there to take the slot.
-                    state.on_slot_free(now(), &placement.instance, None, &mut actions);
+                    let Placement { instance, grant, .. } = placement;
+                    state.on_slot_free(now(), &instance, grant, None, &mut actions);
                 }
             }
         }

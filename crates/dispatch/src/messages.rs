@@ -108,12 +108,63 @@ pub enum ToGateway {
 /// Why an instance did not come up.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct StartFailure {
-    /// A stable word for programs, as in `handler_missing`, `start_timeout`, `out_of_memory`.
-    pub code: String,
+    /// For programs.
+    pub code: StartCode,
     /// A sentence for people, with the fix where there is one.
     pub message: String,
     /// The last lines the instance printed.
     pub last_lines: Vec<String>,
+}
+
+/// What went wrong with a start. The words are part of the interface: callers and conditions show them.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum StartCode {
+    /// The handler's file is not in the bundle.
+    HandlerFileMissing,
+    /// The file has no such export.
+    HandlerMissing,
+    /// The export is not something that can be called.
+    HandlerUnsupported,
+    /// The code could not be loaded.
+    LoadFailed,
+    /// The process ended before it was Ready.
+    ProcessEnded,
+    /// It needed more memory than it may have.
+    OutOfMemory,
+    /// It took longer than `spec.timeouts.start`.
+    StartTimeout,
+    /// The backend refuses the template.
+    Invalid,
+    /// The backend cannot do what the template asks for.
+    Unsupported,
+    /// Hearth or the machine failed.
+    StartFailed,
+}
+
+impl StartCode {
+    /// The word, as it is on the wire too.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::HandlerFileMissing => "handler_file_missing",
+            Self::HandlerMissing => "handler_missing",
+            Self::HandlerUnsupported => "handler_unsupported",
+            Self::LoadFailed => "load_failed",
+            Self::ProcessEnded => "process_ended",
+            Self::OutOfMemory => "out_of_memory",
+            Self::StartTimeout => "start_timeout",
+            Self::Invalid => "invalid",
+            Self::Unsupported => "unsupported",
+            Self::StartFailed => "start_failed",
+        }
+    }
+}
+
+impl std::fmt::Display for StartCode {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(self.as_str())
+    }
 }
 
 /// A Ready instance as a gateway sees it.
@@ -171,4 +222,28 @@ pub enum StartKind {
     Reserved,
     /// It met an instance that was there.
     Warm,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_word_of_a_code_is_the_same_on_the_wire() {
+        let codes = [
+            StartCode::HandlerFileMissing,
+            StartCode::HandlerMissing,
+            StartCode::HandlerUnsupported,
+            StartCode::LoadFailed,
+            StartCode::ProcessEnded,
+            StartCode::OutOfMemory,
+            StartCode::StartTimeout,
+            StartCode::Invalid,
+            StartCode::Unsupported,
+            StartCode::StartFailed,
+        ];
+        for code in codes {
+            assert_eq!(serde_json::to_value(code).unwrap(), code.as_str());
+        }
+    }
 }

@@ -132,7 +132,7 @@ impl Service {
     ) {
         self.leave(&instance);
         let Some(record) = self.records.get_mut(&revision) else { return };
-        tracing::warn!(%revision, %instance, code = failure.told.code, message = failure.told.message, "start failed");
+        tracing::warn!(%revision, %instance, code = %failure.told.code, message = failure.told.message, "start failed");
         let start = Start {
             time: Timestamp::now(),
             instance,

@@ -312,7 +312,7 @@ async fn who_waits_when_a_start_fails_hears_why() {
     client.write(GET).await;
     rig.told().await;
     let failure = StartFailure {
-        code: "handler_missing".to_owned(),
+        code: hearth_dispatch::StartCode::HandlerMissing,
         message: "no such export".to_owned(),
         last_lines: vec!["boom".to_owned()],
     };
