@@ -61,8 +61,8 @@ async fn join(thread: JoinHandle<()>) {
 /// See [`super::Gateway::start`].
 pub(super) fn start(config: Config, channels: Channels, metrics: &Registry) -> Result<Handle, Error> {
     let Channels { to_scaler, from_scaler, calls } = channels;
-    let outbox = Arc::new(Outbox::new(to_scaler));
     let stats = Arc::new(Stats::new(metrics));
+    let outbox = Arc::new(Outbox::new(to_scaler, stats.messages_dropped.clone()));
     let revisions =
         Arc::new(Revisions::new(config.limits.queue_length, Arc::clone(&outbox), Arc::clone(&stats)));
     let (addresses, mut listeners) = listen(&config)?;

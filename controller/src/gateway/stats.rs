@@ -91,6 +91,7 @@ pub(super) struct Stats {
     pub(super) accepted: Counter,
     pub(super) connections: Gauge,
     pub(super) records_dropped: Counter,
+    pub(super) messages_dropped: Counter,
 }
 
 /// Those of one Revision.
@@ -147,6 +148,10 @@ impl Stats {
             records_dropped: registry.counter(
                 "hearth_gateway_records_dropped_total",
                 "Records of calls that the logs had no room for.",
+            ),
+            messages_dropped: registry.counter(
+                "hearth_gateway_messages_dropped_total",
+                "Reports of load that a scaler which lags behind never gets.",
             ),
         }
     }

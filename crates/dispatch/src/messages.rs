@@ -70,6 +70,28 @@ pub struct LoadReport {
     pub refused: u64,
 }
 
+impl LoadReport {
+    /// Takes in the report that follows this one: as if there had been one over both times.
+    pub fn merge(&mut self, later: Self) {
+        let over = self.over + later.over;
+        let area = self.average_concurrency * self.over.as_secs_f64()
+            + later.average_concurrency * later.over.as_secs_f64();
+        *self = Self {
+            over,
+            average_concurrency: if over.is_zero() {
+                later.average_concurrency
+            } else {
+                area / over.as_secs_f64()
+            },
+            completed: self.completed + later.completed,
+            arrived: self.arrived + later.arrived,
+            service_time: self.service_time + later.service_time,
+            refused: self.refused + later.refused,
+            ..later
+        };
+    }
+}
+
 /// From the scaler to a gateway.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub enum ToGateway {
@@ -227,6 +249,26 @@ pub enum StartKind {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn two_reports_merge_into_one_over_both_times() {
+        let report = |in_flight, seconds, average_concurrency, count| LoadReport {
+            revision: RevisionId::parse("default/a-00001").unwrap(),
+            in_flight,
+            waiting: in_flight,
+            over: Duration::from_secs(seconds),
+            average_concurrency,
+            busy: vec![(InstanceId::parse("i1").unwrap(), in_flight)],
+            completed: count,
+            arrived: count,
+            service_time: Duration::from_secs(count),
+            refused: count,
+        };
+        let mut merged = report(1, 1, 4.0, 2);
+        merged.merge(report(3, 3, 2.0, 5));
+        // 4 calls for a second and 2 for three: 10 call-seconds in 4.
+        assert_eq!(merged, report(3, 4, 2.5, 7));
+    }
 
     #[test]
     fn the_word_of_a_code_is_the_same_on_the_wire() {
