@@ -132,11 +132,14 @@ pub(super) struct Story {
 
 impl Drop for Story {
     fn drop(&mut self) {
+        if !self.complete && self.error.is_none() && self.lane.shared.cut.is_cancelled() {
+            self.error = Some(Code::Stopping);
+        }
+        let client_gone = !self.complete && self.error.is_none();
         let stats = &self.lane.shared.stats;
         if let Some(code) = self.error {
             stats.errors.get(code).inc();
         }
-        let client_gone = !self.complete && self.error.is_none();
         if client_gone {
             stats.clients_gone.inc();
         }

@@ -102,7 +102,7 @@ async fn a_call_that_outlives_its_time_is_cancelled_and_a_silent_instance_report
 #[tokio::test]
 async fn an_instance_with_nothing_but_stuck_calls_is_reported() {
     let timeouts = Timeouts { execute: Duration::from_millis(20), ..Timeouts::default() };
-    let mut rig = Rig::with(|config| config.forwarding.stuck = Duration::from_millis(20), timeouts);
+    let mut rig = Rig::with(|config| config.forwarding.stuck = Duration::from_millis(500), timeouts);
     let instance = rig.grant("i1", Forwarding::Event, 1).await;
     let mut client = rig.client().await;
     client.write(GET).await;
