@@ -146,6 +146,8 @@ impl Drop for Story {
         let Some(target) = &self.target else { return };
         let now = now();
         let total = now.saturating_duration_since(self.began);
+        let run = self.sent.map(|sent| now.saturating_duration_since(sent));
+        stats.phases(&self.timing, run);
         target.stats.ended(self.status, self.start, total, (self.bytes_in, self.bytes_out));
         let record = CallRecord {
             time: Timestamp::try_from(self.began_at).unwrap_or_default(),
@@ -160,7 +162,7 @@ impl Drop for Story {
             attempts: self.attempts,
             queue: self.timing.queue,
             init: self.timing.init,
-            exec: self.sent.map_or(Duration::ZERO, |sent| now.saturating_duration_since(sent)),
+            exec: run.unwrap_or_default(),
             received: self.bytes_in,
             sent: self.bytes_out,
             client_gone,

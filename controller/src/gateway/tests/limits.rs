@@ -118,3 +118,27 @@ async fn what_a_stopping_gateway_cuts_is_recorded_all_the_same() {
     let record = record(&mut records).await;
     assert_eq!((record.code.as_deref(), record.client_gone), (Some("stopping"), false));
 }
+
+#[tokio::test]
+async fn each_phase_of_a_request_is_measured() {
+    let mut rig = Rig::new();
+    let mut client = rig.client().await;
+    client.write(GET).await;
+    assert!(matches!(rig.told().await, ToScaler::CapacityWanted { .. }));
+    let instance = rig.grant("i1", Forwarding::Event, 1).await;
+    let mut wire = instance.accept().await;
+    for expected in [1, 2] {
+        let (stream, _) = wire.call().await;
+        wire.answer(stream, "ok").await;
+        assert_eq!(client.reply().await.status, 200);
+        rig.record().await;
+        let metrics = rig.metrics.render();
+        for phase in ["queue", "execute", "stream"] {
+            let line = format!("hearth_gateway_phase_seconds_count{{phase=\"{phase}\"}} {expected}\n");
+            assert!(metrics.contains(&line), "{line}{metrics}");
+        }
+        // Only the first has waited for a start.
+        assert!(metrics.contains("hearth_gateway_phase_seconds_count{phase=\"init\"} 1\n"), "{metrics}");
+        client.write(GET).await;
+    }
+}
