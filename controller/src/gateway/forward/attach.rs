@@ -159,7 +159,8 @@ pub(in crate::gateway) async fn send(
         let instance = hyper::upgrade::on(&mut response);
         let drain = lane.shared.config.forwarding.upgrade_drain;
         let (line, slot) = lease.take();
-        let tunnel = Tunnel::new(client, instance, slot, line.sender, idle, drain);
+        let whose = Rc::clone(&call.client);
+        let tunnel = Tunnel::new(whose, client, instance, slot, line.sender, idle, drain);
         let (parts, _) = response.into_parts();
         return Ok(Answer::Switched(Response::from_parts(parts, ()), tunnel));
     }

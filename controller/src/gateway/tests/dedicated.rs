@@ -238,3 +238,32 @@ async fn an_upgraded_connection_that_stands_still_is_cut() {
     client.read_until("\r\n\r\n").await;
     assert_eq!(client.rest().await, "");
 }
+
+#[tokio::test]
+async fn an_upgraded_connection_counts_as_one_and_has_its_time_when_the_gateway_stops() {
+    let short = Duration::from_millis(50);
+    let change = |config: &mut crate::gateway::Config| {
+        config.forwarding.upgrade_drain = short;
+        config.limits.connections = 1;
+    };
+    let rig = Rig::with(change, Timeouts::default());
+    let instance = rig.grant("i1", Forwarding::Attach, 1).await;
+    let mut client = rig.client().await;
+    client.write(UPGRADE).await;
+    let mut attached = Attached::accept(&instance).await;
+    attached.read_until("\r\n\r\n").await;
+    attached.write(SWITCHED).await;
+    client.read_until("\r\n\r\n").await;
+    let open = rig.metrics.render();
+    assert!(open.contains("hearth_gateway_connections 1\n"), "{open}");
+    let Rig { handle, scaler, .. } = rig;
+    let carried = async {
+        // It is not cut at once: what is under way still passes.
+        client.write("ping").await;
+        attached.read_until("ping").await;
+        client.rest().await
+    };
+    let (cut, rest) = tokio::join!(patiently(handle.shutdown(Duration::from_secs(20))), carried);
+    assert_eq!((cut, rest.as_str()), (0, ""), "it had its time and was not among those cut");
+    drop(scaler);
+}
