@@ -16,9 +16,9 @@ use std::time::Duration;
 use hearth_protocol::bodies::error_type;
 use hearth_protocol::{CallError, Exit, Frame, Load, Loaded, LogStream, Role, Signature, Welcome};
 use rustix::process::Signal;
-use tokio::io::{AsyncReadExt, AsyncWriteExt, copy_bidirectional_with_sizes};
+use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
 use tokio::net::{TcpStream, UnixStream};
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{Notify, mpsc, oneshot};
 use tokio::task::JoinSet;
 use tokio::time::{sleep, timeout};
 
@@ -35,6 +35,9 @@ const RETRY: Duration = Duration::from_millis(2);
 
 /// Buffer per direction of an attached connection.
 const COPY_BYTES: usize = 16 * 1024;
+
+/// Time for an answer that begins when its call was given up already: an upgraded connection may be closed one way and be of use the other.
+const LAST_ANSWER: Duration = Duration::from_secs(1);
 
 /// How long an accept that failed is not tried again.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
@@ -271,14 +274,14 @@ async fn start(server: &Server, load: Load) -> Loaded {
     started.await.unwrap_or_else(|_| gone())
 }
 
-async fn attach(server: &Server, greeted: Greeted) -> io::Result<()> {
+async fn attach(shared: &Server, greeted: Greeted) -> io::Result<()> {
     let Greeted { incoming, mut writer, .. } = greeted;
-    if !server.loaded.get() {
+    if !shared.loaded.get() {
         wire::refuse(&mut writer, error_type::NOT_LOADED, "the server was not started yet").await;
         return Ok(());
     }
-    let mut upstream = match connect(server.port.get()).await {
-        Ok(upstream) => upstream,
+    let mut server = match connect(shared.port.get()).await {
+        Ok(server) => server,
         Err(error) => {
             let why = format!("the server does not accept connections: {error}");
             wire::refuse(&mut writer, error_type::PROCESS_ENDED, &why).await;
@@ -286,10 +289,57 @@ async fn attach(server: &Server, greeted: Greeted) -> io::Result<()> {
         }
     };
     wire::send(&mut writer, &Frame::Accept { stream: 0 }).await?;
-    let (mut stream, early): (UnixStream, _) = incoming.into_stream(writer)?;
+    let (gateway, early): (UnixStream, _) = incoming.into_stream(writer)?;
     if !early.is_empty() {
-        upstream.write_all(&early).await?;
+        server.write_all(&early).await?;
     }
-    copy_bidirectional_with_sizes(&mut stream, &mut upstream, COPY_BYTES, COPY_BYTES).await?;
-    Ok(())
+    carry(gateway, server).await
+}
+
+/// Carries bytes both ways. A gateway that has shut down its side waits for no answer any more, but for the end of the call; and that is what
+/// the server does next, as far as anybody sees: it closes its side, or it answers. Then both are closed, so that an answer that goes on
+/// finds nobody to be written to.
+async fn carry(gateway: UnixStream, server: TcpStream) -> io::Result<()> {
+    let (from_gateway, mut to_gateway) = gateway.into_split();
+    let (from_server, mut to_server) = server.into_split();
+    let given_up = Cell::new(false);
+    let answers = Notify::new();
+    let up = async {
+        let mut from = BufReader::with_capacity(COPY_BYTES, from_gateway);
+        tokio::io::copy_buf(&mut from, &mut to_server).await?;
+        given_up.set(true);
+        to_server.shutdown().await
+    };
+    let down = async {
+        let mut from = BufReader::with_capacity(COPY_BYTES, from_server);
+        loop {
+            let bytes = from.fill_buf().await?;
+            if bytes.is_empty() {
+                return to_gateway.shutdown().await;
+            }
+            if given_up.get() {
+                answers.notify_one();
+            }
+            to_gateway.write_all(bytes).await?;
+            let length = bytes.len();
+            from.consume(length);
+        }
+    };
+    let (mut up, mut down) = (std::pin::pin!(up), std::pin::pin!(down));
+    // Neither is polled again after its end.
+    tokio::select! {
+        ended = &mut down => {
+            ended?;
+            return up.await;
+        }
+        ended = &mut up => ended?,
+    }
+    let answered = async {
+        answers.notified().await;
+        sleep(LAST_ANSWER).await;
+    };
+    tokio::select! {
+        ended = down => ended,
+        () = answered => Ok(()),
+    }
 }

@@ -1,6 +1,6 @@
 use std::time::Duration;
 
-use hearth_dispatch::{LoadReport, StartFailure, ToGateway, ToScaler};
+use hearth_dispatch::{LoadReport, StartCode, StartFailure, ToGateway, ToScaler};
 use hearth_function::InstanceId;
 use serde_json::json;
 use tempfile::TempDir;
@@ -164,7 +164,7 @@ async fn code_that_does_not_load_fails_those_who_wait_with_what_it_printed_and_i
     scene.backend.will([Act::CannotLoad]);
     scene.want(1, 0).await;
     let (failure, retry_after) = scene.failed().await;
-    assert_eq!((failure.code.as_str(), failure.message.as_str()), ("load_failed", "SyntaxError: no"));
+    assert_eq!((failure.code, failure.message.as_str()), (StartCode::LoadFailed, "SyntaxError: no"));
     assert_eq!(failure.last_lines, ["line 1", "line 2"]);
     assert!(retry_after >= Duration::from_millis(800), "{retry_after:?}");
     // Whoever comes after the back-off gets the next try, and that succeeds.
@@ -190,7 +190,7 @@ async fn an_instance_that_ends_in_its_boot_says_how_it_ended() {
     scene.backend.always(Act::EndsInBoot);
     scene.want(1, 0).await;
     let (failure, _) = scene.failed().await;
-    assert_eq!(failure.code, "process_ended");
+    assert_eq!(failure.code, StartCode::ProcessEnded);
     assert!(failure.message.ends_with("exit code 3"), "{}", failure.message);
 }
 
@@ -201,7 +201,7 @@ async fn one_that_hangs_is_ended_when_its_time_is_up() {
     scene.backend.will([Act::Hangs]);
     scene.want(1, 0).await;
     let (failure, _) = scene.failed().await;
-    assert_eq!(failure.code, "start_timeout");
+    assert_eq!(failure.code, StartCode::StartTimeout);
     scene.backend.stopped.notified().await;
     assert!(scene.backend.running().is_empty());
 }
@@ -263,7 +263,7 @@ async fn a_trial_says_whether_the_revision_came_up() {
     scene.backend.will([Act::CannotLoad]);
     scene.handle.put(other).await.unwrap();
     let failed = scene.handle.try_out(revision.clone()).await.unwrap_err();
-    assert!(matches!(failed, TrialError::Failed(failure) if failure.code == "load_failed"));
+    assert!(matches!(failed, TrialError::Failed(failure) if failure.code == StartCode::LoadFailed));
     scene.handle.remove(revision.clone()).await.unwrap();
     assert_eq!(scene.handle.try_out(revision).await, Err(TrialError::Removed));
 }

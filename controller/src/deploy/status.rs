@@ -150,12 +150,13 @@ pub(super) fn stages(facts: &Facts) -> (Stage, Stage) {
     let name = &current.name;
     let ready = match (current.state, &current.failure) {
         (RevisionState::Ready, Some(failure)) if current.ready == 0 => {
-            failed(&reason_word(&failure.code), &with_lines(failure))
+            failed(&reason_word(failure.code.as_str()), &with_lines(failure))
         }
         (RevisionState::Ready, _) => Stage::Done { reason: "Ready", message: format!("{name} serves") },
-        (RevisionState::Failed, Some(failure)) => {
-            failed(&reason_word(&failure.code), &format!("{name} did not come up: {}", with_lines(failure)))
-        }
+        (RevisionState::Failed, Some(failure)) => failed(
+            &reason_word(failure.code.as_str()),
+            &format!("{name} did not come up: {}", with_lines(failure)),
+        ),
         (RevisionState::Failed, None) => {
             let why = current.message.as_deref().unwrap_or("it did not come up before a restart");
             failed("StartFailed", &format!("{name} did not come up: {why}"))
@@ -195,6 +196,8 @@ pub(super) fn reason_word(code: &str) -> String {
 
 #[cfg(test)]
 mod tests {
+    use hearth_dispatch::StartCode;
+
     use super::*;
 
     #[test]
@@ -215,7 +218,7 @@ mod tests {
     #[test]
     fn a_revision_that_failed_says_why_and_who_serves() {
         let failure = StartFailure {
-            code: "handler_missing".to_owned(),
+            code: StartCode::HandlerMissing,
             message: "index.js exports no handler".to_owned(),
             last_lines: vec!["boom".to_owned()],
         };

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use hearth_dispatch::{Admission, Origin, Placement, Refusal, StartKind, Ticket};
+use hearth_dispatch::{Admission, Grant, Origin, Placement, Refusal, StartKind, Ticket};
 use tokio::sync::oneshot;
 
 use super::revisions::{Instance, Revision, Verdict, now};
@@ -31,20 +31,30 @@ pub(super) enum Denied {
 pub(super) struct Slot {
     pub(super) revision: Arc<Revision>,
     pub(super) instance: Arc<Instance>,
+    grant: Grant,
     taken: Instant,
     used: bool,
+    stuck: bool,
 }
 
 impl Slot {
     fn take(revision: &Arc<Revision>, placement: Placement<Arc<Instance>>) -> Admitted {
-        let Placement { endpoint: instance, start, init, .. } = placement;
-        let slot = Self { revision: Arc::clone(revision), instance, taken: now(), used: true };
+        let Placement { endpoint: instance, grant, start, init, .. } = placement;
+        let revision = Arc::clone(revision);
+        let slot = Self { revision, instance, grant, taken: now(), used: true, stuck: false };
         Admitted { slot, start, init }
     }
 
     /// The call never ran: it does not count as served, and a single-use instance is as good as new.
     pub(super) fn unused(mut self) {
         self.used = false;
+    }
+
+    /// The call was given up long ago and has not ended. Returns `true` when the instance has no slot left that is not held so.
+    pub(super) fn stuck(&mut self) -> bool {
+        let id = &self.instance.endpoint.instance;
+        !std::mem::replace(&mut self.stuck, true)
+            && self.revision.with(|state, _| state.on_stuck(id, self.grant))
     }
 
     /// When the slot was taken.
@@ -58,7 +68,11 @@ impl Drop for Slot {
         let now = now();
         let served = self.used.then(|| now.saturating_duration_since(self.taken));
         self.revision.with(|state, actions| {
-            state.on_slot_free(now, &self.instance.endpoint.instance, served, actions);
+            let id = &self.instance.endpoint.instance;
+            if self.stuck {
+                state.on_unstuck(id, self.grant);
+            }
+            state.on_slot_free(now, id, self.grant, served, actions);
         });
     }
 }

@@ -132,17 +132,22 @@ pub(super) struct Story {
 
 impl Drop for Story {
     fn drop(&mut self) {
+        if !self.complete && self.error.is_none() && self.lane.shared.cut.is_cancelled() {
+            self.error = Some(Code::Stopping);
+        }
+        let client_gone = !self.complete && self.error.is_none();
         let stats = &self.lane.shared.stats;
         if let Some(code) = self.error {
             stats.errors.get(code).inc();
         }
-        let client_gone = !self.complete && self.error.is_none();
         if client_gone {
             stats.clients_gone.inc();
         }
         let Some(target) = &self.target else { return };
         let now = now();
         let total = now.saturating_duration_since(self.began);
+        let run = self.sent.map(|sent| now.saturating_duration_since(sent));
+        stats.phases(&self.timing, run);
         target.stats.ended(self.status, self.start, total, (self.bytes_in, self.bytes_out));
         let record = CallRecord {
             time: Timestamp::try_from(self.began_at).unwrap_or_default(),
@@ -157,7 +162,7 @@ impl Drop for Story {
             attempts: self.attempts,
             queue: self.timing.queue,
             init: self.timing.init,
-            exec: self.sent.map_or(Duration::ZERO, |sent| now.saturating_duration_since(sent)),
+            exec: run.unwrap_or_default(),
             received: self.bytes_in,
             sent: self.bytes_out,
             client_gone,

@@ -1,4 +1,4 @@
-//! The body of a request, under its limits: length, and silence of the client.
+//! The body of a request, under its limits: length, and silence and pace of the client.
 
 use std::future::poll_fn;
 use std::pin::Pin;
@@ -8,8 +8,9 @@ use std::time::Duration;
 use bytes::{Bytes, BytesMut};
 use http_body::{Body, Frame, SizeHint};
 use hyper::body::Incoming;
-use tokio::time::Sleep;
+use tokio::time::{Instant, Sleep};
 
+use super::config::Limits;
 use super::errors::{Code, Failure};
 use super::forward::call::CallHandle;
 
@@ -21,21 +22,19 @@ pub(super) struct RequestBody {
     pub(super) first: Bytes,
     seen: u64,
     limit: u64,
-    silence: Duration,
-    timer: Option<Pin<Box<Sleep>>>,
+    pace: Pace,
     /// Whether bytes were passed on that are not held.
     passed_on: bool,
 }
 
 impl RequestBody {
-    pub(super) fn new(incoming: Incoming, limit: u64, silence: Duration) -> Self {
+    pub(super) fn new(incoming: Incoming, limits: &Limits) -> Self {
         Self {
             incoming: (!incoming.is_end_stream()).then_some(incoming),
             first: Bytes::new(),
             seen: 0,
-            limit,
-            silence,
-            timer: None,
+            limit: limits.body_bytes,
+            pace: Pace::new(limits.body_silence, limits.body_rate),
             passed_on: false,
         }
     }
@@ -56,8 +55,7 @@ impl RequestBody {
             first: Bytes::new(),
             seen: 0,
             limit: 0,
-            silence: Duration::ZERO,
-            timer: None,
+            pace: Pace::new(Duration::ZERO, 0),
             passed_on: true,
         }
     }
@@ -88,7 +86,7 @@ impl RequestBody {
         loop {
             match Pin::new(&mut *incoming).poll_frame(cx) {
                 Poll::Ready(Some(Ok(frame))) => {
-                    self.timer = None;
+                    self.pace.came();
                     let Ok(bytes) = frame.into_data() else { continue };
                     self.seen += bytes.len() as u64;
                     if self.seen > self.limit {
@@ -110,10 +108,7 @@ impl RequestBody {
                     return Poll::Ready(Ok(None));
                 }
                 Poll::Pending => {
-                    let silence = self.silence;
-                    let timer = self.timer.get_or_insert_with(|| Box::pin(tokio::time::sleep(silence)));
-                    ready!(timer.as_mut().poll(cx));
-                    let message = format!("no byte of the request's body came for {} s", silence.as_secs());
+                    let message = ready!(self.pace.poll_late(cx, self.seen));
                     return Poll::Ready(Err(Failure::new(Code::ClientTooSlow, message)));
                 }
             }
@@ -155,6 +150,52 @@ impl RequestBody {
             self.first = all.freeze();
         }
     }
+}
+
+/// How fast a client has to be. Only the time that it is waited for counts: while the function takes nothing, the client need not send.
+#[derive(Debug)]
+struct Pace {
+    silence: Duration,
+    /// Bytes per second, over all the time that it was waited for, once that is longer than `silence`; 0 for none.
+    rate: u32,
+    /// Time that it was waited for, before now.
+    waited: Duration,
+    /// Since when it is waited for, and when that is too long.
+    waiting: Option<(Instant, Pin<Box<Sleep>>)>,
+}
+
+impl Pace {
+    const fn new(silence: Duration, rate: u32) -> Self {
+        Self { silence, rate, waited: Duration::ZERO, waiting: None }
+    }
+
+    /// Something has come.
+    fn came(&mut self) {
+        if let Some((since, _)) = self.waiting.take() {
+            self.waited += since.elapsed();
+        }
+    }
+
+    /// Ready, with what to tell it, when the client is too late. `seen`: bytes that have come.
+    fn poll_late(&mut self, cx: &mut Context<'_>, seen: u64) -> Poll<String> {
+        let (silence, rate) = (self.silence, self.rate);
+        let waiting = self.waiting.get_or_insert_with(|| {
+            let longest = silence.min(may_wait(silence, rate, seen).saturating_sub(self.waited));
+            (Instant::now(), Box::pin(tokio::time::sleep(longest)))
+        });
+        ready!(waiting.1.as_mut().poll(cx));
+        Poll::Ready(if waiting.0.elapsed() >= silence {
+            format!("no byte of the request's body came for {} s", silence.as_secs())
+        } else {
+            format!("the request's body came with less than {rate} bytes per second")
+        })
+    }
+}
+
+/// For so many bytes, so long in all: at 240 bytes per second after 30 s, 34 s for 1000 bytes.
+fn may_wait(grace: Duration, rate: u32, seen: u64) -> Duration {
+    let millis = seen.saturating_mul(1000).checked_div(u64::from(rate)).unwrap_or(u64::MAX);
+    grace.saturating_add(Duration::from_millis(millis))
 }
 
 fn too_large(limit: u64) -> Failure {
@@ -276,3 +317,38 @@ impl Body for Passing {
 #[derive(Debug, Clone, thiserror::Error)]
 #[error("{}", .0.message)]
 pub(super) struct Refused(pub(super) Failure);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// When a client that sends `bytes` after each `pause` is told that it is too slow.
+    async fn told(mut pace: Pace, bytes: u64, pause: Duration) -> (Duration, String) {
+        let began = Instant::now();
+        let mut seen = 0;
+        loop {
+            let late = tokio::time::timeout(pause, poll_fn(|cx| pace.poll_late(cx, seen)));
+            match late.await {
+                Ok(message) => return (began.elapsed(), message),
+                Err(_) => pace.came(),
+            }
+            seen += bytes;
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_byte_now_and_then_does_not_keep_a_connection() {
+        let seconds = Duration::from_secs;
+        let silent = told(Pace::new(seconds(30), 240), 0, seconds(1000)).await;
+        assert!(silent.0.abs_diff(seconds(30)) < seconds(1) && silent.1.contains("30 s"), "{silent:?}");
+        // 30 s and what 290 bytes take.
+        let drop_by_drop = told(Pace::new(seconds(30), 240), 10, seconds(1)).await;
+        assert!(drop_by_drop.0.abs_diff(seconds(31)) < seconds(1), "{drop_by_drop:?}");
+        assert!(drop_by_drop.1.contains("240 bytes per second"), "{drop_by_drop:?}");
+        // One that is just fast enough has time without end: here, for an hour.
+        let steady = told(Pace::new(seconds(30), 240), 240, seconds(1));
+        assert!(tokio::time::timeout(seconds(3600), steady).await.is_err());
+        let any_pace = told(Pace::new(seconds(30), 0), 1, seconds(20));
+        assert!(tokio::time::timeout(seconds(3600), any_pace).await.is_err());
+    }
+}

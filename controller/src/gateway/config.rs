@@ -33,10 +33,14 @@ pub struct Limits {
     pub headers: usize,
     /// Largest request body, in bytes (413 beyond). Default 64 MiB, well above the 6 MiB of AWS Lambda.
     pub body_bytes: u64,
-    /// Time a client has to send a request head, and an idle connection to begin the next; then it is closed. Default 20 s.
+    /// Time a client has to send a request head, and an idle connection to begin the next, HTTP/2 too; then it is closed. Default 20 s.
     pub head_time: Duration,
     /// Longest silence of a client in the middle of its body (408), and longest time that it does not read its answer (cut). Default 30 s.
     pub body_silence: Duration,
+    /// Bytes per second that a client sends of its body at least, over the time that it is waited for and after the first
+    /// [`Self::body_silence`] of it (408); 0 asks for none. Default 240, as Kestrel has it: no connection that works is slower, and a
+    /// byte now and then keeps no place for hours.
+    pub body_rate: u32,
     /// Open client connections over all threads; more wait in the kernel to be accepted. Default 8192: fits 16384 descriptors.
     pub connections: usize,
     /// Requests that may wait for one Revision (429 beyond). Default 2000.
@@ -58,7 +62,7 @@ pub struct ForwardingLimits {
     pub stuck: Duration,
     /// Dedicated connections to an instance that stay open without a call, for each thread. Default 32.
     pub idle_connections: usize,
-    /// How long an upgraded connection (WebSocket) on a revoked instance may go on. Default 30 s.
+    /// How long an upgraded connection (WebSocket) may go on when its instance is revoked or the gateway stops. Default 30 s.
     pub upgrade_drain: Duration,
 }
 
@@ -83,6 +87,7 @@ impl Default for Limits {
             body_bytes: 64 * 1024 * 1024,
             head_time: Duration::from_secs(20),
             body_silence: Duration::from_secs(30),
+            body_rate: 240,
             connections: 8192,
             queue_length: 2000,
             http2_streams: 128,

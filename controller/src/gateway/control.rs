@@ -61,8 +61,8 @@ async fn join(thread: JoinHandle<()>) {
 /// See [`super::Gateway::start`].
 pub(super) fn start(config: Config, channels: Channels, metrics: &Registry) -> Result<Handle, Error> {
     let Channels { to_scaler, from_scaler, calls } = channels;
-    let outbox = Arc::new(Outbox::new(to_scaler));
     let stats = Arc::new(Stats::new(metrics));
+    let outbox = Arc::new(Outbox::new(to_scaler, stats.messages_dropped.clone()));
     let revisions =
         Arc::new(Revisions::new(config.limits.queue_length, Arc::clone(&outbox), Arc::clone(&stats)));
     let (addresses, mut listeners) = listen(&config)?;
@@ -84,7 +84,7 @@ pub(super) fn start(config: Config, channels: Channels, metrics: &Registry) -> R
             tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(Error::Thread)?;
         let thread = std::thread::Builder::new()
             .name(format!("gateway-{number}"))
-            .spawn(move || runtime.block_on(LocalSet::new().run_until(lane(shared, sockets))))
+            .spawn(move || runtime.block_on(lane(shared, sockets)))
             .map_err(Error::Thread)?;
         threads.lanes.push(thread);
     }
@@ -130,21 +130,26 @@ fn listen(config: &Config) -> Result<(Vec<SocketAddr>, Vec<Vec<std::net::TcpList
 
 /// A gateway thread, until all its connections have ended or are cut.
 async fn lane(shared: Arc<Shared>, sockets: Vec<std::net::TcpListener>) {
-    let cut = shared.cut.clone();
     let lane = Lane::new(shared);
+    let tasks = LocalSet::new();
+    tasks.run_until(serve(&lane, sockets)).await;
+    // Calls that were cut say so as their tasks are dropped: their records are the last.
+    drop(tasks);
+    lane.flush_records();
+}
+
+async fn serve(lane: &Rc<Lane>, sockets: Vec<std::net::TcpListener>) {
     let mut accepting = JoinSet::new();
     for socket in sockets {
         match TcpListener::from_std(socket) {
-            Ok(listener) => drop(accepting.spawn_local(listener::accept(Rc::clone(&lane), listener))),
+            Ok(listener) => drop(accepting.spawn_local(listener::accept(Rc::clone(lane), listener))),
             Err(error) => tracing::error!(%error, "a listener of the gateway cannot be used"),
         }
     }
     tokio::select! {
-        () = cut.cancelled() => {}
+        () = lane.shared.cut.cancelled() => {}
         () = lane.run_records() => {}
     }
-    drop(accepting);
-    lane.flush_records();
 }
 
 /// Ends with the scaler.

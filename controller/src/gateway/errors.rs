@@ -6,7 +6,7 @@ use std::borrow::Cow;
 use std::time::Duration;
 
 use bytes::Bytes;
-use hearth_dispatch::{Refusal, StartFailure};
+use hearth_dispatch::{Refusal, StartCode, StartFailure};
 use http::{HeaderValue, Response, StatusCode, header};
 use serde::Serialize;
 use std::sync::Arc;
@@ -162,8 +162,8 @@ impl From<Refusal> for Failure {
                 Self { retry_after: Some(SOON), ..Self::new(Code::StartTimeout, message) }
             }
             Refusal::StartFailed { failure, retry_after } => {
-                let code =
-                    if failure.code == "start_timeout" { Code::StartTimeout } else { Code::StartFailed };
+                let late = failure.code == StartCode::StartTimeout;
+                let code = if late { Code::StartTimeout } else { Code::StartFailed };
                 let message = failure.message.clone();
                 Self { retry_after: Some(retry_after), start: Some(failure), ..Self::new(code, message) }
             }
@@ -179,7 +179,7 @@ mod tests {
     #[test]
     fn a_failed_start_says_why_and_when_to_come_again() {
         let failure = StartFailure {
-            code: "handler_missing".to_owned(),
+            code: StartCode::HandlerMissing,
             message: "index.js has no export \"handler\"".to_owned(),
             last_lines: vec!["boom".to_owned()],
         };

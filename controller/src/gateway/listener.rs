@@ -6,18 +6,20 @@
 use std::io;
 use std::net::SocketAddr;
 use std::rc::Rc;
+use std::sync::Arc;
 use std::time::Duration;
 
 use http::HeaderValue;
 use hyper::body::Incoming;
-use hyper::rt::Executor;
-use hyper::server::conn::{http1, http2};
+use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::OwnedSemaphorePermit;
 
 use super::config::Limits;
-use super::lane::Lane;
+use super::http2;
+use super::lane::{Lane, Shared};
 use super::request;
 
 /// Connections that the kernel holds for one listener while the thread is busy.
@@ -26,8 +28,11 @@ const BACKLOG: i32 = 1024;
 /// What HTTP/2 begins with (RFC 9113, 3.4).
 const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 
-/// Pause before the next look at a preface that has come in part.
-const PREFACE_PAUSE: Duration = Duration::from_millis(2);
+/// Pause before the second look at a preface that has come in part, and the longest before a later one: each is twice the one before.
+const PREFACE_PAUSES: (Duration, Duration) = (Duration::from_millis(2), Duration::from_millis(250));
+
+/// Time for the rest of a preface that has begun: it is 24 bytes, which clients send at once.
+const PREFACE_TIME: Duration = Duration::from_secs(1);
 
 /// Pause after an accept that failed (no descriptors left): the backlog holds those that come.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
@@ -72,21 +77,38 @@ pub(super) async fn accept(lane: Rc<Lane>, listener: TcpListener) {
         // With all connections taken this one waits, and the others in the kernel.
         let permit = tokio::select! {
             () = shared.drain.cancelled() => return,
-            permit = std::sync::Arc::clone(&shared.connections).acquire_owned() => permit,
+            permit = Arc::clone(&shared.connections).acquire_owned() => permit,
         };
         let Ok(permit) = permit else { return };
-        shared.stats.accepted.inc();
-        shared.stats.connections.inc();
+        let place = Place::take(shared, permit);
         let owner = Rc::clone(&lane);
-        lane.tasks.spawn_local(async move {
-            serve(&owner, stream, peer).await;
-            owner.shared.stats.connections.dec();
-            drop(permit);
-        });
+        lane.tasks.spawn_local(async move { serve(&owner, stream, peer, place).await });
     }
 }
 
-/// A client's connection, as its requests see it.
+/// A connection's place among all that may be open; it is free again when this is dropped.
+#[derive(Debug)]
+struct Place {
+    shared: Arc<Shared>,
+    _permit: OwnedSemaphorePermit,
+}
+
+impl Place {
+    fn take(shared: &Arc<Shared>, permit: OwnedSemaphorePermit) -> Self {
+        shared.stats.accepted.inc();
+        shared.stats.connections.inc();
+        Self { shared: Arc::clone(shared), _permit: permit }
+    }
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        self.shared.stats.connections.dec();
+    }
+}
+
+/// A client's connection, as its requests see it. Whatever keeps it keeps the connection's place: its requests, and the tunnel that it may
+/// become.
 #[derive(Debug)]
 pub(super) struct Client {
     pub(super) lane: Rc<Lane>,
@@ -94,76 +116,48 @@ pub(super) struct Client {
     pub(super) ip: String,
     pub(super) ip_value: HeaderValue,
     pub(super) peer: String,
+    _place: Place,
 }
 
 impl Client {
-    fn new(lane: &Rc<Lane>, peer: SocketAddr) -> Rc<Self> {
+    fn new(lane: &Rc<Lane>, peer: SocketAddr, place: Place) -> Rc<Self> {
         let ip = peer.ip().to_canonical().to_string();
         let ip_value = HeaderValue::from_str(&ip).expect("an address is a header's value");
-        Rc::new(Self { lane: Rc::clone(lane), ip, ip_value, peer: peer.to_string() })
+        Rc::new(Self { lane: Rc::clone(lane), ip, ip_value, peer: peer.to_string(), _place: place })
     }
 }
 
-/// Spawns the tasks of HTTP/2 connections on this thread.
-#[derive(Clone)]
-struct Local(Rc<Lane>);
-
-impl<F: Future<Output = ()> + 'static> Executor<F> for Local {
-    fn execute(&self, future: F) {
-        self.0.tasks.spawn_local(future);
-    }
-}
-
-async fn serve(lane: &Rc<Lane>, stream: TcpStream, peer: SocketAddr) {
+async fn serve(lane: &Rc<Lane>, stream: TcpStream, peer: SocketAddr, place: Place) {
     let limits = &lane.shared.config.limits;
     prepare(&stream, limits);
     let Ok(Ok(is_http2)) = tokio::time::timeout(limits.head_time, begins_as_http2(&stream)).await else {
         return;
     };
-    let client = Client::new(lane, peer);
+    let client = Client::new(lane, peer, place);
+    if is_http2 {
+        return http2::serve(lane, stream, client).await;
+    }
     let service =
         service_fn(move |request: http::Request<Incoming>| request::serve(Rc::clone(&client), request));
-    let io = TokioIo::new(stream);
     let shared = &lane.shared;
-    if is_http2 {
-        let connection = http2::Builder::new(Local(Rc::clone(lane)))
-            .timer(TokioTimer::new())
-            .max_concurrent_streams(limits.http2_streams)
-            .max_header_list_size(u32::try_from(limits.head_bytes).unwrap_or(u32::MAX))
-            // An idle client that is still there answers; one that has gone without a word does not.
-            .keep_alive_interval(limits.head_time)
-            .keep_alive_timeout(limits.head_time)
-            .serve_connection(io, service);
-        let mut connection = std::pin::pin!(connection);
-        tokio::select! {
-            _ = connection.as_mut() => return,
-            () = shared.cut.cancelled() => return,
-            () = shared.drain.cancelled() => connection.as_mut().graceful_shutdown(),
-        }
-        tokio::select! {
-            _ = connection => {}
-            () = shared.cut.cancelled() => {}
-        }
-    } else {
-        let connection = http1::Builder::new()
-            .timer(TokioTimer::new())
-            .header_read_timeout(limits.head_time)
-            .max_headers(limits.headers)
-            .max_header_size(limits.head_bytes)
-            .max_buf_size(limits.head_bytes.max(64 * 1024))
-            .serve_connection(io, service)
-            .with_upgrades();
-        let mut connection = std::pin::pin!(connection);
-        tokio::select! {
-            // What goes wrong on a client's connection is the client's affair; hyper has answered what can be answered.
-            _ = connection.as_mut() => return,
-            () = shared.cut.cancelled() => return,
-            () = shared.drain.cancelled() => connection.as_mut().graceful_shutdown(),
-        }
-        tokio::select! {
-            _ = connection => {}
-            () = shared.cut.cancelled() => {}
-        }
+    let connection = http1::Builder::new()
+        .timer(TokioTimer::new())
+        .header_read_timeout(limits.head_time)
+        .max_headers(limits.headers)
+        .max_header_size(limits.head_bytes)
+        .max_buf_size(limits.head_bytes.max(64 * 1024))
+        .serve_connection(TokioIo::new(stream), service)
+        .with_upgrades();
+    let mut connection = std::pin::pin!(connection);
+    tokio::select! {
+        // What goes wrong on a client's connection is the client's affair; hyper has answered what can be answered.
+        _ = connection.as_mut() => return,
+        () = shared.cut.cancelled() => return,
+        () = shared.drain.cancelled() => connection.as_mut().graceful_shutdown(),
+    }
+    tokio::select! {
+        _ = connection => {}
+        () = shared.cut.cancelled() => {}
     }
 }
 
@@ -179,19 +173,35 @@ fn prepare(stream: &TcpStream, limits: &Limits) {
 
 /// Whether the first bytes are HTTP/2's preface.
 async fn begins_as_http2(stream: &TcpStream) -> io::Result<bool> {
+    let Some(begins) = first_bytes(stream).await? else {
+        // The kernel wakes nobody for bytes that were seen before.
+        let rest = async {
+            let mut pause = PREFACE_PAUSES.0;
+            loop {
+                tokio::time::sleep(pause).await;
+                if let Some(begins) = first_bytes(stream).await? {
+                    return Ok(begins);
+                }
+                pause = (pause * 2).min(PREFACE_PAUSES.1);
+            }
+        };
+        return tokio::time::timeout(PREFACE_TIME, rest)
+            .await
+            .unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()));
+    };
+    Ok(begins)
+}
+
+/// Whether they are the preface; `None` while both may be.
+async fn first_bytes(stream: &TcpStream) -> io::Result<Option<bool>> {
     let mut first = [0; PREFACE.len()];
-    loop {
-        let seen = stream.peek(&mut first).await?;
-        let seen = first.get(..seen).unwrap_or_default();
-        if seen.is_empty() {
-            return Err(io::ErrorKind::UnexpectedEof.into());
-        }
-        if !PREFACE.starts_with(seen) {
-            return Ok(false);
-        }
-        if seen.len() == PREFACE.len() {
-            return Ok(true);
-        }
-        tokio::time::sleep(PREFACE_PAUSE).await;
+    let seen = stream.peek(&mut first).await?;
+    let seen = first.get(..seen).unwrap_or_default();
+    if seen.is_empty() {
+        return Err(io::ErrorKind::UnexpectedEof.into());
     }
+    if !PREFACE.starts_with(seen) {
+        return Ok(Some(false));
+    }
+    Ok((seen.len() == PREFACE.len()).then_some(true))
 }

@@ -25,6 +25,7 @@ mod config;
 mod control;
 mod errors;
 mod forward;
+mod http2;
 mod lane;
 mod listener;
 mod outbox;

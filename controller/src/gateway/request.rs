@@ -81,7 +81,7 @@ pub(super) fn serve(
         complete: false,
     });
     let limits = &client.lane.shared.config.limits;
-    let body = RequestBody::new(incoming, limits.body_bytes, limits.body_silence);
+    let body = RequestBody::new(incoming, limits);
     let (added, came) = ([const { None }; 6], story.began_at);
     let mut call = Call { client, parts, added, request_id, came, body, upgrade };
     async move {

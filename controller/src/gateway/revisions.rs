@@ -116,7 +116,8 @@ impl Revision {
                 };
                 if let Err(Verdict::Forward(placement)) = waiter.send(verdict) {
                     // Nobody is there to take the slot.
-                    state.on_slot_free(now(), &placement.instance, None, &mut actions);
+                    let Placement { instance, grant, .. } = placement;
+                    state.on_slot_free(now(), &instance, grant, None, &mut actions);
                 }
             }
         }
@@ -168,7 +169,8 @@ type Known = (Arc<Revision>, Arc<Instance>);
 pub(super) struct Revisions {
     /// What requests are looked up in.
     pub(super) routes: ArcSwap<Table<Arc<Target>>>,
-    /// One change of the table at a time.
+    /// One change at a time of the table, and of which Revisions and instances there are: a Revision that somebody is about to route to or
+    /// to give an instance is idle still, and must not be forgotten in between.
     changing: Mutex<()>,
     all: Mutex<HashMap<RevisionId, Arc<Revision>>>,
     /// On which Revision an instance is, for the scaler's messages that name the instance alone.
@@ -238,6 +240,7 @@ impl Revisions {
 
     /// A message of the scaler.
     pub(super) fn on_message(&self, message: ToGateway) {
+        let _alone = locked(&self.changing);
         match message {
             ToGateway::Grant { revision, endpoint, slots } => self.grant(&revision, endpoint, slots),
             ToGateway::Revoke { instance } => {
@@ -333,7 +336,7 @@ impl Revisions {
         })
     }
 
-    /// Lets go of Revisions that neither serve nor have instances.
+    /// Lets go of Revisions that neither serve nor have instances. Under `changing`.
     fn forget_idle(&self) {
         let routes = self.routes.load();
         let serving: HashSet<&RevisionId> = routes.targets().map(|target| &target.revision.id).collect();

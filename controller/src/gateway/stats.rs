@@ -5,6 +5,7 @@ use std::time::Duration;
 use hearth_dispatch::{LoadReport, StartKind};
 use hearth_function::{FunctionId, RevisionId};
 
+use super::answer::Timing;
 use super::errors::Code;
 use crate::label_set;
 use crate::telemetry::metrics::{
@@ -52,6 +53,20 @@ label_set! {
     }
 }
 
+label_set! {
+    /// A part of a request's time.
+    pub(super) enum Phase("phase") {
+        /// It waited for a slot, beside what it waited for a start.
+        Queue = "queue",
+        /// It waited for an instance to start. Only those that did are counted.
+        Init = "init",
+        /// From the instance's being sent the call to the head of its answer.
+        Execute = "execute",
+        /// From the head of the answer to its end.
+        Stream = "stream",
+    }
+}
+
 impl From<StartKind> for Start {
     fn from(kind: StartKind) -> Self {
         match kind {
@@ -85,12 +100,14 @@ pub(super) struct Stats {
     request_bytes: RevisionCounters<Plain>,
     load: RevisionGauges<State>,
     pub(super) wait: Histograms<Start>,
+    phases: Histograms<Phase>,
     pub(super) errors: Counters<Code>,
     pub(super) retries: Counter,
     pub(super) clients_gone: Counter,
     pub(super) accepted: Counter,
     pub(super) connections: Gauge,
     pub(super) records_dropped: Counter,
+    pub(super) messages_dropped: Counter,
 }
 
 /// Those of one Revision.
@@ -134,6 +151,11 @@ impl Stats {
                 "From the head of a request to a slot for it, by what it met.",
                 LATENCY_SECONDS,
             ),
+            phases: registry.histograms(
+                "hearth_gateway_phase_seconds",
+                "The parts of a request's time: in the queue, for a start, to the head of the answer, to its end.",
+                LATENCY_SECONDS,
+            ),
             errors: registry.counters(
                 "hearth_gateway_errors_total",
                 "Requests that Hearth itself refused, failed or cut.",
@@ -148,6 +170,10 @@ impl Stats {
                 "hearth_gateway_records_dropped_total",
                 "Records of calls that the logs had no room for.",
             ),
+            messages_dropped: registry.counter(
+                "hearth_gateway_messages_dropped_total",
+                "Reports of load that a scaler which lags behind never gets.",
+            ),
         }
     }
 
@@ -158,6 +184,19 @@ impl Stats {
             duration: self.duration.of(function, revision),
             answer_bytes: self.answer_bytes.of(function, revision),
             request_bytes: self.request_bytes.of(function, revision),
+        }
+    }
+
+    /// The parts of a request that has ended. `run`: of one that was sent to an instance, the time from there to the end.
+    pub(super) fn phases(&self, timing: &Timing, run: Option<Duration>) {
+        self.phases.get(Phase::Queue).observe(timing.queue.as_secs_f64());
+        if !timing.init.is_zero() {
+            self.phases.get(Phase::Init).observe(timing.init.as_secs_f64());
+        }
+        if let Some(run) = run {
+            let stream = run.saturating_sub(timing.execute);
+            self.phases.get(Phase::Execute).observe(timing.execute.as_secs_f64());
+            self.phases.get(Phase::Stream).observe(stream.as_secs_f64());
         }
     }
 

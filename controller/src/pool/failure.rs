@@ -1,6 +1,6 @@
 //! Why a start failed: in the words that a waiting client and the Function's condition get.
 
-use hearth_dispatch::StartFailure;
+use hearth_dispatch::{StartCode, StartFailure};
 use hearth_protocol::CallError;
 use hearth_protocol::bodies::error_type;
 use hearth_scaler::Fault;
@@ -21,8 +21,8 @@ pub struct Failure {
 }
 
 impl Failure {
-    fn new(fault: Fault, code: &str, message: String) -> Self {
-        let told = StartFailure { code: code.to_owned(), message, last_lines: Vec::new() };
+    fn new(fault: Fault, code: StartCode, message: String) -> Self {
+        let told = StartFailure { code, message, last_lines: Vec::new() };
         Self { told, fault }
     }
 
@@ -36,9 +36,9 @@ impl Failure {
         let message = format!("the instance ended while it started: {exit}");
         if exit.out_of_memory {
             let message = format!("{message}; give it more in spec.resources.memory");
-            Self::new(Fault::Function, "out_of_memory", message)
+            Self::new(Fault::Function, StartCode::OutOfMemory, message)
         } else {
-            Self::new(Fault::Function, "process_ended", message)
+            Self::new(Fault::Function, StartCode::ProcessEnded, message)
         }
     }
 
@@ -48,14 +48,16 @@ impl Failure {
         let message = format!(
             "the instance did not {phase} within {limit} (spec.timeouts.start says how long it may take)"
         );
-        Self::new(Fault::Function, "start_timeout", message)
+        Self::new(Fault::Function, StartCode::StartTimeout, message)
     }
 
     pub(super) fn backend(error: &backend::Error) -> Self {
         let (fault, code) = match error {
-            backend::Error::Invalid { .. } => (Fault::Function, "invalid"),
-            backend::Error::Unsupported { .. } => (Fault::Function, "unsupported"),
-            backend::Error::NotFound(_) | backend::Error::Step { .. } => (Fault::Platform, "start_failed"),
+            backend::Error::Invalid { .. } => (Fault::Function, StartCode::Invalid),
+            backend::Error::Unsupported { .. } => (Fault::Function, StartCode::Unsupported),
+            backend::Error::NotFound(_) | backend::Error::Step { .. } => {
+                (Fault::Platform, StartCode::StartFailed)
+            }
         };
         Self::new(fault, code, chain(error))
     }
@@ -65,22 +67,24 @@ impl Failure {
             control::Error::Timeout { phase } => Self::timeout(phase, limit),
             control::Error::Load(error) => Self::load(error),
             // The process is gone; how is not known yet.
-            control::Error::Closed { .. } => Self::new(Fault::Function, "process_ended", error.to_string()),
+            control::Error::Closed { .. } => {
+                Self::new(Fault::Function, StartCode::ProcessEnded, error.to_string())
+            }
             control::Error::Io { .. }
             | control::Error::Decode(_)
             | control::Error::Violation(_)
             | control::Error::Encode(_)
-            | control::Error::Refused(_) => Self::new(Fault::Platform, "start_failed", chain(&error)),
+            | control::Error::Refused(_) => Self::new(Fault::Platform, StartCode::StartFailed, chain(&error)),
         }
     }
 
     fn load(error: CallError) -> Self {
         let code = match error.kind.as_str() {
-            error_type::FILE_MISSING => "handler_file_missing",
-            error_type::HANDLER_MISSING => "handler_missing",
-            error_type::UNSUPPORTED => "handler_unsupported",
-            error_type::PROCESS_ENDED => "process_ended",
-            _ => "load_failed",
+            error_type::FILE_MISSING => StartCode::HandlerFileMissing,
+            error_type::HANDLER_MISSING => StartCode::HandlerMissing,
+            error_type::UNSUPPORTED => StartCode::HandlerUnsupported,
+            error_type::PROCESS_ENDED => StartCode::ProcessEnded,
+            _ => StartCode::LoadFailed,
         };
         let mut failure = Self::new(Fault::Function, code, error.message);
         failure.told.last_lines = error.lines;
@@ -96,7 +100,7 @@ mod tests {
     fn a_missing_handler_is_the_functions_fault_and_a_step_that_failed_is_not() {
         let missing = CallError::new(error_type::HANDLER_MISSING, "index.js has no export \"handler\"");
         let failure = Failure::control(control::Error::Load(missing), std::time::Duration::from_secs(60));
-        assert_eq!((failure.told.code.as_str(), failure.fault), ("handler_missing", Fault::Function));
+        assert_eq!((failure.told.code, failure.fault), (StartCode::HandlerMissing, Fault::Function));
         let step = backend::Error::Step {
             step: "create the cgroup",
             instance: hearth_function::InstanceId::parse("hello-x").unwrap(),
@@ -110,7 +114,7 @@ mod tests {
     #[test]
     fn out_of_memory_says_what_to_change() {
         let failure = Failure::ended(&Exit { code: None, signal: Some(9), out_of_memory: true });
-        assert_eq!(failure.told.code, "out_of_memory");
+        assert_eq!(failure.told.code, StartCode::OutOfMemory);
         assert!(failure.told.message.contains("spec.resources.memory"), "{}", failure.told.message);
     }
 }

@@ -161,10 +161,12 @@ impl fmt::Display for State {
 
 #[cfg(test)]
 mod tests {
+    use hearth_dispatch::StartCode;
+
     use super::*;
 
     fn failure() -> StartFailure {
-        StartFailure { code: "load_failed".to_owned(), message: "no".to_owned(), last_lines: Vec::new() }
+        StartFailure { code: StartCode::LoadFailed, message: "no".to_owned(), last_lines: Vec::new() }
     }
 
     fn why() -> String {

@@ -107,6 +107,8 @@ options! {
         head_timeout: Duration = Duration::from_secs(20),
         /// Longest silence of a client in the middle of its body, and of one that does not read its answer. Default: as for the head.
         body_timeout: Duration = Duration::from_secs(30),
+        /// Bytes per second that a client sends of its body at least, counted over the time that it is waited for, from `gateway.body_timeout` on; 0 for any pace. Default: that of ASP.NET's server.
+        body_rate: u32 = 240,
         /// Open client connections, over all threads; more wait to be accepted. Default: fits the usual 16384 file descriptors.
         max_connections: u32 = 8192,
         /// Requests that may wait for an instance of one Revision (429 beyond). Default: ten times the biggest burst of our benchmarks.

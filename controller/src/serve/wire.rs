@@ -281,6 +281,7 @@ impl Start {
                 body_bytes: configured.max_body.as_bytes(),
                 head_time: configured.head_timeout,
                 body_silence: configured.body_timeout,
+                body_rate: configured.body_rate,
                 connections: usize_of(configured.max_connections.into()),
                 queue_length: usize_of(configured.max_queue.into()),
                 ..gateway::Limits::default()

@@ -69,6 +69,28 @@ pub(crate) fn instances(data_dir: &Path) -> BTreeSet<String> {
     groups.iter().filter(occupied).filter_map(|path| Some(path.rsplit_once('/')?.1.to_owned())).collect()
 }
 
+/// Most processes that a cgroup may have, and that it has had.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Processes {
+    /// Its limit.
+    pub(crate) limit: u64,
+    /// The most there were at once.
+    pub(crate) peak: u64,
+}
+
+/// Of those cgroups of this controller's instances that have a limit.
+pub(crate) fn process_limits(data_dir: &Path) -> Vec<Processes> {
+    let number = |path: &str, file: &str| -> Option<u64> {
+        fs::read_to_string(Path::new(path).join(file)).ok()?.trim().parse().ok()
+    };
+    let of = |path: String| {
+        // Kernels before 6.6 do not keep the peak.
+        let peak = number(&path, "pids.peak").or_else(|| number(&path, "pids.current"))?;
+        Some(Processes { limit: number(&path, "pids.max")?, peak })
+    };
+    cgroups(&tag(data_dir)).into_iter().filter_map(of).collect()
+}
+
 /// The cgroups below one that carries the tag, itself included.
 fn cgroups(tag: &str) -> Vec<String> {
     let found = Command::new("find")

@@ -11,6 +11,7 @@
 #![allow(dead_code, reason = "each test binary uses a part of it")]
 
 pub(crate) mod http;
+pub(crate) mod http2;
 pub(crate) mod leftovers;
 pub(crate) mod neighbour;
 pub(crate) mod tls;
@@ -194,6 +195,11 @@ impl Hearth {
     /// Processes of this server's instances, by the cgroups that carry its tag.
     pub(crate) fn instance_processes(&self) -> usize {
         leftovers::processes(self.data.path())
+    }
+
+    /// How many processes its instances may have, and have had.
+    pub(crate) fn process_limits(&self) -> Vec<leftovers::Processes> {
+        leftovers::process_limits(self.data.path())
     }
 
     /// Stops it as Ctrl-C does, and looks for what it left behind.

@@ -27,7 +27,7 @@ use hearth_function::{InstanceId, RevisionId};
 
 use crate::load::Meter;
 use crate::messages::{LoadReport, StartFailure, StartKind, ToScaler};
-use crate::verdicts::{Action, Admission, Granted, Origin, Placement, Policy, Refusal, Ticket};
+use crate::verdicts::{Action, Admission, Grant, Granted, Origin, Placement, Policy, Refusal, Ticket};
 
 /// Up to so many slots an instance is filled before the next is used; beyond, the one with the fewest calls is taken. With few slots per
 /// instance the difference in load is small, and full instances let the others become idle and be stopped. The bound is Knative's.
@@ -36,6 +36,8 @@ const FIRST_AVAILABLE_MAX_SLOTS: u32 = 3;
 #[derive(Debug)]
 struct Instance<E> {
     granted: Granted<E>,
+    /// Changes only when the instance is forgotten and granted again.
+    grant: Grant,
     in_flight: u32,
     draining: bool,
     /// Whether a call has run on it.
@@ -63,6 +65,9 @@ impl<E> Instance<E> {
 #[derive(Debug)]
 struct Waiting<W> {
     ticket: Ticket,
+    /// When it first came: the order of the queue.
+    arrived: Instant,
+    /// Since when it waits: its limits count from here.
     since: Instant,
     waiter: W,
 }
@@ -75,6 +80,7 @@ pub struct Dispatch<W, E> {
     instances: Vec<Instance<E>>,
     waiting: VecDeque<Waiting<W>>,
     next_ticket: u64,
+    next_grant: u64,
     in_flight: u32,
     /// The queue length that the scaler knows of; zero while nobody waits.
     told: usize,
@@ -95,6 +101,7 @@ impl<W, E: Clone> Dispatch<W, E> {
             instances: Vec::new(),
             waiting: VecDeque::new(),
             next_ticket: 0,
+            next_grant: 0,
             in_flight: 0,
             told: 0,
             limit_since: now,
@@ -159,23 +166,28 @@ impl<W, E: Clone> Dispatch<W, E> {
         }
         let ticket = Ticket(self.next_ticket);
         self.next_ticket += 1;
-        let (since, at) = match origin {
-            Origin::New => (now, self.waiting.len()),
-            Origin::Retry(since) => (since, self.waiting.partition_point(|other| other.since <= since)),
+        let arrived = match origin {
+            Origin::New => now,
+            Origin::Retry(arrived) => arrived,
+        };
+        // Threads take their `now` before they take the lock: the newest goes last, however its clock stood.
+        let at = match origin {
+            Origin::New => self.waiting.len(),
+            Origin::Retry(_) => self.waiting.partition_point(|other| other.arrived <= arrived),
         };
         // The limits of a retried request start again: its first wait was for another instance.
-        let since = if origin == Origin::New { since } else { since.max(self.limit_since) };
-        self.waiting.insert(at, Waiting { ticket, since, waiter: waiter(ticket) });
+        self.waiting.insert(at, Waiting { ticket, arrived, since: now, waiter: waiter(ticket) });
         self.meter.set(now, self.level());
-        Admission::Enqueued { ticket, expires: self.expires(since) }
+        Admission::Enqueued { ticket, expires: self.expires(now) }
     }
 
     /// A call on `instance` has ended, or was never sent, and its slot is free. `served`: how long it ran; `None` when it never ran.
-    /// An instance that is no longer known is no error: its slots went with it.
+    /// An instance that is no longer known, or was granted anew since, is no error: the slots of that grant went with it.
     pub fn on_slot_free(
         &mut self,
         now: Instant,
         instance: &InstanceId,
+        grant: Grant,
         served: Option<Duration>,
         actions: &mut Vec<Action<W, E>>,
     ) {
@@ -184,7 +196,7 @@ impl<W, E: Clone> Dispatch<W, E> {
             self.meter.service_time += served;
         }
         let Some(index) = self.position(instance) else { return };
-        let Some(entry) = self.instances.get_mut(index) else { return };
+        let Some(entry) = self.instances.get_mut(index).filter(|entry| entry.grant == grant) else { return };
         entry.in_flight = entry.in_flight.saturating_sub(1);
         self.in_flight = self.in_flight.saturating_sub(1);
         if entry.granted.single_use {
@@ -210,8 +222,11 @@ impl<W, E: Clone> Dispatch<W, E> {
         } else {
             let had = self.can_wait_for_slots();
             let arrived_at = Ticket(self.next_ticket);
+            let grant = Grant(self.next_grant);
+            self.next_grant += 1;
             self.instances.push(Instance {
                 granted,
+                grant,
                 in_flight: 0,
                 draining: false,
                 used: false,
@@ -247,17 +262,15 @@ impl<W, E: Clone> Dispatch<W, E> {
 
     /// A call on `instance` was given up long ago and the instance has not said that it ended. Returns `true` when no slot is left that is
     /// not held so: the instance is of no use any more.
-    pub fn on_stuck(&mut self, instance: &InstanceId) -> bool {
-        let Some(entry) = self.instances.iter_mut().find(|entry| entry.granted.instance == *instance) else {
-            return false;
-        };
+    pub fn on_stuck(&mut self, instance: &InstanceId, grant: Grant) -> bool {
+        let Some(entry) = self.granted(instance, grant) else { return false };
         entry.stuck += 1;
         entry.stuck >= entry.granted.slots.max(1)
     }
 
     /// A call that was stuck has ended after all.
-    pub fn on_unstuck(&mut self, instance: &InstanceId) {
-        if let Some(entry) = self.instances.iter_mut().find(|entry| entry.granted.instance == *instance) {
+    pub fn on_unstuck(&mut self, instance: &InstanceId, grant: Grant) {
+        if let Some(entry) = self.granted(instance, grant) {
             entry.stuck = entry.stuck.saturating_sub(1);
         }
     }
@@ -305,8 +318,14 @@ impl<W, E: Clone> Dispatch<W, E> {
     /// Time has passed: those that have waited too long are refused. To be called when the earliest `expires` is reached.
     pub fn on_tick(&mut self, now: Instant, actions: &mut Vec<Action<W, E>>) {
         let with_instances = self.can_wait_for_slots();
-        while self.waiting.front().is_some_and(|first| self.expires(first.since) <= now) {
-            let Some(Waiting { waiter, since, .. }) = self.waiting.pop_front() else { break };
+        // A retried request stands before others whose limits began earlier: all have to be looked at.
+        let mut at = 0;
+        while let Some(waiting) = self.waiting.get(at) {
+            if self.expires(waiting.since) > now {
+                at += 1;
+                continue;
+            }
+            let Some(Waiting { waiter, since, .. }) = self.waiting.remove(at) else { break };
             let waited = now.saturating_duration_since(since);
             let refusal = if with_instances {
                 Refusal::QueueTimeout { waited }
@@ -392,6 +411,10 @@ impl<W, E: Clone> Dispatch<W, E> {
         self.instances.iter().position(|entry| entry.granted.instance == *instance)
     }
 
+    fn granted(&mut self, instance: &InstanceId, grant: Grant) -> Option<&mut Instance<E>> {
+        self.instances.iter_mut().find(|entry| entry.grant == grant && entry.granted.instance == *instance)
+    }
+
     /// Whether there is an instance whose slots come free again, so that waiting is a matter of the queue and not of a start.
     fn can_wait_for_slots(&self) -> bool {
         self.instances.iter().any(Instance::stays)
@@ -451,7 +474,8 @@ impl<W, E: Clone> Dispatch<W, E> {
         entry.in_flight += 1;
         entry.used = true;
         self.in_flight += 1;
-        Placement { instance: granted.instance.clone(), endpoint: granted.endpoint.clone(), start, init }
+        let Granted { instance, endpoint, .. } = granted;
+        Placement { instance: instance.clone(), grant: entry.grant, endpoint: endpoint.clone(), start, init }
     }
 
     /// Gives free slots to those that wait.

@@ -16,6 +16,7 @@ mod verdicts;
 
 pub use dispatch::Dispatch;
 pub use messages::{
-    Endpoint, EndpointAddress, Forwarding, LoadReport, StartFailure, StartKind, ToGateway, ToScaler,
+    Endpoint, EndpointAddress, Forwarding, LoadReport, StartCode, StartFailure, StartKind, ToGateway,
+    ToScaler,
 };
-pub use verdicts::{Action, Admission, Granted, Origin, Placement, Policy, Refusal, Ticket};
+pub use verdicts::{Action, Admission, Grant, Granted, Origin, Placement, Policy, Refusal, Ticket};

@@ -70,6 +70,28 @@ pub struct LoadReport {
     pub refused: u64,
 }
 
+impl LoadReport {
+    /// Takes in the report that follows this one: as if there had been one over both times.
+    pub fn merge(&mut self, later: Self) {
+        let over = self.over + later.over;
+        let area = self.average_concurrency * self.over.as_secs_f64()
+            + later.average_concurrency * later.over.as_secs_f64();
+        *self = Self {
+            over,
+            average_concurrency: if over.is_zero() {
+                later.average_concurrency
+            } else {
+                area / over.as_secs_f64()
+            },
+            completed: self.completed + later.completed,
+            arrived: self.arrived + later.arrived,
+            service_time: self.service_time + later.service_time,
+            refused: self.refused + later.refused,
+            ..later
+        };
+    }
+}
+
 /// From the scaler to a gateway.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub enum ToGateway {
@@ -108,12 +130,63 @@ pub enum ToGateway {
 /// Why an instance did not come up.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct StartFailure {
-    /// A stable word for programs, as in `handler_missing`, `start_timeout`, `out_of_memory`.
-    pub code: String,
+    /// For programs.
+    pub code: StartCode,
     /// A sentence for people, with the fix where there is one.
     pub message: String,
     /// The last lines the instance printed.
     pub last_lines: Vec<String>,
+}
+
+/// What went wrong with a start. The words are part of the interface: callers and conditions show them.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum StartCode {
+    /// The handler's file is not in the bundle.
+    HandlerFileMissing,
+    /// The file has no such export.
+    HandlerMissing,
+    /// The export is not something that can be called.
+    HandlerUnsupported,
+    /// The code could not be loaded.
+    LoadFailed,
+    /// The process ended before it was Ready.
+    ProcessEnded,
+    /// It needed more memory than it may have.
+    OutOfMemory,
+    /// It took longer than `spec.timeouts.start`.
+    StartTimeout,
+    /// The backend refuses the template.
+    Invalid,
+    /// The backend cannot do what the template asks for.
+    Unsupported,
+    /// Hearth or the machine failed.
+    StartFailed,
+}
+
+impl StartCode {
+    /// The word, as it is on the wire too.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::HandlerFileMissing => "handler_file_missing",
+            Self::HandlerMissing => "handler_missing",
+            Self::HandlerUnsupported => "handler_unsupported",
+            Self::LoadFailed => "load_failed",
+            Self::ProcessEnded => "process_ended",
+            Self::OutOfMemory => "out_of_memory",
+            Self::StartTimeout => "start_timeout",
+            Self::Invalid => "invalid",
+            Self::Unsupported => "unsupported",
+            Self::StartFailed => "start_failed",
+        }
+    }
+}
+
+impl std::fmt::Display for StartCode {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(self.as_str())
+    }
 }
 
 /// A Ready instance as a gateway sees it.
@@ -171,4 +244,48 @@ pub enum StartKind {
     Reserved,
     /// It met an instance that was there.
     Warm,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn two_reports_merge_into_one_over_both_times() {
+        let report = |in_flight, seconds, average_concurrency, count| LoadReport {
+            revision: RevisionId::parse("default/a-00001").unwrap(),
+            in_flight,
+            waiting: in_flight,
+            over: Duration::from_secs(seconds),
+            average_concurrency,
+            busy: vec![(InstanceId::parse("i1").unwrap(), in_flight)],
+            completed: count,
+            arrived: count,
+            service_time: Duration::from_secs(count),
+            refused: count,
+        };
+        let mut merged = report(1, 1, 4.0, 2);
+        merged.merge(report(3, 3, 2.0, 5));
+        // 4 calls for a second and 2 for three: 10 call-seconds in 4.
+        assert_eq!(merged, report(3, 4, 2.5, 7));
+    }
+
+    #[test]
+    fn the_word_of_a_code_is_the_same_on_the_wire() {
+        let codes = [
+            StartCode::HandlerFileMissing,
+            StartCode::HandlerMissing,
+            StartCode::HandlerUnsupported,
+            StartCode::LoadFailed,
+            StartCode::ProcessEnded,
+            StartCode::OutOfMemory,
+            StartCode::StartTimeout,
+            StartCode::Invalid,
+            StartCode::Unsupported,
+            StartCode::StartFailed,
+        ];
+        for code in codes {
+            assert_eq!(serde_json::to_value(code).unwrap(), code.as_str());
+        }
+    }
 }

@@ -37,6 +37,11 @@ pub enum Origin {
     Retry(Instant),
 }
 
+/// Which time an instance was granted: a number that no later grant of an instance of the same name has again. Whoever took a slot gives it
+/// back with this, so that a call which ends late does not free a slot of its instance's successor.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Grant(pub(crate) u64);
+
 /// A grant of slots as [`crate::Dispatch::on_grant`] takes it.
 #[derive(Debug, Clone)]
 pub struct Granted<E> {
@@ -59,6 +64,8 @@ pub struct Granted<E> {
 pub struct Placement<E> {
     /// Which instance.
     pub instance: InstanceId,
+    /// Under which grant its slot was taken.
+    pub grant: Grant,
     /// How to reach it.
     pub endpoint: E,
     /// What the request met.

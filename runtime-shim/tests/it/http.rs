@@ -89,6 +89,31 @@ fn a_server_is_reached_over_attached_connections() {
     assert_eq!(exchange(&mut stream, "echo this", "this"), "echo this");
 }
 
+/// Like a server in a language whose connections may be closed on one side.
+const HALF_OPEN: &str = "
+const server = require('http').createServer((req, res) => {
+  if (req.url === '/late') setTimeout(() => { res.end('late'); res.socket.end(); }, 100);
+  else setInterval(() => res.write('more'), 10);
+});
+server.httpAllowHalfOpen = true;
+server.listen(process.env.PORT);
+";
+
+#[test]
+fn a_call_that_is_given_up_ends_with_the_servers_answer() {
+    let shim = server(HALF_OPEN);
+    assert!(matches!(load(&shim, None).1, Loaded::Ok { .. }));
+    for (path, said) in [("/late", "late"), ("/endless", "more")] {
+        let mut stream = attach(&shim).unwrap();
+        stream.write_all(format!("GET {path} HTTP/1.1\r\nHost: a\r\n\r\n").as_bytes()).unwrap();
+        stream.shutdown(std::net::Shutdown::Write).unwrap();
+        let mut answer = Vec::new();
+        stream.read_to_end(&mut answer).unwrap();
+        let answer = String::from_utf8_lossy(&answer);
+        assert!(answer.contains(said), "{path}: {answer}");
+    }
+}
+
 #[test]
 fn a_ping_is_answered_when_the_server_answers() {
     let shim = server(

@@ -139,7 +139,7 @@ impl Service {
             return;
         }
         let Some(record) = self.records.get_mut(&revision) else { return };
-        tracing::warn!(%revision, %instance, code = failure.told.code, message = failure.told.message, "start failed");
+        tracing::warn!(%revision, %instance, code = %failure.told.code, message = failure.told.message, "start failed");
         let start = Start {
             time: Timestamp::now(),
             instance,

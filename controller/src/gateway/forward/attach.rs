@@ -1,6 +1,7 @@
 //! A dedicated connection for each call: plain HTTP/1.1 after `attach`, kept for the next call when the answer has ended.
 //!
-//! The end of the answer is the end of the call, and so is the end of its connection: a client that goes takes the connection with it.
+//! The end of the answer is the end of the call. A call that is given up before (its client left, its time is over) takes its connection with
+//! it, and gives its slot back when the instance has closed that: see [`super::linger`].
 
 use std::cell::RefCell;
 use std::pin::Pin;
@@ -20,6 +21,7 @@ use hyper_util::rt::TokioIo;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::time::Sleep;
 
+use super::linger::{Hold, Lent};
 use super::socket::Socket;
 pub(in crate::gateway) use super::upgrade::Tunnel;
 use super::{CallFailure, What};
@@ -40,7 +42,14 @@ const MAX_HEADERS: usize = 256;
 pub(in crate::gateway) struct Pool {
     instance: Arc<Instance>,
     limits: ForwardingLimits,
-    idle: RefCell<Vec<SendRequest<Passing>>>,
+    idle: RefCell<Vec<Line>>,
+}
+
+/// A connection: where requests go in, and what it shares with its task.
+#[derive(Debug)]
+struct Line {
+    sender: SendRequest<Passing>,
+    hold: Arc<Hold>,
 }
 
 impl Pool {
@@ -49,39 +58,42 @@ impl Pool {
     }
 
     /// One that is still open; the last used first, so that the others grow old and are closed by the instance.
-    fn take_idle(&self) -> Option<SendRequest<Passing>> {
+    fn take_idle(&self) -> Option<Line> {
         let mut idle = self.idle.borrow_mut();
-        std::iter::from_fn(|| idle.pop()).find(SendRequest::is_ready)
+        std::iter::from_fn(|| idle.pop()).find(|line| line.sender.is_ready())
     }
 
-    fn put_back(&self, connection: SendRequest<Passing>) {
+    fn put_back(&self, line: Line) {
         let mut idle = self.idle.borrow_mut();
         let instance = &self.instance;
         let wanted = !instance.revoked.is_cancelled() && !instance.gone.is_cancelled();
-        if wanted && !connection.is_closed() && idle.len() < self.limits.idle_connections {
-            idle.push(connection);
+        if wanted && !line.sender.is_closed() && idle.len() < self.limits.idle_connections {
+            idle.push(line);
         }
     }
 
     /// A new connection. Its task belongs to the thread and ends with the instance.
-    async fn connect(&self, lane: &Lane) -> Result<SendRequest<Passing>, String> {
+    async fn connect(&self, lane: &Lane) -> Result<Line, String> {
         let limit = self.limits.connect;
         let attached = tokio::time::timeout(limit, self.attach());
         let socket = attached.await.map_err(|_| format!("no connection within {limit:?}"))??;
+        let hold = Arc::default();
         let (sender, connection) = http1::Builder::new()
             .max_headers(MAX_HEADERS)
-            .handshake::<_, Passing>(TokioIo::new(socket))
+            .handshake::<_, Passing>(TokioIo::new(Lent::new(socket, &hold)))
             .await
             .map_err(|error| error.to_string())?;
-        let instance = Arc::clone(&self.instance);
+        let line = Line { sender, hold: Arc::clone(&hold) };
+        let (instance, stuck) = (Arc::clone(&self.instance), self.limits.stuck);
         lane.tasks.spawn_local(async move {
             tokio::select! {
                 // How it ends is seen by the call that runs on it.
                 _ = connection.with_upgrades() => {}
-                () = instance.silent() => {}
+                () = instance.silent() => return,
             }
+            hold.call_ends(&instance, stuck).await;
         });
-        Ok(sender)
+        Ok(line)
     }
 
     /// `attach`, and the `accept` that answers it.
@@ -120,29 +132,18 @@ pub(in crate::gateway) async fn send(
     let lane = &Rc::clone(&call.client.lane);
     let pool = lane.pool(&slot.instance);
     let body = Rc::new(RefCell::new(std::mem::replace(&mut call.body, RequestBody::moved())));
-    let result = exchange(call, &pool, &body, target.timeouts.execute).await;
+    let (instance, revision) = (Arc::clone(&slot.instance), Arc::clone(&slot.revision));
+    let result = exchange(call, &pool, slot, &body, target.timeouts.execute).await;
     // The connection's task may hold the body still, if the answer has come before its end; then nobody repeats the call any more.
     if let Some(body) = Rc::into_inner(body) {
         call.body = body.into_inner();
     }
-    let (mut response, connection) = match result {
+    let (mut response, mut lease) = match result {
         Ok(answered) => answered,
         Err(failure) => {
-            match &failure {
-                Unanswered::Instance(CallFailure { what: What::Lost(reason), accepted: Accepted::Never }) => {
-                    // It cannot even be connected to.
-                    slot.revision.give_up(
-                        &slot.instance,
-                        |instance| hearth_dispatch::ToScaler::Lost { instance, reason: reason.clone() },
-                        reason,
-                    );
-                    slot.unused();
-                }
-                Unanswered::Instance(CallFailure { what: What::ExecuteTimeout, .. }) => {
-                    // A runtime that loops answers nobody: the shared connection's ping finds out.
-                    lane.peer(&slot.instance, &slot.revision).check();
-                }
-                _ => {}
+            if let Unanswered::Instance(CallFailure { what: What::ExecuteTimeout, .. }) = &failure {
+                // A runtime that loops answers nobody: the shared connection's ping finds out.
+                lane.peer(&instance, &revision).check();
             }
             return Err(failure);
         }
@@ -157,43 +158,49 @@ pub(in crate::gateway) async fn send(
         };
         let instance = hyper::upgrade::on(&mut response);
         let drain = lane.shared.config.forwarding.upgrade_drain;
-        let tunnel = Tunnel::new(client, instance, slot, connection, idle, drain);
+        let (line, slot) = lease.take();
+        let whose = Rc::clone(&call.client);
+        let tunnel = Tunnel::new(whose, client, instance, slot, line.sender, idle, drain);
         let (parts, _) = response.into_parts();
         return Ok(Answer::Switched(Response::from_parts(parts, ()), tunnel));
     }
     strip_hop_by_hop(response.headers_mut());
     *response.version_mut() = Version::HTTP_11;
     let ended = response.body().is_end_stream();
-    let lease = Lease { pool, connection: Some(connection), slot: Some(slot) };
     Ok(Answer::Http(response.map(|body| Answering::new(body, lease, idle, ended))))
 }
 
 async fn exchange(
     call: &Call,
-    pool: &Pool,
+    pool: &Rc<Pool>,
+    mut slot: Slot,
     body: &Rc<RefCell<RequestBody>>,
     execute: Duration,
-) -> Result<(Response<Incoming>, SendRequest<Passing>), Unanswered> {
+) -> Result<(Response<Incoming>, Lease), Unanswered> {
     let failed = |what, accepted| Unanswered::Instance(CallFailure { what, accepted });
     let deadline = tokio::time::Instant::now() + execute;
     let mut request = request(call, Rc::clone(body));
     loop {
-        let (mut connection, kept) = match pool.take_idle() {
-            Some(connection) => (connection, true),
-            None => {
-                let connection = pool.connect(&call.client.lane).await;
-                (connection.map_err(|reason| failed(What::Lost(reason), Accepted::Never))?, false)
-            }
+        let (line, kept) = match pool.take_idle() {
+            Some(line) => (line, true),
+            None => match pool.connect(&call.client.lane).await {
+                Ok(line) => (line, false),
+                Err(reason) => {
+                    unreachable(slot, &reason);
+                    return Err(failed(What::Lost(reason), Accepted::Never));
+                }
+            },
         };
-        let sent = tokio::time::timeout_at(deadline, connection.try_send_request(request)).await;
+        let mut lease = Lease { pool: Rc::clone(pool), running: Some((line, slot)) };
+        let sent = tokio::time::timeout_at(deadline, lease.sender().try_send_request(request)).await;
         let mut error = match sent {
             Err(_) => return Err(failed(What::ExecuteTimeout, Accepted::Perhaps)),
-            Ok(Ok(response)) => return Ok((response, connection)),
+            Ok(Ok(response)) => return Ok((response, lease)),
             Ok(Err(error)) => error,
         };
         match error.take_message() {
             // The instance closed a kept connection just as it was wanted: nothing was sent.
-            Some(unsent) if kept => request = unsent,
+            Some(unsent) if kept => (request, slot) = (unsent, lease.take().1),
             unsent => {
                 let accepted = if unsent.is_some() { Accepted::NotYet } else { Accepted::Perhaps };
                 let error = error.into_error();
@@ -204,6 +211,13 @@ async fn exchange(
             }
         }
     }
+}
+
+/// The instance cannot even be connected to.
+fn unreachable(slot: Slot, reason: &str) {
+    let message = |instance| hearth_dispatch::ToScaler::Lost { instance, reason: reason.to_owned() };
+    slot.revision.give_up(&slot.instance, message, reason);
+    slot.unused();
 }
 
 /// The client's own fault, if that is why a request could not be sent.
@@ -230,20 +244,36 @@ fn request(call: &Call, body: Rc<RefCell<RequestBody>>) -> Request<Passing> {
     request
 }
 
-/// A connection and a slot in use; both go back when the answer has ended, and the connection is closed when it has not.
+/// A connection and a slot in use. Both go back when the answer has ended; when it has not, the call is given up.
 #[derive(Debug)]
 struct Lease {
     pool: Rc<Pool>,
-    connection: Option<SendRequest<Passing>>,
-    slot: Option<Slot>,
+    running: Option<(Line, Slot)>,
 }
 
 impl Lease {
+    fn sender(&mut self) -> &mut SendRequest<Passing> {
+        &mut self.running.as_mut().expect("it is used before the answer's end").0.sender
+    }
+
+    /// For who uses them in another way.
+    fn take(&mut self) -> (Line, Slot) {
+        self.running.take().expect("it is taken before the answer's end")
+    }
+
     fn give_back(&mut self) {
-        if let Some(connection) = self.connection.take() {
-            self.pool.put_back(connection);
+        if let Some((line, slot)) = self.running.take() {
+            self.pool.put_back(line);
+            drop(slot);
         }
-        self.slot = None;
+    }
+}
+
+impl Drop for Lease {
+    fn drop(&mut self) {
+        if let Some((line, slot)) = self.running.take() {
+            line.hold.leave(slot);
+        }
     }
 }
 

@@ -37,8 +37,6 @@ pub(super) struct Call {
     /// When something has to happen: the head is due, the stream is idle, or a cancelled call should have ended.
     pub(super) due: Option<Instant>,
     idle: Duration,
-    /// It was cancelled long ago and has not ended.
-    pub(super) stuck: bool,
 }
 
 impl Call {
@@ -55,7 +53,6 @@ impl Call {
             client: None,
             due: Some(due),
             idle,
-            stuck: false,
         }
     }
 
@@ -117,6 +114,12 @@ impl Call {
         self.failure.get_or_insert(what);
         self.chunks.clear();
         self.wake();
+    }
+
+    /// It was cancelled long ago and has not ended. Returns `true` when all of the instance's slots are held so.
+    pub(super) fn on_stuck(&mut self) -> bool {
+        self.due = None;
+        self.slot.as_mut().is_some_and(Slot::stuck)
     }
 
     /// Bytes move: the stream is not idle.

@@ -399,9 +399,6 @@ impl Peer {
             }
             if slot.is_some() || entry.is_over() {
                 state.calls.remove(&outline.stream);
-                if entry.stuck {
-                    self.revision.with(|dispatch, _| dispatch.on_unstuck(&self.instance.endpoint.instance));
-                }
             }
             drop((entry, state));
             // Wakes whoever waits for it.
@@ -441,10 +438,7 @@ impl Peer {
         for (stream, call) in &overdue {
             let mut call = call.borrow_mut();
             if call.flow.cancelled() {
-                call.due = None;
-                call.stuck = true;
-                let id = &self.instance.endpoint.instance;
-                if self.revision.with(|dispatch, _| dispatch.on_stuck(id)) {
+                if call.on_stuck() {
                     return Err(End::Unresponsive("none of its calls ends, though all were cancelled"));
                 }
             } else {

@@ -2,7 +2,7 @@
 //!
 //! - [`frames`]: the connection that a gateway thread shares among all calls of one instance; [`event`] writes the heads.
 //! - [`exchange`]: one call on it, from the request to the head of its answer; [`call`] is its state.
-//! - [`attach`]: a dedicated connection for each call, plain HTTP/1.1 and upgrades.
+//! - [`attach`]: a dedicated connection for each call, plain HTTP/1.1 and upgrades; [`linger`] is its end when nobody waits for it.
 //! - [`socket`]: either kind of stream socket.
 
 pub(super) mod attach;
@@ -10,6 +10,7 @@ pub(super) mod call;
 pub(super) mod event;
 pub(super) mod exchange;
 pub(super) mod frames;
+mod linger;
 pub(super) mod socket;
 pub(super) mod upgrade;
 

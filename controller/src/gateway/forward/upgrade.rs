@@ -1,4 +1,5 @@
-//! An upgraded connection (WebSocket): bytes both ways until one side ends, nothing moves for too long, or the instance is put out.
+//! An upgraded connection (WebSocket): bytes both ways until one side ends, nothing moves for too long, or the instance is put out or the
+//! gateway stops and it has had its time.
 
 use std::cell::Cell;
 use std::pin::Pin;
@@ -16,6 +17,7 @@ use crate::gateway::admission::Slot;
 use crate::gateway::answer::Story;
 use crate::gateway::body::Passing;
 use crate::gateway::errors::Code;
+use crate::gateway::listener::Client;
 
 /// Time for both sides to become bare connections after the answer to the upgrade.
 const SWITCH_TIME: Duration = Duration::from_secs(10);
@@ -23,6 +25,8 @@ const SWITCH_TIME: Duration = Duration::from_secs(10);
 /// See the module's page.
 #[derive(Debug)]
 pub(in crate::gateway) struct Tunnel {
+    /// Whose connection it is: it counts as one until the tunnel's end.
+    whose: Rc<Client>,
     client: OnUpgrade,
     instance: OnUpgrade,
     slot: Slot,
@@ -34,6 +38,7 @@ pub(in crate::gateway) struct Tunnel {
 
 impl Tunnel {
     pub(super) const fn new(
+        whose: Rc<Client>,
         client: OnUpgrade,
         instance: OnUpgrade,
         slot: Slot,
@@ -41,7 +46,7 @@ impl Tunnel {
         idle: Duration,
         drain: Duration,
     ) -> Self {
-        Self { client, instance, slot, connection, idle, drain }
+        Self { whose, client, instance, slot, connection, idle, drain }
     }
 
     /// Carries bytes in a task of its own; the call and its slot end with it.
@@ -62,7 +67,7 @@ impl Tunnel {
     }
 
     async fn carry(self) -> Ended {
-        let Self { client, instance, slot, connection, idle, drain } = self;
+        let Self { whose, client, instance, slot, connection, idle, drain } = self;
         let moved = (Rc::new(Cell::new(0)), Rc::new(Cell::new(0)));
         let last = Rc::new(Cell::new(Instant::now()));
         let both = async { tokio::try_join!(client, instance) };
@@ -81,7 +86,13 @@ impl Tunnel {
             _ = tokio::io::copy_bidirectional(&mut client, &mut instance) => None,
             () = stands_still(&last, idle) => Some(Code::IdleStream),
             () = target.gone.cancelled() => None,
-            () = async { target.revoked.cancelled().await; tokio::time::sleep(drain).await } => None,
+            () = async {
+                tokio::select! {
+                    () = target.revoked.cancelled() => {}
+                    () = whose.lane.shared.drain.cancelled() => {}
+                }
+                tokio::time::sleep(drain).await;
+            } => None,
         };
         drop((client, instance, connection, slot));
         Ended { moved: (moved.0.get(), moved.1.get()), error }

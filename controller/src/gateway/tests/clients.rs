@@ -145,3 +145,41 @@ async fn the_whole_body_is_in_the_event_or_follows_it() {
     wire.answer(stream, "").await;
     assert_eq!(client.reply().await.status, 200);
 }
+
+#[tokio::test]
+async fn an_http2_connection_without_requests_is_closed_and_one_with_a_request_is_not() {
+    let limit = std::time::Duration::from_millis(500);
+    let rig = Rig::with(|config| config.limits.head_time = limit, Timeouts::default());
+    let instance = rig.grant("i1", Forwarding::Event, 2).await;
+    let connect = async || {
+        let stream = tokio::net::TcpStream::connect(rig.handle.addresses()[0]).await.unwrap();
+        // It answers pings of itself.
+        hyper::client::conn::http2::handshake::<_, _, http_body_util::Empty<bytes::Bytes>>(
+            TokioExecutor::new(),
+            TokioIo::new(stream),
+        )
+        .await
+        .unwrap()
+    };
+    let ((mut sender, busy), (kept, idle)) = (connect().await, connect().await);
+    let request = http::Request::get("http://h/hello").body(http_body_util::Empty::new()).unwrap();
+    let answer = sender.send_request(request);
+    let scenario = async {
+        let mut wire = instance.accept().await;
+        let (stream, _) = wire.call().await;
+        // The other has been idle for as long as this call runs, or longer.
+        drop(idle.await);
+        drop(kept);
+        wire.answer(stream, "late").await;
+        let body = answer.await.unwrap().into_body().collect().await.unwrap().to_bytes();
+        assert_eq!(body, "late");
+    };
+    let mut busy = std::pin::pin!(busy);
+    tokio::select! {
+        () = patiently(scenario) => {}
+        end = &mut busy => panic!("{end:?}"),
+    }
+    // Now it is idle too.
+    patiently(busy).await.unwrap();
+    drop(sender);
+}

@@ -86,6 +86,67 @@ async fn a_client_that_goes_takes_the_connection_with_it() {
 }
 
 #[tokio::test]
+async fn a_call_that_was_given_up_keeps_its_slot_until_the_instance_closes_its_connection() {
+    let mut rig = Rig::new();
+    let instance = rig.grant("i1", Forwarding::Attach, 1).await;
+    let mut client = rig.client().await;
+    client.write(GET).await;
+    let mut attached = Attached::accept(&instance).await;
+    attached.read_until("\r\n\r\n").await;
+    drop(client);
+    assert_eq!(patiently(attached.0.read(&mut [0; 8])).await.unwrap(), 0, "the instance is told");
+    let mut next = rig.client().await;
+    next.write(GET).await;
+    assert!(matches!(rig.told().await, ToScaler::CapacityWanted { waiting: 1, in_flight: 1, .. }));
+    // Nobody is there for what it says.
+    attached.write("HTTP/1.1 200 OK\r\ncontent-length: 4\r\n\r\nlate").await;
+    drop(attached);
+    let mut attached = Attached::accept(&instance).await;
+    attached.read_until("\r\n\r\n").await;
+    attached.write("HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok").await;
+    assert_eq!(next.reply().await.text(), "ok");
+}
+
+#[tokio::test]
+async fn an_instance_whose_given_up_calls_never_end_is_reported() {
+    let short = Duration::from_millis(50);
+    let mut rig = Rig::with(|config| config.forwarding.stuck = short, Timeouts::default());
+    let instance = rig.grant("i1", Forwarding::Attach, 2).await;
+    let mut held = Vec::new();
+    for _ in 0..2 {
+        let mut client = rig.client().await;
+        client.write(GET).await;
+        let mut attached = Attached::accept(&instance).await;
+        attached.read_until("\r\n\r\n").await;
+        held.push(attached);
+    }
+    assert_eq!(rig.told().await, ToScaler::Unresponsive { instance: id("i1") });
+}
+
+#[tokio::test]
+async fn a_call_whose_time_is_over_keeps_its_slot_too() {
+    let timeouts = Timeouts { execute: Duration::from_millis(500), ..Timeouts::default() };
+    let mut rig = Rig::with(|_| {}, timeouts);
+    let instance = rig.grant("i1", Forwarding::Attach, 1).await;
+    let mut client = rig.client().await;
+    client.write(GET).await;
+    let mut attached = Attached::accept(&instance).await;
+    attached.read_until("\r\n\r\n").await;
+    let reply = client.reply().await;
+    assert_eq!((reply.status, reply.code().as_str()), (504, "execute_timeout"));
+    client.write(GET).await;
+    assert!(matches!(rig.told().await, ToScaler::CapacityWanted { waiting: 1, in_flight: 1, .. }));
+    // The shared connection asks whether the runtime still answers.
+    let shared = instance.accept().await;
+    drop(attached);
+    let mut attached = Attached::accept(&instance).await;
+    attached.read_until("\r\n\r\n").await;
+    attached.write("HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok").await;
+    assert_eq!(client.reply().await.text(), "ok");
+    drop(shared);
+}
+
+#[tokio::test]
 async fn a_kept_connection_that_was_closed_is_replaced() {
     let rig = Rig::new();
     let instance = rig.grant("i1", Forwarding::Attach, 1).await;
@@ -176,4 +237,33 @@ async fn an_upgraded_connection_that_stands_still_is_cut() {
     attached.write(SWITCHED).await;
     client.read_until("\r\n\r\n").await;
     assert_eq!(client.rest().await, "");
+}
+
+#[tokio::test]
+async fn an_upgraded_connection_counts_as_one_and_has_its_time_when_the_gateway_stops() {
+    let short = Duration::from_millis(50);
+    let change = |config: &mut crate::gateway::Config| {
+        config.forwarding.upgrade_drain = short;
+        config.limits.connections = 1;
+    };
+    let rig = Rig::with(change, Timeouts::default());
+    let instance = rig.grant("i1", Forwarding::Attach, 1).await;
+    let mut client = rig.client().await;
+    client.write(UPGRADE).await;
+    let mut attached = Attached::accept(&instance).await;
+    attached.read_until("\r\n\r\n").await;
+    attached.write(SWITCHED).await;
+    client.read_until("\r\n\r\n").await;
+    let open = rig.metrics.render();
+    assert!(open.contains("hearth_gateway_connections 1\n"), "{open}");
+    let Rig { handle, scaler, .. } = rig;
+    let carried = async {
+        // It is not cut at once: what is under way still passes.
+        client.write("ping").await;
+        attached.read_until("ping").await;
+        client.rest().await
+    };
+    let (cut, rest) = tokio::join!(patiently(handle.shutdown(Duration::from_secs(20))), carried);
+    assert_eq!((cut, rest.as_str()), (0, ""), "it had its time and was not among those cut");
+    drop(scaler);
 }

@@ -122,7 +122,7 @@ async fn an_instance_that_has_not_answered_yet_gets_no_further_calls() {
 #[tokio::test]
 async fn an_instance_with_nothing_but_stuck_calls_is_reported() {
     let timeouts = Timeouts { execute: Duration::from_millis(20), ..Timeouts::default() };
-    let mut rig = Rig::with(|config| config.forwarding.stuck = Duration::from_millis(20), timeouts);
+    let mut rig = Rig::with(|config| config.forwarding.stuck = Duration::from_millis(500), timeouts);
     let instance = rig.grant("i1", Forwarding::Event, 1).await;
     let mut client = rig.client().await;
     client.write(GET).await;
@@ -332,7 +332,7 @@ async fn who_waits_when_a_start_fails_hears_why() {
     client.write(GET).await;
     rig.told().await;
     let failure = StartFailure {
-        code: "handler_missing".to_owned(),
+        code: hearth_dispatch::StartCode::HandlerMissing,
         message: "no such export".to_owned(),
         last_lines: vec!["boom".to_owned()],
     };

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use hearth_dispatch::{Forwarding, ToScaler};
 
-use super::rig::{Rig, patiently};
+use super::rig::{Rig, patiently, record};
 use crate::gateway::Timeouts;
 
 const GET: &str = "GET /hello HTTP/1.1\r\nhost: h\r\n\r\n";
@@ -103,4 +103,42 @@ async fn a_gateway_that_stops_lets_running_requests_end() {
     let (cut, reply) = tokio::join!(patiently(handle.shutdown(Duration::from_secs(20))), serve);
     assert_eq!((cut, reply.text().as_str()), (0, "the last"));
     drop(scaler);
+}
+
+#[tokio::test]
+async fn what_a_stopping_gateway_cuts_is_recorded_all_the_same() {
+    let rig = Rig::new();
+    let instance = rig.grant("i1", Forwarding::Event, 1).await;
+    let mut client = rig.client().await;
+    client.write(GET).await;
+    let mut wire = instance.accept().await;
+    wire.call().await;
+    let Rig { handle, mut records, .. } = rig;
+    assert_eq!(patiently(handle.shutdown(Duration::ZERO)).await, 1);
+    let record = record(&mut records).await;
+    assert_eq!((record.code.as_deref(), record.client_gone), (Some("stopping"), false));
+}
+
+#[tokio::test]
+async fn each_phase_of_a_request_is_measured() {
+    let mut rig = Rig::new();
+    let mut client = rig.client().await;
+    client.write(GET).await;
+    assert!(matches!(rig.told().await, ToScaler::CapacityWanted { .. }));
+    let instance = rig.grant("i1", Forwarding::Event, 1).await;
+    let mut wire = instance.accept().await;
+    for expected in [1, 2] {
+        let (stream, _) = wire.call().await;
+        wire.answer(stream, "ok").await;
+        assert_eq!(client.reply().await.status, 200);
+        rig.record().await;
+        let metrics = rig.metrics.render();
+        for phase in ["queue", "execute", "stream"] {
+            let line = format!("hearth_gateway_phase_seconds_count{{phase=\"{phase}\"}} {expected}\n");
+            assert!(metrics.contains(&line), "{line}{metrics}");
+        }
+        // Only the first has waited for a start.
+        assert!(metrics.contains("hearth_gateway_phase_seconds_count{phase=\"init\"} 1\n"), "{metrics}");
+        client.write(GET).await;
+    }
 }

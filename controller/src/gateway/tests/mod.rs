@@ -5,4 +5,5 @@ mod dedicated;
 mod frames;
 mod limits;
 mod node;
+mod revisions;
 mod rig;

@@ -21,6 +21,15 @@ exports.event = async (event) => ({
 exports.throws = async () => { throw new TypeError('secret'); };
 exports.loops = async () => { for (;;); };
 exports.fetch = async (request) => new Response(request.body, { headers: { 'x-url': request.url } });
+let running = 0;
+exports.lasts = async (req, res) => {
+  running += 1;
+  res.write(`${running} runs`);
+  await new Promise((done) => setTimeout(done, 200));
+  running -= 1;
+  res.end();
+};
+exports.forgets = (req, res) => {};
 exports.http = (req, res) => {
   res.setHeader('x-url', req.url);
   req.pipe(res);
@@ -34,11 +43,15 @@ struct Node {
 }
 
 async fn node(rig: &Rig, export: &str) -> Node {
+    node_with(rig, export, 10).await
+}
+
+async fn node_with(rig: &Rig, export: &str, slots: u32) -> Node {
     let directory = tempfile::tempdir().unwrap();
     let path = |name: &str| directory.path().join(name);
     std::fs::write(path("index.js"), CODE).unwrap();
     let boot = serde_json::json!({
-        "instance": "i1", "secret": "5".repeat(64), "concurrency": 10, "memoryBytes": 64 << 20, "nonce": "0",
+        "instance": "i1", "secret": "5".repeat(64), "concurrency": slots, "memoryBytes": 64 << 20, "nonce": "0",
     });
     std::fs::write(path("boot.json"), boot.to_string()).unwrap();
     let process = start(&path("s"), &path("boot.json"));
@@ -51,7 +64,7 @@ async fn node(rig: &Rig, export: &str) -> Node {
         function: "hello".to_owned(),
         namespace: "default".to_owned(),
         revision: "hello-00001".to_owned(),
-        concurrency: 10,
+        concurrency: slots,
         memory_bytes: 64 << 20,
         execute_timeout_ms: 30_000,
     };
@@ -72,7 +85,7 @@ async fn node(rig: &Rig, export: &str) -> Node {
         start_time: Duration::ZERO,
         single_use: false,
     };
-    rig.scaler.send(ToGateway::Grant { revision: revision(), endpoint, slots: 10 }).await.unwrap();
+    rig.scaler.send(ToGateway::Grant { revision: revision(), endpoint, slots }).await.unwrap();
     rig.until(|handle| handle.revisions.takes_calls(&id("i1"))).await;
     Node { _process: process, _directory: directory }
 }
@@ -149,4 +162,29 @@ async fn bodies_go_through_a_fetch_and_an_http_handler_whole() {
         assert!(reply.body == body, "{export}: {} bytes", reply.body.len());
         drop(node);
     }
+}
+
+#[tokio::test]
+async fn a_handler_that_runs_on_after_its_client_left_keeps_its_slot() {
+    let rig = Rig::new();
+    let node = node_with(&rig, "lasts", 1).await;
+    for _ in 0..3 {
+        let mut client = rig.client().await;
+        client.write("GET /hello HTTP/1.1\r\nhost: h\r\n\r\n").await;
+        let begun = client.read_until("runs").await;
+        assert!(begun.ends_with("1 runs"), "{begun}");
+    }
+    drop(node);
+}
+
+#[tokio::test]
+async fn handlers_that_never_answer_are_found_out() {
+    let short = Duration::from_millis(100);
+    let timeouts = Timeouts { execute: short, ..Timeouts::default() };
+    let mut rig = Rig::with(|config| config.forwarding.stuck = short, timeouts);
+    let node = node_with(&rig, "forgets", 1).await;
+    let reply = rig.get("/hello").await;
+    assert_eq!((reply.status, reply.code().as_str()), (504, "execute_timeout"));
+    assert_eq!(rig.told().await, ToScaler::Unresponsive { instance: id("i1") });
+    drop(node);
 }

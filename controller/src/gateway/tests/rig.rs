@@ -139,13 +139,7 @@ impl Rig {
 
     /// The next record of a call.
     pub(super) async fn record(&mut self) -> CallRecord {
-        let calls = patiently(self.records.recv()).await.unwrap();
-        let (_, lines) = calls.runs().next().unwrap();
-        let line = lines.split(|&byte| byte == b'\n').next().unwrap();
-        match serde_json::from_slice(line).unwrap() {
-            Entry::Call(record) => record,
-            other => panic!("{other:?}"),
-        }
+        record(&mut self.records).await
     }
 
     pub(super) async fn client(&self) -> Client {
@@ -163,6 +157,17 @@ impl Rig {
         let mut client = self.client().await;
         client.write(request).await;
         client.reply().await
+    }
+}
+
+/// The next record of a call.
+pub(super) async fn record(records: &mut mpsc::Receiver<Calls>) -> CallRecord {
+    let calls = patiently(records.recv()).await.unwrap();
+    let (_, lines) = calls.runs().next().unwrap();
+    let line = lines.split(|&byte| byte == b'\n').next().unwrap();
+    match serde_json::from_slice(line).unwrap() {
+        Entry::Call(record) => record,
+        other => panic!("{other:?}"),
     }
 }
 

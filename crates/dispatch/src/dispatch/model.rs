@@ -5,13 +5,21 @@ use std::collections::{BTreeMap, BTreeSet};
 use proptest::prelude::*;
 
 use super::*;
+use crate::StartCode;
 
 #[derive(Debug, Clone)]
 enum Event {
     Request,
+    /// A call whose instance was lost comes again.
+    Retry(usize),
     /// The oldest, or some, call that runs ends.
     Ends(usize),
     NeverSent(usize),
+    /// A call was given up long ago and has not ended.
+    Stuck(usize),
+    /// A call of an instance that is gone ends, when the instance may have been granted anew.
+    EndsLate(usize),
+    StuckLate(usize),
     Grant {
         instance: u8,
         slots: u32,
@@ -31,8 +39,12 @@ enum Event {
 fn event() -> impl Strategy<Value = Event> {
     prop_oneof![
         8 => Just(Event::Request),
+        2 => (0usize..16).prop_map(Event::Retry),
         8 => (0usize..16).prop_map(Event::Ends),
         1 => (0usize..16).prop_map(Event::NeverSent),
+        1 => (0usize..16).prop_map(Event::Stuck),
+        2 => (0usize..16).prop_map(Event::EndsLate),
+        1 => (0usize..16).prop_map(Event::StuckLate),
         4 => (0u8..6, 0u32..5, prop::bool::weighted(0.2))
             .prop_map(|(instance, slots, single_use)| Event::Grant { instance, slots, single_use }),
         2 => (0u8..6).prop_map(Event::Revoke),
@@ -47,16 +59,38 @@ fn event() -> impl Strategy<Value = Event> {
     ]
 }
 
+/// A call that runs, or ran on an instance that is gone.
+#[derive(Debug, Clone, Copy)]
+struct Run {
+    on: u8,
+    grant: Grant,
+    came: Instant,
+    stuck: bool,
+}
+
+#[derive(Debug, Clone, Copy)]
+struct Waits {
+    request: u32,
+    ticket: Ticket,
+    came: Instant,
+    retried: bool,
+}
+
 #[derive(Default)]
 struct Model {
-    /// Calls that run, in the order they were forwarded: request and instance.
-    running: Vec<(u32, u8)>,
+    /// Calls that run, in the order they were forwarded.
+    running: Vec<Run>,
+    /// Calls of instances that are gone, which have not ended.
+    lost: Vec<Run>,
+    /// When those came first that may come again.
+    retries: Vec<Instant>,
     /// Requests that wait, oldest first.
-    waiting: Vec<(u32, Ticket)>,
+    waiting: Vec<Waits>,
     /// Slots of the instances that take calls.
     slots: BTreeMap<u8, u32>,
     settled: BTreeSet<u32>,
-    drained: u32,
+    /// Every attempt is a request of its own here.
+    requests: u32,
 }
 
 impl Model {
@@ -64,25 +98,53 @@ impl Model {
         assert!(self.settled.insert(request), "request {request} got two verdicts");
     }
 
+    fn runs(&mut self, placement: &Placement<u8>, came: Instant) {
+        let Placement { grant, endpoint, .. } = *placement;
+        self.running.push(Run { on: endpoint, grant, came, stuck: false });
+    }
+
+    fn waits(&mut self, request: Waits) {
+        let at = self.waiting.partition_point(|other| other.came <= request.came);
+        self.waiting.insert(at, request);
+    }
+
+    fn admitted(&mut self, admission: Admission<u8>, now: Instant, origin: Origin) {
+        let request = self.requests;
+        let (came, retried) = match origin {
+            Origin::New => (now, false),
+            Origin::Retry(came) => (came, true),
+        };
+        match admission {
+            Admission::Forward(placement) => {
+                self.settle(request);
+                self.runs(&placement, came);
+            }
+            Admission::Enqueued { ticket, expires } => {
+                assert!(expires > now, "it has time to wait");
+                self.waits(Waits { request, ticket, came, retried });
+            }
+            Admission::Rejected(_) | Admission::Moved => self.settle(request),
+        }
+    }
+
     fn carry_out(&mut self, actions: Vec<Action<u32, u8>>) {
         for action in actions {
             match action {
                 Action::Forward { waiter, placement } => {
-                    assert_eq!(self.waiting.first().map(|(name, _)| *name), Some(waiter), "not in order");
-                    self.waiting.remove(0);
+                    let first = self.waiting.remove(0);
+                    assert_eq!(first.request, waiter, "not in order");
                     self.settle(waiter);
-                    self.running.push((waiter, placement.endpoint));
+                    self.runs(&placement, first.came);
                 }
                 Action::Reject { waiter, .. } | Action::Move { waiter } => {
-                    assert_eq!(self.waiting.first().map(|(name, _)| *name), Some(waiter), "not in order");
-                    self.waiting.remove(0);
+                    let at = self.waiting.iter().position(|waits| waits.request == waiter);
+                    self.waiting.remove(at.expect("only who waits is refused or moved"));
                     self.settle(waiter);
                 }
                 Action::Tell(ToScaler::Drained { instance } | ToScaler::Spent { instance }) => {
                     let number: u8 = instance.as_str().trim_start_matches('i').parse().unwrap();
-                    assert!(!self.running.iter().any(|(_, on)| *on == number), "ended too early");
+                    assert!(!self.running.iter().any(|run| run.on == number), "ended too early");
                     self.slots.remove(&number);
-                    self.drained += 1;
                 }
                 Action::Tell(other) => panic!("{other:?}"),
             }
@@ -94,105 +156,160 @@ fn name(instance: u8) -> InstanceId {
     InstanceId::parse(&format!("i{instance}")).unwrap()
 }
 
+/// One of them, if there are any.
+fn some<T>(list: &[T], which: usize) -> Option<usize> {
+    (!list.is_empty()).then(|| which % list.len())
+}
+
+type Machine = Dispatch<u32, u8>;
+
+/// Lets `event` happen to both.
+fn happens(machine: &mut Machine, model: &mut Model, now: &mut Instant, event: &Event) {
+    let mut actions = Vec::new();
+    match *event {
+        Event::Request => {
+            model.requests += 1;
+            let admission = machine.on_request(*now, Origin::New, |_| model.requests);
+            model.admitted(admission, *now, Origin::New);
+            let wanted = machine.take_wanted();
+            assert!(wanted.is_none() || !model.waiting.is_empty());
+        }
+        Event::Retry(which) => {
+            let Some(which) = some(&model.retries, which) else { return };
+            let origin = Origin::Retry(model.retries.remove(which));
+            model.requests += 1;
+            let admission = machine.on_request(*now, origin, |_| model.requests);
+            model.admitted(admission, *now, origin);
+        }
+        Event::Ends(which) | Event::NeverSent(which) => {
+            let Some(which) = some(&model.running, which) else { return };
+            let run = model.running.remove(which);
+            if run.stuck {
+                machine.on_unstuck(&name(run.on), run.grant);
+            }
+            let served = matches!(event, Event::Ends(_)).then_some(Duration::from_millis(5));
+            machine.on_slot_free(*now, &name(run.on), run.grant, served, &mut actions);
+        }
+        Event::Stuck(which) => {
+            let Some(which) = some(&model.running, which) else { return };
+            if model.running[which].stuck {
+                return;
+            }
+            model.running[which].stuck = true;
+            let run = model.running[which];
+            let stuck = model.running.iter().filter(|other| other.on == run.on && other.stuck).count();
+            let slots = machine.instances().find(|(_, on, ..)| **on == run.on).map_or(0, |(.., slots)| slots);
+            let hopeless = machine.on_stuck(&name(run.on), run.grant);
+            assert_eq!(hopeless, stuck >= slots.max(1) as usize, "{stuck} stuck of {slots}");
+        }
+        Event::EndsLate(which) => {
+            let Some(which) = some(&model.lost, which) else { return };
+            let run = model.lost.remove(which);
+            if run.stuck {
+                machine.on_unstuck(&name(run.on), run.grant);
+            }
+            machine.on_slot_free(*now, &name(run.on), run.grant, Some(Duration::ZERO), &mut actions);
+            assert!(actions.is_empty(), "it concerns nobody: {actions:?}");
+        }
+        Event::StuckLate(which) => {
+            let Some(which) = some(&model.lost, which) else { return };
+            let run = &mut model.lost[which];
+            run.stuck = true;
+            assert!(!machine.on_stuck(&name(run.on), run.grant), "it is another instance by now");
+        }
+        Event::Grant { instance, slots, single_use } => {
+            let granted = Granted {
+                instance: name(instance),
+                endpoint: instance,
+                slots,
+                single_use,
+                start: StartKind::Cold,
+                start_time: Duration::ZERO,
+            };
+            model.slots.insert(instance, slots);
+            machine.on_grant(*now, granted, &mut actions);
+        }
+        Event::Revoke(instance) => {
+            machine.on_revoke(*now, &name(instance), &mut actions);
+            model.slots.remove(&instance);
+        }
+        Event::Gone(instance) => {
+            machine.on_gone(*now, &name(instance));
+            model.slots.remove(&instance);
+            let (lost, run): (Vec<Run>, Vec<Run>) = model.running.iter().partition(|run| run.on == instance);
+            model.running = run;
+            model.retries.extend(lost.iter().map(|run| run.came));
+            model.lost.extend(lost);
+        }
+        Event::Doubt(instance) => machine.on_doubt(&name(instance)),
+        Event::Trust(instance) => machine.on_trust(*now, &name(instance), &mut actions),
+        Event::StartFailed(ms) => {
+            let failure =
+                StartFailure { code: StartCode::LoadFailed, message: String::new(), last_lines: vec![] };
+            machine.on_start_failed(*now, failure, Duration::from_millis(ms), &mut actions);
+        }
+        Event::Wait(ms) => {
+            *now += Duration::from_millis(ms);
+            machine.on_tick(*now, &mut actions);
+        }
+        Event::ClientGone(which) => {
+            let Some(which) = some(&model.waiting, which) else { return };
+            let Waits { request, ticket, .. } = model.waiting.remove(which);
+            assert_eq!(machine.on_client_gone(*now, ticket), Some(request));
+            model.settle(request);
+        }
+        Event::Retire => machine.retire(*now, &mut actions),
+        Event::Revive => machine.revive(),
+    }
+    model.carry_out(actions);
+}
+
+fn agree(machine: &Machine, model: &Model, policy: &Policy, now: Instant) {
+    assert_eq!(machine.in_flight() as usize, model.running.len(), "slots are conserved");
+    assert_eq!(machine.waiting(), model.waiting.len());
+    let new = model.waiting.iter().filter(|waits| !waits.retried).count();
+    assert!(new <= policy.queue_length, "retried ones come on top");
+    for (instance, &endpoint, in_flight, slots) in machine.instances() {
+        let running = model.running.iter().filter(|run| run.on == endpoint).count();
+        assert_eq!(in_flight as usize, running, "{instance}");
+        if let Some(&granted) = model.slots.get(&endpoint) {
+            assert_eq!(granted, slots);
+        }
+    }
+    for entry in &machine.instances {
+        let on = entry.granted.endpoint;
+        let stuck = model.running.iter().filter(|run| run.on == on && run.stuck).count();
+        assert_eq!(entry.stuck as usize, stuck, "stuck on {}", entry.granted.instance);
+    }
+    let free = machine.instances.iter().any(Instance::has_free_slot);
+    assert!(machine.waiting.is_empty() || !free, "somebody waits beside a free slot");
+    for waits in &model.waiting {
+        let longest = policy.queue + policy.start;
+        assert!(machine.expires_at(waits.ticket).unwrap() <= now + longest);
+    }
+}
+
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(512))]
 
     #[test]
     fn slots_are_conserved_and_nobody_waits_beside_a_free_one(events in prop::collection::vec(event(), 1..120)) {
-        let start = Instant::now();
-        let mut now = start;
+        let mut now = Instant::now();
         let policy =
             Policy { queue_length: 6, queue: Duration::from_secs(3), start: Duration::from_secs(5) };
-        let mut machine: Dispatch<u32, u8> =
-            Dispatch::new(RevisionId::parse("default/a-00001").unwrap(), policy, now);
+        let mut machine = Machine::new(RevisionId::parse("default/a-00001").unwrap(), policy, now);
         let mut model = Model::default();
-        let mut requests = 0;
         for event in events {
-            let mut actions = Vec::new();
-            match event {
-                Event::Request => {
-                    requests += 1;
-                    match machine.on_request(now, Origin::New, |_| requests) {
-                        Admission::Forward(placement) => {
-                            model.settle(requests);
-                            model.running.push((requests, placement.endpoint));
-                        }
-                        Admission::Enqueued { ticket, expires } => {
-                            prop_assert!(expires > now);
-                            model.waiting.push((requests, ticket));
-                        }
-                        Admission::Rejected(_) | Admission::Moved => model.settle(requests),
-                    }
-                    let wanted = machine.take_wanted();
-                    prop_assert!(wanted.is_none() || !model.waiting.is_empty());
-                }
-                Event::Ends(which) | Event::NeverSent(which) if !model.running.is_empty() => {
-                    let (_, on) = model.running.remove(which % model.running.len());
-                    let served = matches!(event, Event::Ends(_)).then_some(Duration::from_millis(5));
-                    machine.on_slot_free(now, &name(on), served, &mut actions);
-                }
-                Event::Grant { instance, slots, single_use } => {
-                    let granted = Granted {
-                        instance: name(instance),
-                        endpoint: instance,
-                        slots,
-                        single_use,
-                        start: StartKind::Cold,
-                        start_time: Duration::ZERO,
-                    };
-                    model.slots.insert(instance, slots);
-                    machine.on_grant(now, granted, &mut actions);
-                }
-                Event::Revoke(instance) => {
-                    machine.on_revoke(now, &name(instance), &mut actions);
-                    model.slots.remove(&instance);
-                }
-                Event::Gone(instance) => {
-                    machine.on_gone(now, &name(instance));
-                    model.slots.remove(&instance);
-                    model.running.retain(|(_, on)| *on != instance);
-                }
-                Event::Doubt(instance) => machine.on_doubt(&name(instance)),
-                Event::Trust(instance) => machine.on_trust(now, &name(instance), &mut actions),
-                Event::StartFailed(ms) => {
-                    let failure = StartFailure { code: String::new(), message: String::new(), last_lines: vec![] };
-                    machine.on_start_failed(now, failure, Duration::from_millis(ms), &mut actions);
-                }
-                Event::Wait(ms) => {
-                    now += Duration::from_millis(ms);
-                    machine.on_tick(now, &mut actions);
-                }
-                Event::ClientGone(which) if !model.waiting.is_empty() => {
-                    let (request, ticket) = model.waiting.remove(which % model.waiting.len());
-                    prop_assert_eq!(machine.on_client_gone(now, ticket), Some(request));
-                    model.settle(request);
-                }
-                Event::Retire => machine.retire(now, &mut actions),
-                Event::Revive => machine.revive(),
-                Event::Ends(_) | Event::NeverSent(_) | Event::ClientGone(_) => {}
-            }
-            model.carry_out(actions);
-
-            prop_assert_eq!(machine.in_flight() as usize, model.running.len(), "slots are conserved");
-            prop_assert_eq!(machine.waiting(), model.waiting.len());
-            prop_assert!(machine.waiting() <= policy.queue_length);
-            for (instance, &endpoint, in_flight, slots) in machine.instances() {
-                let running = model.running.iter().filter(|(_, on)| *on == endpoint).count();
-                prop_assert_eq!(in_flight as usize, running, "{}", instance);
-                if let Some(&granted) = model.slots.get(&endpoint) {
-                    prop_assert_eq!(granted, slots);
-                }
-            }
-            let free = machine.instances.iter().any(Instance::has_free_slot);
-            prop_assert!(machine.waiting.is_empty() || !free, "somebody waits beside a free slot");
-            for (_, ticket) in &model.waiting {
-                let longest = policy.queue + policy.start;
-                prop_assert!(machine.expires_at(*ticket).unwrap() <= now + longest);
+            happens(&mut machine, &mut model, &mut now, &event);
+            agree(&machine, &model, &policy, now);
+            if matches!(event, Event::Wait(_)) {
+                let overdue = |waits: &Waits| machine.expires_at(waits.ticket).unwrap() <= now;
+                prop_assert!(!model.waiting.iter().any(overdue), "somebody waits beyond his time");
             }
             machine.report(now);
         }
         // Nobody is forgotten: everybody has a verdict or waits.
-        prop_assert_eq!(model.settled.len() + model.waiting.len(), requests as usize);
+        prop_assert_eq!(model.settled.len() + model.waiting.len(), model.requests as usize);
         // And all that wait are answered in the end.
         let mut actions = Vec::new();
         machine.on_tick(now + policy.queue + policy.start, &mut actions);

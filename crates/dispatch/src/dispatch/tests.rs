@@ -1,6 +1,8 @@
 use super::*;
+use crate::StartCode;
 
 type Machine = Dispatch<u32, &'static str>;
+type Acts = Vec<Action<u32, &'static str>>;
 
 fn policy() -> Policy {
     Policy { queue_length: 3, queue: Duration::from_secs(10), start: Duration::from_secs(30) }
@@ -27,6 +29,17 @@ fn granted(name: &'static str, slots: u32) -> Granted<&'static str> {
 
 fn at(start: Instant, seconds: u64) -> Instant {
     start + Duration::from_secs(seconds)
+}
+
+/// The grant of an instance that is known.
+fn grant(machine: &Machine, name: &str) -> Grant {
+    machine.instances.iter().find(|entry| entry.granted.instance == id(name)).unwrap().grant
+}
+
+/// A call on an instance that is known ends.
+fn ends(machine: &mut Machine, now: Instant, name: &str, served: Option<Duration>, actions: &mut Acts) {
+    let grant = grant(machine, name);
+    machine.on_slot_free(now, &id(name), grant, served, actions);
 }
 
 /// What a request got, in one word.
@@ -72,9 +85,9 @@ fn from_zero_the_waiting_get_the_slots_of_the_first_instance_in_order() {
     assert_eq!(request(&mut machine, start, 4), "QueueFull { limit: 3 }");
     machine.on_grant(at(start, 1), granted("x", 2), &mut actions);
     assert_eq!(words(&mut actions), ["1 → x Cold", "2 → x Cold"]);
-    machine.on_slot_free(at(start, 1), &id("x"), Some(Duration::ZERO), &mut actions);
+    ends(&mut machine, at(start, 1), "x", Some(Duration::ZERO), &mut actions);
     assert_eq!(words(&mut actions), ["3 → x Cold"]);
-    machine.on_slot_free(at(start, 2), &id("x"), Some(Duration::ZERO), &mut actions);
+    ends(&mut machine, at(start, 2), "x", Some(Duration::ZERO), &mut actions);
     assert_eq!(request(&mut machine, at(start, 2), 5), "x Warm");
     assert_eq!(machine.in_flight(), 2);
 }
@@ -102,7 +115,7 @@ fn a_revoked_instance_drains_and_says_so_once() {
     machine.on_revoke(start, &id("x"), &mut actions);
     assert!(actions.is_empty());
     assert_eq!(request(&mut machine, start, 2), "waits");
-    machine.on_slot_free(start, &id("x"), Some(Duration::ZERO), &mut actions);
+    ends(&mut machine, start, "x", Some(Duration::ZERO), &mut actions);
     assert_eq!(words(&mut actions), ["drained x"]);
     machine.on_revoke(start, &id("x"), &mut actions);
     assert_eq!(words(&mut actions), ["drained x"], "who asks again is answered");
@@ -117,12 +130,12 @@ fn a_single_use_instance_takes_one_call() {
     request(&mut machine, start, 2);
     machine.on_grant(start, single("x"), &mut actions);
     assert_eq!(words(&mut actions), ["1 → x Cold"]);
-    machine.on_slot_free(start, &id("x"), Some(Duration::ZERO), &mut actions);
+    ends(&mut machine, start, "x", Some(Duration::ZERO), &mut actions);
     assert_eq!(words(&mut actions), ["spent x"]);
     machine.on_grant(start, single("y"), &mut actions);
     assert_eq!(words(&mut actions), ["2 → y Cold"]);
     // The call never reached it: it is as good as new.
-    machine.on_slot_free(start, &id("y"), None, &mut actions);
+    ends(&mut machine, start, "y", None, &mut actions);
     assert!(actions.is_empty());
     assert_eq!(request(&mut machine, start, 3), "y Warm");
 }
@@ -132,7 +145,7 @@ fn a_failed_start_fails_those_that_wait_and_those_that_come_soon() {
     let start = Instant::now();
     let (mut machine, mut actions) = (machine(start), Vec::new());
     let failure =
-        StartFailure { code: "handler_missing".to_owned(), message: "no".to_owned(), last_lines: vec![] };
+        StartFailure { code: StartCode::HandlerMissing, message: "no".to_owned(), last_lines: vec![] };
     request(&mut machine, start, 1);
     machine.on_start_failed(start, failure.clone(), Duration::from_secs(5), &mut actions);
     assert_eq!(words(&mut actions), ["1 ✗ StartFailed"]);
@@ -178,9 +191,10 @@ fn a_lost_instance_takes_its_slots_with_it_and_a_retry_goes_first() {
     machine.on_grant(start, granted("x", 1), &mut actions);
     request(&mut machine, start, 1);
     request(&mut machine, at(start, 1), 2);
+    let first = grant(&machine, "x");
     assert_eq!(machine.on_gone(at(start, 2), &id("x")), Some("x"));
     assert_eq!(machine.in_flight(), 0);
-    machine.on_slot_free(at(start, 2), &id("x"), Some(Duration::ZERO), &mut actions);
+    machine.on_slot_free(at(start, 2), &id("x"), first, Some(Duration::ZERO), &mut actions);
     assert_eq!(machine.in_flight(), 0, "its slots went with it");
     assert!(matches!(
         machine.on_request(at(start, 2), Origin::Retry(start), |_| 1),
@@ -209,10 +223,11 @@ fn an_instance_full_of_stuck_calls_is_of_no_use() {
     let start = Instant::now();
     let (mut machine, mut actions) = (machine(start), Vec::new());
     machine.on_grant(start, granted("x", 2), &mut actions);
-    assert!(!machine.on_stuck(&id("x")));
-    machine.on_unstuck(&id("x"));
-    assert!(!machine.on_stuck(&id("x")));
-    assert!(machine.on_stuck(&id("x")));
+    let first = grant(&machine, "x");
+    assert!(!machine.on_stuck(&id("x"), first));
+    machine.on_unstuck(&id("x"), first);
+    assert!(!machine.on_stuck(&id("x"), first));
+    assert!(machine.on_stuck(&id("x"), first));
 }
 
 #[test]
@@ -242,4 +257,37 @@ fn an_instance_in_doubt_gets_no_calls_until_it_has_answered() {
     assert_eq!(request(&mut machine, start, 4), "waits");
     machine.on_trust(start, &id("a"), &mut actions);
     assert_eq!(words(&mut actions), ["4 → a Warm"]);
+}
+
+#[test]
+fn what_is_late_of_an_earlier_grant_concerns_no_later_one() {
+    let start = Instant::now();
+    let (mut machine, mut actions) = (machine(start), Vec::new());
+    machine.on_grant(start, granted("x", 1), &mut actions);
+    request(&mut machine, start, 1);
+    let first = grant(&machine, "x");
+    machine.on_gone(start, &id("x"));
+    machine.on_grant(start, granted("x", 1), &mut actions);
+    assert_eq!(request(&mut machine, start, 2), "x Warm");
+    machine.on_slot_free(start, &id("x"), first, Some(Duration::ZERO), &mut actions);
+    assert_eq!(machine.in_flight(), 1, "the new call still has its slot");
+    assert!(!machine.on_stuck(&id("x"), first), "it is not the new instance's call that is stuck");
+    assert_eq!(request(&mut machine, start, 3), "waits");
+}
+
+#[test]
+fn a_retried_request_has_its_limits_anew_and_keeps_nobody_else_waiting() {
+    let start = Instant::now();
+    let (mut machine, mut actions) = (machine(start), Vec::new());
+    request(&mut machine, at(start, 5), 1);
+    // It ran for a long time before its instance was lost.
+    let retried = machine.on_request(at(start, 20), Origin::Retry(start), |_| 2);
+    assert!(
+        matches!(retried, Admission::Enqueued { expires, .. } if expires == at(start, 50)),
+        "{retried:?}"
+    );
+    machine.on_tick(at(start, 35), &mut actions);
+    assert_eq!(words(&mut actions), ["1 ✗ StartTimeout"]);
+    machine.on_tick(at(start, 50), &mut actions);
+    assert_eq!(words(&mut actions), ["2 ✗ StartTimeout"]);
 }
