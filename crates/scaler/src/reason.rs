@@ -124,7 +124,7 @@ impl fmt::Display for Bound {
 }
 
 /// A duration as people read it: three digits at most, and a unit.
-struct Rounded(Duration);
+pub(crate) struct Rounded(pub(crate) Duration);
 
 impl fmt::Display for Rounded {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
