@@ -28,6 +28,8 @@ mod choice;
 mod decide;
 pub mod evict;
 pub mod keepalive;
+mod need;
+mod peak;
 mod policy;
 pub mod pool;
 mod reason;
@@ -40,6 +42,7 @@ pub use decide::{Decision, Observation, Reach, decide};
 pub use policy::{Policy, PolicyError};
 pub use reason::{Bound, Reason};
 pub use tracker::{Counts, Load, Tracker};
+pub use window::Average;
 
 #[cfg(test)]
 mod tests;
