@@ -37,6 +37,7 @@ pub(super) struct Slot {
 
 impl Slot {
     fn take(revision: &Arc<Revision>, placement: Placement<Arc<Instance>>) -> Admitted {
+        revision.wake(&placement);
         let Placement { endpoint: instance, start, init, .. } = placement;
         let slot = Self { revision: Arc::clone(revision), instance, taken: now(), used: true };
         Admitted { slot, start, init }

@@ -10,5 +10,6 @@ mod client;
 mod exec;
 mod http;
 mod node;
+mod pooled;
 mod python;
 mod supervisor;

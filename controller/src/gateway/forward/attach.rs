@@ -6,6 +6,7 @@ use std::cell::RefCell;
 use std::pin::Pin;
 use std::rc::Rc;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
@@ -40,7 +41,15 @@ const MAX_HEADERS: usize = 256;
 pub(in crate::gateway) struct Pool {
     instance: Arc<Instance>,
     limits: ForwardingLimits,
-    idle: RefCell<Vec<SendRequest<Passing>>>,
+    idle: RefCell<Vec<Idle>>,
+}
+
+/// A connection without a call.
+#[derive(Debug)]
+struct Idle {
+    connection: SendRequest<Passing>,
+    /// [`Instance::pauses`] when its last call began to wait for nothing more.
+    pauses: u64,
 }
 
 impl Pool {
@@ -51,7 +60,10 @@ impl Pool {
     /// One that is still open; the last used first, so that the others grow old and are closed by the instance.
     fn take_idle(&self) -> Option<SendRequest<Passing>> {
         let mut idle = self.idle.borrow_mut();
-        std::iter::from_fn(|| idle.pop()).find(SendRequest::is_ready)
+        let pauses = self.instance.pauses.load(Ordering::Acquire);
+        std::iter::from_fn(|| idle.pop())
+            .find(|idle| idle.pauses == pauses && idle.connection.is_ready())
+            .map(|idle| idle.connection)
     }
 
     fn put_back(&self, connection: SendRequest<Passing>) {
@@ -59,7 +71,7 @@ impl Pool {
         let instance = &self.instance;
         let wanted = !instance.revoked.is_cancelled() && !instance.gone.is_cancelled();
         if wanted && !connection.is_closed() && idle.len() < self.limits.idle_connections {
-            idle.push(connection);
+            idle.push(Idle { connection, pauses: instance.pauses.load(Ordering::Acquire) });
         }
     }
 

@@ -71,6 +71,7 @@ async fn node(rig: &Rig, export: &str) -> Node {
         start: StartKind::Cold,
         start_time: Duration::ZERO,
         single_use: false,
+        reserved: false,
     };
     rig.scaler.send(ToGateway::Grant { revision: revision(), endpoint, slots: 10 }).await.unwrap();
     rig.until(|handle| handle.revisions.takes_calls(&id("i1"))).await;

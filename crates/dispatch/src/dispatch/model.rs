@@ -5,6 +5,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use proptest::prelude::*;
 
 use super::*;
+use crate::messages::StartKind;
+use crate::verdicts::Placement;
 
 #[derive(Debug, Clone)]
 enum Event {
@@ -18,6 +20,7 @@ enum Event {
         single_use: bool,
     },
     Revoke(u8),
+    Pause(u8, u64),
     Gone(u8),
     StartFailed(u64),
     Wait(u64),
@@ -34,6 +37,7 @@ fn event() -> impl Strategy<Value = Event> {
         4 => (0u8..6, 0u32..5, prop::bool::weighted(0.2))
             .prop_map(|(instance, slots, single_use)| Event::Grant { instance, slots, single_use }),
         2 => (0u8..6).prop_map(Event::Revoke),
+        4 => (0u8..6, 0u64..2000).prop_map(|(instance, idle)| Event::Pause(instance, idle)),
         2 => (0u8..6).prop_map(Event::Gone),
         1 => (0u64..3000).prop_map(Event::StartFailed),
         3 => (0u64..4000).prop_map(Event::Wait),
@@ -53,11 +57,19 @@ struct Model {
     slots: BTreeMap<u8, u32>,
     settled: BTreeSet<u32>,
     drained: u32,
+    /// Instances that may be frozen.
+    paused: BTreeSet<u8>,
 }
 
 impl Model {
     fn settle(&mut self, request: u32) {
         assert!(self.settled.insert(request), "request {request} got two verdicts");
+    }
+
+    /// Whoever gets a slot on an instance that may be frozen is told so, and nobody else.
+    fn thaw(&mut self, placement: &Placement<u8>) {
+        let paused = self.paused.remove(&placement.endpoint);
+        assert_eq!(placement.start == StartKind::Paused, paused, "{placement:?}");
     }
 
     fn carry_out(&mut self, actions: Vec<Action<u32, u8>>) {
@@ -67,6 +79,7 @@ impl Model {
                     assert_eq!(self.waiting.first().map(|(name, _)| *name), Some(waiter), "not in order");
                     self.waiting.remove(0);
                     self.settle(waiter);
+                    self.thaw(&placement);
                     self.running.push((waiter, placement.endpoint));
                 }
                 Action::Reject { waiter, .. } | Action::Move { waiter } => {
@@ -78,8 +91,15 @@ impl Model {
                     let number: u8 = instance.as_str().trim_start_matches('i').parse().unwrap();
                     assert!(!self.running.iter().any(|(_, on)| *on == number), "ended too early");
                     self.slots.remove(&number);
+                    self.paused.remove(&number);
                     self.drained += 1;
                 }
+                Action::Tell(ToScaler::Quiet { instance }) => {
+                    let number: u8 = instance.as_str().trim_start_matches('i').parse().unwrap();
+                    assert!(!self.running.iter().any(|(_, on)| *on == number), "frozen with a call");
+                    self.paused.insert(number);
+                }
+                Action::Tell(ToScaler::InUse { .. }) => {}
                 Action::Tell(other) => panic!("{other:?}"),
             }
         }
@@ -110,6 +130,7 @@ proptest! {
                     requests += 1;
                     match machine.on_request(now, Origin::New, |_| requests) {
                         Admission::Forward(placement) => {
+                            model.thaw(&placement);
                             model.settle(requests);
                             model.running.push((requests, placement.endpoint));
                         }
@@ -135,6 +156,7 @@ proptest! {
                         single_use,
                         start: StartKind::Cold,
                         start_time: Duration::ZERO,
+                        reserved: false,
                     };
                     model.slots.insert(instance, slots);
                     machine.on_grant(now, granted, &mut actions);
@@ -143,7 +165,11 @@ proptest! {
                     machine.on_revoke(now, &name(instance), &mut actions);
                     model.slots.remove(&instance);
                 }
+                Event::Pause(instance, idle) => {
+                    machine.on_pause(now, &name(instance), Duration::from_millis(idle), &mut actions);
+                }
                 Event::Gone(instance) => {
+                    model.paused.remove(&instance);
                     machine.on_gone(now, &name(instance));
                     model.slots.remove(&instance);
                     model.running.retain(|(_, on)| *on != instance);
