@@ -22,6 +22,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::time::Sleep;
 
 use super::socket::Socket;
+use super::upgrade::Protocol;
 pub(in crate::gateway) use super::upgrade::Tunnel;
 use super::{CallFailure, What};
 use crate::gateway::admission::Slot;
@@ -169,7 +170,8 @@ pub(in crate::gateway) async fn send(
         };
         let instance = hyper::upgrade::on(&mut response);
         let drain = lane.shared.config.forwarding.upgrade_drain;
-        let tunnel = Tunnel::new(client, instance, slot, connection, idle, drain);
+        let protocol = Protocol::of(response.headers());
+        let tunnel = Tunnel::new(client, instance, slot, connection, protocol, (idle, drain));
         let (parts, _) = response.into_parts();
         return Ok(Answer::Switched(Response::from_parts(parts, ()), tunnel));
     }

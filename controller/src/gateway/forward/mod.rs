@@ -3,6 +3,7 @@
 //! - [`frames`]: the connection that a gateway thread shares among all calls of one instance; [`event`] writes the heads.
 //! - [`exchange`]: one call on it, from the request to the head of its answer; [`call`] is its state.
 //! - [`attach`]: a dedicated connection for each call, plain HTTP/1.1 and upgrades.
+//! - [`upgrade`]: a connection that is another protocol's; `websocket` says goodbye on one.
 //! - [`socket`]: either kind of stream socket.
 
 pub(super) mod attach;
@@ -12,6 +13,7 @@ pub(super) mod exchange;
 pub(super) mod frames;
 pub(super) mod socket;
 pub(super) mod upgrade;
+mod websocket;
 
 use hearth_dispatch::retry::Accepted;
 use hearth_protocol::CallError;

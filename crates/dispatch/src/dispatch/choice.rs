@@ -30,8 +30,8 @@ impl<W, E: Clone> Dispatch<W, E> {
         } else {
             now.saturating_duration_since(entry.idle_since)
         };
-        // One that is to go is not worth it.
-        entry.paused = entry.in_flight == 0 && been >= idle && !entry.draining;
+        // One that is to go is not worth it; one that was let go before may be frozen by now.
+        entry.paused |= entry.in_flight == 0 && been >= idle && !entry.draining;
         let instance = instance.clone();
         actions.push(Action::Tell(if entry.paused {
             ToScaler::Quiet { instance }

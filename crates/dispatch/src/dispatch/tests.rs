@@ -237,12 +237,12 @@ fn an_idle_instance_may_be_frozen_and_the_next_request_is_told_to_thaw_it() {
     machine.on_grant(start, granted("i1", 2), &mut actions);
     assert_eq!(request(&mut machine, start, 1), "i1 Warm");
     machine.on_pause(at(start, 20), &id("i1"), pause, &mut actions);
-    assert_eq!(words(&mut actions), ["InUse { instance: InstanceId(\"i1\"), idle: 0ns }"]);
+    assert_eq!(words(&mut actions), ["InUse { instance: i1, idle: 0ns }"]);
     machine.on_slot_free(at(start, 20), &id("i1"), Some(Duration::from_secs(20)), &mut actions);
     machine.on_pause(at(start, 25), &id("i1"), pause, &mut actions);
-    assert_eq!(words(&mut actions), ["InUse { instance: InstanceId(\"i1\"), idle: 5s }"]);
+    assert_eq!(words(&mut actions), ["InUse { instance: i1, idle: 5s }"]);
     machine.on_pause(at(start, 30), &id("i1"), pause, &mut actions);
-    assert_eq!(words(&mut actions), ["Quiet { instance: InstanceId(\"i1\") }"]);
+    assert_eq!(words(&mut actions), ["Quiet { instance: i1 }"]);
     assert!(machine.is_paused(&id("i1")));
     assert_eq!(request(&mut machine, at(start, 31), 2), "i1 Paused");
     assert!(!machine.is_paused(&id("i1")));
@@ -251,7 +251,7 @@ fn an_idle_instance_may_be_frozen_and_the_next_request_is_told_to_thaw_it() {
     machine.on_revoke(at(start, 32), &id("i1"), &mut actions);
     machine.on_pause(at(start, 99), &id("i1"), pause, &mut actions);
     machine.on_pause(at(start, 99), &id("i2"), pause, &mut actions);
-    assert_eq!(words(&mut actions), ["InUse { instance: InstanceId(\"i1\"), idle: 0ns }"]);
+    assert_eq!(words(&mut actions), ["InUse { instance: i1, idle: 0ns }"]);
 }
 
 #[test]
