@@ -53,7 +53,7 @@ def cold(hearth, name):
 def main():
     verdict = Verdict("Cold start")
     rows = []
-    with Hearth() as hearth:
+    with Hearth(HEARTH_PREWARM_ENABLED="false") as hearth:
         for runtime, (file, source, handler, server) in RUNTIMES.items():
             program = interpreter(hearth, runtime)
             code = (BENCH / "functions" / source).read_text()

@@ -22,7 +22,7 @@ def resident(pid):
 def main():
     verdict = Verdict("Footprint")
     rows = []
-    with Hearth() as hearth:
+    with Hearth(HEARTH_PREWARM_ENABLED="false") as hearth:
         rows.append(["controller, no function", f"{resident(hearth.process.pid):.1f}"])
         idle = {"scale": {"initial": 0, "idleTimeout": "1s"}, "signature": "event"}
         code = lambda number: f"exports.handler = async () => 'function {number}';\n"

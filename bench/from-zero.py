@@ -76,7 +76,7 @@ def main():
     verdict = Verdict("From zero under fire: ab -l -n 1000 -c 200")
     functions = BENCH / "functions"
     rows = []
-    with tempfile.TemporaryDirectory() as home, Hearth(HEARTH_NETWORK_HOST_PORTS=str(REDIS_PORT)) as hearth:
+    with tempfile.TemporaryDirectory() as home, Hearth(HEARTH_NETWORK_HOST_PORTS=str(REDIS_PORT), HEARTH_PREWARM_ENABLED="false") as hearth:
         store = redis(hearth, home)
         try:
             node = interpreter(hearth, "nodejs")

@@ -72,7 +72,8 @@ async fn main() -> anyhow::Result<()> {
         threads: NonZeroUsize::new(1).context("one thread")?,
         ..Config::default()
     };
-    let handle = Gateway::start(config, Channels { to_scaler, from_scaler, calls }, &Registry::new())?;
+    let handle =
+        Gateway::start(config, Channels { to_scaler, from_scaler, calls, freezer: None }, &Registry::new())?;
     let revision = RevisionId::parse("default/bench-00001")?;
     handle.serve(vec![Served {
         function: FunctionId::parse("default/bench")?,
@@ -89,6 +90,7 @@ async fn main() -> anyhow::Result<()> {
         start: StartKind::Cold,
         start_time: Duration::ZERO,
         single_use: false,
+        reserved: false,
     };
     to_gateway.send(ToGateway::Grant { revision, endpoint, slots }).await?;
     tracing_subscriber::fmt().with_writer(std::io::stderr).init();

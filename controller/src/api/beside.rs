@@ -38,6 +38,10 @@ const UPLOADS: usize = 4;
 pub(super) fn routes() -> Router<Context> {
     Router::new()
         .route("/instances", get(all_instances))
+        .route(
+            "/ladder",
+            get(|State(context): State<Context>| async move { Json(context.parts.ladder().await) }),
+        )
         .route("/namespaces/{namespace}/instances", get(instances))
         .route("/namespaces/{namespace}/functions/{name}/activity", get(activity))
         .route("/namespaces/{namespace}/functions/{name}/logs", get(logs))

@@ -19,6 +19,9 @@ pub trait Parts: Send + Sync + fmt::Debug + 'static {
     /// Every instance there is, whatever its state, in no particular order.
     async fn instances(&self) -> Vec<Instance>;
 
+    /// The warmth ladder: what stands on each rung, and what it takes to restore an instance from there.
+    async fn ladder(&self) -> Ladder;
+
     /// What happened around a Function lately; empty when nothing did.
     async fn activity(&self, function: &FunctionId) -> Activity;
 
@@ -99,6 +102,9 @@ pub struct Instance {
     /// Why it is in that state, when that is not plain: `exit code 1`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub reason: Option<String>,
+    /// Its rung of the warmth ladder: `pooled`, `paused`, `reserved`, `active`; absent while it comes up or goes.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub rung: Option<String>,
     /// Calls that run in it now.
     pub in_flight: u32,
     /// Calls it may run at once.
@@ -111,6 +117,54 @@ pub struct Instance {
     /// Cpu time since its start, in seconds; absent when it was not measured.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub cpu_seconds: Option<f64>,
+}
+
+/// The warmth ladder, for `top`.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Ladder {
+    /// From the coldest to the warmest.
+    pub rungs: Vec<Rung>,
+    /// Pools, one for each runtime class.
+    pub pools: Vec<PoolSize>,
+}
+
+/// A rung of the ladder.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Rung {
+    /// Its name: `built`, `pooled`, `paused`, `reserved`, `active`.
+    pub rung: String,
+    /// Instances that stand on it.
+    pub instances: u32,
+    /// What they hold together, in bytes, as last measured.
+    pub held_bytes: u64,
+    /// How many of the last restorations from it the times are of.
+    pub restored: u64,
+    /// Half of them took less than so many milliseconds; absent when there was none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub restore_p50_ms: Option<f64>,
+    /// Of a hundred, one took longer.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub restore_p99_ms: Option<f64>,
+}
+
+/// The pool of a runtime class.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct PoolSize {
+    /// `nodejs, 128Mi, outbound`.
+    pub class: String,
+    /// Pooled instances.
+    pub ready: u32,
+    /// On their way.
+    pub starting: u32,
+    /// How many there should be.
+    pub target: u32,
+    /// Why so many.
+    pub why: String,
+    /// What one holds, in bytes.
+    pub bytes_each: u64,
 }
 
 /// What happened around a Function lately, for `describe`.

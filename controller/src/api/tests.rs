@@ -44,6 +44,10 @@ impl Parts for Fake {
         vec![instance("i-2", "other/web"), instance("i-1", "default/hello")]
     }
 
+    async fn ladder(&self) -> super::ports::Ladder {
+        super::ports::Ladder::default()
+    }
+
     async fn activity(&self, _: &FunctionId) -> Activity {
         Activity { waiting: 3, ..Activity::default() }
     }

@@ -1,8 +1,13 @@
 //! What is counted of instances.
 
+use std::time::Duration;
+
+use super::ladder::Rung;
 use crate::label_set;
 use crate::pool::{Mishaps, Phases, Template};
-use crate::telemetry::metrics::{Counter, Counters, Histograms, Registry, RevisionCounters, RevisionGauges};
+use crate::telemetry::metrics::{
+    Counter, Counters, Gauges, Histograms, Label as _, Registry, RevisionCounters, RevisionGauges,
+};
 
 label_set! {
     /// What an instance does.
@@ -24,6 +29,10 @@ label_set! {
     pub(super) enum Phase("phase") { Schedule = "schedule", Create = "create", Boot = "boot", Load = "load" }
 }
 
+/// From a thaw to a start from nothing that waits for a database.
+const RESTORE_SECONDS: [f64; 14] =
+    [0.0001, 0.00025, 0.0005, 0.001, 0.002, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 2.5, 10.0];
+
 /// From a start out of a pool to one that waits for a database.
 const START_SECONDS: [f64; 12] = [0.002, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 10.0, 60.0];
 
@@ -32,6 +41,9 @@ pub(super) struct Metrics {
     instances: RevisionGauges<State>,
     starts: RevisionCounters<Outcome>,
     start_seconds: Histograms<Phase>,
+    ladder_instances: Gauges<Rung>,
+    ladder_bytes: Gauges<Rung>,
+    restore_seconds: Histograms<Rung>,
     lost_log_entries: Counter,
     mishaps: Counters<Mishap>,
 }
@@ -45,6 +57,15 @@ impl Metrics {
                 "hearth_instance_start_seconds",
                 "Time of each part of a start that succeeded.",
                 &START_SECONDS,
+            ),
+            ladder_instances: registry
+                .gauges("hearth_ladder_instances", "Instances by the rung of the warmth ladder they stand on."),
+            ladder_bytes: registry
+                .gauges("hearth_ladder_held_bytes", "Memory that the instances of a rung hold, as last measured."),
+            restore_seconds: registry.histograms(
+                "hearth_ladder_restore_seconds",
+                "Time to restore an instance from a rung: to Ready from built and pooled, to running from paused.",
+                &RESTORE_SECONDS,
             ),
             lost_log_entries: registry.counter(
                 "hearth_log_entries_lost_total",
@@ -66,6 +87,25 @@ impl Metrics {
             (Phase::Load, phases.load),
         ] {
             self.start_seconds.get(phase).observe(time.as_secs_f64());
+        }
+    }
+
+    pub(super) fn restored(&self, rung: Rung, took: Duration) {
+        self.restore_seconds.get(rung).observe(took.as_secs_f64());
+    }
+
+    /// Instances on their rungs, each with what it holds in bytes.
+    pub(super) fn ladder(&self, instances: impl Iterator<Item = (Rung, u64)>) {
+        let mut sums = [(0, 0); Rung::ALL.len()];
+        for (rung, bytes) in instances {
+            if let Some((count, held)) = sums.get_mut(rung.index()) {
+                *count += 1;
+                *held += i64::try_from(bytes).unwrap_or(i64::MAX);
+            }
+        }
+        for (&rung, (count, held)) in Rung::ALL.iter().zip(sums) {
+            self.ladder_instances.get(rung).set(count);
+            self.ladder_bytes.get(rung).set(held);
         }
     }
 

@@ -10,10 +10,15 @@
 //! ```
 //!
 //! Starts take turns: at most [`Config::parallelism`] at the same time. Those that a request waits for come first, then the Revision with
-//! the fewest starts under way: a function that wants twenty instances does not hold up one that wants its first.
+//! the fewest starts under way: a function that wants twenty instances does not hold up one that wants its first. A start that a request
+//! waits for takes a pooled instance where its runtime class has one ([`Prewarming`]); pools are filled when nothing else is to be started.
 
+mod ladder;
 mod metrics;
+mod prewarm;
 mod record;
+mod reserved;
+mod rest;
 mod service;
 mod snapshot;
 
@@ -30,6 +35,9 @@ use hearth_scaler::{Policy, Reach};
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::Instant;
 
+pub use ladder::{Restored, Rung};
+pub use prewarm::{PoolView, Settings as Prewarming};
+pub use reserved::{Invalid as InvalidWindow, Windows};
 pub use service::{Adoptable, Channels, Service};
 pub use snapshot::{Decided, RevisionView, Snapshot, Start};
 
@@ -48,6 +56,8 @@ pub struct Config {
     pub parallelism: NonZeroU32,
     /// Time that the calls of an instance which is to go have to end, if their own time limit is not longer.
     pub drain: Duration,
+    /// Pooled instances.
+    pub prewarm: Prewarming,
 }
 
 /// A Revision that may have instances.
@@ -59,6 +69,10 @@ pub struct Target {
     pub policy: Policy,
     /// Whether requests come to it.
     pub reach: Reach,
+    /// How long an instance may be idle before it is frozen; `None`: it runs on.
+    pub pause: Option<Duration>,
+    /// When more than the policy's minimum are kept.
+    pub reserved: Windows,
 }
 
 /// The service has ended: Hearth is shutting down.

@@ -7,12 +7,13 @@ use std::time::Duration;
 use hearth_dispatch::{LoadReport, StartFailure};
 use hearth_function::{InstanceCounts, InstanceId};
 use hearth_scaler::{
-    Backoff, BackoffPolicy, Candidate, Counts, Decision, Load, Occupation, Reach, Tracker, choose,
+    Backoff, BackoffPolicy, Candidate, Counts, Decision, Load, Occupation, Policy, Reach, Tracker, choose,
 };
 use jiff::Timestamp;
 use tokio::sync::oneshot;
 use tokio::time::Instant;
 
+use super::rest::{Rest, Sleeper};
 use super::snapshot::{self, Decided, RevisionView, Start};
 use super::{Target, TrialError};
 
@@ -57,11 +58,14 @@ pub(super) struct Member {
     pub(super) calls: u32,
     /// An earlier controller has started it.
     pub(super) adopted: bool,
+    /// Since when a report has seen none; `None` while it runs some, or starts.
+    pub(super) idle_since: Option<Instant>,
+    pub(super) rest: Rest,
 }
 
 impl Member {
     pub(super) fn new(began: Instant) -> Self {
-        Self { ready: None, began, calls: 0, adopted: false }
+        Self { ready: None, began, calls: 0, adopted: false, idle_since: None, rest: Rest::Awake }
     }
 
     fn occupation(&self) -> Occupation {
@@ -136,8 +140,12 @@ impl Record {
         }
         for (instance, calls) in &report.busy {
             if let Some(member) = self.instances.get_mut(instance) {
-                member.calls = *calls;
+                (member.calls, member.idle_since) = (*calls, None);
             }
+        }
+        for member in self.instances.values_mut().filter(|member| member.ready.is_some() && member.calls == 0)
+        {
+            member.idle_since.get_or_insert(now);
         }
         let load = Load {
             waiting: report.waiting,
@@ -151,6 +159,24 @@ impl Record {
         self.tracker.load(&load, now.into_std());
     }
 
+    /// Instances that are kept whatever the traffic.
+    pub(super) fn reserved(&self) -> u32 {
+        let windows = self.target.reserved.count(Timestamp::now());
+        self.target.policy.min.max(windows).min(self.target.policy.max.get())
+    }
+
+    pub(super) fn sleepers(&self) -> Vec<Sleeper<'_>> {
+        let ready = self.instances.iter().filter(|(_, member)| member.ready.is_some());
+        ready
+            .map(|(id, member)| Sleeper {
+                id,
+                rest: member.rest,
+                idle_since: member.idle_since,
+                began: member.began,
+            })
+            .collect()
+    }
+
     pub(super) fn ready(&self) -> u32 {
         count(self.instances.values().filter(|member| member.ready.is_some()))
     }
@@ -162,7 +188,8 @@ impl Record {
     /// What there should be now. Sets what is wanted and when to look again.
     pub(super) fn decide(&mut self, parallel_starts: NonZeroU32, now: Instant) -> Decision {
         let counts = Counts { ready: self.ready(), starting: self.starting(), parallel_starts };
-        let decision = self.tracker.decide(&self.target.policy, counts, now.into_std());
+        let policy = Policy { min: self.reserved(), ..self.target.policy };
+        let decision = self.tracker.decide(&policy, counts, now.into_std());
         let wished = if self.removing.is_some() { 0 } else { decision.starts() };
         self.wanted = self.backoff.allow(wished, counts.starting, now.into_std());
         if self.wanted == 0 {
@@ -250,7 +277,7 @@ impl Record {
                 ready: self.ready(),
                 busy: count(calls.iter()),
                 starting: self.starting(),
-                paused: 0,
+                paused: count(self.instances.values().filter(|member| member.rest == Rest::Paused)),
             },
             waiting: self.waiting,
             in_flight: self.in_flight,

@@ -1,6 +1,8 @@
 //! The one task that owns the pool and every Revision's record.
 
 mod hearing;
+mod prewarming;
+mod resting;
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
@@ -13,12 +15,14 @@ use jiff::Timestamp;
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::{Instant, sleep_until};
 
+use super::ladder::{Ladder, Rung};
 use super::metrics::Metrics;
+use super::prewarm::Prewarm;
 use super::record::{Member, Record};
 use super::snapshot::Snapshot;
 use super::{COMMANDS, Command, Config, Handle, Left, TICK, Target, TrialError};
 use crate::backend::Found;
-use crate::pool::{Pool, STOP_GRACE};
+use crate::pool::{Pool, STOP_GRACE, View};
 use crate::telemetry::logs::{Entry, Logs, Note};
 use crate::telemetry::metrics::Registry;
 
@@ -51,6 +55,8 @@ pub struct Adoptable {
 pub struct Service {
     config: Config,
     pool: Pool,
+    prewarm: Prewarm,
+    ladder: Ladder,
     logs: Logs,
     channels: Channels,
     commands: mpsc::Receiver<Command>,
@@ -95,6 +101,8 @@ impl Service {
         let service = Self {
             config,
             pool,
+            prewarm: Prewarm::new(config.prewarm),
+            ladder: Ladder::default(),
             logs,
             channels,
             commands: inbox,
@@ -141,7 +149,11 @@ impl Service {
                     Some(command) => self.obey(command),
                     None => return,
                 },
-                _ = tick.tick() => self.dirty.extend(self.records.keys().cloned()),
+                _ = tick.tick() => {
+                    self.dirty.extend(self.records.keys().cloned());
+                    self.rest(Instant::now());
+                    self.pool.measure();
+                }
                 () = sleep_until_or_never(show_at) => {
                     self.show_at = None;
                     self.show();
@@ -267,6 +279,11 @@ impl Service {
         for instance in members {
             self.drain(&instance, "Hearth is shutting down");
         }
+        let pooled = self.pool.views().filter(|view| view.revision.is_none()).map(|view| view.id);
+        for instance in pooled.collect::<Vec<_>>() {
+            self.prewarm.lost(&instance);
+            self.pool.stop(&instance, "Hearth is shutting down", STOP_GRACE);
+        }
         self.stop_what_nobody_calls();
     }
 
@@ -313,11 +330,11 @@ impl Service {
         for revision in std::mem::take(&mut self.dirty) {
             self.decide_for(&revision, now);
         }
-        while self.starting() < self.config.parallelism.get() {
-            let Some(revision) = self.next_to_start() else { break };
+        while let Some(revision) = self.next_to_start() {
             self.start(&revision, now);
             self.decide_for(&revision, now);
         }
+        self.prewarm(now);
     }
 
     fn decide_for(&mut self, revision: &RevisionId, now: Instant) {
@@ -339,18 +356,24 @@ impl Service {
         self.records.values().map(Record::starting).sum()
     }
 
-    /// Whose turn it is: those that requests wait for, then those with the fewest starts under way, then who has waited longest.
+    /// Whose turn it is: those that requests wait for, then those with the fewest starts under way, then who has waited longest. A pooled
+    /// instance needs no turn: it has come up already.
     fn next_to_start(&self) -> Option<RevisionId> {
+        let turns = self.starting() < self.config.parallelism.get();
         self.records
             .iter()
-            .filter(|(_, record)| record.wanted > 0)
+            .filter(|(_, record)| record.wanted > 0 && (turns || self.has_spare(record)))
             .min_by_key(|(_, record)| (record.waiting == 0, record.starting(), record.wanted_since))
             .map(|(revision, _)| revision.clone())
     }
 
     fn start(&mut self, revision: &RevisionId, now: Instant) {
-        let Some(record) = self.records.get_mut(revision) else { return };
+        let Some(record) = self.records.get(revision) else { return };
         let waited = record.wanted_since.map_or(Duration::ZERO, |since| now.duration_since(since));
+        if self.specialise(revision, waited, now) {
+            return;
+        }
+        let Some(record) = self.records.get_mut(revision) else { return };
         let instance = self.pool.start(&record.target.template, waited);
         record.instances.insert(instance, Member::new(now));
     }
@@ -427,11 +450,30 @@ impl Service {
         }
         self.metrics.lost_log_entries(self.logs.dropped());
         self.metrics.mishaps(self.pool.mishaps());
+        let instances: Vec<_> = self.pool.views().collect();
+        let rungs: BTreeMap<InstanceId, Rung> =
+            instances.iter().filter_map(|view| Some((view.id.clone(), self.rung(view)?))).collect();
+        let held =
+            instances.iter().filter_map(|view| Some((*rungs.get(&view.id)?, view.memory_bytes.unwrap_or(0))));
+        self.metrics.ladder(held);
         let snapshot = Snapshot {
-            instances: self.pool.views().collect(),
+            restored: self.ladder.view(),
+            rungs,
+            instances,
             revisions: self.records.iter().map(|(id, record)| (id.clone(), record.view())).collect(),
+            pools: self.prewarm.views(Instant::now()),
         };
         self.shown.send_replace(Arc::new(snapshot));
+    }
+}
+
+impl Service {
+    /// On which rung of the ladder an instance stands.
+    fn rung(&self, view: &View) -> Option<Rung> {
+        let record = view.revision.as_ref().and_then(|revision| self.records.get(revision));
+        let calls = record.and_then(|record| record.instances.get(&view.id)).map_or(0, |member| member.calls);
+        let kept = record.is_some_and(|record| record.ready() <= record.reserved());
+        Rung::of(&view.state, kept, calls)
     }
 }
 

@@ -6,6 +6,8 @@ use hearth_dispatch::StartFailure;
 use hearth_function::{InstanceCounts, InstanceId, RevisionId};
 use jiff::Timestamp;
 
+use super::ladder::{Restored, Rung};
+use super::prewarm::PoolView;
 use crate::pool::{Phases, View};
 
 /// Decisions and starts that are kept of each Revision.
@@ -18,6 +20,12 @@ pub struct Snapshot {
     pub instances: Vec<View>,
     /// Every Revision that was named.
     pub revisions: BTreeMap<RevisionId, RevisionView>,
+    /// Every pool.
+    pub pools: Vec<PoolView>,
+    /// How long it took to restore instances, by rung.
+    pub restored: Vec<Restored>,
+    /// On which rung instances stand.
+    pub rungs: BTreeMap<InstanceId, Rung>,
 }
 
 /// One Revision.

@@ -15,6 +15,9 @@ use crate::pool::{Places, Pool};
 use crate::telemetry::logs::{Entry, Logs, Query};
 use crate::telemetry::metrics::Registry;
 
+mod pools;
+mod resting;
+
 /// An autoscaler over a staged backend, and its gateway's ends of the channels.
 struct Scene {
     backend: Arc<Staged>,
@@ -31,7 +34,8 @@ fn target(name: &str, template: serde_json::Value, scale: impl FnOnce(&mut Polic
     let revision = revision(name, template);
     let mut policy = Policy::default();
     scale(&mut policy);
-    Target { template: Arc::new(Template::new(&revision, Places::default()).unwrap()), policy, reach }
+    let template = Arc::new(Template::new(&revision, Places::default()).unwrap());
+    Target { template, policy, reach, pause: None, reserved: Windows::default() }
 }
 
 fn hello(reach: Reach) -> Target {
@@ -50,11 +54,21 @@ impl Scene {
     }
 
     fn over(backend: Arc<Staged>, directory: TempDir, adoptable: Vec<Adoptable>) -> Self {
+        Self::with(backend, directory, adoptable, Prewarming::off())
+    }
+
+    fn with(
+        backend: Arc<Staged>,
+        directory: TempDir,
+        adoptable: Vec<Adoptable>,
+        prewarm: Prewarming,
+    ) -> Self {
         let (logs, writer) = Logs::open(directory.path().join("logs"), Default::default()).unwrap();
         std::thread::spawn(move || writer.run());
         let (to_scaler, from_gateway) = mpsc::channel(64);
         let (to_gateway, from_scaler) = mpsc::channel(64);
-        let config = Config { parallelism: NonZeroU32::new(2).unwrap(), drain: Duration::from_secs(30) };
+        let config =
+            Config { parallelism: NonZeroU32::new(2).unwrap(), drain: Duration::from_secs(30), prewarm };
         let pool = Pool::new(Arc::clone(&backend) as Arc<dyn Backend>, logs.clone());
         let channels = Channels { from_gateway, to_gateway };
         let metrics = Registry::new();
@@ -110,8 +124,10 @@ impl Scene {
         let backend = self.backend.restart();
         let mut adoptable = Vec::new();
         for found in backend.list().await.unwrap() {
-            let function = &found.spec.owner.as_ref().unwrap().function;
-            let logs_after = self.logs.last_sequence(function, &found.spec.id).await.unwrap();
+            let logs_after = match &found.spec.owner {
+                Some(owner) => self.logs.last_sequence(&owner.function, &found.spec.id).await.unwrap(),
+                None => 0,
+            };
             adoptable.push(Adoptable { found, logs_after });
         }
         self.logs.close().await;

@@ -20,7 +20,8 @@ use tokio_util::task::TaskTracker;
 
 pub use self::peer::{Peer, Response};
 use super::{
-    Address, Backend, Capability, CodeMount, Ended, Error, Exit, Found, InstanceSpec, Limits, Started, Stats,
+    Address, Backend, Capability, CodeMount, Ended, Error, Exit, Found, InstanceSpec, Limits, Owner, Started,
+    Stats,
 };
 
 /// Ends that nobody has taken yet; more are lost, which no test should need.
@@ -297,7 +298,7 @@ impl Backend for Fake {
         Ok(started)
     }
 
-    async fn inject(&self, instance: &InstanceId, code: &CodeMount) -> Result<(), Error> {
+    async fn inject(&self, instance: &InstanceId, owner: &Owner, code: &CodeMount) -> Result<(), Error> {
         self.with(Call::Inject(instance.clone(), code.clone()), instance, |found| {
             if std::mem::replace(&mut found.has_code, true) {
                 return Err(Error::Invalid {
@@ -305,7 +306,7 @@ impl Backend for Fake {
                     remedy: "inject into an instance that was started without code".to_owned(),
                 });
             }
-            found.spec.code = Some(code.clone());
+            (found.spec.owner, found.spec.code) = (Some(owner.clone()), Some(code.clone()));
             Ok(())
         })
     }

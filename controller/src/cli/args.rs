@@ -39,6 +39,8 @@ pub(super) enum Command {
     Apply(Apply),
     /// List functions, revisions or instances
     Get(Get),
+    /// Show how warm the server is: instances by rung of the warmth ladder, what they hold, what a restoration takes
+    Top(Top),
     /// Show all about a function: state, conditions, decisions, instances
     Describe(Describe),
     /// Delete functions
@@ -231,6 +233,20 @@ pub(super) enum Resource {
     /// Containers that run now
     #[value(name = "instances", alias = "instance")]
     Instances,
+}
+
+/// Options of `top`.
+#[derive(Debug, Args)]
+pub(super) struct Top {
+    /// Go on, once a second
+    #[arg(short, long)]
+    pub(super) watch: bool,
+    /// Form of the output
+    #[arg(short, long, value_enum)]
+    pub(super) output: Option<Format>,
+    /// Which server.
+    #[command(flatten)]
+    pub(super) client: Client,
 }
 
 /// `hearth get`.

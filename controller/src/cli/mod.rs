@@ -19,6 +19,7 @@ mod manifest;
 mod out;
 mod server;
 mod small;
+mod top;
 mod up;
 
 use std::process::ExitCode;
@@ -49,6 +50,7 @@ fn run(command: Command) -> Result<(), Error> {
         Command::Serve(arguments) => server::block_on(server::run(arguments)),
         Command::Apply(arguments) => client(apply::run(arguments)),
         Command::Get(arguments) => client(get::run(arguments)),
+        Command::Top(arguments) => client(top::run(arguments)),
         Command::Describe(arguments) => client(describe::run(arguments)),
         Command::Delete(arguments) => client(delete::run(arguments)),
         Command::Invoke(arguments) => client(invoke::run(arguments)),

@@ -7,6 +7,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use hearth_dispatch::StartFailure;
+use hearth_function::spec::Pause;
 use hearth_function::{
     Digest, Function, FunctionId, InstanceCounts, Revision, RevisionId, RevisionSpec, RevisionState,
     RevisionStatus, Template, next_revision_name, revision_number,
@@ -21,7 +22,7 @@ use super::parts::{Found, Missing};
 use super::plan::{Action, Number, Observed, Wanted, plan};
 use super::status;
 use super::{RESYNC, Shared, routes};
-use crate::autoscale::{Target, TrialError};
+use crate::autoscale::{Target, TrialError, Windows};
 use crate::pool;
 use crate::store::{self, Preconditions};
 
@@ -364,7 +365,17 @@ impl Task {
             spec.process_model = revision.spec.template.process_model;
             spec.concurrency = revision.spec.template.concurrency;
         }
-        let target = Target { template: Arc::clone(template), policy: Policy::of(&spec), reach };
+        // Validation has let no other schedule in.
+        let reserved = Windows::new(&spec.scale.reserved).unwrap_or_else(|error| {
+            tracing::error!(function = %self.id, %error, "instances are not reserved");
+            Windows::default()
+        });
+        let pause = match spec.scale.pause() {
+            Pause::Off => None,
+            Pause::After(time) => Some(time.get()),
+        };
+        let policy = Policy::of(&spec);
+        let target = Target { template: Arc::clone(template), policy, reach, pause, reserved };
         if self.shared.parts.autoscaler.put(target).await.is_ok() {
             self.memory.targets.insert(number, (reach, generation));
         }

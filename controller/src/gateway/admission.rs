@@ -39,6 +39,7 @@ pub(super) struct Slot {
 
 impl Slot {
     fn take(revision: &Arc<Revision>, placement: Placement<Arc<Instance>>) -> Admitted {
+        revision.wake(&placement);
         let Placement { endpoint: instance, grant, start, init, .. } = placement;
         let revision = Arc::clone(revision);
         let slot = Self { revision, instance, grant, taken: now(), used: true, stuck: false };

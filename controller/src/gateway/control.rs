@@ -60,11 +60,11 @@ async fn join(thread: JoinHandle<()>) {
 
 /// See [`super::Gateway::start`].
 pub(super) fn start(config: Config, channels: Channels, metrics: &Registry) -> Result<Handle, Error> {
-    let Channels { to_scaler, from_scaler, calls } = channels;
+    let Channels { to_scaler, from_scaler, calls, freezer } = channels;
     let stats = Arc::new(Stats::new(metrics));
     let outbox = Arc::new(Outbox::new(to_scaler, stats.messages_dropped.clone()));
-    let revisions =
-        Arc::new(Revisions::new(config.limits.queue_length, Arc::clone(&outbox), Arc::clone(&stats)));
+    let queue_length = config.limits.queue_length;
+    let revisions = Arc::new(Revisions::new(queue_length, Arc::clone(&outbox), Arc::clone(&stats), freezer));
     let (addresses, mut listeners) = listen(&config)?;
     let connections = config.limits.connections.min(Semaphore::MAX_PERMITS);
     let shared = Arc::new(Shared {

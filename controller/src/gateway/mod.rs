@@ -42,6 +42,7 @@ use hearth_dispatch::routes::Conflict;
 use hearth_dispatch::{ToGateway, ToScaler};
 use tokio::sync::mpsc;
 
+use crate::pool::Freezer;
 use crate::telemetry::logs::Calls;
 use crate::telemetry::metrics::Registry;
 
@@ -57,6 +58,8 @@ pub struct Channels {
     /// Records of calls that have ended, in batches (each at most 50 ms late): waking the reader for each call would cost more than the
     /// call's own book-keeping. When it is full, records are dropped and counted.
     pub calls: mpsc::Sender<Calls>,
+    /// What paused instances are thawed by; without it none may be paused.
+    pub freezer: Option<Arc<Freezer>>,
 }
 
 /// Why the gateway does not start.

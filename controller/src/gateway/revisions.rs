@@ -1,14 +1,15 @@
 //! What the gateway's threads share: the routing table, the Revisions with their dispatch state, the instances.
 
 use std::collections::{HashMap, HashSet};
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwap;
 use hearth_dispatch::routes::{Claimant, Conflict, Table};
 use hearth_dispatch::{
-    Action, Dispatch, Endpoint, Forwarding, Granted, Placement, Policy, Refusal, ToGateway, ToScaler,
+    Action, Dispatch, Endpoint, Forwarding, Granted, Placement, Policy, Refusal, StartKind, ToGateway,
+    ToScaler,
 };
 use hearth_function::{FunctionId, InstanceId, RevisionId};
 use tokio::sync::{Notify, oneshot};
@@ -17,6 +18,7 @@ use tokio_util::sync::CancellationToken;
 use super::config::{Served, Timeouts};
 use super::outbox::Outbox;
 use super::stats::{RevisionStats, Stats};
+use crate::pool::Freezer;
 
 /// The runtime's clock, so that tests can stop it.
 pub(super) fn now() -> Instant {
@@ -42,6 +44,9 @@ pub(super) struct Instance {
     pub(super) gone: CancellationToken,
     /// How it ended, as soon as that is known.
     pub(super) reason: OnceLock<String>,
+    /// How often it may have been frozen. The user's own server may close, at a thaw, connections that were idle for its own taste
+    /// (Node: 5 s), so none that is older is used after one.
+    pub(super) pauses: AtomicU64,
 }
 
 /// What an instance has sent before it ended may be unread when the word comes that it ended, and with it the `accept` that forbids
@@ -74,6 +79,7 @@ pub(super) struct Revision {
     pub(super) id: RevisionId,
     state: Mutex<State>,
     outbox: Arc<Outbox>,
+    freezer: Option<Arc<Freezer>>,
     growth: Arc<Growth>,
     /// Whether [`Growth`] knows already that the queue has grown.
     grown: AtomicBool,
@@ -115,6 +121,7 @@ impl Revision {
                     }
                 };
                 if let Err(Verdict::Forward(placement)) = waiter.send(verdict) {
+                    self.wake(&placement);
                     // Nobody is there to take the slot.
                     let Placement { instance, grant, .. } = placement;
                     state.on_slot_free(now(), &instance, grant, None, &mut actions);
@@ -122,6 +129,19 @@ impl Revision {
             }
         }
         result
+    }
+
+    /// Thaws the instance of a placement, if it may be frozen: to be called with every placement, before anything is sent to it.
+    pub(super) fn wake(&self, placement: &Placement<Arc<Instance>>) {
+        if placement.start != StartKind::Paused {
+            return;
+        }
+        let began = now();
+        if let Some(freezer) = &self.freezer {
+            freezer.thaw(&placement.instance);
+        }
+        let (instance, took) = (placement.instance.clone(), now().saturating_duration_since(began));
+        self.outbox.tell(ToScaler::Resumed { instance, took });
     }
 
     /// After a request was queued: the scaler hears of the first at once, of the others together.
@@ -178,11 +198,17 @@ pub(super) struct Revisions {
     stats: Arc<Stats>,
     queue_length: usize,
     outbox: Arc<Outbox>,
+    freezer: Option<Arc<Freezer>>,
     pub(super) growth: Arc<Growth>,
 }
 
 impl Revisions {
-    pub(super) fn new(queue_length: usize, outbox: Arc<Outbox>, stats: Arc<Stats>) -> Self {
+    pub(super) fn new(
+        queue_length: usize,
+        outbox: Arc<Outbox>,
+        stats: Arc<Stats>,
+        freezer: Option<Arc<Freezer>>,
+    ) -> Self {
         Self {
             routes: ArcSwap::default(),
             changing: Mutex::default(),
@@ -191,6 +217,7 @@ impl Revisions {
             stats,
             queue_length,
             outbox,
+            freezer,
             growth: Arc::default(),
         }
     }
@@ -252,6 +279,15 @@ impl Revisions {
                 // After the decision: connections that see this must not be used for new calls any more.
                 found.revoked.cancel();
             }
+            ToGateway::Pause { instance, idle } => {
+                // One that is not known any more is about to be heard of as gone.
+                let known = locked(&self.instances).get(&instance).cloned();
+                if let (Some((revision, found)), Some(_)) = (known, &self.freezer) {
+                    // Before the decision: what is idle when it is thawed again is older than this.
+                    found.pauses.fetch_add(1, Ordering::AcqRel);
+                    revision.with(|state, actions| state.on_pause(now(), &instance, idle, actions));
+                }
+            }
             ToGateway::Gone { instance, reason } => {
                 let known = locked(&self.instances).remove(&instance);
                 if let Some((revision, found)) = known {
@@ -286,7 +322,7 @@ impl Revisions {
         let revision = self.revision(revision);
         revision.forwarding.get_or_init(|| endpoint.forwarding);
         let (id, single_use) = (endpoint.instance.clone(), endpoint.single_use);
-        let (start, start_time) = (endpoint.start, endpoint.start_time);
+        let (start, start_time, reserved) = (endpoint.start, endpoint.start_time, endpoint.reserved);
         let instance = {
             let mut instances = locked(&self.instances);
             // A share that changes is the same instance; one that was revoked and comes back has new connections.
@@ -298,13 +334,15 @@ impl Revisions {
                         revoked: CancellationToken::new(),
                         gone: CancellationToken::new(),
                         reason: OnceLock::new(),
+                        pauses: AtomicU64::new(0),
                     });
                     instances.insert(id.clone(), (Arc::clone(&revision), Arc::clone(&instance)));
                     instance
                 }
             }
         };
-        let granted = Granted { instance: id, endpoint: instance, slots, single_use, start, start_time };
+        let granted =
+            Granted { instance: id, endpoint: instance, slots, single_use, start, start_time, reserved };
         revision.with(|state, actions| state.on_grant(now(), granted, actions));
     }
 
@@ -317,6 +355,7 @@ impl Revisions {
                 id: id.clone(),
                 state: Mutex::new(Dispatch::new(id.clone(), policy, now())),
                 outbox: Arc::clone(&self.outbox),
+                freezer: self.freezer.clone(),
                 growth: Arc::clone(&self.growth),
                 grown: AtomicBool::new(false),
                 forwarding: OnceLock::new(),

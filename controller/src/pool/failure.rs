@@ -31,6 +31,12 @@ impl Failure {
         Self::new(Fault::Platform, "internal", INTERNAL.to_owned())
     }
 
+    /// The same, when the function has no part in it.
+    pub(super) fn platform(mut self) -> Self {
+        self.fault = Fault::Platform;
+        self
+    }
+
     /// The runtime ended before it was loaded.
     pub(super) fn ended(exit: &Exit) -> Self {
         let message = format!("the instance ended while it started: {exit}");
@@ -79,6 +85,10 @@ impl Failure {
     }
 
     fn load(error: CallError) -> Self {
+        // An earlier controller was killed while it loaded: what became of that nobody knows.
+        if error.kind == error_type::ALREADY_LOADED {
+            return Self::new(Fault::Platform, "start_failed", error.message);
+        }
         let code = match error.kind.as_str() {
             error_type::FILE_MISSING => StartCode::HandlerFileMissing,
             error_type::HANDLER_MISSING => StartCode::HandlerMissing,

@@ -1,30 +1,28 @@
 //! The task of one instance, from its start (or adoption) until nothing of it is left.
 //!
-//! Two things run side by side in it: the life itself ([`Task::live`]), and the pump that carries what the instance prints into the logs
-//! for as long as its control connection lasts. Orders come as the latest value of a `watch` and never queue.
+//! Two things run side by side in it: the life itself ([`Task::live`], or for a pooled one [`Task::stand_by`] first), and the pump that
+//! carries what the instance prints into the logs for as long as its control connection lasts. Orders come as the latest value of a
+//! `watch` and never queue.
 
-use std::collections::VecDeque;
-use std::sync::{Arc, Mutex, PoisonError};
+mod pooled;
+
+use std::sync::Arc;
 use std::time::Duration;
 
 use hearth_dispatch::{Endpoint, EndpointAddress, Forwarding, StartKind};
 use hearth_function::InstanceId;
-use hearth_protocol::{LogRecord, LogStream, Signature};
-use jiff::Timestamp;
+use hearth_protocol::Signature;
 use tokio::sync::{mpsc, watch};
 use tokio::time::{Instant, sleep, sleep_until, timeout, timeout_at};
 
+use super::class::Class;
 use super::failure::Failure;
+use super::pump::{Assigned, LAST_WORDS, LastLines, Pump};
 use super::template::Template;
-use crate::backend::{self, Address, Backend, Exit, InstanceSpec, Started, control};
+use crate::backend::{self, Address, Backend, Exit, InstanceSpec, Limits, Started, control};
 use crate::telemetry::chain;
-use crate::telemetry::logs::{Entry, Line, Logs, Note, Stream};
-
-/// Lines kept of each instance to be shown when its start fails.
-const LAST_LINES: usize = 20;
-
-/// How long the lines of an instance that has failed or ended may take to arrive.
-const LAST_WORDS: Duration = Duration::from_millis(250);
+use crate::telemetry::logs::Logs;
+use pooled::STAND_BY;
 
 /// How long an instance that is adopted may take to answer: it runs already.
 const ADOPTION: Duration = Duration::from_secs(5);
@@ -52,6 +50,18 @@ pub(super) enum Wish {
 pub(super) struct Orders {
     pub(super) wish: Wish,
     pub(super) exit: Option<Exit>,
+    /// For a pooled instance: the function that it is to run. Given once.
+    pub(super) assignment: Option<Assignment>,
+}
+
+/// The function that a pooled instance is to run.
+#[derive(Debug, Clone)]
+pub(super) struct Assignment {
+    pub(super) template: Arc<Template>,
+    /// How long its turn took, for the phases.
+    pub(super) waited: Duration,
+    /// When it was given.
+    pub(super) at: Instant,
 }
 
 /// What a task reports.
@@ -65,10 +75,19 @@ pub(super) struct Report {
 pub(super) enum What {
     Created,
     Booted,
+    /// It is up, exercised, and knows no function.
+    Pooled {
+        phases: Phases,
+        memory_bytes: u64,
+    },
     Ready {
         endpoint: Box<Endpoint>,
         phases: Phases,
         served: u64,
+    },
+    /// It was to be frozen.
+    Paused {
+        frozen: bool,
     },
     StartFailed(Failure),
     Ended {
@@ -104,8 +123,10 @@ impl Phases {
 /// Where an instance comes from.
 #[derive(Debug, Clone)]
 pub(super) enum Origin {
-    /// It is to be made; so long was waited for its turn.
+    /// It is to be made for its function; so long was waited for its turn.
     New { waited: Duration },
+    /// It is to be made for a function that comes later.
+    Pooled(Arc<Class>),
     /// An earlier controller has started it, and its lines up to this number are kept.
     Adopted { started: Started, logs_after: u64 },
 }
@@ -114,7 +135,8 @@ pub(super) enum Origin {
 pub(super) struct Task {
     pub(super) backend: Arc<dyn Backend>,
     pub(super) logs: Logs,
-    pub(super) template: Arc<Template>,
+    /// Its function; a pooled one learns it later.
+    pub(super) template: Assigned,
     pub(super) spec: InstanceSpec,
     pub(super) origin: Origin,
     pub(super) orders: watch::Receiver<Orders>,
@@ -134,14 +156,25 @@ impl Task {
     /// Runs until nothing of the instance is left.
     pub(super) async fn run(mut self) {
         let began = Instant::now();
-        let deadline = began + self.template.start_timeout;
+        let origin = std::mem::replace(&mut self.origin, Origin::New { waited: Duration::ZERO });
+        let class = if let Origin::Pooled(class) = &origin { Some(Arc::clone(class)) } else { None };
+        // Whoever waits for one that is adopted meets what was there.
+        let start =
+            if matches!(origin, Origin::Adopted { .. }) { StartKind::Warm } else { StartKind::Cold };
+        let limit = self.template.get().map_or(STAND_BY, |template| template.start_timeout);
+        let deadline = began + limit;
         let lines = LastLines::default();
-        let (started, logs_after, waited, deadline) = match self.origin.clone() {
+        let (started, logs_after, waited, deadline) = match origin {
             Origin::Adopted { started, logs_after } => {
+                // An earlier controller may have frozen it. One that has ended is found out about in what follows.
+                let _ended = self.backend.resume(&self.spec.id).await.is_err();
                 (started, logs_after, Duration::ZERO, Instant::now() + ADOPTION)
             }
-            Origin::New { waited } => match self.create(deadline).await {
-                Ok(started) => (started, 0, waited, deadline),
+            Origin::New { .. } | Origin::Pooled(_) => match self.create(deadline, limit).await {
+                Ok(started) => {
+                    let waited = if let Origin::New { waited } = origin { waited } else { Duration::ZERO };
+                    (started, 0, waited, deadline)
+                }
                 Err(NotReady::Failed(failure)) => {
                     self.report(What::StartFailed(failure)).await;
                     return self.remove(Duration::ZERO).await;
@@ -159,7 +192,13 @@ impl Task {
         let pump = pump.run(started.control.clone(), self.spec.secret.clone(), logs_after, deadline);
         let mut pump = std::pin::pin!(pump);
         let mut pumping = true;
-        let mut life = std::pin::pin!(self.live(&started, phases, began, deadline, &lines));
+        let life = async {
+            match class {
+                Some(class) => self.stand_by(&class, &started, phases, deadline, &lines).await,
+                None => self.live(&started, start, (began, deadline), phases, &lines).await,
+            }
+        };
+        let mut life = std::pin::pin!(life);
         loop {
             tokio::select! {
                 () = &mut life => break,
@@ -172,9 +211,8 @@ impl Task {
         }
     }
 
-    async fn create(&mut self, deadline: Instant) -> Result<Started, NotReady> {
+    async fn create(&mut self, deadline: Instant, limit: Duration) -> Result<Started, NotReady> {
         let backend = Arc::clone(&self.backend);
-        let limit = self.template.start_timeout;
         tokio::select! {
             // When both are there, the order to stop wins.
             biased;
@@ -194,14 +232,28 @@ impl Task {
     async fn live(
         &mut self,
         started: &Started,
+        start: StartKind,
+        (began, deadline): (Instant, Instant),
         mut phases: Phases,
-        began: Instant,
-        deadline: Instant,
         lines: &LastLines,
     ) {
-        match self.come_up(started, &mut phases, deadline).await {
-            Ok((signature, served)) => {
-                let endpoint = self.endpoint(started, signature, phases.schedule + began.elapsed());
+        let Some(template) = self.template.get().cloned() else { return };
+        let up = self.come_up(started, &template, &mut phases, deadline).await;
+        let up = match up {
+            Ok(up) => self.limit(&template.limits).await.map(|()| up),
+            Err(error) => Err(error),
+        };
+        let ready = up.map(|(signature, served)| {
+            let time = phases.schedule + began.elapsed();
+            (self.endpoint(started, &template, signature, start, time), served)
+        });
+        self.go_on(ready, phases, lines).await;
+    }
+
+    /// Serves when it is Ready, and in any case until it is taken away.
+    async fn go_on(&mut self, ready: Result<(Endpoint, u64), NotReady>, phases: Phases, lines: &LastLines) {
+        match ready {
+            Ok((endpoint, served)) => {
                 self.report(What::Ready { endpoint: Box::new(endpoint), phases, served }).await;
                 let grace = self.serve().await;
                 self.remove(grace).await;
@@ -219,13 +271,12 @@ impl Task {
     }
 
     async fn come_up(
-        &mut self,
+        &self,
         started: &Started,
+        template: &Template,
         phases: &mut Phases,
         deadline: Instant,
     ) -> Result<(Signature, u64), NotReady> {
-        let limit = self.template.start_timeout;
-        let (mut orders, mut exit) = (self.orders.clone(), self.orders.clone());
         let coming_up = async {
             let pending = control::Pending::connect(&started.invoke, &self.spec.secret, deadline).await?;
             let times = pending.times();
@@ -235,32 +286,42 @@ impl Task {
             if let Some(signature) = pending.welcome().signature {
                 return Ok((signature, served));
             }
-            let loaded = pending.load(self.template.load.clone(), deadline).await?;
+            let loaded = pending.load(template.load.clone(), deadline).await?;
             phases.load = loaded.load;
             Ok::<_, control::Error>((loaded.signature, served))
         };
-        let loaded = tokio::select! {
+        self.unless_it_ends(coming_up, template.start_timeout).await
+    }
+
+    async fn limit(&self, limits: &Limits) -> Result<(), NotReady> {
+        let limited = self.backend.limit(&self.spec.id, limits).await;
+        limited.map_err(|error| NotReady::Failed(Failure::backend(&error)))
+    }
+
+    /// Carries out a part of a start, unless the instance ends meanwhile or is told to.
+    async fn unless_it_ends<T>(
+        &self,
+        part: impl Future<Output = Result<T, control::Error>>,
+        limit: Duration,
+    ) -> Result<T, NotReady> {
+        let (mut orders, mut exit) = (self.orders.clone(), self.orders.clone());
+        let done = tokio::select! {
             // When several are there, what the code says of its own end says more than that it ended.
             biased;
             grace = told_to_stop(&mut orders) => return Err(NotReady::Told { grace }),
-            loaded = coming_up => loaded,
+            done = part => done,
             exit = ended(&mut exit) => return Err(NotReady::Failed(Failure::ended(&exit))),
         };
-        let ready = match loaded {
-            Ok(ready) => ready,
+        match done {
+            Ok(done) => Ok(done),
             Err(error) => {
                 let closed = matches!(error, control::Error::Closed { .. } | control::Error::Io { .. });
                 let mut failure = Failure::control(error, limit);
                 if closed && let Ok(exit) = timeout(LAST_WORDS, ended(&mut exit)).await {
                     failure = Failure::ended(&exit);
                 }
-                return Err(NotReady::Failed(failure));
+                Err(NotReady::Failed(failure))
             }
-        };
-        let limited = self.backend.limit(&self.spec.id, &self.template.limits).await;
-        match limited {
-            Ok(()) => Ok(ready),
-            Err(error) => Err(NotReady::Failed(Failure::backend(&error))),
         }
     }
 
@@ -308,7 +369,14 @@ impl Task {
         let _nobody = self.reports.send(report).await.is_err();
     }
 
-    fn endpoint(&self, started: &Started, signature: Signature, start_time: Duration) -> Endpoint {
+    fn endpoint(
+        &self,
+        started: &Started,
+        template: &Template,
+        signature: Signature,
+        start: StartKind,
+        start_time: Duration,
+    ) -> Endpoint {
         Endpoint {
             instance: self.spec.id.clone(),
             address: match &started.invoke {
@@ -324,12 +392,11 @@ impl Task {
                     Forwarding::Frames
                 }
             },
-            start: match self.origin {
-                Origin::New { .. } => StartKind::Cold,
-                Origin::Adopted { .. } => StartKind::Warm,
-            },
+            start,
             start_time,
-            single_use: self.template.single_use,
+            single_use: template.single_use,
+            // The autoscaler knows what it was started for.
+            reserved: false,
         }
     }
 }
@@ -349,132 +416,6 @@ async fn ended(orders: &mut watch::Receiver<Orders>) -> Exit {
     match orders.wait_for(|orders| orders.exit.is_some()).await.map(|orders| orders.exit) {
         Ok(Some(exit)) => exit,
         _ => std::future::pending().await,
-    }
-}
-
-/// Carries what an instance prints into the logs.
-struct Pump {
-    logs: Logs,
-    template: Arc<Template>,
-    instance: InstanceId,
-    lines: LastLines,
-}
-
-impl Pump {
-    /// Until the shim closes the connection. One that breaks is no reason to end the instance: it prints into its ring.
-    async fn run(self, address: Address, secret: String, logs_after: u64, deadline: Instant) {
-        let mut last = logs_after;
-        let mut deadline = deadline;
-        loop {
-            let connected = control::connect_control(&address, &secret, last, deadline).await;
-            let (mut events, _commands) = match connected {
-                Ok(connection) => connection,
-                // Either it never came up, and its start says why, or it is gone.
-                Err(error) => {
-                    tracing::debug!(instance = %self.instance, %error, "no control connection");
-                    return;
-                }
-            };
-            loop {
-                match events.next().await {
-                    Ok(Some(control::Event::Log(record))) => {
-                        last = last.max(record.sequence);
-                        self.take(record).await;
-                    }
-                    // The backend tells of the end of the process too, and whoever reads further gets the last lines.
-                    Ok(Some(control::Event::Exit(_))) => {}
-                    Ok(None) => {
-                        self.lines.end();
-                        return;
-                    }
-                    Err(error) => {
-                        let error = chain(&error);
-                        tracing::warn!(instance = %self.instance, error, "control connection lost");
-                        break;
-                    }
-                }
-            }
-            deadline = Instant::now() + ADOPTION;
-            sleep(STOP_PAUSE).await;
-        }
-    }
-
-    async fn take(&self, record: LogRecord) {
-        let micros = i64::try_from(record.unix_micros).unwrap_or(i64::MAX);
-        let time = Timestamp::from_microsecond(micros).unwrap_or_else(|_| Timestamp::now());
-        if record.dropped > 0 {
-            let note = Note::lost(time, self.instance.clone(), record.dropped.into());
-            self.logs.write(self.template.function(), Entry::Note(note)).await;
-        }
-        let text = String::from_utf8_lossy(&record.line).into_owned();
-        self.lines.push(&text);
-        let line = Line {
-            time,
-            request: record.request_id.map(|id| id.as_str().to_owned()),
-            instance: self.instance.clone(),
-            revision: self.template.revision().clone(),
-            sequence: record.sequence,
-            stream: match record.stream {
-                LogStream::Stdout => Stream::Stdout,
-                LogStream::Stderr => Stream::Stderr,
-                LogStream::Platform => Stream::Platform,
-            },
-            shared: record.shared,
-            truncated: record.truncated,
-            text,
-        };
-        self.logs.write(self.template.function(), Entry::Line(line)).await;
-    }
-}
-
-/// The last lines that an instance printed, shared by the pump that takes them and the life that may have to show them.
-#[derive(Clone)]
-struct LastLines {
-    lines: Arc<Mutex<VecDeque<String>>>,
-    /// How many came, and whether more can.
-    seen: watch::Sender<(u64, bool)>,
-}
-
-impl Default for LastLines {
-    fn default() -> Self {
-        Self { lines: Arc::default(), seen: watch::Sender::new((0, false)) }
-    }
-}
-
-impl LastLines {
-    /// The longest piece of a line that is shown, in characters.
-    const SHOWN: usize = 500;
-    /// No line for so long: there is none on the way.
-    const QUIET: Duration = Duration::from_millis(30);
-
-    fn push(&self, line: &str) {
-        let mut lines = self.lines.lock().unwrap_or_else(PoisonError::into_inner);
-        if lines.len() == LAST_LINES {
-            lines.pop_front();
-        }
-        lines.push_back(line.chars().take(Self::SHOWN).collect());
-        self.seen.send_modify(|(count, _)| *count += 1);
-    }
-
-    fn end(&self) {
-        self.seen.send_modify(|(_, ended)| *ended = true);
-    }
-
-    /// Waits for lines that are still on the way: until none can come, or none did for a moment.
-    async fn settle(&self) {
-        let mut seen = self.seen.subscribe();
-        let quiet = async {
-            while !seen.borrow_and_update().1 {
-                if timeout(Self::QUIET, seen.changed()).await.is_err() {
-                    return;
-                }
-            }
-        };
-        let _cut = timeout(LAST_WORDS, quiet).await.is_err();
-    }
-
-    fn take(&self) -> Vec<String> {
-        std::mem::take(&mut *self.lines.lock().unwrap_or_else(PoisonError::into_inner)).into()
     }
 }
 

@@ -1,17 +1,19 @@
 //! The life of an instance: its states, and the one function that leads from one to the next (INV-8).
 //!
 //! ```text
-//!                       Created        Booted             Loaded
-//!  Starting(Creating) ─────► Starting(Booting) ─────► Loading ─────► Ready
-//!        │                         │                     │             │ Drain
-//!        │ StartFailed             │                     │             ▼
-//!        ├─────────────────────────┴──────► Failed ◄─────┤         Draining
-//!        │                                               │             │
-//!        │ Drain, Stop                                   │             │ Stop, Ended
-//!        └──────────────────────► Stopping ◄─────────────┴─────────────┘ (Ready too)
-//!                                     │ Removed
-//!                                     ▼
-//!                                  Stopped
+//!                       Created        Booted             Loaded          Paused
+//!  Starting(Creating) ─────► Starting(Booting) ─────► Loading ─────► Ready ─────► Paused
+//!        │                      │    │                 ▲  │             │ ▲ Resumed  │
+//!        │                      │    │ Pooled          │  │             │ └──────────┤
+//!        │                      │    └─────► Pooled ───┘  │             │ Drain      │ Drain
+//!        │ StartFailed          │              │ Assigned │             ▼            │
+//!        ├──────────────────────┴──► Failed ◄──┼──────────┤         Draining ◄───────┘
+//!        │                                     │          │             │
+//!        │ Drain, Stop                         │          │             │ Stop, Ended
+//!        └─────────────────────► Stopping ◄────┴──────────┴─────────────┘ (Pooled, Ready and Paused too)
+//!                                   │ Removed
+//!                                   ▼
+//!                                Stopped
 //! ```
 //!
 //! An order and a report can cross: what an instance that is being stopped still says changes nothing. Everything else that is not drawn
@@ -26,10 +28,14 @@ use hearth_dispatch::StartFailure;
 pub enum State {
     /// On its way to a running runtime.
     Starting(Phase),
+    /// Its runtime is up and knows no function.
+    Pooled,
     /// Its runtime is up and loads the code.
     Loading,
     /// It can take calls.
     Ready,
+    /// It is idle and frozen; a call thaws it.
+    Paused,
     /// It gets no new calls and ends those it has.
     Draining {
         /// Why it is to go.
@@ -65,8 +71,16 @@ pub enum Event {
     Created,
     /// The runtime answers.
     Booted,
+    /// The runtime answers and was exercised, for a function that comes later.
+    Pooled,
+    /// Its function has come.
+    Assigned,
     /// The code is loaded and the limits are set.
     Loaded,
+    /// It was frozen.
+    Paused,
+    /// It was thawed.
+    Resumed,
     /// It did not come up.
     StartFailed(StartFailure),
     /// It is to end the calls it has.
@@ -107,17 +121,32 @@ impl State {
         Ok(match (self, event) {
             (Self::Starting(Phase::Creating), Event::Created) => Self::Starting(Phase::Booting),
             (Self::Starting(Phase::Booting), Event::Booted) => Self::Loading,
-            (Self::Loading, Event::Loaded) => Self::Ready,
+            (Self::Starting(Phase::Booting), Event::Pooled) => Self::Pooled,
+            (Self::Pooled, Event::Assigned) => Self::Loading,
+            // A thaw and a freeze can cross: what was thawed already is thawed.
+            (Self::Loading, Event::Loaded) | (Self::Ready | Self::Paused, Event::Resumed) => Self::Ready,
+            (Self::Ready, Event::Paused) => Self::Paused,
             (Self::Starting(_) | Self::Loading, Event::StartFailed(failure)) => Self::Failed(failure),
             // It has no calls yet that could be waited for.
-            (Self::Starting(_) | Self::Loading, Event::Drain { why }) => Self::Stopping { why },
-            (Self::Ready, Event::Drain { why }) => Self::Draining { why },
+            (Self::Starting(_) | Self::Pooled | Self::Loading, Event::Drain { why }) => {
+                Self::Stopping { why }
+            }
+            (Self::Ready | Self::Paused, Event::Drain { why }) => Self::Draining { why },
             (
-                Self::Starting(_) | Self::Loading | Self::Ready | Self::Draining { .. },
+                Self::Starting(_)
+                | Self::Pooled
+                | Self::Loading
+                | Self::Ready
+                | Self::Paused
+                | Self::Draining { .. },
                 Event::Stop { why },
             ) => Self::Stopping { why },
-            (Self::Ready | Self::Draining { .. }, Event::Ended { how }) => Self::Stopping { why: how },
-            (Self::Draining { why }, Event::Drain { .. }) => Self::Draining { why },
+            (Self::Pooled | Self::Ready | Self::Paused | Self::Draining { .. }, Event::Ended { how }) => {
+                Self::Stopping { why: how }
+            }
+            (Self::Draining { why }, Event::Drain { .. } | Event::Paused | Event::Resumed) => {
+                Self::Draining { why }
+            }
             (Self::Stopping { why }, Event::Removed) => Self::Stopped { why },
             (Self::Stopping { why }, _) => Self::Stopping { why },
             // Told before the backend has taken the remains away.
@@ -138,7 +167,7 @@ impl State {
     #[must_use]
     pub fn reason(&self) -> Option<&str> {
         match self {
-            Self::Starting(_) | Self::Loading | Self::Ready => None,
+            Self::Starting(_) | Self::Pooled | Self::Loading | Self::Ready | Self::Paused => None,
             Self::Draining { why } | Self::Stopping { why } | Self::Stopped { why } => Some(why),
             Self::Failed(failure) => Some(&failure.message),
         }
@@ -149,8 +178,10 @@ impl fmt::Display for State {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
             Self::Starting(_) => "Starting",
+            Self::Pooled => "Pooled",
             Self::Loading => "Loading",
             Self::Ready => "Ready",
+            Self::Paused => "Paused",
             Self::Draining { .. } => "Draining",
             Self::Stopping { .. } => "Stopping",
             Self::Stopped { .. } => "Stopped",
@@ -173,12 +204,14 @@ mod tests {
         "why".to_owned()
     }
 
-    fn states() -> [State; 8] {
+    fn states() -> [State; 10] {
         [
             State::Starting(Phase::Creating),
             State::Starting(Phase::Booting),
+            State::Pooled,
             State::Loading,
             State::Ready,
+            State::Paused,
             State::Draining { why: why() },
             State::Stopping { why: why() },
             State::Stopped { why: why() },
@@ -191,7 +224,11 @@ mod tests {
         let events = [
             Event::Created,
             Event::Booted,
+            Event::Pooled,
+            Event::Assigned,
             Event::Loaded,
+            Event::Paused,
+            Event::Resumed,
             Event::StartFailed(failure()),
             Event::Drain { why: why() },
             Event::Stop { why: why() },
@@ -200,14 +237,19 @@ mod tests {
         ];
         // A row for each state, a column for each event; a dot is a mistake.
         let table = [
-            ("Starting", "Starting . . Failed Stopping Stopping . ."),
-            ("Starting", ". Loading . Failed Stopping Stopping . ."),
-            ("Loading", ". . Ready Failed Stopping Stopping . ."),
-            ("Ready", ". . . . Draining Stopping Stopping ."),
-            ("Draining", ". . . . Draining Stopping Stopping ."),
-            ("Stopping", "Stopping Stopping Stopping Stopping Stopping Stopping Stopping Stopped"),
-            ("Stopped", ". . . . . . . ."),
-            ("Failed", ". . . . Failed Failed . Failed"),
+            ("Starting", "Starting . . . . . . Failed Stopping Stopping . ."),
+            ("Starting", ". Loading Pooled . . . . Failed Stopping Stopping . ."),
+            ("Pooled", ". . . Loading . . . . Stopping Stopping Stopping ."),
+            ("Loading", ". . . . Ready . . Failed Stopping Stopping . ."),
+            ("Ready", ". . . . . Paused Ready . Draining Stopping Stopping ."),
+            ("Paused", ". . . . . . Ready . Draining Stopping Stopping ."),
+            ("Draining", ". . . . . Draining Draining . Draining Stopping Stopping ."),
+            (
+                "Stopping",
+                "Stopping Stopping Stopping Stopping Stopping Stopping Stopping Stopping Stopping Stopping Stopping Stopped",
+            ),
+            ("Stopped", ". . . . . . . . . . . ."),
+            ("Failed", ". . . . . . . . Failed Failed . Failed"),
         ];
         for (state, (name, row)) in states().into_iter().zip(table) {
             assert_eq!(state.to_string(), name);

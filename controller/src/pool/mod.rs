@@ -1,7 +1,7 @@
-//! The life of instances: start, load, adopt, drain, reap.
+//! The life of instances: start, pool, specialise, load, adopt, drain, reap.
 //!
-//! [`Pool`] owns every instance of this controller. It decides nothing: the autoscaler, which owns the pool, says what to start and what to
-//! stop, and [`Pool::next`] says what became of it. [`life::State`] is the life of one instance; each has a task of its own
+//! [`Pool`] owns every instance of this controller. It decides nothing: the autoscaler, which owns the pool, says what to start, what to
+//! give a function ([`Pool::assign`]) and what to stop, and [`Pool::next`] says what became of it. [`life::State`] is the life of one instance; each has a task of its own
 //! (`instance.rs`), which talks to the backend and to the instance, and which ends when nothing of the instance is left.
 //!
 //! ```text
@@ -10,9 +10,12 @@
 //!        └────────── Event ───────────────┘ └──────────── reports (bounded) ─────────┘
 //! ```
 
+mod class;
 mod failure;
+mod freezer;
 mod instance;
 pub mod life;
+mod pump;
 pub(crate) mod template;
 
 #[cfg(test)]
@@ -21,7 +24,7 @@ pub(crate) mod staged;
 mod tests;
 
 use std::collections::{BTreeMap, HashMap};
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use hearth_dispatch::Endpoint;
@@ -33,17 +36,22 @@ use tokio::time::Instant;
 
 use failure::INTERNAL;
 
+pub use class::Class;
 pub use failure::Failure;
+pub use freezer::Freezer;
 pub use instance::Phases;
 pub use template::{Places, Template};
 
 use crate::backend::{Backend, Ended, Found};
 use crate::telemetry::logs::Logs;
-use instance::{Orders, Origin, Report, Task, What, Wish};
+use instance::{Assignment, Orders, Origin, Report, Task, What, Wish};
 use life::State;
 
 /// Time between SIGTERM and SIGKILL for an instance whose calls have ended: time to close a database connection.
 pub const STOP_GRACE: Duration = Duration::from_secs(5);
+
+/// How often it is measured what instances hold: a few small files each.
+const MEASURE_EVERY: Duration = Duration::from_secs(5);
 
 /// Reports that wait for the pool. A task that finds no room waits.
 const REPORTS: usize = 256;
@@ -52,6 +60,10 @@ const REPORTS: usize = 256;
 #[derive(Debug)]
 pub struct Pool {
     backend: Arc<dyn Backend>,
+    freezer: Arc<Freezer>,
+    /// What instances hold, and when that was measured last.
+    measured: watch::Sender<BTreeMap<InstanceId, u64>>,
+    measured_at: Option<Instant>,
     logs: Logs,
     instances: BTreeMap<InstanceId, Entry>,
     tasks: JoinSet<()>,
@@ -74,7 +86,7 @@ pub struct Mishaps {
 
 #[derive(Debug)]
 struct Entry {
-    template: Arc<Template>,
+    subject: Subject,
     state: State,
     began: Instant,
     started: Timestamp,
@@ -82,13 +94,30 @@ struct Entry {
     orders: watch::Sender<Orders>,
 }
 
+/// What an instance is for.
+#[derive(Debug, Clone)]
+enum Subject {
+    Function(Arc<Template>),
+    /// It is pooled, or about to be.
+    Pool,
+}
+
+impl Subject {
+    fn revision(&self) -> Option<RevisionId> {
+        match self {
+            Self::Function(template) => Some(template.revision().clone()),
+            Self::Pool => None,
+        }
+    }
+}
+
 /// What became of an instance.
 #[derive(Debug)]
 pub struct Event {
     /// Which.
     pub instance: InstanceId,
-    /// Of which Revision.
-    pub revision: RevisionId,
+    /// Of which Revision; `None` while it is of none.
+    pub revision: Option<RevisionId>,
     /// What happened.
     pub what: Happened,
 }
@@ -96,6 +125,13 @@ pub struct Event {
 /// What happened to an instance.
 #[derive(Debug)]
 pub enum Happened {
+    /// It is up without a function, and can be given one.
+    Pooled {
+        /// How long the parts of its start took.
+        phases: Phases,
+        /// What it holds, in bytes.
+        memory_bytes: u64,
+    },
     /// It can take calls.
     Ready {
         /// As gateways see it.
@@ -104,6 +140,11 @@ pub enum Happened {
         phases: Phases,
         /// Calls that it had ended before: not 0 for one that was adopted.
         served: u64,
+    },
+    /// What came of [`Pool::freeze`].
+    Paused {
+        /// Whether it stands still.
+        frozen: bool,
     },
     /// It did not come up. Its remains are being taken away.
     Failed(Failure),
@@ -123,10 +164,10 @@ pub enum Happened {
 pub struct View {
     /// Its name.
     pub id: InstanceId,
-    /// For which Function.
-    pub function: FunctionId,
+    /// For which Function; `None` while it is pooled.
+    pub function: Option<FunctionId>,
     /// For which Revision.
-    pub revision: RevisionId,
+    pub revision: Option<RevisionId>,
     /// Its state.
     pub state: State,
     /// Calls it may run at once.
@@ -135,6 +176,8 @@ pub struct View {
     pub started: Timestamp,
     /// How long the parts of its start took, as far as it is.
     pub phases: Phases,
+    /// What it holds, in bytes, as last measured.
+    pub memory_bytes: Option<u64>,
 }
 
 impl Pool {
@@ -144,7 +187,10 @@ impl Pool {
         let (reporter, reports) = mpsc::channel(REPORTS);
         Self {
             exits: backend.exits(),
+            freezer: Arc::new(Freezer::new(Arc::clone(&backend))),
             backend,
+            measured: watch::Sender::new(BTreeMap::new()),
+            measured_at: None,
             logs,
             instances: BTreeMap::new(),
             tasks: JoinSet::new(),
@@ -157,17 +203,91 @@ impl Pool {
 
     /// Starts an instance and says its name. `waited` is how long its turn took, for the phases.
     pub fn start(&mut self, template: &Arc<Template>, waited: Duration) -> InstanceId {
-        let id = self.new_id(template.function());
+        let id = self.new_id(template.function().name());
         let spec = template.spec(id.clone(), secret());
-        self.spawn(template, spec, Origin::New { waited });
+        self.spawn(Subject::Function(Arc::clone(template)), spec, Origin::New { waited });
         id
+    }
+
+    /// Starts an instance without a function and says its name.
+    pub fn start_pooled(&mut self, class: &Arc<Class>) -> InstanceId {
+        let id = self.new_id(class.prefix());
+        let spec = class.spec(id.clone(), secret());
+        self.spawn(Subject::Pool, spec, Origin::Pooled(Arc::clone(class)));
+        id
+    }
+
+    /// Gives a pooled instance to a function, for good; `waited` as in [`Pool::start`]. `false` when it is not pooled (any more).
+    pub fn assign(&mut self, instance: &InstanceId, template: &Arc<Template>, waited: Duration) -> bool {
+        let Some(entry) = self.instances.get_mut(instance) else { return false };
+        if entry.state != State::Pooled || entry.orders.borrow().exit.is_some() {
+            return false;
+        }
+        entry.step(instance, life::Event::Assigned);
+        entry.subject = Subject::Function(Arc::clone(template));
+        entry.started = Timestamp::now();
+        let assignment = Assignment { template: Arc::clone(template), waited, at: Instant::now() };
+        entry.orders.send_modify(|orders| orders.assignment = Some(assignment));
+        true
     }
 
     /// Takes over an instance that an earlier controller started; its lines up to `logs_after` are kept already. It is Ready when it
     /// answers, and fails like a start when it does not.
     pub fn adopt(&mut self, template: &Arc<Template>, found: Found, logs_after: u64) {
         let origin = Origin::Adopted { started: found.started, logs_after };
-        self.spawn(template, found.spec, origin);
+        self.spawn(Subject::Function(Arc::clone(template)), found.spec, origin);
+    }
+
+    /// What instances are frozen and thawed by.
+    #[must_use]
+    pub fn freezer(&self) -> Arc<Freezer> {
+        Arc::clone(&self.freezer)
+    }
+
+    /// Freezes an instance that the gateway has let go for it ([`Freezer::want`]); [`Happened::Paused`] says how that went.
+    pub fn freeze(&mut self, instance: &InstanceId, round: u64) {
+        let (freezer, reports, instance) = (self.freezer(), self.reporter.clone(), instance.clone());
+        self.tasks.spawn(async move {
+            let frozen = freezer.freeze(&instance, round).await;
+            let frozen = frozen.unwrap_or_else(|error| {
+                // It runs on, at the cost of a little cpu time. It may have ended meanwhile.
+                tracing::warn!(%instance, error = chain(&error), "an idle instance was not frozen");
+                false
+            });
+            let what = What::Paused { frozen };
+            let _nobody = reports.send(Report { instance, what }).await.is_err();
+        });
+    }
+
+    /// Measures what instances hold, from time to time; [`View::memory_bytes`] says it.
+    pub fn measure(&mut self) {
+        let due = self.measured_at.is_none_or(|at| at.elapsed() >= MEASURE_EVERY);
+        if !due || self.instances.is_empty() {
+            return;
+        }
+        self.measured_at = Some(Instant::now());
+        let up = self.instances.iter().filter(|(_, entry)| !matches!(entry.state, State::Starting(_)));
+        let ids: Vec<InstanceId> = up.map(|(id, _)| id.clone()).collect();
+        let (backend, measured) = (Arc::clone(&self.backend), self.measured.clone());
+        self.tasks.spawn(async move {
+            let mut held = BTreeMap::new();
+            for id in ids {
+                // One that has ended holds nothing.
+                if let Ok(stats) = backend.stats(&id).await {
+                    held.insert(id, stats.memory_bytes);
+                }
+            }
+            measured.send_replace(held);
+        });
+    }
+
+    /// A paused instance was thawed.
+    pub fn resumed(&mut self, instance: &InstanceId) {
+        if let Some(entry) = self.instances.get_mut(instance)
+            && entry.state == State::Paused
+        {
+            entry.step(instance, life::Event::Resumed);
+        }
     }
 
     /// Takes away an instance that nobody wants any more, or what is left of it.
@@ -236,12 +356,19 @@ impl Pool {
     pub fn views(&self) -> impl Iterator<Item = View> {
         self.instances.iter().map(|(id, entry)| View {
             id: id.clone(),
-            function: entry.template.function().clone(),
-            revision: entry.template.revision().clone(),
+            function: match &entry.subject {
+                Subject::Function(template) => Some(template.function().clone()),
+                Subject::Pool => None,
+            },
+            revision: entry.subject.revision(),
             state: entry.state.clone(),
-            slots: entry.template.slots(),
+            slots: match &entry.subject {
+                Subject::Function(template) => template.slots(),
+                Subject::Pool => 0,
+            },
             started: entry.started,
             phases: entry.phases,
+            memory_bytes: self.measured.borrow().get(id).copied(),
         })
     }
 
@@ -257,17 +384,21 @@ impl Pool {
         self.instances.is_empty() && self.tasks.is_empty()
     }
 
-    fn spawn(&mut self, template: &Arc<Template>, spec: crate::backend::InstanceSpec, origin: Origin) {
+    fn spawn(&mut self, subject: Subject, spec: crate::backend::InstanceSpec, origin: Origin) {
         let id = spec.id.clone();
         let phase = match &origin {
-            Origin::New { .. } => life::Phase::Creating,
+            Origin::New { .. } | Origin::Pooled(_) => life::Phase::Creating,
             Origin::Adopted { .. } => life::Phase::Booting,
         };
-        let (orders, told) = watch::channel(Orders { wish: Wish::Run, exit: None });
+        let (orders, told) = watch::channel(Orders { wish: Wish::Run, exit: None, assignment: None });
+        let assigned = OnceLock::new();
+        if let Subject::Function(template) = &subject {
+            let _first = assigned.set(Arc::clone(template)).is_ok();
+        }
         let task = Task {
             backend: Arc::clone(&self.backend),
             logs: self.logs.clone(),
-            template: Arc::clone(template),
+            template: Arc::new(assigned),
             spec,
             origin,
             orders: told,
@@ -276,7 +407,7 @@ impl Pool {
         let handle = self.tasks.spawn(task.run());
         self.owners.insert(handle.id(), id.clone());
         let entry = Entry {
-            template: Arc::clone(template),
+            subject,
             state: State::Starting(phase),
             began: Instant::now(),
             started: Timestamp::now(),
@@ -288,6 +419,8 @@ impl Pool {
 
     fn order(&mut self, instance: &InstanceId, wish: Wish, event: life::Event) {
         let Some(entry) = self.instances.get_mut(instance) else { return };
+        // Frozen, it would hear of nothing.
+        self.freezer.thaw(instance);
         entry.step(instance, event);
         // An order never goes back: a drain that comes after a stop changes nothing.
         entry.orders.send_if_modified(|orders| {
@@ -320,6 +453,17 @@ impl Pool {
                 entry.step(&instance, life::Event::Booted);
                 None
             }
+            What::Pooled { phases, memory_bytes } => {
+                entry.phases = phases;
+                entry.step(&instance, life::Event::Pooled);
+                (entry.state == State::Pooled).then_some(Happened::Pooled { phases, memory_bytes })
+            }
+            What::Paused { frozen } => {
+                if frozen && entry.state == State::Ready {
+                    entry.step(&instance, life::Event::Paused);
+                }
+                Some(Happened::Paused { frozen })
+            }
             What::Ready { endpoint, phases, served } => {
                 entry.phases = phases;
                 entry.step(&instance, life::Event::Loaded);
@@ -342,7 +486,7 @@ impl Pool {
             }
             What::NotRemoved => None,
         };
-        let revision = entry.template.revision().clone();
+        let revision = entry.subject.revision();
         happened.map(|what| Event { instance, revision, what })
     }
 
@@ -388,14 +532,15 @@ impl Pool {
     fn remove(&mut self, task: Id) -> Option<Event> {
         let instance = self.owners.remove(&task)?;
         let mut entry = self.instances.remove(&instance)?;
+        self.freezer.thaw(&instance);
         entry.step(&instance, life::Event::Removed);
-        let revision = entry.template.revision().clone();
+        let revision = entry.subject.revision();
         Some(Event { instance, revision, what: Happened::Removed })
     }
 
-    fn new_id(&self, function: &FunctionId) -> InstanceId {
+    fn new_id(&self, name: &str) -> InstanceId {
         loop {
-            let id = new_id(function.name(), random());
+            let id = new_id(name, random());
             if !self.instances.contains_key(&id) {
                 return id;
             }

@@ -17,7 +17,8 @@ use tokio::sync::{Notify, mpsc};
 use tokio::task::JoinSet;
 
 use crate::backend::{
-    Address, Backend, Capability, CodeMount, Ended, Error, Exit, Found, InstanceSpec, Limits, Started, Stats,
+    Address, Backend, Capability, CodeMount, Ended, Error, Exit, Found, InstanceSpec, Limits, Owner, Started,
+    Stats,
 };
 
 /// What the next instance does.
@@ -47,6 +48,10 @@ pub(crate) struct Staged {
     exits: Mutex<Option<mpsc::Receiver<Ended>>>,
     /// Told whenever an instance is taken away.
     pub(crate) stopped: Notify,
+    /// Told whenever a freeze begins.
+    pub(crate) freezing: Notify,
+    /// Held while freezes are not to come to their end.
+    freezes: Arc<tokio::sync::Mutex<()>>,
 }
 
 #[derive(Debug, Default)]
@@ -56,6 +61,8 @@ struct Stage {
     running: BTreeMap<InstanceId, Running>,
     starts: usize,
     stops: Vec<(InstanceId, Duration)>,
+    frozen: std::collections::BTreeSet<InstanceId>,
+    thaws: usize,
     start_time: Duration,
     failing_stops: usize,
 }
@@ -77,6 +84,8 @@ impl Staged {
             ends,
             exits: Mutex::new(Some(exits)),
             stopped: Notify::new(),
+            freezing: Notify::new(),
+            freezes: Arc::default(),
         })
     }
 
@@ -110,6 +119,20 @@ impl Staged {
 
     pub(crate) fn stops(&self) -> Vec<(InstanceId, Duration)> {
         self.stage.lock().unwrap().stops.clone()
+    }
+
+    pub(crate) fn frozen(&self) -> Vec<InstanceId> {
+        self.stage.lock().unwrap().frozen.iter().cloned().collect()
+    }
+
+    /// How often one was thawed, or was to be.
+    pub(crate) fn thaws(&self) -> usize {
+        self.stage.lock().unwrap().thaws
+    }
+
+    /// No freeze comes to its end until this is dropped.
+    pub(crate) fn hold_freezes(&self) -> tokio::sync::OwnedMutexGuard<()> {
+        Arc::clone(&self.freezes).try_lock_owned().unwrap()
     }
 
     /// The process of an instance ends by itself.
@@ -165,19 +188,29 @@ impl Backend for Staged {
         Ok(started)
     }
 
-    async fn inject(&self, instance: &InstanceId, _: &CodeMount) -> Result<(), Error> {
-        Err(Error::NotFound(instance.clone()))
+    async fn inject(&self, instance: &InstanceId, owner: &Owner, code: &CodeMount) -> Result<(), Error> {
+        let mut stage = self.stage.lock().unwrap();
+        let running = stage.running.get_mut(instance).ok_or_else(|| Error::NotFound(instance.clone()))?;
+        assert!(running.spec.owner.is_none(), "{instance} has an owner already");
+        (running.spec.owner, running.spec.code) = (Some(owner.clone()), Some(code.clone()));
+        Ok(())
     }
 
     async fn limit(&self, _: &InstanceId, _: &Limits) -> Result<(), Error> {
         Ok(())
     }
 
-    async fn pause(&self, _: &InstanceId) -> Result<(), Error> {
+    async fn pause(&self, instance: &InstanceId) -> Result<(), Error> {
+        self.freezing.notify_one();
+        drop(self.freezes.lock().await);
+        self.stage.lock().unwrap().frozen.insert(instance.clone());
         Ok(())
     }
 
-    async fn resume(&self, _: &InstanceId) -> Result<(), Error> {
+    async fn resume(&self, instance: &InstanceId) -> Result<(), Error> {
+        let mut stage = self.stage.lock().unwrap();
+        stage.frozen.remove(instance);
+        stage.thaws += 1;
         Ok(())
     }
 
@@ -268,6 +301,7 @@ async fn serve(listener: UnixListener, act: Act, printed: Arc<Notify>) {
                     let error = CallError::new(error_type::LOAD_FAILED, "SyntaxError: no");
                     send(&mut stream, Frame::Loaded(Loaded::Error(error))).await;
                 }
+                Frame::Ping(bytes) => send(&mut stream, Frame::Pong(bytes)).await,
                 Frame::Load(_) => {
                     loaded = Some(Signature::Event);
                     send(&mut stream, Frame::Loaded(Loaded::Ok { signature: Signature::Event })).await;

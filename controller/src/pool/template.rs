@@ -8,10 +8,11 @@ use hearth_function::spec;
 use hearth_function::{FunctionId, IdError, InstanceId, Revision, RevisionId, RuntimeName};
 use hearth_protocol as protocol;
 
+use super::class::Class;
 use crate::backend::{CodeMount, InstanceSpec, Limits, Network, Owner, Process, Root};
 
 /// Processes and threads of one instance. Node has 11 threads; a thread pool for each of a hundred calls fits, a fork bomb does not.
-const PIDS: u32 = 512;
+pub(super) const PIDS: u32 = 512;
 
 /// Where the servers of `http` functions listen, in the network namespace of their instance: what most of them do without being told.
 const HTTP_PORT: &str = "8080";
@@ -44,7 +45,8 @@ pub struct Template {
     pub(super) start_timeout: Duration,
     pub(super) single_use: bool,
     process: Process,
-    code: CodeMount,
+    pub(super) code: CodeMount,
+    class: Option<Class>,
     root: Root,
     env: BTreeMap<String, String>,
     pub(super) limits: Limits,
@@ -65,6 +67,7 @@ impl Template {
             spec::Network::Outbound => Network::Outbound,
         };
         let slots = template.concurrency_limit();
+        let class = Class::of(template, places.interpreter.as_deref(), network);
         let memory_bytes = template.resources.memory.bytes();
         let env = environment(&owner, revision, &places, network);
         let load = protocol::Load {
@@ -102,6 +105,7 @@ impl Template {
                 }
             },
             code: CodeMount { path: places.code, dependencies: places.dependencies },
+            class,
             root: Root::Host { interpreter: places.interpreter },
             env,
             limits: Limits {
@@ -126,6 +130,23 @@ impl Template {
     #[must_use]
     pub fn revision(&self) -> &RevisionId {
         &self.owner.revision
+    }
+
+    /// The pool that its instances can be taken from; `None`: each is made for it.
+    #[must_use]
+    pub fn class(&self) -> Option<&Class> {
+        self.class.as_ref()
+    }
+
+    /// What a pooled instance is told, which was started without any of it.
+    pub(super) fn load_for_pooled(&self) -> protocol::Load {
+        protocol::Load { env: self.env.clone(), ..self.load.clone() }
+    }
+
+    /// Whether an instance serves one call and is destroyed.
+    #[must_use]
+    pub fn is_single_use(&self) -> bool {
+        self.single_use
     }
 
     /// Calls that one instance runs at once.
@@ -160,6 +181,19 @@ impl Template {
     }
 }
 
+/// What every instance has, below the user's variables.
+pub(super) fn base_environment(interpreter: Option<&std::path::Path>) -> BTreeMap<String, String> {
+    let path = match interpreter.and_then(|interpreter| interpreter.parent()) {
+        Some(own) if !PATH.split(':').any(|known| own == std::path::Path::new(known)) => {
+            format!("{}:{PATH}", own.display())
+        }
+        _ => PATH.to_owned(),
+    };
+    [("PATH", path.as_str()), ("HOME", "/tmp"), ("LANG", "C.UTF-8")]
+        .map(|(name, value)| (name.to_owned(), value.to_owned()))
+        .into()
+}
+
 /// The user's variables, and Hearth's own above them.
 fn environment(
     owner: &Owner,
@@ -168,20 +202,12 @@ fn environment(
     network: Network,
 ) -> BTreeMap<String, String> {
     let template = &revision.spec.template;
-    let mut path = match places.interpreter.as_deref().and_then(|interpreter| interpreter.parent()) {
-        Some(own) if !PATH.split(':').any(|known| own == std::path::Path::new(known)) => {
-            format!("{}:{PATH}", own.display())
-        }
-        _ => PATH.to_owned(),
-    };
+    let mut env = base_environment(places.interpreter.as_deref());
     // A program is on its own, where a handler has a bootstrap.
     let installed = places.dependencies.is_some() && !template.runtime.has_handler();
-    if installed {
-        path = format!("{DEPENDENCY_PROGRAMS}:{path}");
+    if installed && let Some(path) = env.get_mut("PATH") {
+        *path = format!("{DEPENDENCY_PROGRAMS}:{path}");
     }
-    let mut env: BTreeMap<String, String> = [("PATH", path.as_str()), ("HOME", "/tmp"), ("LANG", "C.UTF-8")]
-        .map(|(name, value)| (name.to_owned(), value.to_owned()))
-        .into();
     for variable in &template.env {
         env.insert(variable.name.clone(), variable.value.clone().unwrap_or_default());
     }

@@ -133,6 +133,19 @@ options! {
         /// Instances that start at the same time; more wait. Default: none given, twice the cores, beyond which starts only slow each other down.
         parallelism: Option<u32> = None,
     }
+    /// Pooled instances: runtimes that are up before their function is known, for the starts that a request waits for.
+    prewarm: Prewarm {
+        /// Whether there are any. Default: yes.
+        enabled: bool = true,
+        /// Pooled instances of each runtime class (interpreter, network, and for Node the memory limit) that functions have; none of a class without functions. Default: one for a call and one for the next while the first is replaced.
+        size: u32 = 2,
+        /// Pooled instances of a class at most: a pool grows to what was asked of it within a second. Default: what two cores fill again in less than a second.
+        max: u32 = 16,
+        /// How long a demand above `size` is remembered. Default: a pool that a burst has made grow is small again after ten minutes.
+        ttl: Duration = Duration::from_secs(600),
+        /// Memory that all pooled instances together may hold, in bytes. Default: some twenty of them.
+        memory: Size = Size::mib(512),
+    }
     /// Installing the dependencies of bundles.
     build: Build {
         /// Time that an installation of dependencies may take. Default: that of a large tree on a slow line.
@@ -215,6 +228,12 @@ impl Config {
             if value.is_zero() {
                 broken(key, "no time at all: give at least 1ms".to_owned());
             }
+        }
+        if self.prewarm.size > self.prewarm.max {
+            broken(
+                "prewarm.size",
+                format!("{} is more than prewarm.max allows ({})", self.prewarm.size, self.prewarm.max),
+            );
         }
         if self.gateway.max_head < Size::kib(4) {
             broken(

@@ -12,12 +12,15 @@ use futures_util::stream::{self, BoxStream, StreamExt};
 use hearth_function::{Digest, FunctionId, InstanceId, RevisionId, revision_number};
 use jiff::Timestamp;
 
-use crate::api::ports::{Activity, Error, Instance, LogLine, LogQuery, Occurrence, Parts, StartRecord};
+use crate::api::ports::{
+    Activity, Error, Instance, Ladder, LogLine, LogQuery, Occurrence, Parts, PoolSize, Rung, StartRecord,
+};
 use crate::autoscale;
 use crate::backend::{Backend, Capability};
 use crate::build::Bundles;
 use crate::pool::life::State;
 use crate::telemetry::logs::{self, Entry, Logs, Query};
+use crate::telemetry::metrics::Label as _;
 use crate::telemetry::metrics::Registry;
 
 /// What [`Parts`] is made of here.
@@ -50,15 +53,17 @@ impl Parts for Wired {
         let snapshot = self.autoscaler.snapshot();
         let mut instances = Vec::with_capacity(snapshot.instances.len());
         for view in &snapshot.instances {
-            let runs = matches!(view.state, State::Ready | State::Draining { .. });
-            let calls =
-                snapshot.revisions.get(&view.revision).and_then(|revision| revision.calls.get(&view.id));
+            let runs =
+                matches!(view.state, State::Pooled | State::Ready | State::Paused | State::Draining { .. });
+            let revision = view.revision.as_ref().and_then(|revision| snapshot.revisions.get(revision));
+            let calls = revision.and_then(|revision| revision.calls.get(&view.id));
             let stats = if runs { self.backend.stats(&view.id).await.ok() } else { None };
             instances.push(Instance {
                 name: view.id.clone(),
-                function: Some(view.function.clone()),
-                revision: Some(view.revision.clone()),
+                function: view.function.clone(),
+                revision: view.revision.clone(),
                 state: view.state.to_string(),
+                rung: snapshot.rungs.get(&view.id).map(|rung| rung.as_str().to_owned()),
                 reason: view.state.reason().map(str::to_owned),
                 in_flight: calls.copied().unwrap_or(0),
                 slots: view.slots,
@@ -68,6 +73,35 @@ impl Parts for Wired {
             });
         }
         instances
+    }
+
+    async fn ladder(&self) -> Ladder {
+        let snapshot = self.autoscaler.snapshot();
+        let rung = |&rung: &autoscale::Rung| {
+            let standing =
+                || snapshot.instances.iter().filter(|view| snapshot.rungs.get(&view.id) == Some(&rung));
+            let restored = snapshot.restored.iter().find(|restored| restored.rung == rung);
+            Rung {
+                rung: rung.as_str().to_owned(),
+                instances: u32::try_from(standing().count()).unwrap_or(u32::MAX),
+                held_bytes: standing().filter_map(|view| view.memory_bytes).sum(),
+                restored: restored.map_or(0, |restored| restored.count as u64),
+                restore_p50_ms: restored.map(|restored| restored.p50.as_secs_f64() * 1e3),
+                restore_p99_ms: restored.map(|restored| restored.p99.as_secs_f64() * 1e3),
+            }
+        };
+        let pool = |pool: &autoscale::PoolView| PoolSize {
+            class: pool.class.clone(),
+            ready: pool.ready,
+            starting: pool.starting,
+            target: pool.target,
+            why: pool.why.clone(),
+            bytes_each: pool.bytes_each,
+        };
+        Ladder {
+            rungs: autoscale::Rung::ALL.iter().map(rung).collect(),
+            pools: snapshot.pools.iter().map(pool).collect(),
+        }
     }
 
     async fn activity(&self, function: &FunctionId) -> Activity {

@@ -168,12 +168,14 @@ impl Start {
         let (to_scaler, from_gateway) = mpsc::channel(MESSAGES);
         let (to_gateway, from_scaler) = mpsc::channel(MESSAGES);
         let (calls, ended_calls) = mpsc::channel(CALLS);
-        let gateway_channels = gateway::Channels { to_scaler, from_scaler, calls };
         let scaling = autoscale::Config {
             parallelism: NonZeroU32::new(self.config.start_parallelism()).unwrap_or(NonZeroU32::MIN),
             drain: self.config.drain.deadline,
+            prewarm: prewarming(&self.config),
         };
         let pool = Pool::new(Arc::clone(&self.backend), self.logs.clone());
+        let freezer = Some(pool.freezer());
+        let gateway_channels = gateway::Channels { to_scaler, from_scaler, calls, freezer };
         let channels = autoscale::Channels { from_gateway, to_gateway };
         let (service, autoscaler) =
             autoscale::Service::new(scaling, pool, self.logs.clone(), channels, adoptable, &metrics);
@@ -300,6 +302,17 @@ fn embedded_config(config: &Config, listen: SocketAddr, shim: PathBuf) -> Result
         interfaces: config.network.interfaces.clone(),
         ..embedded::Config::new(program, config.main.data_dir.clone(), shim)
     })
+}
+
+fn prewarming(config: &Config) -> autoscale::Prewarming {
+    let configured = &config.prewarm;
+    autoscale::Prewarming {
+        enabled: configured.enabled,
+        size: configured.size,
+        max: configured.max,
+        ttl: configured.ttl,
+        memory_bytes: configured.memory.as_bytes(),
+    }
 }
 
 fn bundle_limits(config: &Config) -> build::Limits {

@@ -64,6 +64,8 @@ impl Hearth {
             ("HEARTH_DATA_DIR".into(), path_text(data.path())),
             ("HEARTH_GATEWAY_LISTEN".into(), gateway.to_string()),
             ("HEARTH_MANAGEMENT_LISTEN".into(), management.to_string()),
+            // What a test finds running is its own; those of the pools turn them on.
+            ("HEARTH_PREWARM_ENABLED".into(), "false".into()),
         ];
         environment.extend(options.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())));
         let child = spawn(&environment, data.path());

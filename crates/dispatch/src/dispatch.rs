@@ -17,6 +17,8 @@
 //! - requests leave the queue in the order of their arrival, each with one verdict (INV-3);
 //! - the queue holds at most `queue_length` new requests (retried ones come on top: they were admitted before, so slots bound them; INV-4).
 //!
+//! - an instance that may be frozen runs no call, and whoever gets a slot on it is told to thaw it.
+//!
 //! `W` is whatever the caller needs to wake a waiting request, `E` whatever it needs to reach an instance; both are only carried.
 
 use std::collections::VecDeque;
@@ -26,12 +28,8 @@ use std::time::{Duration, Instant};
 use hearth_function::{InstanceId, RevisionId};
 
 use crate::load::Meter;
-use crate::messages::{LoadReport, StartFailure, StartKind, ToScaler};
-use crate::verdicts::{Action, Admission, Grant, Granted, Origin, Placement, Policy, Refusal, Ticket};
-
-/// Up to so many slots an instance is filled before the next is used; beyond, the one with the fewest calls is taken. With few slots per
-/// instance the difference in load is small, and full instances let the others become idle and be stopped. The bound is Knative's.
-const FIRST_AVAILABLE_MAX_SLOTS: u32 = 3;
+use crate::messages::{LoadReport, StartFailure, ToScaler};
+use crate::verdicts::{Action, Admission, Grant, Granted, Origin, Policy, Refusal, Ticket};
 
 #[derive(Debug)]
 struct Instance<E> {
@@ -42,6 +40,10 @@ struct Instance<E> {
     draining: bool,
     /// Whether a call has run on it.
     used: bool,
+    /// Since when none does, if none does.
+    idle_since: Instant,
+    /// It may be frozen: see [`Dispatch::on_pause`].
+    paused: bool,
     /// Requests with a smaller ticket were waiting when it came.
     arrived_at: Ticket,
     /// Calls that were given up but have not ended: see [`Dispatch::on_stuck`].
@@ -198,6 +200,7 @@ impl<W, E: Clone> Dispatch<W, E> {
         let Some(index) = self.position(instance) else { return };
         let Some(entry) = self.instances.get_mut(index).filter(|entry| entry.grant == grant) else { return };
         entry.in_flight = entry.in_flight.saturating_sub(1);
+        entry.idle_since = now;
         self.in_flight = self.in_flight.saturating_sub(1);
         if entry.granted.single_use {
             if served.is_some() {
@@ -230,6 +233,8 @@ impl<W, E: Clone> Dispatch<W, E> {
                 in_flight: 0,
                 draining: false,
                 used: false,
+                idle_since: now,
+                paused: false,
                 arrived_at,
                 stuck: 0,
                 doubted: false,
@@ -446,38 +451,6 @@ impl<W, E: Clone> Dispatch<W, E> {
         (origin == Origin::New && self.waiting.len() >= limit).then_some(Refusal::QueueFull { limit })
     }
 
-    /// The instance that takes the next call. Ties go to the oldest, so that the youngest become idle first.
-    fn pick(&self) -> Option<usize> {
-        let mut free = self.instances.iter().enumerate().filter(|(_, entry)| entry.has_free_slot());
-        let (first, entry) = free.next()?;
-        if entry.granted.slots <= FIRST_AVAILABLE_MAX_SLOTS {
-            return Some(first);
-        }
-        let least = free.fold((first, entry.in_flight), |(at, least), (index, entry)| {
-            if entry.in_flight < least { (index, entry.in_flight) } else { (at, least) }
-        });
-        Some(least.0)
-    }
-
-    /// Takes a slot; `waited` names the request's ticket if it waited. `index` is from [`Self::pick`].
-    fn place(&mut self, index: usize, waited: Option<Ticket>) -> Placement<E> {
-        let entry = self.instances.get_mut(index).expect("pick returned the index just now");
-        let waited_for_it = waited.is_some_and(|ticket| ticket < entry.arrived_at);
-        let granted = &entry.granted;
-        let (start, init) = if waited_for_it {
-            (granted.start, granted.start_time)
-        } else if granted.start == StartKind::Reserved && !entry.used {
-            (StartKind::Reserved, Duration::ZERO)
-        } else {
-            (StartKind::Warm, Duration::ZERO)
-        };
-        entry.in_flight += 1;
-        entry.used = true;
-        self.in_flight += 1;
-        let Granted { instance, endpoint, .. } = granted;
-        Placement { instance: instance.clone(), grant: entry.grant, endpoint: endpoint.clone(), start, init }
-    }
-
     /// Gives free slots to those that wait.
     fn feed(&mut self, now: Instant, actions: &mut Vec<Action<W, E>>) {
         while !self.waiting.is_empty() {
@@ -515,6 +488,8 @@ impl<W, E: Clone> Dispatch<W, E> {
 fn count(length: usize) -> u32 {
     u32::try_from(length).unwrap_or(u32::MAX)
 }
+
+mod choice;
 
 #[cfg(test)]
 #[expect(clippy::disallowed_methods, reason = "an arbitrary beginning: no test waits")]

@@ -43,6 +43,25 @@ pub enum ToScaler {
         /// Which.
         instance: InstanceId,
     },
+    /// The answer to [`ToGateway::Pause`]: no call runs on it, and whoever gives it one thaws it first. It may be frozen.
+    Quiet {
+        /// Which.
+        instance: InstanceId,
+    },
+    /// The other answer: it was used a moment ago.
+    InUse {
+        /// Which.
+        instance: InstanceId,
+        /// How long no call has run on it; zero while one does.
+        idle: Duration,
+    },
+    /// A call met a paused instance and has thawed it.
+    Resumed {
+        /// Which.
+        instance: InstanceId,
+        /// How long that took.
+        took: Duration,
+    },
 }
 
 /// What a Revision did on one gateway since the last report.
@@ -108,6 +127,13 @@ pub enum ToGateway {
     Revoke {
         /// Which.
         instance: InstanceId,
+    },
+    /// The instance may be frozen if no call has run on it for so long. Answer [`ToScaler::Quiet`] or [`ToScaler::InUse`].
+    Pause {
+        /// Which.
+        instance: InstanceId,
+        /// How long.
+        idle: Duration,
     },
     /// The instance has ended.
     Gone {
@@ -206,6 +232,9 @@ pub struct Endpoint {
     pub start_time: Duration,
     /// It serves one call and is destroyed.
     pub single_use: bool,
+    /// It was made ahead of any request, to be kept: the first one it meets says so.
+    #[serde(default)]
+    pub reserved: bool,
 }
 
 /// Where an instance listens.

@@ -57,6 +57,8 @@ pub struct Granted<E> {
     pub start: StartKind,
     /// How long its start took.
     pub start_time: Duration,
+    /// It was made ahead of any request, to be kept.
+    pub reserved: bool,
 }
 
 /// Where a request goes.
@@ -68,7 +70,7 @@ pub struct Placement<E> {
     pub grant: Grant,
     /// How to reach it.
     pub endpoint: E,
-    /// What the request met.
+    /// What the request met. [`StartKind::Paused`]: it must be thawed before anything is sent to it.
     pub start: StartKind,
     /// How long the start took that the request waited for; zero when it waited for none.
     pub init: Duration,

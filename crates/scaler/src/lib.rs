@@ -26,7 +26,12 @@ pub mod backlog;
 mod backoff;
 mod choice;
 mod decide;
+pub mod evict;
+pub mod keepalive;
+mod need;
+mod peak;
 mod policy;
+pub mod pool;
 mod reason;
 mod tracker;
 mod window;
@@ -37,6 +42,7 @@ pub use decide::{Decision, Observation, Reach, decide};
 pub use policy::{Policy, PolicyError};
 pub use reason::{Bound, Reason};
 pub use tracker::{Counts, Load, Tracker};
+pub use window::Average;
 
 #[cfg(test)]
 #[expect(clippy::disallowed_methods, reason = "an arbitrary beginning: no test waits")]

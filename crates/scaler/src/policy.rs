@@ -4,27 +4,59 @@ use std::num::NonZeroU32;
 use std::time::Duration;
 
 use hearth_function::Percent;
-use hearth_function::spec::{Concurrency, FunctionSpec, ProcessModel, Scale};
+use hearth_function::spec::{Concurrency, FunctionSpec, KeepAlive, Metric, ProcessModel, Scale};
 
-/// How instances of one Revision are to be scaled. [`Policy::of`] takes it from the Function; the defaults are those of the manifest.
+use crate::keepalive::KeepAlivePolicy;
+
+/// How instances of one Revision are to be scaled. [`Policy::of`] takes it from the Function; the defaults are those of the manifest, and
+/// for what a manifest does not say Knative's (`config-autoscaler`).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Policy {
     /// Whether an instance serves many calls or one.
     pub process_model: ProcessModel,
     /// Calls an instance runs at once. 1 for [`ProcessModel::Ephemeral`], whatever is said here.
     pub limit: NonZeroU32,
-    /// How full the slots should be on average before another instance is added, from 1 %. Default 70 %, Knative's.
+    /// How full the slots should be on average before another instance is added, from 1 %. Default 70 %, Knative's
+    /// `container-concurrency-target-percentage`. Of [`Policy::rps`] too, as there.
     pub target: Percent,
-    /// Instances kept whatever the traffic. Default 0.
+    /// What is averaged: calls that run and wait, or requests per second. Default concurrency, Knative's. Slots are counted in either case.
+    pub metric: Metric,
+    /// Requests per second of one instance at full use, with [`Metric::Rps`]. Default 200, Knative's `requests-per-second-target-default`.
+    pub rps: NonZeroU32,
+    /// Instances kept whatever the traffic. Default 0, Knative's `min-scale`.
     pub min: u32,
-    /// Instances never exceeded. Default 20.
+    /// Instances never exceeded. Default 20, `OpenFaaS`'s; Knative's `max-scale` is unlimited.
     pub max: NonZeroU32,
-    /// Instances a new Revision starts with, once, before it has any traffic. Default 1; at most [`Policy::max`] are started.
+    /// Instances a new Revision starts with, once, before it has any traffic. Default 1, Knative's `initial-scale`; at most [`Policy::max`]
+    /// are started.
     pub initial: u32,
-    /// How far back the highest need keeps instances from being put out. Default 60 s, Knative's stable window.
+    /// Fewest instances while there is any need at all. Default 1, Knative's `activation-scale`.
+    pub activation: u32,
+    /// Over what time the load is averaged, and how far back the highest need keeps instances from being put out. Default 60 s, Knative's
+    /// `stable-window`.
     pub window: Duration,
-    /// Time without traffic after which only [`Policy::min`] instances stay. Default 60 s.
+    /// The share of the window over which the load is averaged for a burst. Default 10 % (6 s of 60 s), Knative's
+    /// `panic-window-percentage`.
+    pub panic_window: Percent,
+    /// When the load over the panic window asks for so many hundredths of the instances that serve, it counts in place of the average over
+    /// the window. Default 200, Knative's `panic-threshold-percentage`.
+    pub panic_threshold: NonZeroU32,
+    /// At most so many times the instances that serve are wanted at once; one that serves none counts as one. Default 1000, Knative's
+    /// `max-scale-up-rate`.
+    pub scale_up_rate: NonZeroU32,
+    /// At least the instances of the last two seconds divided by this are kept while there is traffic, from 2. Default 2, Knative's
+    /// `max-scale-down-rate` and tick.
+    pub scale_down_rate: NonZeroU32,
+    /// A need holds instances for so long, if that is longer than [`Policy::window`], and the last one for so long after the last call.
+    /// Default 0 s, Knative's `scale-down-delay`.
+    pub scale_down_delay: Duration,
+    /// Time without traffic after which only [`Policy::min`] instances stay, with [`KeepAlive::Fixed`] and as long as nothing is learned.
+    /// Default 60 s.
     pub idle_timeout: Duration,
+    /// Whether the time without traffic is learned. Default learned.
+    pub keep_alive: KeepAlive,
+    /// How it is learned.
+    pub learning: KeepAlivePolicy,
 }
 
 /// A policy that contradicts itself.
@@ -44,6 +76,9 @@ pub enum PolicyError {
     /// Nothing could be remembered.
     #[error("a window of no length remembers nothing")]
     EmptyWindow,
+    /// Nothing would ever be put out.
+    #[error("a scale-down rate of 1 puts out nothing")]
+    NoScaleDown,
 }
 
 impl Default for Policy {
@@ -53,6 +88,17 @@ impl Default for Policy {
 }
 
 impl Policy {
+    /// Of [`Policy::rps`].
+    pub const DEFAULT_RPS: NonZeroU32 = NonZeroU32::new(200).expect("200 is not 0");
+    /// Of [`Policy::panic_window`].
+    pub const DEFAULT_PANIC_WINDOW: Percent = Percent::new(10).expect("10 is a percentage");
+    /// Of [`Policy::panic_threshold`].
+    pub const DEFAULT_PANIC_THRESHOLD: NonZeroU32 = NonZeroU32::new(200).expect("200 is not 0");
+    /// Of [`Policy::scale_up_rate`].
+    pub const DEFAULT_SCALE_UP_RATE: NonZeroU32 = NonZeroU32::new(1000).expect("1000 is not 0");
+    /// Of [`Policy::scale_down_rate`].
+    pub const DEFAULT_SCALE_DOWN_RATE: NonZeroU32 = NonZeroU32::new(2).expect("2 is not 0");
+
     /// What a Function's manifest says.
     #[must_use]
     pub fn of(spec: &FunctionSpec) -> Self {
@@ -65,11 +111,21 @@ impl Policy {
             process_model,
             limit: at_least_one(concurrency.limit_for(process_model)),
             target: concurrency.target,
+            metric: scale.metric,
+            rps: Self::DEFAULT_RPS,
             min: scale.min,
             max: at_least_one(scale.max),
             initial: scale.initial,
+            activation: 1,
             window: scale.window.get(),
+            panic_window: Self::DEFAULT_PANIC_WINDOW,
+            panic_threshold: Self::DEFAULT_PANIC_THRESHOLD,
+            scale_up_rate: Self::DEFAULT_SCALE_UP_RATE,
+            scale_down_rate: Self::DEFAULT_SCALE_DOWN_RATE,
+            scale_down_delay: Duration::ZERO,
             idle_timeout: scale.idle_timeout.get(),
+            keep_alive: scale.keep_alive(),
+            learning: KeepAlivePolicy::default(),
         }
     }
 
@@ -84,8 +140,11 @@ impl Policy {
         if self.target.hundredths() == 0 {
             return Err(PolicyError::NoTarget);
         }
-        if self.window.is_zero() {
+        if self.window.is_zero() || self.panic_window.hundredths() == 0 {
             return Err(PolicyError::EmptyWindow);
+        }
+        if self.scale_down_rate.get() < 2 {
+            return Err(PolicyError::NoScaleDown);
         }
         Ok(())
     }
@@ -97,6 +156,22 @@ impl Policy {
             ProcessModel::Resident => self.limit.get(),
             ProcessModel::Ephemeral => 1,
         }
+    }
+
+    /// What one instance should bear on average: calls, or requests per second.
+    #[must_use]
+    pub fn per_instance(&self) -> f64 {
+        let whole = match self.metric {
+            Metric::Concurrency => self.slots(),
+            Metric::Rps => self.rps.get(),
+        };
+        f64::from(whole) * self.target.ratio().max(0.01)
+    }
+
+    /// How long a need holds instances.
+    #[must_use]
+    pub fn hold(&self) -> Duration {
+        self.window.max(self.scale_down_delay)
     }
 }
 
@@ -117,5 +192,7 @@ mod tests {
         assert_eq!(policy.validate(), Err(PolicyError::EmptyWindow));
         let policy = Policy { target: Percent::new(0).unwrap(), ..Policy::default() };
         assert_eq!(policy.validate(), Err(PolicyError::NoTarget));
+        let policy = Policy { scale_down_rate: NonZeroU32::MIN, ..Policy::default() };
+        assert_eq!(policy.validate(), Err(PolicyError::NoScaleDown));
     }
 }

@@ -3,6 +3,8 @@
 use std::fmt;
 use std::time::Duration;
 
+use hearth_function::spec::Metric;
+
 /// What led to a decision.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub enum Reason {
@@ -24,12 +26,21 @@ pub enum Reason {
         /// Time a start takes, if any was seen.
         start: Option<Duration>,
     },
-    /// The slots are fuller than they should be on average.
+    /// The instances bear more than they should on average.
     Utilisation {
-        /// Average of running and waiting calls.
+        /// Average load.
         average: f64,
-        /// Calls an instance should run on average: limit × target.
+        /// What an instance should bear on average: limit × target.
         per_instance: f64,
+        /// What is measured.
+        metric: Metric,
+        /// Whether the average is that of the panic window.
+        burst: bool,
+    },
+    /// While there is any need, there are so many.
+    Activation {
+        /// [`crate::Policy::activation`].
+        activation: u32,
     },
     /// An instance for each call.
     Ephemeral {
@@ -62,6 +73,31 @@ pub enum Reason {
         /// How long there was none.
         idle: Duration,
     },
+    /// No calls, but it pays to wait for the next: learned from the times between calls.
+    Kept {
+        /// How long after the last call it is kept.
+        keep: Duration,
+        /// Idle times this was learned from.
+        from: u32,
+    },
+    /// A call is expected: learned from the times between calls.
+    Prewarmed {
+        /// How long ago the last call was.
+        quiet: Duration,
+        /// How long after the last call one is expected.
+        again: (Duration, Duration),
+        /// Idle times this was learned from.
+        from: u32,
+    },
+    /// No calls, and none expected now: learned from the times between calls.
+    Unexpected {
+        /// How long ago the last call was.
+        quiet: Duration,
+        /// How long after the last call one is expected, if any is worth to be waited for.
+        next: Option<Duration>,
+        /// Idle times this was learned from.
+        from: u32,
+    },
     /// No route leads to this Revision any more: it keeps what its last calls need.
     Retired {
         /// Calls that run or wait.
@@ -76,6 +112,10 @@ pub enum Bound {
     Min(u32),
     /// More were needed; `scale.max` allows so many.
     Max(u32),
+    /// More were needed; at most so many times what serves is wanted at once.
+    UpRate(u32),
+    /// Fewer were needed; of so many, one is kept for now.
+    DownRate(u32),
 }
 
 impl fmt::Display for Reason {
@@ -96,9 +136,15 @@ impl fmt::Display for Reason {
                 }
                 Ok(())
             }
-            Self::Utilisation { average, per_instance } => {
-                write!(f, "average {average:.1} calls, target {per_instance:.1} for each instance")
+            Self::Utilisation { average, per_instance, metric, burst } => {
+                let unit = match metric {
+                    Metric::Concurrency => "calls",
+                    Metric::Rps => "requests per second",
+                };
+                write!(f, "average {average:.1} {unit}, target {per_instance:.1} for each instance")?;
+                if burst { f.write_str(", burst") } else { Ok(()) }
             }
+            Self::Activation { activation } => write!(f, "any need, activation {activation}"),
             Self::Ephemeral { waiting, in_flight } => {
                 write!(f, "{waiting} waiting, {in_flight} running, one instance for each")
             }
@@ -109,6 +155,29 @@ impl fmt::Display for Reason {
             }
             Self::Quiet { need, window } => write!(f, "{need} needed in the last {}", Rounded(window)),
             Self::Idle { idle } => write!(f, "idle for {}", Rounded(idle)),
+            Self::Kept { keep, from } => {
+                write!(f, "no calls, kept until {} after the last: learned from {from} pauses", Rounded(keep))
+            }
+            Self::Prewarmed { quiet, again: (begin, end), from } => write!(
+                f,
+                "no calls for {}, one expected {} to {} after the last: learned from {from} pauses",
+                Rounded(quiet),
+                Rounded(begin),
+                Rounded(end)
+            ),
+            Self::Unexpected { quiet, next: Some(next), from } => write!(
+                f,
+                "no calls for {}, none expected before {}: learned from {from} pauses",
+                Rounded(quiet),
+                Rounded(next)
+            ),
+            Self::Unexpected { quiet, next: None, from } => {
+                write!(
+                    f,
+                    "no calls for {}, too rare to be waited for: learned from {from} pauses",
+                    Rounded(quiet)
+                )
+            }
             Self::Retired { calls } => write!(f, "no route leads here, {calls} calls left"),
         }
     }
@@ -119,12 +188,14 @@ impl fmt::Display for Bound {
         match self {
             Self::Min(min) => write!(f, "min {min}"),
             Self::Max(max) => write!(f, "max {max}"),
+            Self::UpRate(rate) => write!(f, "at most {rate} times what serves at once"),
+            Self::DownRate(rate) => write!(f, "at least one in {rate} stays for now"),
         }
     }
 }
 
 /// A duration as people read it: three digits at most, and a unit.
-struct Rounded(Duration);
+pub(crate) struct Rounded(pub(crate) Duration);
 
 impl fmt::Display for Rounded {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

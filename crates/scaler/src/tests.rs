@@ -4,10 +4,11 @@ use std::num::NonZeroU32;
 use std::time::{Duration, Instant};
 
 use hearth_function::Percent;
-use hearth_function::spec::ProcessModel;
+use hearth_function::spec::{Metric, ProcessModel};
 use proptest::prelude::*;
 
-use crate::{Bound, Counts, Decision, Load, Observation, Policy, Reach, Reason, Tracker, decide};
+use crate::keepalive::Outlook;
+use crate::{Average, Bound, Counts, Decision, Load, Observation, Policy, Reach, Reason, Tracker, decide};
 
 const SECOND: Duration = Duration::from_secs(1);
 const MS: Duration = Duration::from_millis(1);
@@ -19,14 +20,22 @@ fn nothing(now: Instant) -> Observation {
         ready: 0,
         starting: 0,
         parallel_starts: NonZeroU32::new(2).unwrap(),
-        average: 0.0,
+        average: Average::default(),
+        panic_average: Average::default(),
+        panicking: false,
         service_time: None,
         start_time: None,
         recent_need: 0,
+        recent_ready: 0,
         last_active: now,
+        outlook: None,
         overdue: false,
         reach: Reach::Routed,
     }
+}
+
+fn calls(calls: f64) -> Average {
+    Average { calls, per_second: 0.0 }
 }
 
 fn max(max: u32) -> NonZeroU32 {
@@ -68,7 +77,8 @@ mod facts {
             let policy = Policy { limit: max(limit), ..Policy::default() };
             // One caller after another, so that the average is nearly 1.
             for (waiting, in_flight, ready, starting) in [(1, 0, 0, 1), (0, 1, 1, 0), (1, 0, 1, 0)] {
-                let seen = Observation { waiting, in_flight, ready, starting, average: 0.99, ..nothing(now) };
+                let seen =
+                    Observation { waiting, in_flight, ready, starting, average: calls(0.99), ..nothing(now) };
                 assert_eq!(decide(&policy, &seen, now).desired, 1, "{seen:?}");
             }
         }
@@ -77,10 +87,10 @@ mod facts {
     #[test]
     fn slots_above_the_target_start_another_before_anyone_waits() {
         let now = Instant::now();
-        let seen = Observation { in_flight: 8, ready: 1, average: 8.0, ..nothing(now) };
+        let seen = Observation { in_flight: 8, ready: 1, average: calls(8.0), ..nothing(now) };
         let decision = decide(&Policy::default(), &seen, now);
         assert_eq!(decision.to_string(), "1 → 2: average 8.0 calls, target 7.0 for each instance");
-        let at_target = Observation { in_flight: 7, average: 7.0, ..seen };
+        let at_target = Observation { in_flight: 7, average: calls(7.0), ..seen };
         assert_eq!(decide(&Policy::default(), &at_target, now).desired, 1);
     }
 
@@ -374,6 +384,7 @@ prop_compose! {
     fn policies()(
         ephemeral in proptest::bool::weighted(0.2), limit in 1u32..40, target in 1u8..=100, most in 1u32..60,
         least in 0u32..60, initial in 0u32..5, window in 6u32..120, idle in 1u32..300,
+        rps in proptest::bool::weighted(0.2), activation in 0u32..3, delay in 0u32..100,
     ) -> Policy {
         Policy {
             process_model: if ephemeral { ProcessModel::Ephemeral } else { ProcessModel::Resident },
@@ -384,6 +395,10 @@ prop_compose! {
             initial,
             window: window * SECOND,
             idle_timeout: idle * SECOND,
+            metric: if rps { Metric::Rps } else { Metric::Concurrency },
+            activation,
+            scale_down_delay: delay * SECOND,
+            ..Policy::default()
         }
     }
 }
@@ -391,13 +406,21 @@ prop_compose! {
 prop_compose! {
     fn observations(now: Instant)(
         (waiting, in_flight, ready, starting) in (0u32..500, 0u32..500, 0u32..60, 0u32..60),
-        parallel in 1u32..9, average in 0.0f64..600.0,
+        parallel in 1u32..9, average in 0.0f64..600.0, short in 0.0f64..600.0, per_second in 0.0f64..5000.0,
         service in proptest::option::of(0u64..5000), start in proptest::option::of(1u64..3000),
-        recent_need in 0u32..60, ago in 0u32..600, overdue: bool,
+        (recent_need, recent_ready) in (0u32..60, 0u32..90), ago in 0u32..600, overdue: bool, panicking: bool,
+        outlook in proptest::option::weighted(0.3, (10u32..400, 0u32..500, 1u32..200)),
         reach in prop_oneof![8 => Just(Reach::Routed), 1 => Just(Reach::Untried), 1 => Just(Reach::Retired)],
     ) -> Observation {
         Observation {
-            waiting, in_flight, ready, starting, average, recent_need, overdue, reach,
+            waiting, in_flight, ready, starting, recent_need, recent_ready, overdue, panicking, reach,
+            average: Average { calls: average, per_second },
+            panic_average: Average { calls: short, per_second: per_second * 2.0 },
+            outlook: outlook.map(|(keep, gap, length)| Outlook {
+                keep: keep * SECOND,
+                again: (gap > 0).then(|| ((keep + gap) * SECOND, (keep + gap + length) * SECOND)),
+                from: 20,
+            }),
             parallel_starts: max(parallel),
             service_time: service.map(Duration::from_millis),
             start_time: start.map(Duration::from_millis),
@@ -419,10 +442,14 @@ proptest! {
     fn nothing_is_started_that_no_call_could_use(policy in policies(), seen in observations(Instant::now())) {
         let decision = decide(&policy, &seen, seen.last_active + SECOND);
         let floor = policy.min.max(if seen.reach == Reach::Untried { policy.initial } else { 0 });
+        let floor = floor.max(policy.activation);
         let calls = seen.waiting + seen.in_flight;
-        prop_assert!(decision.starts() == 0 || decision.desired <= calls.max(floor));
+        let by_calls = policy.metric == Metric::Concurrency;
+        prop_assert!(decision.starts() == 0 || decision.desired <= calls.max(floor) || !by_calls);
         // Without an average to go by, not even more than there are slots for.
-        let instant = decide(&policy, &Observation { average: 0.0, ..seen }, seen.last_active + SECOND);
+        let none = Average::default();
+        let instant = Observation { average: none, panic_average: none, ..seen };
+        let instant = decide(&policy, &instant, seen.last_active + SECOND);
         prop_assert!(instant.starts() == 0 || instant.desired <= calls.div_ceil(policy.slots()).max(floor));
     }
 
@@ -445,9 +472,17 @@ proptest! {
 
     #[test]
     fn no_traffic_for_the_idle_timeout_leaves_the_minimum(policy in policies(), seen in observations(Instant::now())) {
-        let seen = Observation { waiting: 0, in_flight: 0, reach: Reach::Routed, ..seen };
-        let decision = decide(&policy, &seen, seen.last_active + policy.idle_timeout);
-        prop_assert_eq!(decision.desired, policy.min);
+        let none = Average::default();
+        let seen = Observation {
+            waiting: 0, in_flight: 0, reach: Reach::Routed, average: none, panic_average: none, ..seen
+        };
+        let keep = seen.outlook.map_or(policy.idle_timeout, |outlook| outlook.keep).max(policy.scale_down_delay);
+        let decision = decide(&policy, &seen, seen.last_active + keep);
+        let expected = seen.outlook.and_then(|outlook| outlook.again);
+        let ahead = expected.is_some_and(|(from, until)| keep >= from && keep < until);
+        prop_assert_eq!(decision.desired, policy.min.max(u32::from(ahead)));
+        let after = expected.map_or(keep, |(_, until)| until.max(keep));
+        prop_assert_eq!(decide(&policy, &seen, seen.last_active + after).desired, policy.min);
     }
 
     #[test]
@@ -461,7 +496,7 @@ proptest! {
         // Up, perhaps in steps, and never down. The minimum alone is there from the first.
         prop_assert!(world.desired.is_sorted(), "{:?}", world.desired);
         let last = *world.desired.last().unwrap();
-        prop_assert!(last == policy.min || last <= calls);
+        prop_assert!(last <= policy.min.max(calls).max(policy.activation) || policy.metric == Metric::Rps);
         prop_assert_eq!(world.started, last);
     }
 
@@ -474,6 +509,7 @@ proptest! {
         let explained = matches!(
             decision.reason,
             Reason::Backlog { .. } | Reason::Utilisation { .. } | Reason::Ephemeral { .. } | Reason::Initial { .. }
+                | Reason::Activation { .. } | Reason::Prewarmed { .. }
         );
         prop_assert!(decision.starts() == 0 || explained || matches!(decision.bound, Some(Bound::Min(_))), "{text}");
     }

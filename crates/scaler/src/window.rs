@@ -5,9 +5,6 @@ use std::time::{Duration, Instant};
 /// Buckets in a window: with the default window of 60 s one is a second, as in Knative's autoscaler.
 pub(crate) const BUCKETS: u32 = 60;
 
-/// Buckets of the short window: a tenth, Knative's panic window.
-const SHORT: u32 = 6;
-
 /// The last [`BUCKETS`] stretches of time.
 #[derive(Debug, Clone)]
 pub(crate) struct Window {
@@ -20,12 +17,21 @@ pub(crate) struct Window {
     buckets: Box<[Bucket]>,
 }
 
+/// The load over some time.
+#[derive(Debug, Clone, Copy, Default, PartialEq)]
+pub struct Average {
+    /// Running and waiting calls.
+    pub calls: f64,
+    /// Requests that came, per second.
+    pub per_second: f64,
+}
+
 #[derive(Debug, Clone, Copy, Default)]
 struct Bucket {
     /// Integral of running and waiting calls over the bucket, in call-seconds.
     call_seconds: f64,
-    /// Highest need.
-    need: u32,
+    /// Requests that came.
+    arrived: u64,
     /// Calls that ended.
     ended: u64,
     /// Sum of their service times.
@@ -75,25 +81,29 @@ impl Window {
         bucket.service = bucket.service.saturating_add(service);
     }
 
-    /// Notes what the calls of this moment ask for.
-    pub(crate) fn note_need(&mut self, need: u32) {
+    /// Notes requests that came.
+    pub(crate) fn note_arrived(&mut self, arrived: u64) {
         let bucket = self.at(self.newest);
-        bucket.need = bucket.need.max(need);
+        bucket.arrived = bucket.arrived.saturating_add(arrived);
     }
 
-    /// Highest need of the window.
-    pub(crate) fn highest_need(&self) -> u32 {
-        self.buckets.iter().map(|bucket| bucket.need).max().unwrap_or(0)
-    }
-
-    /// Average of running and waiting calls over the short window.
-    pub(crate) fn short_average(&self) -> f64 {
-        let sum: f64 = (0..u64::from(SHORT))
-            .filter_map(|back| self.newest.checked_sub(back))
-            .map(|number| self.buckets[self.index(number)].call_seconds)
-            .sum();
+    /// Averages over the newest `buckets`, the one that has begun with them. Time before the window began counts as empty.
+    pub(crate) fn average(&self, buckets: u32) -> Average {
+        let buckets = buckets.clamp(1, BUCKETS);
+        let (mut call_seconds, mut arrived) = (0.0, 0);
+        for number in (0..u64::from(buckets)).filter_map(|back| self.newest.checked_sub(back)) {
+            let bucket = &self.buckets[self.index(number)];
+            call_seconds += bucket.call_seconds;
+            arrived += bucket.arrived;
+        }
         let in_newest = self.now.saturating_duration_since(self.start(self.newest));
-        sum / (self.bucket * (SHORT - 1) + in_newest).as_secs_f64()
+        let over = (self.bucket * (buckets - 1) + in_newest).as_secs_f64();
+        if over <= 0.0 {
+            return Average::default();
+        }
+        #[expect(clippy::cast_precision_loss, reason = "a count of requests is far below 2^52")]
+        let arrived = arrived as f64;
+        Average { calls: call_seconds / over, per_second: arrived / over }
     }
 
     /// Mean service time of the calls that ended in the window.
@@ -147,26 +157,26 @@ mod tests {
         window.advance(start + 60 * SECOND);
         window.note_calls(200.0, SECOND / 2);
         // 100 call-seconds over the five buckets before this one, which is as yet empty.
-        assert!((window.short_average() - 20.0).abs() < 1e-6, "{}", window.short_average());
+        assert!((window.average(6).calls - 20.0).abs() < 1e-6, "{}", window.average(6).calls);
         for second in 61..=66 {
             window.advance(start + second * SECOND);
             window.note_calls(200.0, SECOND);
         }
-        assert!((window.short_average() - 200.0).abs() < 1e-6, "{}", window.short_average());
+        assert!((window.average(6).calls - 200.0).abs() < 1e-6, "{}", window.average(6).calls);
     }
 
     #[test]
     fn what_is_older_than_the_window_is_forgotten() {
         let (mut window, start) = window();
-        window.note_need(7);
+        window.note_arrived(118);
         window.note_ended(2, 3 * SECOND);
         window.advance(start + 59 * SECOND);
-        assert_eq!((window.highest_need(), window.mean_service()), (7, Some(3 * SECOND / 2)));
+        assert_eq!((window.average(60).per_second, window.mean_service()), (2.0, Some(3 * SECOND / 2)));
         window.advance(start + 60 * SECOND);
-        assert_eq!((window.highest_need(), window.mean_service()), (0, None));
-        window.note_need(3);
+        assert_eq!((window.average(60).per_second, window.mean_service()), (0.0, None));
+        window.note_arrived(3);
         window.advance(start + 3600 * SECOND);
-        assert_eq!(window.highest_need(), 0);
+        assert_eq!(window.average(60), Average::default());
     }
 
     #[test]
@@ -174,15 +184,17 @@ mod tests {
         let (mut window, start) = window();
         window.advance(start + 600 * SECOND);
         window.note_calls(2.0, 600 * SECOND);
-        assert!((window.short_average() - 2.0).abs() < 1e-6, "{}", window.short_average());
+        assert!((window.average(6).calls - 2.0).abs() < 1e-6, "{}", window.average(6).calls);
     }
 
     #[test]
     fn time_does_not_go_back() {
         let (mut window, start) = window();
         window.advance(start + 10 * SECOND);
-        window.note_need(4);
+        window.note_arrived(4);
         window.advance(start);
-        assert_eq!(window.highest_need(), 4);
+        assert!(window.average(1).calls == 0.0 && window.average(2).per_second > 0.0);
+        window.note_ended(1, SECOND);
+        assert_eq!(window.mean_service(), Some(SECOND));
     }
 }

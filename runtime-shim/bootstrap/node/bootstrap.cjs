@@ -25,6 +25,8 @@ const state = {
   draining: false,
   connections: new Set(),
   server: null,
+  /** What a ping before the load asks for, once. */
+  exercise: () => require('./exercise.cjs').exercise(boot),
 
   /** A call has ended; the last one of a process that is to end ends it. */
   callEnded() {

@@ -16,8 +16,6 @@ const INITIAL_CREDIT = 64 * 1024;
 const OUT_BYTES = 64 * 1024;
 /** Longest piece of an answer in one frame. */
 const MAX_PIECE = 256 * 1024;
-/** Most bytes of a stack that travel. */
-const MAX_STACK = 16 * 1024;
 
 class Connection {
   constructor(state, socket) {
@@ -91,13 +89,10 @@ class Connection {
         else call.cancel();
         return true;
       }
-      case PING: {
+      case PING:
         if (end - at !== 8) return this.violation('malformed ping');
-        const answer = this.room(HEADER + 8);
-        header(this.out, answer, 8, PONG, 0, 0);
-        bytes.copy(this.out, answer + HEADER, at, end);
+        this.pinged(Buffer.from(bytes.subarray(at, end)));
         return true;
-      }
       case LOAD:
         return this.load(bytes.utf8Slice(at, end));
       case DRAIN:
@@ -142,6 +137,14 @@ class Connection {
     return false;
   }
 
+  pinged(payload) {
+    const { exercise } = this.state;
+    this.state.exercise = undefined;
+    if (exercise === undefined) this.payload(PONG, 0, payload);
+    // Before a load: the instance is to be pooled, and does now what its load and its first call would have to wait for.
+    else (this.state.exercising = exercise()).then(() => this.payload(PONG, 0, payload));
+  }
+
   load(text) {
     const { state } = this;
     if (state.handler !== null || state.loading) {
@@ -151,13 +154,15 @@ class Connection {
     const load = object(text);
     if (load === null) return this.violation('malformed load');
     state.loading = true;
-    require('./load.cjs').load(state, load).then(
+    state.exercise = undefined;
+    const begin = () => require('./load.cjs').load(state, load);
+    (state.exercising === undefined ? begin() : state.exercising.then(begin)).then(
       (handler) => {
         state.handler = handler;
         this.json(LOADED, 0, { result: 'ok', signature: handler.signature });
       },
       (error) => {
-        const { type, message, stack } = error && error.hearth ? error.hearth : describe('LoadFailed', error);
+        const { type, message, stack } = error && error.hearth ? error.hearth : logs.failure('LoadFailed', error);
         this.json(LOADED, 0, { result: 'error', type, message, stack });
       },
     );
@@ -262,7 +267,10 @@ class Connection {
   }
 
   json(kind, stream, body) {
-    const bytes = Buffer.from(JSON.stringify(body));
+    this.payload(kind, stream, Buffer.from(JSON.stringify(body)));
+  }
+
+  payload(kind, stream, bytes) {
     const at = this.room(HEADER + bytes.length);
     header(this.out, at, bytes.length, kind, 0, stream);
     bytes.copy(this.out, at + HEADER);
@@ -435,7 +443,7 @@ class Call {
     if (this.cancelled) {
       this.connection.plain(END, this.stream);
     } else {
-      this.connection.json(ERROR, this.stream, describe(type, error));
+      this.connection.json(ERROR, this.stream, logs.failure(type, error));
     }
     this.close();
   }
@@ -484,15 +492,4 @@ function same(left, right) {
   return difference === 0;
 }
 
-/** What was thrown, as an `error` frame says it. */
-function describe(type, error) {
-  if (error instanceof Error || (typeof error === 'object' && error !== null && typeof error.message === 'string')) {
-    const name = error.name && error.name !== 'Error' ? error.name : (error.constructor && error.constructor.name) || 'Error';
-    const own = String(type || name);
-    const message = type ? `${name}: ${error.message}` : String(error.message);
-    return { type: own, message: message.slice(0, MAX_STACK), stack: error.stack ? String(error.stack).slice(0, MAX_STACK) : undefined };
-  }
-  return { type: String(type || 'Error'), message: logs.describe(error).slice(0, MAX_STACK) };
-}
-
-module.exports = { Connection, describe, object };
+module.exports = { Connection, object };

@@ -19,7 +19,6 @@
 const fs = require('fs');
 const path = require('path');
 const { pathToFileURL } = require('url');
-const { describe } = require('./connection.cjs');
 const logs = require('./logs.cjs');
 
 class Refused extends Error {
@@ -41,7 +40,7 @@ async function load(state, request) {
   try {
     module = await bring(file, request.code);
   } catch (error) {
-    const described = describe('LoadFailed', error);
+    const described = logs.failure('LoadFailed', error);
     throw Object.assign(new Error('load'), { hearth: described });
   }
   const shown = path.relative(request.code, file);

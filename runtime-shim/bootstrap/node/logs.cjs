@@ -10,6 +10,8 @@ const fs = require('fs');
 const NEWLINE = 10;
 /** Longest record; the shim takes no longer one. */
 const MAX_RECORD = 128 * 1024;
+/** Most bytes of a stack that travel. */
+const MAX_STACK = 16 * 1024;
 /** Longest line that is held back for its end. */
 const MAX_PARTIAL = 16 * 1024;
 
@@ -17,6 +19,7 @@ let storage = null; // AsyncLocalStorage, where several calls may run
 let single = null; // the call that runs, where only one may
 let serial = false;
 let nonce = '';
+let rehearsing = false; // calls are the bootstrap's own
 const outside = { id: '', partial: ['', '', ''] };
 
 /** The call that this code runs for, if that is known. */
@@ -24,9 +27,17 @@ function current() {
   return serial ? single : storage === null ? null : storage.getStore() || null;
 }
 
-/** How many calls may run from now on; to be called once, before the first. */
+/** Calls are the bootstrap's own from here on (or no longer): nothing is to be seen of them. */
+function rehearse(on) {
+  rehearsing = on;
+  single = null;
+}
+
+/** How many calls may run from now on; to be called before the first. */
 function configure(concurrency) {
   serial = concurrency <= 1;
+  // Of a pooled instance the shim did not know it: what is printed outside of calls is nobody's, and not one's of several.
+  if (serial) mark('E');
   if (!serial && storage === null) {
     storage = new (require('async_hooks').AsyncLocalStorage)();
   }
@@ -69,6 +80,7 @@ function end(call) {
 
 // In the pipes themselves, so that the order to what child processes print is exact.
 function mark(what) {
+  if (rehearsing) return;
   const text = `\n\x01H${nonce}${what}\n`;
   try {
     fs.writeSync(1, text);
@@ -160,6 +172,17 @@ function describe(error) {
   }
 }
 
+/** What was thrown, as an `error` frame says it. */
+function failure(type, error) {
+  if (error instanceof Error || (typeof error === 'object' && error !== null && typeof error.message === 'string')) {
+    const name = error.name && error.name !== 'Error' ? error.name : (error.constructor && error.constructor.name) || 'Error';
+    const own = String(type || name);
+    const message = type ? `${name}: ${error.message}` : String(error.message);
+    return { type: own, message: message.slice(0, MAX_STACK), stack: error.stack ? String(error.stack).slice(0, MAX_STACK) : undefined };
+  }
+  return { type: String(type || 'Error'), message: describe(error).slice(0, MAX_STACK) };
+}
+
 let decoders = null;
 
 function stream(number, name) {
@@ -215,4 +238,4 @@ function install(boot) {
   process.on('exit', flush);
 }
 
-module.exports = { install, configure, run, within, end, current, say, flush, describe };
+module.exports = { install, rehearse, configure, run, within, end, current, say, flush, describe, failure };

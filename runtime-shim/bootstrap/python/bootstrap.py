@@ -170,7 +170,7 @@ class Connection:
             if len(payload) != 8:
                 return self.refuse("ProtocolViolation", "malformed ping")
             if instance.handler is None:
-                self.frame(PONG, 0, 0, payload)
+                instance.ask_to_exercise(self, payload)
             else:
                 instance.handler.ping(lambda: self.frame(PONG, 0, 0, payload))
         elif kind == LOAD:
@@ -267,6 +267,9 @@ class Instance:
         self.load_request = None
         self.load_asked = _thread.allocate_lock()
         self.load_asked.acquire()
+        self.exercised = False
+        self.preloaded = frozenset()  # modules that the exercise brought in
+        self.pings = []  # that are answered when it is over
         self.connections = {}
         self.served = 0
         self.running = 0
@@ -333,8 +336,19 @@ class Instance:
         if not isinstance(request, dict):
             return connection.refuse("ProtocolViolation", "malformed load")
         self.load_request = connection, request
-        self.load_asked.release()
+        if self.load_asked.locked():
+            self.load_asked.release()
         return True
+
+    def ask_to_exercise(self, connection, payload):
+        """A ping before the load: this instance is to be pooled, and does now what its load would have to wait for."""
+        with self.lock:
+            if not self.exercised and self.load_request is None:
+                self.pings.append((connection, payload))
+                if self.load_asked.locked():
+                    self.load_asked.release()
+                return
+        connection.frame(PONG, 0, 0, payload)
 
     # Any thread.
 
@@ -384,6 +398,17 @@ class Instance:
 
     # Main thread.
 
+    def exercise(self):
+        if not self.exercised:
+            import hearth_exercise
+
+            self.preloaded = hearth_exercise.run(self.boot)
+        with self.lock:
+            self.exercised = True
+            pings, self.pings = self.pings, []
+        for connection, payload in pings:
+            connection.frame(PONG, 0, 0, payload)
+
     def main(self):
         # The numbers of signals that come go to the frames thread. Python's own way is not good enough here: its handlers run in the
         # main thread, which may hold a lock that the drain needs, or may be just about to wait for something else.
@@ -391,9 +416,12 @@ class Instance:
         _signal.signal(_signal.SIGTERM, lambda *_: None)
         _signal.signal(_signal.SIGINT, _signal.SIG_IGN)
         _thread.start_new_thread(self.frames, ())
-        self.load_asked.acquire()
-        connection, request = self.load_request
         sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
+        while self.load_request is None:
+            self.load_asked.acquire()
+            if self.pings:
+                self.exercise()
+        connection, request = self.load_request
         import hearth_call
         import hearth_load
 

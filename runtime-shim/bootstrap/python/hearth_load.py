@@ -54,6 +54,8 @@ def _load(instance, request):
     ours = sys.path[1:] + sys.path[:1]
     sys.path[:] = [code, DEPENDENCIES] + ours if os.path.isdir(DEPENDENCIES) else [code] + ours
     sys.argv = [code]
+    for directory in sys.path[:-len(ours)]:
+        _give_way(directory, instance.preloaded)
     _site()
     os.chdir(code)
     target = _find(code, request.get("handler") or "main.handler")
@@ -79,6 +81,13 @@ def _load(instance, request):
         raise
     except Exception as error:
         raise _failed(error) from error
+
+
+def _give_way(directory, preloaded):
+    """A file of the user's goes before a module of the same name that a pooled instance was exercised with."""
+    own = preloaded.intersection(entry.partition(".")[0] for entry in os.listdir(directory)) if preloaded else ()
+    for name in [name for name in sys.modules if own and name.partition(".")[0] in own]:
+        del sys.modules[name]
 
 
 def _site():

@@ -11,5 +11,6 @@ mod exec;
 mod hostile;
 mod http;
 mod node;
+mod pooled;
 mod python;
 mod supervisor;

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use hearth_dispatch::{ToGateway, ToScaler};
+use hearth_dispatch::{StartKind, ToGateway, ToScaler};
 use hearth_function::{InstanceId, RevisionId};
 use hearth_scaler::{AfterFailure, Fault};
 use jiff::Timestamp;
@@ -10,6 +10,7 @@ use tokio::time::Instant;
 
 use super::{Service, jitter};
 use crate::autoscale::TrialError;
+use crate::autoscale::ladder::Rung;
 use crate::autoscale::record::Record;
 use crate::autoscale::snapshot::Start;
 use crate::pool::{self, Event, Happened, STOP_GRACE};
@@ -52,6 +53,9 @@ impl Service {
                     self.suspects.entry(instance).or_insert((now + SUSPICION, reason));
                 }
             }
+            ToScaler::Quiet { instance } => self.note_quiet(&instance),
+            ToScaler::InUse { instance, idle } => self.note_in_use(&instance, idle, now),
+            ToScaler::Resumed { instance, took } => self.note_resumed(&instance, took, now),
             ToScaler::Unresponsive { instance } => self.kill(&instance, "killed: it did not answer"),
         }
     }
@@ -59,13 +63,16 @@ impl Service {
     /// Takes what became of an instance.
     pub(super) fn note(&mut self, event: Event) {
         let Event { instance, revision, what } = event;
-        self.dirty.insert(revision.clone());
         let now = Instant::now();
+        let Some(revision) = revision else { return self.note_in_pool(&instance, what, now) };
+        self.dirty.insert(revision.clone());
         match what {
-            Happened::Ready { endpoint, phases, served } => {
+            // It was given to the Revision in the moment that it was pooled, and is told of again when it is Ready.
+            Happened::Pooled { .. } => {}
+            Happened::Ready { mut endpoint, phases, served } => {
                 let Some(record) = self.records.get_mut(&revision) else { return };
                 let Some(member) = record.instances.get_mut(&instance) else { return };
-                member.ready = Some(now);
+                (member.ready, member.idle_since) = (Some(now), Some(now));
                 let slots = record.target.template.slots();
                 let adopted = phases.create.is_zero() && served > 0;
                 let took = (!adopted).then(|| phases.total().saturating_sub(phases.schedule));
@@ -73,6 +80,14 @@ impl Service {
                     Start { time: Timestamp::now(), instance: instance.clone(), phases, failure: None };
                 record.note_start(start, took);
                 record.note_ready();
+                // Nobody asked for it but the minimum.
+                endpoint.reserved = record.waiting == 0 && record.ready() <= record.reserved();
+                if let Some(took) = took {
+                    let from =
+                        if endpoint.start == StartKind::Prewarmed { Rung::Pooled } else { Rung::Built };
+                    self.ladder.restored(from, took);
+                    self.metrics.restored(from, took);
+                }
                 if !adopted {
                     self.metrics.came_up(record.target.template.as_ref(), &phases);
                 }
@@ -81,6 +96,7 @@ impl Service {
                 self.granted.insert(instance);
                 self.outbox.push_back(ToGateway::Grant { revision, endpoint: *endpoint, slots });
             }
+            Happened::Paused { frozen } => self.note_frozen(&instance, frozen, now),
             Happened::Failed(failure) => self.note_failed(instance, revision, failure, now),
             Happened::Ended { how } => {
                 tracing::warn!(%revision, %instance, how, "instance ended");
@@ -119,6 +135,23 @@ impl Service {
                     record.leaving = record.leaving.saturating_sub(1);
                 }
                 self.forget_if_gone(&revision);
+            }
+        }
+    }
+
+    /// The same for an instance that has no function.
+    fn note_in_pool(&mut self, instance: &InstanceId, what: Happened, now: Instant) {
+        match what {
+            Happened::Pooled { phases, memory_bytes } => {
+                self.note_pooled(instance, &phases, memory_bytes, now);
+            }
+            Happened::Failed(failure) => self.note_pooling_failed(instance, &failure, now),
+            Happened::Ended { how } => {
+                tracing::warn!(%instance, how, "a pooled instance ended");
+                self.prewarm.lost(instance);
+            }
+            Happened::Removed | Happened::Overdue | Happened::Ready { .. } | Happened::Paused { .. } => {
+                self.prewarm.lost(instance)
             }
         }
     }

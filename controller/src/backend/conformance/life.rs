@@ -3,9 +3,10 @@
 use std::time::Duration;
 
 use futures_util::future::join_all;
+use hearth_function::{FunctionId, RevisionId};
 
 use super::{Failure, GRACE, Suite, check, is_not_found, text, until};
-use crate::backend::{Address, CodeMount, Error};
+use crate::backend::{Address, CodeMount, Error, Owner};
 
 /// Sleeps until it is stopped.
 const SLEEP: &str = "time.sleep(1000)";
@@ -185,8 +186,15 @@ time.sleep(0.2)
     code.dependencies = Some(suite.code("injected-deps")?.path);
     let backend = suite.backend();
     backend.start(&spec).await.map_err(text)?;
-    backend.inject(&spec.id, &code).await.map_err(text)?;
-    let again = backend.inject(&spec.id, &code).await;
+    let owner = Owner {
+        function: FunctionId::parse("default/late").map_err(text)?,
+        revision: RevisionId::parse("default/late-00001").map_err(text)?,
+    };
+    backend.inject(&spec.id, &owner, &code).await.map_err(text)?;
+    let found = backend.list().await.map_err(text)?.into_iter().find(|found| found.spec.id == spec.id);
+    let told = found.map(|found| (found.spec.owner, found.spec.code));
+    check(told == Some((Some(owner.clone()), Some(code.clone()))), || format!("it is found as {told:?}"))?;
+    let again = backend.inject(&spec.id, &owner, &code).await;
     check(matches!(again, Err(Error::Invalid { .. })), || format!("code came in twice: {again:?}"))?;
     let exit = suite.end(&spec.id).await;
     check(exit.code == Some(0), || format!("the script ended with {exit:?}"))?;

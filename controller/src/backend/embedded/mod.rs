@@ -39,7 +39,9 @@ use self::machine::{Machine, records};
 pub use self::probe::probe;
 use self::process::Fate;
 
-use super::{Backend, Capability, CodeMount, Ended, Error, Found, InstanceSpec, Limits, Started, Stats};
+use super::{
+    Backend, Capability, CodeMount, Ended, Error, Found, InstanceSpec, Limits, Owner, Started, Stats,
+};
 
 /// How the embedded backend is set up.
 #[derive(Debug, Clone)]
@@ -332,7 +334,7 @@ impl Backend for Embedded {
         }
     }
 
-    async fn inject(&self, instance: &InstanceId, code: &CodeMount) -> Result<(), Error> {
+    async fn inject(&self, instance: &InstanceId, owner: &Owner, code: &CodeMount) -> Result<(), Error> {
         let running = self.shared.running(instance)?;
         if !running.take_code_place() {
             return Err(Error::Invalid {
@@ -342,11 +344,12 @@ impl Backend for Embedded {
         }
         let mut pairs = vec![(code.path.clone(), "/code")];
         pairs.extend(code.dependencies.clone().map(|path| (path, "/deps")));
-        let code = code.clone();
+        let (owner, code) = (owner.clone(), code.clone());
         let target = Arc::clone(&running);
         let injected = blocking(move || {
             inject::mount(&target.pidfd, pairs)?;
-            target.directory.rewrite_spec(|spec| spec.code = Some(code))
+            // After the mount: what is found between the two is nobody's, and is taken away.
+            target.directory.rewrite_spec(|spec| (spec.owner, spec.code) = (Some(owner), Some(code)))
         })
         .await;
         injected.map_err(|source| {

@@ -167,6 +167,7 @@ impl Task {
             instances.ready += counts.ready;
             instances.busy += counts.busy;
             instances.starting += counts.starting;
+            instances.paused += counts.paused;
         }
         let (ready, built) = status::stages(&self.facts(observed, &views));
         Known {

@@ -7,6 +7,7 @@ use std::cell::RefCell;
 use std::pin::Pin;
 use std::rc::Rc;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
@@ -23,6 +24,7 @@ use tokio::time::Sleep;
 
 use super::linger::{Hold, Lent};
 use super::socket::Socket;
+use super::upgrade::Protocol;
 pub(in crate::gateway) use super::upgrade::Tunnel;
 use super::{CallFailure, What};
 use crate::gateway::admission::Slot;
@@ -42,7 +44,7 @@ const MAX_HEADERS: usize = 256;
 pub(in crate::gateway) struct Pool {
     instance: Arc<Instance>,
     limits: ForwardingLimits,
-    idle: RefCell<Vec<Line>>,
+    idle: RefCell<Vec<Idle>>,
 }
 
 /// A connection: where requests go in, and what it shares with its task.
@@ -50,6 +52,14 @@ pub(in crate::gateway) struct Pool {
 struct Line {
     sender: SendRequest<Passing>,
     hold: Arc<Hold>,
+}
+
+/// A connection without a call.
+#[derive(Debug)]
+struct Idle {
+    line: Line,
+    /// [`Instance::pauses`] when its last call began to wait for nothing more.
+    pauses: u64,
 }
 
 impl Pool {
@@ -60,7 +70,10 @@ impl Pool {
     /// One that is still open; the last used first, so that the others grow old and are closed by the instance.
     fn take_idle(&self) -> Option<Line> {
         let mut idle = self.idle.borrow_mut();
-        std::iter::from_fn(|| idle.pop()).find(|line| line.sender.is_ready())
+        let pauses = self.instance.pauses.load(Ordering::Acquire);
+        std::iter::from_fn(|| idle.pop())
+            .find(|idle| idle.pauses == pauses && idle.line.sender.is_ready())
+            .map(|idle| idle.line)
     }
 
     fn put_back(&self, line: Line) {
@@ -68,7 +81,7 @@ impl Pool {
         let instance = &self.instance;
         let wanted = !instance.revoked.is_cancelled() && !instance.gone.is_cancelled();
         if wanted && !line.sender.is_closed() && idle.len() < self.limits.idle_connections {
-            idle.push(line);
+            idle.push(Idle { line, pauses: instance.pauses.load(Ordering::Acquire) });
         }
     }
 
@@ -160,7 +173,8 @@ pub(in crate::gateway) async fn send(
         let drain = lane.shared.config.forwarding.upgrade_drain;
         let (line, slot) = lease.take();
         let whose = Rc::clone(&call.client);
-        let tunnel = Tunnel::new(whose, client, instance, slot, line.sender, idle, drain);
+        let protocol = Protocol::of(response.headers());
+        let tunnel = Tunnel::new((whose, client), instance, slot, line.sender, protocol, (idle, drain));
         let (parts, _) = response.into_parts();
         return Ok(Answer::Switched(Response::from_parts(parts, ()), tunnel));
     }

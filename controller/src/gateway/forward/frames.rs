@@ -426,7 +426,12 @@ impl Peer {
         let mut state = self.state.borrow_mut();
         let state = &mut *state;
         if state.pong_due.is_some_and(|due| due <= now) {
-            return Err(End::Unresponsive("it does not answer a ping"));
+            let id = &self.instance.endpoint.instance;
+            if !self.revision.with(|dispatch, _| dispatch.is_paused(id)) {
+                return Err(End::Unresponsive("it does not answer a ping"));
+            }
+            // It was frozen before it could: it answers when it is thawed.
+            state.pong_due = Some(now + self.limits.ping);
         }
         state.alarm = state.pong_due;
         let overdue: Vec<(u32, Rc<RefCell<Call>>)> = state

@@ -3,6 +3,7 @@
 //! - [`frames`]: the connection that a gateway thread shares among all calls of one instance; [`event`] writes the heads.
 //! - [`exchange`]: one call on it, from the request to the head of its answer; [`call`] is its state.
 //! - [`attach`]: a dedicated connection for each call, plain HTTP/1.1 and upgrades; [`linger`] is its end when nobody waits for it.
+//! - [`upgrade`]: a connection that is another protocol's; `websocket` says goodbye on one.
 //! - [`socket`]: either kind of stream socket.
 
 pub(super) mod attach;
@@ -13,6 +14,7 @@ pub(super) mod frames;
 mod linger;
 pub(super) mod socket;
 pub(super) mod upgrade;
+mod websocket;
 
 use hearth_dispatch::retry::Accepted;
 use hearth_protocol::CallError;

@@ -1,5 +1,5 @@
 //! An upgraded connection (WebSocket): bytes both ways until one side ends, nothing moves for too long, or the instance is put out or the
-//! gateway stops and it has had its time.
+//! gateway stops and it has had its time. A WebSocket is told so.
 
 use std::cell::Cell;
 use std::pin::Pin;
@@ -7,12 +7,14 @@ use std::rc::Rc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
+use http::header::{self, HeaderMap};
 use hyper::client::conn::http1::SendRequest;
 use hyper::upgrade::OnUpgrade;
 use hyper_util::rt::TokioIo;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::time::Instant;
 
+use super::websocket;
 use crate::gateway::admission::Slot;
 use crate::gateway::answer::Story;
 use crate::gateway::body::Passing;
@@ -32,21 +34,37 @@ pub(in crate::gateway) struct Tunnel {
     slot: Slot,
     /// Kept until the end: without its sender the connection's task would close it before the upgrade.
     connection: SendRequest<Passing>,
+    protocol: Protocol,
     idle: Duration,
     drain: Duration,
 }
 
+/// What the connection was upgraded to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Protocol {
+    WebSocket,
+    Other,
+}
+
+impl Protocol {
+    /// By the head of the answer that switched.
+    pub(super) fn of(headers: &HeaderMap) -> Self {
+        let upgrade = headers.get(header::UPGRADE);
+        let websocket = upgrade.is_some_and(|name| name.as_bytes().eq_ignore_ascii_case(b"websocket"));
+        if websocket { Self::WebSocket } else { Self::Other }
+    }
+}
+
 impl Tunnel {
     pub(super) const fn new(
-        whose: Rc<Client>,
-        client: OnUpgrade,
+        (whose, client): (Rc<Client>, OnUpgrade),
         instance: OnUpgrade,
         slot: Slot,
         connection: SendRequest<Passing>,
-        idle: Duration,
-        drain: Duration,
+        protocol: Protocol,
+        (idle, drain): (Duration, Duration),
     ) -> Self {
-        Self { whose, client, instance, slot, connection, idle, drain }
+        Self { whose, client, instance, slot, connection, protocol, idle, drain }
     }
 
     /// Carries bytes in a task of its own; the call and its slot end with it.
@@ -67,7 +85,7 @@ impl Tunnel {
     }
 
     async fn carry(self) -> Ended {
-        let Self { whose, client, instance, slot, connection, idle, drain } = self;
+        let Self { whose, client, instance, slot, connection, protocol, idle, drain } = self;
         let moved = (Rc::new(Cell::new(0)), Rc::new(Cell::new(0)));
         let last = Rc::new(Cell::new(Instant::now()));
         let both = async { tokio::try_join!(client, instance) };
@@ -81,9 +99,17 @@ impl Tunnel {
         };
         let (mut client, mut instance) = (metered(client, &moved.0), metered(instance, &moved.1));
         let target = &slot.instance;
+        let carried = async {
+            match protocol {
+                Protocol::WebSocket => websocket::carry(&mut client, &mut instance, &target.revoked).await,
+                Protocol::Other => {
+                    // An error here is a side that went without a word: an end like any other.
+                    let _how = tokio::io::copy_bidirectional(&mut client, &mut instance).await;
+                }
+            }
+        };
         let error = tokio::select! {
-            // An error here is a side that went without a word: an end like any other.
-            _ = tokio::io::copy_bidirectional(&mut client, &mut instance) => None,
+            () = carried => None,
             () = stands_still(&last, idle) => Some(Code::IdleStream),
             () = target.gone.cancelled() => None,
             () = async {

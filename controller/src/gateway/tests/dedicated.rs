@@ -215,14 +215,33 @@ async fn an_upgraded_connection_on_a_revoked_instance_is_cut_at_the_deadline() {
     let mut rig = Rig::with(|config| config.forwarding.upgrade_drain = short, Timeouts::default());
     let instance = rig.grant("i1", Forwarding::Attach, 1).await;
     let mut client = rig.client().await;
+    client.write(&UPGRADE.replace("websocket", "echo")).await;
+    let mut attached = Attached::accept(&instance).await;
+    attached.read_until("\r\n\r\n").await;
+    attached.write(&SWITCHED.replace("websocket", "echo")).await;
+    client.read_until("\r\n\r\n").await;
+    rig.revoke("i1").await;
+    assert_eq!(rig.told().await, ToScaler::Drained { instance: id("i1") });
+    assert_eq!(client.rest().await, "");
+}
+
+#[tokio::test]
+async fn a_websocket_on_a_revoked_instance_is_told_that_it_goes_away() {
+    let mut rig = Rig::new();
+    let instance = rig.grant("i1", Forwarding::Attach, 1).await;
+    let mut client = rig.client().await;
     client.write(UPGRADE).await;
     let mut attached = Attached::accept(&instance).await;
     attached.read_until("\r\n\r\n").await;
     attached.write(SWITCHED).await;
     client.read_until("\r\n\r\n").await;
     rig.revoke("i1").await;
+    let mut told = [0; 8];
+    patiently(attached.0.read_exact(&mut told)).await.unwrap();
+    assert_eq!(told, [0x88, 0x82, 0, 0, 0, 0, 0x03, 0xe9]);
+    // Both have gone: so has the call.
+    drop((attached, client));
     assert_eq!(rig.told().await, ToScaler::Drained { instance: id("i1") });
-    assert_eq!(client.rest().await, "");
 }
 
 #[tokio::test]

@@ -368,6 +368,7 @@ async fn who_waits_for_a_revision_that_is_replaced_goes_to_the_new_one() {
         start: hearth_dispatch::StartKind::Cold,
         start_time: Duration::ZERO,
         single_use: false,
+        reserved: false,
     };
     rig.scaler.send(ToGateway::Grant { revision: new.revision, endpoint, slots: 1 }).await.unwrap();
     let mut wire = super::rig::Instance { listener }.accept().await;

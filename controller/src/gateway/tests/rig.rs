@@ -75,7 +75,9 @@ impl Rig {
         };
         change(&mut config);
         let metrics = Registry::new();
-        let handle = Gateway::start(config, Channels { to_scaler, from_scaler, calls }, &metrics).unwrap();
+        let handle =
+            Gateway::start(config, Channels { to_scaler, from_scaler, calls, freezer: None }, &metrics)
+                .unwrap();
         assert_eq!(handle.serve(vec![served(timeouts)]), []);
         Self { handle, scaler, told, records, metrics, directory: tempfile::tempdir().unwrap() }
     }
@@ -101,6 +103,7 @@ impl Rig {
             forwarding,
             start: StartKind::Cold,
             start_time: Duration::from_millis(7),
+            reserved: false,
             single_use,
         };
         self.scaler.send(ToGateway::Grant { revision: revision(), endpoint, slots }).await.unwrap();

@@ -70,6 +70,17 @@ impl Value for Duration {
     }
 }
 
+impl Value for bool {
+    const FORM: &'static str = "true or false";
+    fn read(value: &Json) -> Result<Self, String> {
+        let text = value.as_str().map(str::trim).and_then(|text| text.parse().ok());
+        value.as_bool().or(text).ok_or_else(|| not::<Self>(value))
+    }
+    fn show(&self) -> Json {
+        Json::from(*self)
+    }
+}
+
 macro_rules! whole_number {
     ($type:ty, $form:literal) => {
         impl Value for $type {

@@ -6,6 +6,8 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::StartCode;
+use crate::messages::StartKind;
+use crate::verdicts::Placement;
 
 #[derive(Debug, Clone)]
 enum Event {
@@ -26,6 +28,7 @@ enum Event {
         single_use: bool,
     },
     Revoke(u8),
+    Pause(u8, u64),
     Gone(u8),
     Doubt(u8),
     Trust(u8),
@@ -48,6 +51,7 @@ fn event() -> impl Strategy<Value = Event> {
         4 => (0u8..6, 0u32..5, prop::bool::weighted(0.2))
             .prop_map(|(instance, slots, single_use)| Event::Grant { instance, slots, single_use }),
         2 => (0u8..6).prop_map(Event::Revoke),
+        4 => (0u8..6, 0u64..2000).prop_map(|(instance, idle)| Event::Pause(instance, idle)),
         2 => (0u8..6).prop_map(Event::Gone),
         1 => (0u8..6).prop_map(Event::Doubt),
         2 => (0u8..6).prop_map(Event::Trust),
@@ -91,6 +95,8 @@ struct Model {
     settled: BTreeSet<u32>,
     /// Every attempt is a request of its own here.
     requests: u32,
+    /// Instances that may be frozen.
+    paused: BTreeSet<u8>,
 }
 
 impl Model {
@@ -98,7 +104,10 @@ impl Model {
         assert!(self.settled.insert(request), "request {request} got two verdicts");
     }
 
+    /// Whoever gets a slot on an instance that may be frozen is told so, and nobody else.
     fn runs(&mut self, placement: &Placement<u8>, came: Instant) {
+        let paused = self.paused.remove(&placement.endpoint);
+        assert_eq!(placement.start == StartKind::Paused, paused, "{placement:?}");
         let Placement { grant, endpoint, .. } = *placement;
         self.running.push(Run { on: endpoint, grant, came, stuck: false });
     }
@@ -145,7 +154,14 @@ impl Model {
                     let number: u8 = instance.as_str().trim_start_matches('i').parse().unwrap();
                     assert!(!self.running.iter().any(|run| run.on == number), "ended too early");
                     self.slots.remove(&number);
+                    self.paused.remove(&number);
                 }
+                Action::Tell(ToScaler::Quiet { instance }) => {
+                    let number: u8 = instance.as_str().trim_start_matches('i').parse().unwrap();
+                    assert!(!self.running.iter().any(|run| run.on == number), "frozen with a call");
+                    self.paused.insert(number);
+                }
+                Action::Tell(ToScaler::InUse { .. }) => {}
                 Action::Tell(other) => panic!("{other:?}"),
             }
         }
@@ -225,6 +241,7 @@ fn happens(machine: &mut Machine, model: &mut Model, now: &mut Instant, event: &
                 single_use,
                 start: StartKind::Cold,
                 start_time: Duration::ZERO,
+                reserved: false,
             };
             model.slots.insert(instance, slots);
             machine.on_grant(*now, granted, &mut actions);
@@ -233,7 +250,11 @@ fn happens(machine: &mut Machine, model: &mut Model, now: &mut Instant, event: &
             machine.on_revoke(*now, &name(instance), &mut actions);
             model.slots.remove(&instance);
         }
+        Event::Pause(instance, idle) => {
+            machine.on_pause(*now, &name(instance), Duration::from_millis(idle), &mut actions);
+        }
         Event::Gone(instance) => {
+            model.paused.remove(&instance);
             machine.on_gone(*now, &name(instance));
             model.slots.remove(&instance);
             let (lost, run): (Vec<Run>, Vec<Run>) = model.running.iter().partition(|run| run.on == instance);

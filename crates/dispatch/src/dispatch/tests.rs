@@ -1,5 +1,6 @@
 use super::*;
 use crate::StartCode;
+use crate::messages::StartKind;
 
 type Machine = Dispatch<u32, &'static str>;
 type Acts = Vec<Action<u32, &'static str>>;
@@ -24,6 +25,7 @@ fn granted(name: &'static str, slots: u32) -> Granted<&'static str> {
         single_use: false,
         start: StartKind::Cold,
         start_time: Duration::from_millis(80),
+        reserved: false,
     }
 }
 
@@ -290,4 +292,55 @@ fn a_retried_request_has_its_limits_anew_and_keeps_nobody_else_waiting() {
     assert_eq!(words(&mut actions), ["1 ✗ StartTimeout"]);
     machine.on_tick(at(start, 50), &mut actions);
     assert_eq!(words(&mut actions), ["2 ✗ StartTimeout"]);
+}
+
+#[test]
+fn an_idle_instance_may_be_frozen_and_the_next_request_is_told_to_thaw_it() {
+    let start = Instant::now();
+    let (mut machine, mut actions) = (machine(start), Vec::new());
+    let pause = Duration::from_secs(10);
+    machine.on_grant(start, granted("i1", 2), &mut actions);
+    assert_eq!(request(&mut machine, start, 1), "i1 Warm");
+    machine.on_pause(at(start, 20), &id("i1"), pause, &mut actions);
+    assert_eq!(words(&mut actions), ["InUse { instance: i1, idle: 0ns }"]);
+    machine.on_slot_free(at(start, 20), &id("i1"), Some(Duration::from_secs(20)), &mut actions);
+    machine.on_pause(at(start, 25), &id("i1"), pause, &mut actions);
+    assert_eq!(words(&mut actions), ["InUse { instance: i1, idle: 5s }"]);
+    machine.on_pause(at(start, 30), &id("i1"), pause, &mut actions);
+    assert_eq!(words(&mut actions), ["Quiet { instance: i1 }"]);
+    assert!(machine.is_paused(&id("i1")));
+    assert_eq!(request(&mut machine, at(start, 31), 2), "i1 Paused");
+    assert!(!machine.is_paused(&id("i1")));
+    assert_eq!(request(&mut machine, at(start, 31), 3), "i1 Warm");
+    // One that is to go is not frozen, nor one that is not known.
+    machine.on_revoke(at(start, 32), &id("i1"), &mut actions);
+    machine.on_pause(at(start, 99), &id("i1"), pause, &mut actions);
+    machine.on_pause(at(start, 99), &id("i2"), pause, &mut actions);
+    assert_eq!(words(&mut actions), ["InUse { instance: i1, idle: 0ns }"]);
+}
+
+#[test]
+fn a_frozen_instance_is_thawed_when_the_others_are_half_full() {
+    let start = Instant::now();
+    let (mut machine, mut actions) = (machine(start), Vec::new());
+    for name in ["i1", "i2"] {
+        machine.on_grant(start, granted(name, 4), &mut actions);
+    }
+    machine.on_pause(at(start, 9), &id("i1"), Duration::from_secs(9), &mut actions);
+    let met: Vec<String> = (0..8).map(|name| request(&mut machine, at(start, 10), name)).collect();
+    let (one, two) = ("i1 Warm", "i2 Warm");
+    assert_eq!(met, [two, two, "i1 Paused", one, one, two, one, two]);
+}
+
+#[test]
+fn the_first_request_on_an_instance_that_was_kept_says_so() {
+    let start = Instant::now();
+    let (mut machine, mut actions) = (machine(start), Vec::new());
+    machine.on_grant(start, Granted { reserved: true, ..granted("i1", 2) }, &mut actions);
+    assert_eq!(request(&mut machine, start, 1), "i1 Reserved");
+    assert_eq!(request(&mut machine, start, 2), "i1 Warm");
+    // Whoever waits for it has not found it there.
+    assert_eq!(request(&mut machine, start, 3), "waits");
+    machine.on_grant(start, Granted { reserved: true, ..granted("i2", 1) }, &mut actions);
+    assert_eq!(words(&mut actions), ["3 → i2 Cold"]);
 }

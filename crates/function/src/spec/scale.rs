@@ -30,12 +30,12 @@ pub struct Scale {
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(extend("x-hearth-default" = Scale::DEFAULT_KEEP_ALIVE))]
     pub keep_alive: Option<KeepAlive>,
-    /// How long an instance may be idle before it is frozen; a time, or `off` to keep it running. Left out: 10s where instances can be
-    /// frozen.
+    /// How long an instance may be idle before it is frozen; a time, or `off` to keep it running. The next request thaws it, in well under
+    /// a millisecond; timers of its own stand still meanwhile. Left out: 10s where instances can be frozen.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(extend("x-hearth-default" = Scale::DEFAULT_PAUSE))]
     pub pause: Option<Pause>,
-    /// Times in which a number of instances is kept ready whatever the traffic.
+    /// Times in which more than `min` instances are kept ready whatever the traffic.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub reserved: Vec<ReservedWindow>,
 }
@@ -174,10 +174,10 @@ impl JsonSchema for Pause {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct ReservedWindow {
-    /// When it begins: minute, hour, day of the month, month, day of the week.
+    /// When it begins, in UTC: minute, hour, day of the month, month, day of the week.
     pub schedule: String,
     /// How long it lasts. A time.
     pub duration: HumanDuration,
-    /// How many instances are kept.
+    /// How many instances are kept, at most `max`; of windows that overlap, the most.
     pub count: u32,
 }

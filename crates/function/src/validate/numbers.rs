@@ -104,7 +104,7 @@ fn scale(spec: &FunctionSpec, found: &mut Problems) {
         between(time, HumanDuration::from_millis(100), DAY, "spec.scale.pause", found);
     }
     for (index, window) in scale.reserved.iter().enumerate() {
-        between(window.count, 1, MOST_INSTANCES, &format!("spec.scale.reserved[{index}].count"), found);
+        between(window.count, 1, scale.max.max(1), &format!("spec.scale.reserved[{index}].count"), found);
         let path = format!("spec.scale.reserved[{index}].duration");
         between(window.duration, HumanDuration::from_secs(60), DAY, &path, found);
         super::triggers::schedule(&window.schedule, &format!("spec.scale.reserved[{index}].schedule"), found);

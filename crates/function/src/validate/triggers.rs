@@ -1,6 +1,7 @@
 //! What causes calls, and how they are divided among Revisions.
 
 use std::collections::BTreeSet;
+use std::str::FromStr as _;
 
 use super::Problems;
 use crate::ids::is_label;
@@ -119,11 +120,11 @@ fn overlap(one: &[HttpMethod], other: &[HttpMethod]) -> bool {
 
 /// The five fields of a schedule. Whether it ever comes due is for whoever runs it.
 pub(super) fn schedule(text: &str, path: &str, found: &mut Problems) {
-    let fields = text.split_whitespace().count();
-    let known = |c: char| c.is_ascii_alphanumeric() || "*/,-#?".contains(c) || c.is_ascii_whitespace();
-    if fields != 5 || !text.chars().all(known) {
-        let fix = "write minute, hour, day of the month, month and day of the week, as in \"*/5 * * * *\"";
+    let fix = "write minute, hour, day of the month, month and day of the week, as in \"*/5 * * * *\"";
+    if text.split_whitespace().count() != 5 {
         found.add(path, format!("{text:?} is not a schedule"), fix);
+    } else if let Err(error) = croner::Cron::from_str(text) {
+        found.add(path, format!("{text:?} is not a schedule: {error}"), fix);
     }
 }
 

@@ -1,7 +1,7 @@
 //! What a manifest can say and Hearth cannot do yet. It is refused, never ignored. One table; a row goes when its feature comes.
 
 use super::Problems;
-use crate::spec::{FunctionSpec, KeepAlive, Metric, Pause};
+use crate::spec::{FunctionSpec, KeepAlive, Metric};
 use crate::values::{Percent, RuntimeName};
 
 /// Something that is not built yet.
@@ -49,16 +49,6 @@ const UNBUILT: &[Unbuilt] = &[
         what: "learned keep-alive",
         instead: "use `keepAlive: fixed`, with `idleTimeout`, or leave it out",
         used: |spec| one(spec.scale.keep_alive == Some(KeepAlive::Learned), "spec.scale.keepAlive"),
-    },
-    Unbuilt {
-        what: "freezing idle instances",
-        instead: "use `pause: off`, or leave it out",
-        used: |spec| one(matches!(spec.scale.pause, Some(Pause::After(_))), "spec.scale.pause"),
-    },
-    Unbuilt {
-        what: "reserving instances by the clock",
-        instead: "use `scale.min`, which holds at all times",
-        used: |spec| one(!spec.scale.reserved.is_empty(), "spec.scale.reserved"),
     },
     Unbuilt {
         what: "the trigger `cron`",

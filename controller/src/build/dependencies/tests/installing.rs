@@ -16,8 +16,8 @@ use tokio::task::JoinSet;
 use super::planning::toolchain;
 use crate::backend::interpreters::Language;
 use crate::backend::{
-    self, Address, Backend, Capability, CodeMount, Ended, Found, InstanceSpec, Limits, Process, Started,
-    Stats,
+    self, Address, Backend, Capability, CodeMount, Ended, Found, InstanceSpec, Limits, Owner, Process,
+    Started, Stats,
 };
 use crate::build::dependencies::{Config, Dependencies, Error, Plan, Progress, plan};
 
@@ -145,7 +145,7 @@ impl Backend for Stage {
         Ok(())
     }
 
-    async fn inject(&self, instance: &InstanceId, _: &CodeMount) -> Result<(), backend::Error> {
+    async fn inject(&self, instance: &InstanceId, _: &Owner, _: &CodeMount) -> Result<(), backend::Error> {
         Err(backend::Error::NotFound(instance.clone()))
     }
 

@@ -1,0 +1,81 @@
+//! What the service does about idle instances: has the gateway let go of them, and the pool freeze them.
+
+use std::time::Duration;
+
+use hearth_dispatch::ToGateway;
+use hearth_function::InstanceId;
+use hearth_scaler::Reach;
+use tokio::time::Instant;
+
+use super::Service;
+use crate::autoscale::ladder::Rung;
+use crate::autoscale::record::{Member, Record};
+use crate::autoscale::rest::{self, Rest};
+
+impl Service {
+    /// Asks the gateway about every instance that looks idle for long enough: only the gateway knows.
+    pub(super) fn rest(&mut self, now: Instant) {
+        if self.shutdown.is_some() {
+            return;
+        }
+        let serves = |record: &&mut Record| {
+            record.target.reach == Reach::Routed
+                && record.removing.is_none()
+                && !record.target.template.is_single_use()
+        };
+        for record in self.records.values_mut().filter(serves) {
+            let Some(after) = record.target.pause else { continue };
+            for instance in rest::due(&record.sleepers(), after, record.reserved(), now) {
+                if let Some(member) = record.instances.get_mut(&instance) {
+                    let round = self.pool.freezer().want(&instance);
+                    member.rest = Rest::Asked { round };
+                    self.outbox.push_back(ToGateway::Pause { instance, idle: after });
+                }
+            }
+        }
+    }
+
+    /// The gateway has let go of an instance.
+    pub(super) fn note_quiet(&mut self, instance: &InstanceId) {
+        if let Some(member) = self.member(instance)
+            && let Rest::Asked { round } = member.rest
+        {
+            member.rest = Rest::Freezing;
+            self.pool.freeze(instance, round);
+        }
+    }
+
+    /// It was used a moment ago.
+    pub(super) fn note_in_use(&mut self, instance: &InstanceId, idle: Duration, now: Instant) {
+        if let Some(member) = self.member(instance) {
+            member.rest = Rest::Awake;
+            member.idle_since = Some(now.checked_sub(idle).unwrap_or(now));
+        }
+    }
+
+    /// What came of a freeze.
+    pub(super) fn note_frozen(&mut self, instance: &InstanceId, frozen: bool, now: Instant) {
+        if let Some(member) = self.member(instance)
+            && member.rest == Rest::Freezing
+        {
+            member.rest = if frozen { Rest::Paused } else { Rest::Awake };
+            // One that could not be frozen is not tried again at once.
+            member.idle_since = Some(now);
+        }
+    }
+
+    /// A request has thawed it.
+    pub(super) fn note_resumed(&mut self, instance: &InstanceId, took: Duration, now: Instant) {
+        self.ladder.restored(Rung::Paused, took);
+        self.metrics.restored(Rung::Paused, took);
+        if let Some(member) = self.member(instance) {
+            member.rest = Rest::Awake;
+            member.idle_since = Some(now);
+        }
+        self.pool.resumed(instance);
+    }
+
+    fn member(&mut self, instance: &InstanceId) -> Option<&mut Member> {
+        self.records.values_mut().find_map(|record| record.instances.get_mut(instance))
+    }
+}

@@ -1,0 +1,152 @@
+//! Pools: who gets a pooled instance, and what becomes of them.
+
+use hearth_dispatch::StartKind;
+
+use super::*;
+
+const SETTINGS: Prewarming =
+    Prewarming { enabled: true, size: 2, max: 4, ttl: Duration::from_secs(60), memory_bytes: 1 << 30 };
+
+fn scene(prewarm: Prewarming) -> Scene {
+    let directory = TempDir::new().unwrap();
+    let backend = Staged::new(directory.path());
+    Scene::with(backend, directory, Vec::new(), prewarm)
+}
+
+impl Scene {
+    /// Waits until so many are pooled; their names.
+    async fn pooled(&self, count: usize) -> Vec<InstanceId> {
+        self.pooled_without(count, None).await
+    }
+
+    /// The same, once one is not among them any more.
+    async fn pooled_without(&self, count: usize, gone: Option<&InstanceId>) -> Vec<InstanceId> {
+        let mut watch = self.handle.watch();
+        let pooled = |snapshot: &Snapshot| -> Vec<InstanceId> {
+            let views = snapshot.instances.iter();
+            views.filter(|view| view.state.to_string() == "Pooled").map(|view| view.id.clone()).collect()
+        };
+        let settled =
+            |pool: &[InstanceId]| pool.len() == count && !gone.is_some_and(|gone| pool.contains(gone));
+        let seen = watch.wait_for(|snapshot| settled(&pooled(snapshot)));
+        let snapshot = timeout(Duration::from_secs(600), seen).await.expect("no such pool").unwrap();
+        pooled(&snapshot)
+    }
+
+    async fn granted_as(&mut self) -> (InstanceId, StartKind) {
+        match self.heard().await {
+            ToGateway::Grant { endpoint, .. } => (endpoint.instance, endpoint.start),
+            other => panic!("{other:?}"),
+        }
+    }
+
+    async fn owner(&self, instance: &InstanceId) -> Option<String> {
+        let found = self.backend.list().await.unwrap();
+        let one = found.into_iter().find(|found| found.spec.id == *instance).unwrap();
+        one.spec.owner.map(|owner| owner.revision.to_string())
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_request_that_waits_gets_a_pooled_instance_and_the_pool_is_filled_again() {
+    let mut scene = scene(SETTINGS);
+    scene.handle.put(hello(Reach::Routed)).await.unwrap();
+    let pool = scene.pooled(2).await;
+    assert_eq!(scene.owner(&pool[0]).await, None);
+    scene.want(1, 0).await;
+    let (instance, start) = scene.granted_as().await;
+    assert!(pool.contains(&instance) && start == StartKind::Prewarmed, "{instance} {start:?}");
+    assert_eq!(scene.owner(&instance).await.as_deref(), Some("default/hello-00001"));
+    scene.pooled_without(2, Some(&instance)).await;
+    assert_eq!((scene.backend.starts(), scene.backend.running().len()), (3, 3));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_burst_takes_the_pool_and_begins_the_rest_from_nothing() {
+    let mut scene = scene(SETTINGS);
+    let target = target(
+        "hello-00001",
+        json!({ "concurrency": { "limit": 1 } }),
+        |policy| policy.limit = NonZeroU32::MIN,
+        Reach::Routed,
+    );
+    scene.handle.put(target).await.unwrap();
+    scene.pooled(2).await;
+    scene.backend.takes(Duration::from_millis(50));
+    scene.want(3, 0).await;
+    let mut kinds = Vec::new();
+    for _ in 0..3 {
+        kinds.push(scene.granted_as().await.1);
+    }
+    assert_eq!(kinds, [StartKind::Prewarmed, StartKind::Prewarmed, StartKind::Cold]);
+    // The burst is remembered.
+    scene.pooled(3).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_nobody_waits_for_leaves_the_pool_alone() {
+    let mut scene = scene(SETTINGS);
+    let target = |min| target("hello-00001", json!({}), move |policy| policy.min = min, Reach::Routed);
+    scene.handle.put(target(0)).await.unwrap();
+    let pool = scene.pooled(2).await;
+    scene.handle.put(target(1)).await.unwrap();
+    let (instance, start) = scene.granted_as().await;
+    assert!(!pool.contains(&instance) && start == StartKind::Cold, "{start:?}");
+    assert_eq!(scene.pooled(2).await, pool);
+}
+
+#[tokio::test(start_paused = true)]
+async fn only_classes_that_functions_have_are_pooled() {
+    let scene = scene(SETTINGS);
+    let exec = json!({ "runtime": "exec", "command": ["./program"] });
+    scene.handle.put(target("program-00001", exec, |_| {}, Reach::Routed)).await.unwrap();
+    scene.handle.put(hello(Reach::Routed)).await.unwrap();
+    scene.pooled(2).await;
+    assert_eq!(scene.handle.snapshot().pools.len(), 1);
+    scene.handle.remove(id()).await.unwrap();
+    scene.pooled(0).await;
+    assert!(scene.backend.running().is_empty());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_pooled_instance_that_ends_is_replaced_and_one_that_cannot_start_rests() {
+    let scene = scene(SETTINGS);
+    scene.backend.will([Act::NotMade, Act::NotMade]);
+    scene.handle.put(hello(Reach::Routed)).await.unwrap();
+    let pool = scene.pooled(2).await;
+    assert_eq!(scene.backend.starts(), 4);
+    scene.backend.end(&pool[0], Exit { code: Some(1), signal: None, out_of_memory: false }).await;
+    scene.backend.stopped.notified().await;
+    let again = scene.pooled_without(2, Some(&pool[0])).await;
+    assert!(again.contains(&pool[1]), "{again:?}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_next_controller_takes_away_what_was_pooled_and_adopts_what_was_given_away() {
+    let mut scene = scene(SETTINGS);
+    scene.handle.put(hello(Reach::Routed)).await.unwrap();
+    scene.pooled(2).await;
+    scene.want(1, 0).await;
+    let (instance, _) = scene.granted_as().await;
+    scene.pooled_without(2, Some(&instance)).await;
+    let mut scene = scene.restart().await;
+    scene.handle.put(hello(Reach::Routed)).await.unwrap();
+    assert_eq!(scene.granted().await, instance);
+    scene.handle.settled().await.unwrap();
+    for _ in 0..2 {
+        scene.backend.stopped.notified().await;
+        if scene.backend.running().len() == 1 {
+            break;
+        }
+    }
+    assert_eq!(scene.backend.running(), [instance]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_shutdown_takes_the_pools_with_it() {
+    let scene = scene(SETTINGS);
+    scene.handle.put(hello(Reach::Routed)).await.unwrap();
+    scene.pooled(2).await;
+    let left = scene.handle.shutdown(Instant::now() + Duration::from_secs(30)).await;
+    assert_eq!((left, scene.backend.running().len()), (Left::default(), 0));
+}

@@ -1,0 +1,138 @@
+//! `hearth top`: the warmth ladder. What stands on each rung, what it holds, and what it takes to restore an instance from there.
+
+use std::time::Duration;
+
+use serde_json::json;
+
+use super::args::Top;
+use super::client::Server;
+use super::error::Error;
+use super::get::list_instances;
+use super::out;
+use crate::api::ports::{Instance, Ladder};
+
+/// Between two looks.
+const EVERY: Duration = Duration::from_secs(1);
+
+/// Runs the command.
+pub(super) async fn run(arguments: Top) -> Result<(), Error> {
+    let server = Server::find(&arguments.client).await?;
+    loop {
+        let ladder: Ladder = server.get("/apis/hearth.dev/v1/ladder").await?;
+        let instances = list_instances(&server, None, None).await?;
+        match arguments.output {
+            Some(format) => out::object(&json!({ "ladder": ladder, "instances": instances }), format)?,
+            None => out::text(&page(&ladder, &instances))?,
+        }
+        if !arguments.watch {
+            return Ok(());
+        }
+        tokio::time::sleep(EVERY).await;
+        if arguments.output.is_none() {
+            out::line("")?;
+        }
+    }
+}
+
+fn page(ladder: &Ladder, instances: &[Instance]) -> String {
+    let millis = |time: Option<f64>| time.map(|time| format!("{time:.1} ms")).unwrap_or_default();
+    let rungs: Vec<Vec<String>> = ladder
+        .rungs
+        .iter()
+        .map(|rung| {
+            vec![
+                rung.rung.clone(),
+                rung.instances.to_string(),
+                out::bytes_for_people(rung.held_bytes),
+                millis(rung.restore_p50_ms),
+                millis(rung.restore_p99_ms),
+                rung.restored.to_string(),
+            ]
+        })
+        .collect();
+    let mut page = out::table(&["RUNG", "INSTANCES", "HELD", "RESTORE P50", "P99", "OF THE LAST"], &rungs);
+    if !ladder.pools.is_empty() {
+        let pools: Vec<Vec<String>> = ladder
+            .pools
+            .iter()
+            .map(|pool| {
+                vec![
+                    pool.class.clone(),
+                    format!("{}/{}", pool.ready, pool.target),
+                    pool.starting.to_string(),
+                    out::bytes_for_people(pool.bytes_each),
+                    pool.why.clone(),
+                ]
+            })
+            .collect();
+        page.push('\n');
+        page.push_str(&out::table(&["POOL", "POOLED", "STARTING", "EACH", "WHY"], &pools));
+    }
+    if !instances.is_empty() {
+        let rows: Vec<Vec<String>> = instances
+            .iter()
+            .map(|instance| {
+                vec![
+                    instance.name.to_string(),
+                    instance.function.as_ref().map(ToString::to_string).unwrap_or_default(),
+                    instance.rung.clone().unwrap_or_else(|| instance.state.to_lowercase()),
+                    format!("{}/{}", instance.in_flight, instance.slots),
+                    instance.memory_bytes.map(out::bytes_for_people).unwrap_or_default(),
+                    instance.cpu_seconds.map(|seconds| format!("{seconds:.1}s")).unwrap_or_default(),
+                ]
+            })
+            .collect();
+        page.push('\n');
+        page.push_str(&out::table(&["INSTANCE", "FUNCTION", "RUNG", "IN FLIGHT", "MEMORY", "CPU"], &rows));
+    }
+    page
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::api::ports::{PoolSize, Rung};
+
+    #[test]
+    fn a_page_shows_rungs_pools_and_instances() {
+        let ladder = Ladder {
+            rungs: vec![
+                Rung {
+                    rung: "built".to_owned(),
+                    restored: 3,
+                    restore_p50_ms: Some(81.26),
+                    restore_p99_ms: Some(93.0),
+                    ..Rung::default()
+                },
+                Rung { rung: "pooled".to_owned(), instances: 2, held_bytes: 15 << 20, ..Rung::default() },
+            ],
+            pools: vec![PoolSize {
+                class: "nodejs, 128Mi, outbound".to_owned(),
+                ready: 2,
+                starting: 0,
+                target: 2,
+                why: "no start wanted lately, least 2".to_owned(),
+                bytes_each: 7 << 20,
+            }],
+        };
+        let instance = serde_json::from_value(json!({
+            "name": "nodejs-1", "state": "Pooled", "rung": "pooled", "inFlight": 0, "slots": 0,
+            "started": "2026-01-01T00:00:00Z", "memoryBytes": 7 << 20, "cpuSeconds": 0.1,
+        }));
+        let page = page(&ladder, &[instance.unwrap()]);
+        let lines: Vec<String> =
+            page.lines().map(|line| line.split_whitespace().collect::<Vec<_>>().join(" ")).collect();
+        let expected = [
+            "RUNG INSTANCES HELD RESTORE P50 P99 OF THE LAST",
+            "built 0 0B 81.3 ms 93.0 ms 3",
+            "pooled 2 15.0Mi 0",
+            "",
+            "POOL POOLED STARTING EACH WHY",
+            "nodejs, 128Mi, outbound 2/2 0 7.0Mi no start wanted lately, least 2",
+            "",
+            "INSTANCE FUNCTION RUNG IN FLIGHT MEMORY CPU",
+            "nodejs-1 pooled 0/0 7.0Mi 0.1s",
+        ];
+        assert_eq!(lines, expected, "{page}");
+    }
+}

@@ -1,0 +1,143 @@
+//! The part of a life before the function is known, and how the function comes.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use hearth_dispatch::StartKind;
+use hearth_protocol::Signature;
+use tokio::time::Instant;
+
+use super::{Assignment, FAILED_GRACE, NotReady, Phases, Task, What, Wish};
+use crate::backend::{Limits, Started, control};
+use crate::pool::class::Class;
+use crate::pool::failure::{self, Failure};
+use crate::pool::pump::LastLines;
+use crate::pool::template::Template;
+
+/// How long a pooled instance may take to come up and be exercised, for functions that nobody knows yet.
+pub(super) const STAND_BY: Duration = Duration::from_secs(60);
+
+/// Pings that a pooled instance is exercised with: the first loads and runs what a load needs, the second finds it done.
+const PINGS: u32 = 2;
+
+/// How a pooled instance came to its end without a function.
+struct End {
+    /// By itself, so.
+    how: Option<String>,
+    grace: Duration,
+}
+
+impl NotReady {
+    /// The same, when the function has no part in it.
+    fn platform(self) -> Self {
+        match self {
+            Self::Failed(failure) => Self::Failed(failure.platform()),
+            told @ Self::Told { .. } => told,
+        }
+    }
+}
+
+impl Task {
+    /// The life of a pooled instance: it comes up without a function, waits for one, and lives on as that function's.
+    pub(super) async fn stand_by(
+        &mut self,
+        class: &Class,
+        started: &Started,
+        mut phases: Phases,
+        deadline: Instant,
+        lines: &LastLines,
+    ) {
+        let pending = match self.warm_up(started, &mut phases, deadline).await {
+            Ok(pending) => pending,
+            Err(error) => return self.go_on(Err(error), phases, lines).await,
+        };
+        // What it holds is for the budget of the pools; an instance that cannot be measured holds nothing that is known.
+        let memory_bytes = self.backend.stats(&self.spec.id).await.map_or(0, |stats| stats.memory_bytes);
+        self.report(What::Pooled { phases, memory_bytes }).await;
+        let assignment = match self.assigned().await {
+            Ok(assignment) => assignment,
+            Err(end) => {
+                if let Some(how) = end.how {
+                    self.report(What::Ended { how }).await;
+                }
+                return self.remove(end.grace).await;
+            }
+        };
+        let Assignment { template, waited, at } = assignment;
+        // Whatever it prints from here on is the function's.
+        let template = Arc::clone(self.template.get_or_init(|| template));
+        let mut phases = Phases { schedule: waited, ..Phases::default() };
+        let loaded = self.specialise(class, &template, pending, &mut phases).await;
+        let ready = loaded.map(|signature| {
+            let time = waited + at.elapsed();
+            (self.endpoint(started, &template, signature, StartKind::Prewarmed, time), 0)
+        });
+        self.go_on(ready, phases, lines).await;
+    }
+
+    /// Brings a pooled runtime up and has it load and run, with code of its own, what a function's load will need.
+    async fn warm_up(
+        &self,
+        started: &Started,
+        phases: &mut Phases,
+        deadline: Instant,
+    ) -> Result<control::Pending, NotReady> {
+        let warming_up = async {
+            let mut pending = control::Pending::connect(&started.invoke, &self.spec.secret, deadline).await?;
+            let times = pending.times();
+            phases.boot = times.connect + times.boot;
+            for _ in 0..PINGS {
+                pending.ping(deadline).await?;
+            }
+            Ok::<_, control::Error>(pending)
+        };
+        self.unless_it_ends(warming_up, STAND_BY).await
+    }
+
+    /// Makes a pooled instance the function's own.
+    async fn specialise(
+        &self,
+        class: &Class,
+        template: &Template,
+        pending: control::Pending,
+        phases: &mut Phases,
+    ) -> Result<Signature, NotReady> {
+        let began = Instant::now();
+        let deadline = began + template.start_timeout;
+        // Without a cpu quota, as in every start: that takes effect when it is Ready.
+        let unhurried = Limits { cpu_millis: None, ..template.limits };
+        // What goes wrong here is not the function's fault: another instance may do.
+        if unhurried != class.limits() {
+            self.limit(&unhurried).await.map_err(NotReady::platform)?;
+        }
+        let injected = self.backend.inject(&self.spec.id, &template.owner, &template.code).await;
+        injected.map_err(|error| NotReady::Failed(Failure::backend(&error)).platform())?;
+        phases.create = began.elapsed();
+        let loading = pending.load(template.load_for_pooled(), deadline);
+        let loaded = self.unless_it_ends(loading, template.start_timeout).await?;
+        phases.load = loaded.load;
+        if template.limits != unhurried {
+            self.limit(&template.limits).await?;
+        }
+        Ok(loaded.signature)
+    }
+
+    /// Waits for the function of a pooled instance.
+    async fn assigned(&mut self) -> Result<Assignment, End> {
+        loop {
+            let now = self.orders.borrow_and_update().clone();
+            match (now.exit, now.wish, now.assignment) {
+                (Some(exit), ..) => {
+                    return Err(End { how: Some(failure::how(&exit)), grace: Duration::ZERO });
+                }
+                (None, Wish::Stop { grace }, _) => return Err(End { how: None, grace }),
+                (None, Wish::Drain { .. }, _) => return Err(End { how: None, grace: FAILED_GRACE }),
+                (None, Wish::Run, Some(assignment)) => return Ok(assignment),
+                (None, Wish::Run, None) => {}
+            }
+            if self.orders.changed().await.is_err() {
+                return std::future::pending().await;
+            }
+        }
+    }
+}
