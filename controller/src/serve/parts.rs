@@ -12,7 +12,9 @@ use futures_util::stream::{self, BoxStream, StreamExt};
 use hearth_function::{Digest, FunctionId, InstanceId, RevisionId, revision_number};
 use jiff::Timestamp;
 
-use crate::api::ports::{Activity, Error, Instance, LogLine, LogQuery, Occurrence, Parts, StartRecord};
+use crate::api::ports::{
+    Activity, Error, Instance, LogLine, LogQuery, LoggedCall, Occurrence, Parts, StartRecord,
+};
 use crate::autoscale;
 use crate::backend::{Backend, Capability};
 use crate::build::Bundles;
@@ -107,9 +109,9 @@ impl Parts for Wired {
     }
 
     async fn logs(&self, query: LogQuery) -> Result<BoxStream<'static, LogLine>, Error> {
-        let LogQuery { function, request, tail, since, follow } = query;
+        let LogQuery { function, request, tail, since, follow, calls } = query;
         let since = since.and_then(|since| Timestamp::try_from(since).ok());
-        let query = Query { tail, since, request, calls: false };
+        let query = Query { tail, since, request, calls };
         if follow {
             let following = self.logs.follow(&function, query).await.map_err(unreadable)?;
             let lines = stream::unfold(following, |mut following| async move {
@@ -192,12 +194,14 @@ fn line(entry: Entry) -> LogLine {
             request: line.request,
             shared: line.shared,
             text: line.text,
+            call: None,
         },
         Entry::Call(call) => {
             let code = call.code.map(|code| format!(" {code}")).unwrap_or_default();
             let start =
                 call.start.map(|start| format!(", {start:?} start")).unwrap_or_default().to_lowercase();
             let millis = |time: std::time::Duration| time.as_secs_f64() * 1e3;
+            let micros = |time: std::time::Duration| u64::try_from(time.as_micros()).unwrap_or(u64::MAX);
             let text = format!(
                 "{} → {}{code}{start}, queue {:.1} ms, init {:.1} ms, exec {:.1} ms",
                 call.target,
@@ -214,6 +218,7 @@ fn line(entry: Entry) -> LogLine {
                 request: Some(call.request),
                 shared: false,
                 text,
+                call: Some(LoggedCall { queue_us: micros(call.queue), exec_us: micros(call.exec) }),
             }
         }
         Entry::Note(note) => LogLine {
@@ -224,6 +229,7 @@ fn line(entry: Entry) -> LogLine {
             request: note.request,
             shared: false,
             text: note.text,
+            call: None,
         },
     }
 }

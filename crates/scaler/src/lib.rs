@@ -33,6 +33,7 @@ mod peak;
 mod policy;
 pub mod pool;
 mod reason;
+pub mod simulate;
 mod tracker;
 mod window;
 

@@ -105,8 +105,7 @@ impl Tracker {
     /// Takes a gateway's regular report. With several gateways, `waiting` and `in_flight` are the sums over all of them.
     pub fn load(&mut self, load: &Load, now: Instant) {
         self.window.advance(now);
-        self.window.note_calls(load.average, load.over);
-        self.window.note_arrived(load.arrived);
+        self.window.note(load.average, load.arrived, load.over);
         self.window.note_ended(load.ended, load.service_time);
         self.service_time = self.window.mean_service().or(self.service_time);
         let traffic = load.arrived > 0 || load.ended > 0;
