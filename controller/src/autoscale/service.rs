@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use hearth_dispatch::{ToGateway, ToScaler};
 use hearth_function::{InstanceId, RevisionId};
+use hearth_scaler::Reach;
 use jiff::Timestamp;
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::{Instant, sleep_until};
@@ -218,6 +219,13 @@ impl Service {
             return record.put(target, now);
         }
         let mut record = Record::new(target, now);
+        let of_the_same = |other: &&Record| {
+            other.target.template.function() == record.target.template.function()
+                && other.target.reach != Reach::Untried
+        };
+        if let Some(other) = self.records.values().rfind(of_the_same) {
+            record.inherit(other);
+        }
         let own = |adoptable: &mut Adoptable| {
             adoptable.found.ended.is_none()
                 && adoptable.found.spec.owner.as_ref().is_some_and(|owner| owner.revision == revision)

@@ -212,6 +212,9 @@ mod facts {
     }
 }
 
+/// What users of other autoscalers complain of (`knative/serving` by its issues' numbers).
+mod complaints;
+
 /// Gateway, pool and clock around a tracker: instances come up after `start`, calls are there as the test says.
 struct World {
     policy: Policy,

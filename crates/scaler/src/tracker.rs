@@ -200,6 +200,7 @@ impl Tracker {
 
     /// `since`: when traffic began, if there was none before.
     fn calls(&mut self, waiting: u32, in_flight: u32, traffic: bool, since: Instant, now: Instant) {
+        let traffic = traffic || waiting > 0 || in_flight > 0;
         let was_idle = self.waiting == 0 && self.in_flight == 0;
         let idle = since.saturating_duration_since(self.last_active);
         if was_idle && traffic && self.called && idle >= CHATTER {
@@ -211,7 +212,7 @@ impl Tracker {
         if waiting == 0 {
             self.burst = None;
         }
-        if traffic || waiting > 0 || in_flight > 0 {
+        if traffic {
             self.last_active = self.last_active.max(now);
         }
     }

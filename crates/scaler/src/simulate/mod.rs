@@ -20,9 +20,6 @@ mod shipped;
 mod trace;
 mod world;
 
-#[cfg(test)]
-mod tests;
-
 use std::num::NonZeroU32;
 use std::time::{Duration, Instant};
 
