@@ -179,7 +179,7 @@ mod tests {
         let trace = parse("function,start,duration\n# remark\nb,2.5,0.1\na, 1, 0.25\n\nb,0,1\n").unwrap();
         assert_eq!(trace.functions, ["b", "a"]);
         let at: Vec<_> = trace.calls.iter().map(|call| (call.at, call.function)).collect();
-        assert_eq!(at, [(0 * MS, 0), (1000 * MS, 1), (2500 * MS, 0)]);
+        assert_eq!(at, [(Duration::ZERO, 0), (1000 * MS, 1), (2500 * MS, 0)]);
         assert_eq!(trace.length, 62_600 * MS);
     }
 
