@@ -101,6 +101,7 @@ struct LogParameters {
     request: Option<String>,
     tail: Option<usize>,
     since_seconds: Option<u64>,
+    calls: bool,
 }
 
 /// A JSON object each line.
@@ -118,6 +119,7 @@ async fn logs(
             .since_seconds
             .and_then(|seconds| SystemTime::now().checked_sub(Duration::from_secs(seconds))),
         follow: parameters.follow,
+        calls: parameters.calls,
     };
     let lines = context.parts.logs(query).await?;
     let lines = lines.take_until(context.shutdown.clone().cancelled_owned()).map(|line| {

@@ -221,6 +221,8 @@ pub struct LogQuery {
     pub since: Option<std::time::SystemTime>,
     /// Go on with new ones.
     pub follow: bool,
+    /// With a line for each call, too.
+    pub calls: bool,
 }
 
 /// One line that a function wrote.
@@ -243,4 +245,17 @@ pub struct LogLine {
     pub shared: bool,
     /// The line, without its end.
     pub text: String,
+    /// The call that this line is about: it ended. `time` is when it came.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub call: Option<LoggedCall>,
+}
+
+/// What is known of a call that ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct LoggedCall {
+    /// How long it waited, in microseconds.
+    pub queue_us: u64,
+    /// How long it ran, in microseconds; 0 when it never did.
+    pub exec_us: u64,
 }

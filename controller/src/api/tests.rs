@@ -80,6 +80,7 @@ impl Parts for Fake {
             request: query.request,
             shared: false,
             text: format!("tail {:?}", query.tail),
+            call: None,
         };
         let there = futures_util::stream::iter([line]);
         Ok(if query.follow { there.chain(futures_util::stream::pending()).boxed() } else { there.boxed() })

@@ -103,11 +103,14 @@ impl Record {
     pub(super) fn put(&mut self, target: Target, now: Instant) {
         self.tracker.reach(target.reach, now.into_std());
         if self.target.policy != target.policy {
-            // Another window: what was in the old one does not fit into it. What runs and waits comes with the next report.
-            self.tracker = Tracker::new(&target.policy, target.reach, now.into_std());
-            self.tracker.wanted(self.waiting, self.in_flight, now.into_std());
+            self.tracker.renew(&target.policy, now.into_std());
         }
         self.target = target;
+    }
+
+    /// The callers of another Revision of the same Function are the same: what was learned of them counts here.
+    pub(super) fn inherit(&mut self, other: &Self) {
+        self.tracker.inherit(other.tracker.idle_times().clone());
     }
 
     pub(super) fn wanted(&mut self, waiting: u32, in_flight: u32, now: Instant) {

@@ -11,6 +11,7 @@ use std::time::Duration;
 use hearth_dispatch::{ToGateway, ToScaler};
 use hearth_function::spec::ProcessModel;
 use hearth_function::{InstanceId, RevisionId};
+use hearth_scaler::Reach;
 use jiff::Timestamp;
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::{Instant, sleep_until};
@@ -233,6 +234,13 @@ impl Service {
         let mut record = Record::new(target, now);
         // One that is for a single call may have had it.
         let reusable = record.target.policy.process_model == ProcessModel::Resident;
+        let of_the_same = |other: &&Record| {
+            other.target.template.function() == record.target.template.function()
+                && other.target.reach != Reach::Untried
+        };
+        if let Some(other) = self.records.values().rfind(of_the_same) {
+            record.inherit(other);
+        }
         let own = |adoptable: &mut Adoptable| {
             reusable
                 && adoptable.found.ended.is_none()

@@ -4,6 +4,10 @@ use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
+pub(super) use replay::{KeepAliveChoice, Record, Simulate};
+
+mod replay;
+
 const ABOUT: &str = "Runs functions in containers, from zero, as many as are called, and back to zero.";
 
 const EXAMPLES: &str = "\
@@ -49,6 +53,10 @@ pub(super) enum Command {
     Invoke(Invoke),
     /// Show what a function printed
     Logs(Logs),
+    /// Write the calls that functions have had, as a trace for `hearth simulate`
+    Record(Record),
+    /// Replay a trace against scaling policies and compare what they would have done
+    Simulate(Simulate),
     /// Document a manifest's fields: meaning, form, default
     Explain(Explain),
     /// Print the kubeconfig of the server, for kubectl and other clients

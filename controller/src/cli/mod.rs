@@ -17,7 +17,9 @@ mod invoke;
 mod logs;
 mod manifest;
 mod out;
+mod record;
 mod server;
+mod simulate;
 mod small;
 mod top;
 mod up;
@@ -44,6 +46,7 @@ fn run(command: Command) -> Result<(), Error> {
     match command {
         // The few that need neither network nor files of others.
         Command::Explain(arguments) => explain::run(&arguments),
+        Command::Simulate(arguments) => simulate::run(&arguments),
         Command::Config(arguments) => config::run(&arguments),
         Command::Kubeconfig(arguments) => small::kubeconfig(&arguments),
         Command::Up(arguments) => server::block_on(up::run(arguments)),
@@ -55,6 +58,7 @@ fn run(command: Command) -> Result<(), Error> {
         Command::Delete(arguments) => client(delete::run(arguments)),
         Command::Invoke(arguments) => client(invoke::run(arguments)),
         Command::Logs(arguments) => client(logs::run(arguments)),
+        Command::Record(arguments) => client(record::run(arguments)),
         Command::Doctor(arguments) => client(doctor::run(arguments)),
         Command::Version(arguments) => client(small::version(arguments)),
     }

@@ -13,7 +13,8 @@ use hearth_function::{Digest, FunctionId, InstanceId, RevisionId, revision_numbe
 use jiff::Timestamp;
 
 use crate::api::ports::{
-    Activity, Error, Instance, Ladder, LogLine, LogQuery, Occurrence, Parts, PoolSize, Rung, StartRecord,
+    Activity, Error, Instance, Ladder, LogLine, LogQuery, LoggedCall, Occurrence, Parts, PoolSize, Rung,
+    StartRecord,
 };
 use crate::autoscale;
 use crate::backend::{Backend, Capability};
@@ -141,9 +142,9 @@ impl Parts for Wired {
     }
 
     async fn logs(&self, query: LogQuery) -> Result<BoxStream<'static, LogLine>, Error> {
-        let LogQuery { function, request, tail, since, follow } = query;
+        let LogQuery { function, request, tail, since, follow, calls } = query;
         let since = since.and_then(|since| Timestamp::try_from(since).ok());
-        let query = Query { tail, since, request, calls: false };
+        let query = Query { tail, since, request, calls };
         if follow {
             let following = self.logs.follow(&function, query).await.map_err(unreadable)?;
             let lines = stream::unfold(following, |mut following| async move {
@@ -226,12 +227,14 @@ fn line(entry: Entry) -> LogLine {
             request: line.request,
             shared: line.shared,
             text: line.text,
+            call: None,
         },
         Entry::Call(call) => {
             let code = call.code.map(|code| format!(" {code}")).unwrap_or_default();
             let start =
                 call.start.map(|start| format!(", {start:?} start")).unwrap_or_default().to_lowercase();
             let millis = |time: std::time::Duration| time.as_secs_f64() * 1e3;
+            let micros = |time: std::time::Duration| u64::try_from(time.as_micros()).unwrap_or(u64::MAX);
             let text = format!(
                 "{} {} → {}{code}{start}, queue {:.1} ms, init {:.1} ms, exec {:.1} ms",
                 call.method,
@@ -249,6 +252,7 @@ fn line(entry: Entry) -> LogLine {
                 request: Some(call.request),
                 shared: false,
                 text,
+                call: Some(LoggedCall { queue_us: micros(call.queue), exec_us: micros(call.exec) }),
             }
         }
         Entry::Note(note) => LogLine {
@@ -259,6 +263,7 @@ fn line(entry: Entry) -> LogLine {
             request: note.request,
             shared: false,
             text: note.text,
+            call: None,
         },
     }
 }

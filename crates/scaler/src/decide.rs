@@ -230,7 +230,9 @@ fn keep(policy: &Policy, seen: &Observation) -> Duration {
 
 /// When to look again: when the time without calls comes to its next turn, or, if something is held, when the window has moved on a little.
 fn recheck(policy: &Policy, seen: &Observation, now: Instant, held: bool) -> Option<Instant> {
-    let step = held.then(|| now + policy.window / crate::window::BUCKETS);
+    // The last instance waits for its turn, not for the window.
+    let several = seen.ready.saturating_add(seen.starting) > 1;
+    let step = (held && several).then(|| now + policy.window / crate::window::BUCKETS);
     if seen.waiting > 0 || seen.in_flight > 0 {
         return step;
     }

@@ -17,10 +17,16 @@
 //! * **Out** when slots run short. The ceiling is what could run at once: `ceil((in flight + waiting) / limit)`. Below it, a further instance
 //!   is started only if calls would still wait for it when it is up: those ahead of it finish calls meanwhile ([`backlog`]). A backlog that
 //!   outlives twice the time it was expected to take is a load and no burst, and then the ceiling holds.
-//! * **Out**, too, when the average over a short window is above the target utilisation, so that there is room before anyone waits.
-//! * **In** to the highest need of the last window, so that a dip does not cost a cold start.
-//! * **To the minimum** after the idle timeout without traffic.
+//! * **Out**, too, when the average over the window is above the target utilisation, so that there is room before anyone waits; and for a
+//!   whole window after the need has doubled at once, when the average over a tenth of it is (Knative's stable and panic window).
+//! * **In** to the highest need of the last window, at most by half in two seconds, so that a dip does not cost a cold start and the end of a
+//!   panic undoes nothing.
+//! * **To the minimum** after a time without traffic that is learned from the function's own times between calls ([`keepalive`]), or after
+//!   the idle timeout; and **ahead of a call** that those times predict, one instance again.
 //! * **Ephemeral**: an instance for each call that runs or waits.
+//!
+//! Beside the rule: how large a pool of a runtime class should be ([`pool`]), which warmth goes first when memory is short ([`evict`]), and
+//! what all this would have done with a trace ([`simulate`]).
 
 pub mod backlog;
 mod backoff;
@@ -33,6 +39,7 @@ mod peak;
 mod policy;
 pub mod pool;
 mod reason;
+pub mod simulate;
 mod tracker;
 mod window;
 

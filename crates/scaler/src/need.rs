@@ -44,19 +44,19 @@ impl Need {
     fn by_slots(policy: &Policy, seen: &Observation, calls: u32) -> Self {
         let limit = policy.slots();
         let current = seen.ready.saturating_add(seen.starting);
+        let backlog = Backlog {
+            calls,
+            ready: seen.ready,
+            starting: seen.starting,
+            limit,
+            service: seen.service_time,
+            start: seen.start_time,
+            parallel: seen.parallel_starts.get(),
+        };
         let (instances, drained_in) = if calls <= current.saturating_mul(limit) {
             (calls.div_ceil(limit), None)
         } else {
-            let forecast = Backlog {
-                calls,
-                ready: seen.ready,
-                starting: seen.starting,
-                limit,
-                service: seen.service_time,
-                start: seen.start_time,
-                parallel: seen.parallel_starts.get(),
-            }
-            .forecast();
+            let forecast = backlog.forecast();
             if seen.overdue {
                 (forecast.ceiling, None)
             } else {

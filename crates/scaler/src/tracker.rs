@@ -105,8 +105,7 @@ impl Tracker {
     /// Takes a gateway's regular report. With several gateways, `waiting` and `in_flight` are the sums over all of them.
     pub fn load(&mut self, load: &Load, now: Instant) {
         self.window.advance(now);
-        self.window.note_calls(load.average, load.over);
-        self.window.note_arrived(load.arrived);
+        self.window.note(load.average, load.arrived, load.over);
         self.window.note_ended(load.ended, load.service_time);
         self.service_time = self.window.mean_service().or(self.service_time);
         let traffic = load.arrived > 0 || load.ended > 0;
@@ -201,6 +200,7 @@ impl Tracker {
 
     /// `since`: when traffic began, if there was none before.
     fn calls(&mut self, waiting: u32, in_flight: u32, traffic: bool, since: Instant, now: Instant) {
+        let traffic = traffic || waiting > 0 || in_flight > 0;
         let was_idle = self.waiting == 0 && self.in_flight == 0;
         let idle = since.saturating_duration_since(self.last_active);
         if was_idle && traffic && self.called && idle >= CHATTER {
@@ -212,7 +212,7 @@ impl Tracker {
         if waiting == 0 {
             self.burst = None;
         }
-        if traffic || waiting > 0 || in_flight > 0 {
+        if traffic {
             self.last_active = self.last_active.max(now);
         }
     }

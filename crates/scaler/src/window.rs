@@ -31,7 +31,7 @@ struct Bucket {
     /// Integral of running and waiting calls over the bucket, in call-seconds.
     call_seconds: f64,
     /// Requests that came.
-    arrived: u64,
+    arrived: f64,
     /// Calls that ended.
     ended: u64,
     /// Sum of their service times.
@@ -60,17 +60,25 @@ impl Window {
         self.newest = number;
     }
 
-    /// Notes an average of `calls` over the `time` up to now.
-    pub(crate) fn note_calls(&mut self, calls: f64, time: Duration) {
-        if !(calls.is_finite() && calls > 0.0) {
+    /// Notes an average of `calls`, and `arrived` requests, over the `time` up to now: spread over the buckets it covers, so that it makes no
+    /// difference when in a bucket a report comes.
+    pub(crate) fn note(&mut self, calls: f64, arrived: u64, time: Duration) {
+        let calls = if calls.is_finite() { calls.max(0.0) } else { 0.0 };
+        let from = self.now.checked_sub(time).map_or(self.began, |from| from.max(self.began));
+        let covered = self.now.saturating_duration_since(from).as_secs_f64();
+        #[expect(clippy::cast_precision_loss, reason = "a count of requests is far below 2^52")]
+        let arrived = arrived as f64;
+        if covered <= 0.0 {
+            self.at(self.newest).arrived += arrived;
             return;
         }
-        let from = self.now.checked_sub(time).map_or(self.began, |from| from.max(self.began));
         let oldest = self.newest.saturating_sub(u64::from(BUCKETS) - 1);
         for number in self.number(from).max(oldest)..=self.newest {
             let overlap =
                 self.end(number).min(self.now).saturating_duration_since(self.start(number).max(from));
-            self.at(number).call_seconds += calls * overlap.as_secs_f64();
+            let bucket = self.at(number);
+            bucket.call_seconds += calls * overlap.as_secs_f64();
+            bucket.arrived += arrived * overlap.as_secs_f64() / covered;
         }
     }
 
@@ -81,16 +89,10 @@ impl Window {
         bucket.service = bucket.service.saturating_add(service);
     }
 
-    /// Notes requests that came.
-    pub(crate) fn note_arrived(&mut self, arrived: u64) {
-        let bucket = self.at(self.newest);
-        bucket.arrived = bucket.arrived.saturating_add(arrived);
-    }
-
     /// Averages over the newest `buckets`, the one that has begun with them. Time before the window began counts as empty.
     pub(crate) fn average(&self, buckets: u32) -> Average {
         let buckets = buckets.clamp(1, BUCKETS);
-        let (mut call_seconds, mut arrived) = (0.0, 0);
+        let (mut call_seconds, mut arrived) = (0.0, 0.0);
         for number in (0..u64::from(buckets)).filter_map(|back| self.newest.checked_sub(back)) {
             let bucket = &self.buckets[self.index(number)];
             call_seconds += bucket.call_seconds;
@@ -101,8 +103,6 @@ impl Window {
         if over <= 0.0 {
             return Average::default();
         }
-        #[expect(clippy::cast_precision_loss, reason = "a count of requests is far below 2^52")]
-        let arrived = arrived as f64;
         Average { calls: call_seconds / over, per_second: arrived / over }
     }
 
@@ -155,12 +155,12 @@ mod tests {
     fn a_burst_is_no_load_until_it_has_lasted() {
         let (mut window, start) = window();
         window.advance(start + 60 * SECOND);
-        window.note_calls(200.0, SECOND / 2);
+        window.note(200.0, 0, SECOND / 2);
         // 100 call-seconds over the five buckets before this one, which is as yet empty.
         assert!((window.average(6).calls - 20.0).abs() < 1e-6, "{}", window.average(6).calls);
         for second in 61..=66 {
             window.advance(start + second * SECOND);
-            window.note_calls(200.0, SECOND);
+            window.note(200.0, 0, SECOND);
         }
         assert!((window.average(6).calls - 200.0).abs() < 1e-6, "{}", window.average(6).calls);
     }
@@ -168,13 +168,13 @@ mod tests {
     #[test]
     fn what_is_older_than_the_window_is_forgotten() {
         let (mut window, start) = window();
-        window.note_arrived(118);
+        window.note(0.0, 118, Duration::ZERO);
         window.note_ended(2, 3 * SECOND);
         window.advance(start + 59 * SECOND);
         assert_eq!((window.average(60).per_second, window.mean_service()), (2.0, Some(3 * SECOND / 2)));
         window.advance(start + 60 * SECOND);
         assert_eq!((window.average(60).per_second, window.mean_service()), (0.0, None));
-        window.note_arrived(3);
+        window.note(0.0, 3, Duration::ZERO);
         window.advance(start + 3600 * SECOND);
         assert_eq!(window.average(60), Average::default());
     }
@@ -183,7 +183,7 @@ mod tests {
     fn a_report_over_a_long_time_is_spread_over_it() {
         let (mut window, start) = window();
         window.advance(start + 600 * SECOND);
-        window.note_calls(2.0, 600 * SECOND);
+        window.note(2.0, 0, 600 * SECOND);
         assert!((window.average(6).calls - 2.0).abs() < 1e-6, "{}", window.average(6).calls);
     }
 
@@ -191,7 +191,7 @@ mod tests {
     fn time_does_not_go_back() {
         let (mut window, start) = window();
         window.advance(start + 10 * SECOND);
-        window.note_arrived(4);
+        window.note(0.0, 4, Duration::ZERO);
         window.advance(start);
         assert!(window.average(1).calls == 0.0 && window.average(2).per_second > 0.0);
         window.note_ended(1, SECOND);

@@ -1,7 +1,7 @@
 //! What a manifest can say and Hearth cannot do yet. It is refused, never ignored. One table; a row goes when its feature comes.
 
 use super::Problems;
-use crate::spec::{FunctionSpec, KeepAlive, Metric};
+use crate::spec::FunctionSpec;
 use crate::values::{Percent, RuntimeName};
 
 /// Something that is not built yet.
@@ -39,16 +39,6 @@ const UNBUILT: &[Unbuilt] = &[
         what: "`valueFrom`",
         instead: "use `value`",
         used: |spec| each(&spec.env, |variable| variable.value_from.is_some(), "spec.env", ".valueFrom"),
-    },
-    Unbuilt {
-        what: "scaling by requests per second",
-        instead: "use `metric: concurrency`",
-        used: |spec| one(spec.scale.metric == Metric::Rps, "spec.scale.metric"),
-    },
-    Unbuilt {
-        what: "learned keep-alive",
-        instead: "use `keepAlive: fixed`, with `idleTimeout`, or leave it out",
-        used: |spec| one(spec.scale.keep_alive == Some(KeepAlive::Learned), "spec.scale.keepAlive"),
     },
     Unbuilt {
         what: "the trigger `cron`",

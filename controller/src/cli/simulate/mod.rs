@@ -1,0 +1,250 @@
+//! `hearth simulate`: what policies would have done with a trace. The simulation is `hearth_scaler`'s; here are files, tables and plots.
+
+mod html;
+
+use std::path::Path;
+use std::time::Instant;
+
+use hearth_function::spec::KeepAlive;
+use hearth_scaler::Policy;
+use hearth_scaler::pool::PoolPolicy;
+use hearth_scaler::simulate::{Contender, Machine, NAMES, Outcome, Random, Spread, Trace, shipped, simulate};
+use serde::Serialize;
+
+use super::args::{KeepAliveChoice, Simulate};
+use super::error::Error;
+use super::out;
+
+/// What every policy did with one trace.
+#[derive(Debug)]
+struct Comparison {
+    /// The trace, in words.
+    title: String,
+    rows: Vec<(&'static str, Outcome)>,
+}
+
+/// Deviation of the logarithm of all drawn times: one in a hundred takes two and a half times as long as the median.
+const SIGMA: f64 = 0.4;
+
+/// Runs the command.
+pub(super) fn run(arguments: &Simulate) -> Result<(), Error> {
+    let machine = machine(arguments);
+    let contenders = contenders(arguments);
+    let names: Vec<String> = if arguments.traces.is_empty() {
+        NAMES.iter().map(|name| (*name).to_owned()).collect()
+    } else {
+        arguments.traces.clone()
+    };
+    let mut comparisons = Vec::new();
+    for name in &names {
+        let trace = trace(name, arguments)?;
+        out::note(&format!("{}: {} calls", trace.name, trace.calls.len()));
+        // Virtual time begins at any moment.
+        let epoch = Instant::now();
+        let rows =
+            contenders.iter().map(|(who, contender)| (*who, simulate(&trace, contender, &machine, epoch)));
+        let hours = trace.length.as_secs_f64() / 3600.0;
+        let title = format!(
+            "{}: {} calls of {} functions in {hours:.1} h",
+            trace.name,
+            trace.calls.len(),
+            trace.functions.len()
+        );
+        comparisons.push(Comparison { title, rows: rows.collect() });
+    }
+    if comparisons.len() > 1 {
+        comparisons.push(together(&comparisons));
+    }
+    if let Some(file) = &arguments.html {
+        let page = html::page(&comparisons, arguments.seed);
+        std::fs::write(file, page)
+            .map_err(|error| Error::failed(format!("cannot write {}: {error}", file.display())))?;
+        out::note(&format!("the report is in {}", file.display()));
+    }
+    match arguments.output {
+        Some(format) => {
+            let all: Vec<Summary<'_>> = comparisons.iter().map(Summary::of).collect();
+            out::object(&all, format)
+        }
+        None => comparisons.iter().try_for_each(|comparison| out::text(&table(comparison))),
+    }
+}
+
+fn machine(arguments: &Simulate) -> Machine {
+    let spread = |median| Spread { median, sigma: SIGMA };
+    Machine {
+        seed: arguments.seed,
+        limit: arguments.limit,
+        max: arguments.max,
+        cold: spread(arguments.cold_start),
+        pooled: spread(arguments.pooled_start.unwrap_or(arguments.cold_start / 5)),
+        parallel: arguments.parallel_starts,
+        ..Machine::default()
+    }
+}
+
+fn contenders(arguments: &Simulate) -> Vec<(&'static str, Contender)> {
+    let policy = Policy {
+        idle_timeout: arguments.idle_timeout,
+        keep_alive: match arguments.keep_alive {
+            KeepAliveChoice::Learned => KeepAlive::Learned,
+            KeepAliveChoice::Fixed => KeepAlive::Fixed,
+        },
+        ..Policy::default()
+    };
+    let pool = PoolPolicy::default();
+    let ours = |contender| match contender {
+        Contender::Hearth(_, with) => Contender::Hearth(policy, with.map(|_| pool)),
+        other => other,
+    };
+    Contender::all().into_iter().map(|(who, contender)| (who, ours(contender))).collect()
+}
+
+/// A trace that comes with Hearth, or a file.
+fn trace(name: &str, arguments: &Simulate) -> Result<Trace, Error> {
+    if let Some(trace) = shipped(name, arguments.seed) {
+        return Ok(trace);
+    }
+    let text = std::fs::read_to_string(name).map_err(|error| {
+        Error::fixable(
+            format!("cannot read {name}: {error}"),
+            format!("a file, or one of {}", NAMES.join(", ")),
+        )
+    })?;
+    let durations = Spread { median: arguments.service, sigma: SIGMA };
+    let stem = Path::new(name).file_stem().map_or_else(|| name.to_owned(), |stem| stem.display().to_string());
+    Trace::parse(&stem, &text, &durations, &mut Random::new(arguments.seed))
+        .map_err(|error| Error::failed(format!("{name}: {error}")))
+}
+
+fn together(comparisons: &[Comparison]) -> Comparison {
+    let mut rows: Vec<(&'static str, Outcome)> = Vec::new();
+    for comparison in comparisons {
+        for (place, (who, outcome)) in comparison.rows.iter().enumerate() {
+            match rows.get_mut(place) {
+                Some((_, sum)) => sum.add(outcome),
+                None => rows.push((who, Outcome { samples: Vec::new(), ..outcome.clone() })),
+            }
+        }
+    }
+    Comparison { title: "all together".to_owned(), rows }
+}
+
+const COLUMNS: [&str; 12] = [
+    "POLICY",
+    "CALLS",
+    "COLD",
+    "PREWARMED",
+    "REFUSED",
+    "STARTS",
+    "P50",
+    "P99",
+    "INSTANCE-S",
+    "POOL-S",
+    "GIB-H",
+    "WASTED-S",
+];
+
+/// An outcome as the tables show it.
+fn cells(who: &str, outcome: &Outcome) -> Vec<String> {
+    let millis =
+        |wait: f64| if wait < 10_000.0 { format!("{wait:.0}ms") } else { format!("{:.1}s", wait / 1e3) };
+    vec![
+        who.to_owned(),
+        outcome.served.to_string(),
+        outcome.cold.to_string(),
+        outcome.prewarmed.to_string(),
+        outcome.refused.to_string(),
+        (outcome.cold_starts + outcome.pooled_starts).to_string(),
+        millis(outcome.wait(50.0)),
+        millis(outcome.wait(99.0)),
+        format!("{:.0}", outcome.instance_seconds),
+        format!("{:.0}", outcome.pool_seconds),
+        format!("{:.2}", gib_hours(outcome)),
+        format!("{:.0}", outcome.wasted_seconds),
+    ]
+}
+
+fn gib_hours(outcome: &Outcome) -> f64 {
+    outcome.memory_seconds / 1024.0 / 3600.0
+}
+
+fn table(comparison: &Comparison) -> String {
+    let rows: Vec<Vec<String>> = comparison.rows.iter().map(|(who, outcome)| cells(who, outcome)).collect();
+    let columns = out::Columns::new(&COLUMNS, &rows);
+    let mut text = format!("{}\n{}", comparison.title, columns.row(&COLUMNS));
+    text.extend(rows.iter().map(|row| columns.row(row)));
+    text.push('\n');
+    text
+}
+
+#[derive(Debug, Serialize)]
+#[serde(rename_all = "camelCase")]
+struct Summary<'a> {
+    trace: &'a str,
+    policies: Vec<Row>,
+}
+
+#[derive(Debug, Serialize)]
+#[serde(rename_all = "camelCase")]
+struct Row {
+    policy: &'static str,
+    served: u64,
+    cold: u64,
+    prewarmed: u64,
+    refused: u64,
+    cold_starts: u64,
+    pooled_starts: u64,
+    wait_p50_ms: f64,
+    wait_p99_ms: f64,
+    instance_seconds: f64,
+    pool_seconds: f64,
+    gib_hours: f64,
+    wasted_seconds: f64,
+}
+
+impl<'a> Summary<'a> {
+    fn of(comparison: &'a Comparison) -> Self {
+        let row = |(policy, outcome): &(&'static str, Outcome)| Row {
+            policy,
+            served: outcome.served,
+            cold: outcome.cold,
+            prewarmed: outcome.prewarmed,
+            refused: outcome.refused,
+            cold_starts: outcome.cold_starts,
+            pooled_starts: outcome.pooled_starts,
+            wait_p50_ms: outcome.wait(50.0),
+            wait_p99_ms: outcome.wait(99.0),
+            instance_seconds: outcome.instance_seconds,
+            pool_seconds: outcome.pool_seconds,
+            gib_hours: gib_hours(outcome),
+            wasted_seconds: outcome.wasted_seconds,
+        };
+        Self { trace: &comparison.title, policies: comparison.rows.iter().map(row).collect() }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_report_holds_every_policy_and_nothing_from_elsewhere() {
+        let calls = "function,start,duration\nhello,0,0.1\nhello,<b>,1\n";
+        let machine = Machine::default();
+        let read = |text: &str| Trace::parse("t", text, &machine.cold, &mut Random::new(1));
+        assert!(read(calls).is_err());
+        let trace = read("hello,0,0.1\nhello,100,0.2\n").unwrap();
+        let rows = Contender::all()
+            .into_iter()
+            .map(|(who, contender)| (who, simulate(&trace, &contender, &machine, Instant::now())));
+        let comparison = Comparison { title: "a < b".to_owned(), rows: rows.collect() };
+        let text = table(&comparison);
+        assert_eq!(text.lines().count(), 8, "{text}");
+        let comparisons = [comparison];
+        let page = html::page(&comparisons, 1);
+        assert!(page.contains("a &lt; b") && page.matches("<svg").count() == 3 && !page.contains("http"));
+        assert!(Contender::all().iter().all(|(who, _)| page.contains(who)));
+        assert_eq!(serde_json::to_value(Summary::of(&comparisons[0])).unwrap()["policies"][0]["served"], 2);
+    }
+}

@@ -1,0 +1,77 @@
+//! What a policy would have done with a trace: the same [`crate::decide`] and the same dispatch as in production, under virtual time.
+//!
+//! ```text
+//!  Trace ──► World: arrivals, calls' ends, starts' ends, reports, in the order of their time ──► Outcome
+//!              │        ▲
+//!              ▼        │ grants, revocations
+//!          Dispatch ──► Contender: Tracker + decide, KPA, or a fixed keep-alive ──► starts (by turns, from the pool or cold)
+//! ```
+//!
+//! Everything is drawn from a seed; two runs with the same trace, settings and seed are the same. The machine is the same for all policies:
+//! how long starts take, how many run at the same time, how calls are placed and queued. What is compared is only who starts and stops what,
+//! and when.
+
+mod contender;
+mod kpa;
+mod outcome;
+mod pooling;
+mod random;
+mod shipped;
+mod trace;
+mod world;
+
+use std::num::NonZeroU32;
+use std::time::{Duration, Instant};
+
+pub use contender::Contender;
+pub use kpa::{Kpa, Settings};
+pub use outcome::{Outcome, Sample};
+pub use random::{Random, Spread};
+pub use shipped::{NAMES, shipped};
+pub use trace::{Call, HEADER, Trace, TraceError};
+
+/// The machine that all policies are given.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Machine {
+    /// What all random numbers follow from.
+    pub seed: u64,
+    /// Calls an instance runs at once.
+    pub limit: NonZeroU32,
+    /// Instances of one function, at most.
+    pub max: NonZeroU32,
+    /// How long a start from nothing takes. Default: 400 ms and sometimes three times as long, a small function on a container platform.
+    pub cold: Spread,
+    /// How long a start out of the pool takes. Default: a fifth of a cold one: the function's own code has still to be loaded.
+    pub pooled: Spread,
+    /// Starts that run at the same time. Default 8.
+    pub parallel: NonZeroU32,
+    /// Memory of one instance, in MiB. Default 128, the manifest's.
+    pub memory: f64,
+    /// Memory of one pooled instance, in MiB. Default 64: a runtime without anybody's code.
+    pub pooled_memory: f64,
+    /// Who may wait, how many and how long.
+    pub queue: hearth_dispatch::Policy,
+}
+
+impl Default for Machine {
+    fn default() -> Self {
+        let at_least_one = |number| NonZeroU32::new(number).unwrap_or(NonZeroU32::MIN);
+        Self {
+            seed: 1,
+            limit: at_least_one(10),
+            max: at_least_one(100),
+            cold: Spread { median: Duration::from_millis(400), sigma: 0.4 },
+            pooled: Spread { median: Duration::from_millis(80), sigma: 0.4 },
+            parallel: at_least_one(8),
+            memory: 128.0,
+            pooled_memory: 64.0,
+            queue: hearth_dispatch::Policy::default(),
+        }
+    }
+}
+
+/// Runs `trace` through `contender`. `epoch` is any moment: virtual time begins there.
+#[must_use]
+pub fn simulate(trace: &Trace, contender: &Contender, machine: &Machine, epoch: Instant) -> Outcome {
+    world::World::new(trace, contender, machine, epoch).run()
+}
