@@ -20,7 +20,7 @@ use super::ladder::{Ladder, Rung};
 use super::metrics::Metrics;
 use super::prewarm::Prewarm;
 use super::record::{Member, Record};
-use super::snapshot::Snapshot;
+use super::snapshot::{RevisionView, Snapshot};
 use super::{COMMANDS, Command, Config, Handle, Left, TICK, Target, TrialError};
 use crate::backend::Found;
 use crate::pool::{Pool, STOP_GRACE, View};
@@ -70,6 +70,9 @@ pub struct Service {
     /// Instances that a gateway lost: when they are killed, and what it said.
     suspects: BTreeMap<InstanceId, (Instant, String)>,
     dirty: BTreeSet<RevisionId>,
+    /// What is shown of each Revision, and of which something may have changed since.
+    views: BTreeMap<RevisionId, Arc<RevisionView>>,
+    stale: BTreeSet<RevisionId>,
     shown: watch::Sender<Arc<Snapshot>>,
     show_at: Option<Instant>,
     shutdown: Option<Shutdown>,
@@ -113,6 +116,8 @@ impl Service {
             granted: BTreeSet::new(),
             suspects: BTreeMap::new(),
             dirty: BTreeSet::new(),
+            views: BTreeMap::new(),
+            stale: BTreeSet::new(),
             shown,
             show_at: None,
             shutdown: None,
@@ -329,6 +334,7 @@ impl Service {
 
     /// Decides for every Revision of which something was heard, puts out what is too much, and starts what is wanted, as far as turns go.
     fn decide(&mut self, now: Instant) {
+        self.stale.extend(self.dirty.iter().cloned());
         if self.shutdown.is_some() {
             return;
         }
@@ -384,13 +390,15 @@ impl Service {
         let Some(record) = self.records.get_mut(revision) else { return };
         let instance = self.pool.start(&record.target.template, waited);
         record.instances.insert(instance, Member::new(now));
+        self.stale.insert(revision.clone());
     }
 
     /// Takes an instance out of the count of those that serve.
     fn leave(&mut self, instance: &InstanceId) -> Option<Member> {
-        for record in self.records.values_mut() {
+        for (revision, record) in &mut self.records {
             if let Some(member) = record.instances.remove(instance) {
                 record.leaving += 1;
+                self.stale.insert(revision.clone());
                 return Some(member);
             }
         }
@@ -439,6 +447,7 @@ impl Service {
         if !self.records.get(revision).is_some_and(done) {
             return;
         }
+        self.views.remove(revision);
         if let Some(record) = self.records.remove(revision) {
             self.metrics.remove(record.target.template.as_ref());
             for reply in record.removing.unwrap_or_default() {
@@ -448,13 +457,19 @@ impl Service {
     }
 
     fn show(&mut self) {
-        for record in self.records.values() {
+        // A thousand idle functions cost nothing here.
+        for revision in std::mem::take(&mut self.stale) {
+            let Some(record) = self.records.get(&revision) else { continue };
             self.metrics.count(
                 record.target.template.as_ref(),
                 record.starting(),
                 record.ready(),
                 record.leaving,
             );
+            let view = record.view();
+            if self.views.get(&revision).is_none_or(|shown| **shown != view) {
+                self.views.insert(revision, Arc::new(view));
+            }
         }
         self.metrics.lost_log_entries(self.logs.dropped());
         self.metrics.mishaps(self.pool.mishaps());
@@ -468,7 +483,7 @@ impl Service {
             restored: self.ladder.view(),
             rungs,
             instances,
-            revisions: self.records.iter().map(|(id, record)| (id.clone(), record.view())).collect(),
+            revisions: self.views.clone(),
             pools: self.prewarm.views(Instant::now()),
         };
         self.shown.send_replace(Arc::new(snapshot));

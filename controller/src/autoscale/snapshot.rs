@@ -1,6 +1,7 @@
 //! What the autoscaler shows of itself: for `describe`, for status and for the API.
 
 use std::collections::{BTreeMap, VecDeque};
+use std::sync::Arc;
 
 use hearth_dispatch::StartFailure;
 use hearth_function::{InstanceCounts, InstanceId, RevisionId};
@@ -18,8 +19,8 @@ pub(super) const KEPT: usize = 20;
 pub struct Snapshot {
     /// Every instance, by name.
     pub instances: Vec<View>,
-    /// Every Revision that was named.
-    pub revisions: BTreeMap<RevisionId, RevisionView>,
+    /// Every Revision that was named. One of which nothing has changed is the same value as in the snapshot before.
+    pub revisions: BTreeMap<RevisionId, Arc<RevisionView>>,
     /// Every pool.
     pub pools: Vec<PoolView>,
     /// How long it took to restore instances, by rung.

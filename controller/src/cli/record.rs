@@ -21,8 +21,7 @@ struct Recorded {
 
 /// Runs the command.
 pub(super) async fn run(arguments: Record) -> Result<(), Error> {
-    let server = Server::find(&arguments.client).await?;
-    let namespace = server.namespace(arguments.namespace.as_deref()).to_owned();
+    let (server, namespace) = Server::open(&arguments.place).await?;
     let since = arguments.since.map(|since| format!("&sinceSeconds={}", since.as_secs())).unwrap_or_default();
     let mut calls = Vec::new();
     for name in &arguments.names {

@@ -15,7 +15,7 @@ use hearth_function::{
 use hearth_scaler::{Policy, Reach};
 use jiff::Timestamp;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, OwnerReference};
-use tokio::sync::watch;
+use tokio::sync::{Notify, watch};
 use tokio::time::{Instant, sleep_until};
 
 use super::parts::{Found, Missing};
@@ -55,6 +55,8 @@ pub(super) struct Task {
     shared: Arc<Shared>,
     id: FunctionId,
     object: watch::Receiver<Option<Arc<Function>>>,
+    /// Told when the autoscaler shows something new of one of this Function's Revisions.
+    stirred: Arc<Notify>,
     /// Counted up once, when everything that takes no time is done.
     settled: Option<watch::Sender<usize>>,
     memory: Memory,
@@ -88,9 +90,10 @@ impl Task {
         shared: Arc<Shared>,
         id: FunctionId,
         object: watch::Receiver<Option<Arc<Function>>>,
+        stirred: Arc<Notify>,
         settled: watch::Sender<usize>,
     ) -> Self {
-        Self { shared, id, object, settled: Some(settled), memory: Memory::default() }
+        Self { shared, id, object, stirred, settled: Some(settled), memory: Memory::default() }
     }
 
     /// Until the Function is deleted and nothing of it is left.
@@ -162,7 +165,6 @@ impl Task {
             self.memory.prepared.values().filter_map(|known| known.as_ref().err().map(|(_, at)| *at));
         let build = self.memory.build.iter().filter(|(_, found, _)| found.is_err()).map(|(.., at)| *at);
         let wake = retries.chain(build).chain([Instant::now() + RESYNC]).min();
-        let mut snapshot = self.shared.parts.autoscaler.watch();
         let mut conflicts = self.shared.parts.routes.conflicts();
         let conflicts_before = self.conflicts();
         // What has changed since the status was made counts too.
@@ -178,7 +180,7 @@ impl Task {
                     }
                     return;
                 }
-                Ok(()) = snapshot.changed() => if self.views(observed) != self.memory.shown {
+                () = self.stirred.notified() => if self.views(observed) != self.memory.shown {
                     return self.pace().await;
                 },
                 Ok(()) = conflicts.changed() => if self.conflicts() != conflicts_before {

@@ -25,15 +25,15 @@ use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
-use hearth_function::{Digest, Function, FunctionId, Revision};
-use tokio::sync::watch;
+use hearth_function::{Digest, Function, FunctionId, Revision, RevisionId};
+use tokio::sync::{Notify, watch};
 use tokio::task::{Id, JoinError, JoinSet};
 use tokio_util::sync::CancellationToken;
 
 pub use parts::Sources;
 pub use routes::{Gateway, Routes};
 
-use crate::autoscale;
+use crate::autoscale::{self, RevisionView, Snapshot};
 use crate::store::{self, Store};
 use crate::telemetry::logs::Logs;
 use crate::telemetry::metrics::Counter;
@@ -89,6 +89,7 @@ pub struct Service {
     tasks: JoinSet<()>,
     functions: HashMap<FunctionId, Task>,
     settled: watch::Sender<usize>,
+    shown: Shown,
 }
 
 /// What the tasks of all Functions share.
@@ -102,14 +103,50 @@ struct Shared {
 struct Task {
     id: Id,
     object: watch::Sender<Option<Arc<Function>>>,
+    stirred: Arc<Notify>,
+}
+
+/// What the autoscaler shows, and what it has shown before. Of a thousand Functions those hear of it that it concerns.
+#[derive(Debug)]
+struct Shown {
+    newest: watch::Receiver<Arc<Snapshot>>,
+    before: Arc<Snapshot>,
+}
+
+impl Shown {
+    /// The Revisions of which something else is shown than before. Waits until there is one; for ever, when nothing is shown any more.
+    ///
+    /// # Cancel safety
+    /// Nothing is lost when the future is dropped.
+    async fn changes(&mut self) -> Vec<RevisionId> {
+        loop {
+            if self.newest.changed().await.is_err() {
+                std::future::pending::<()>().await;
+            }
+            let newest = self.newest.borrow_and_update().clone();
+            let before = std::mem::replace(&mut self.before, newest);
+            let (before, newest) = (&before.revisions, &self.before.revisions);
+            let other = |(id, view): &(&RevisionId, &Arc<RevisionView>)| {
+                before.get(*id).is_none_or(|known| !Arc::ptr_eq(known, view))
+            };
+            let gone = before.keys().filter(|id| !newest.contains_key(*id));
+            let changed: Vec<RevisionId> =
+                newest.iter().filter(other).map(|(id, _)| id).chain(gone).cloned().collect();
+            if !changed.is_empty() {
+                return changed;
+            }
+        }
+    }
 }
 
 impl Service {
     /// A deployer over `parts`.
     #[must_use]
     pub fn new(config: Config, parts: Parts) -> Self {
+        let shown = Shown { newest: parts.autoscaler.watch(), before: Arc::default() };
         let shared = Arc::new(Shared { config, parts });
-        Self { shared, tasks: JoinSet::new(), functions: HashMap::new(), settled: watch::Sender::new(0) }
+        let settled = watch::Sender::new(0);
+        Self { shared, tasks: JoinSet::new(), functions: HashMap::new(), settled, shown }
     }
 
     /// Deploys what the store asks for until `shutdown`. `restored` is called once, when every Function that was serving before a restart
@@ -142,6 +179,7 @@ impl Service {
                     Err(store::Error::Closed) if shutdown.is_cancelled() => break,
                     Err(error) => return Err(error.into()),
                 },
+                changed = self.shown.changes() => self.stir(&changed),
                 Some(joined) = self.tasks.join_next_with_id() => self.ended(joined),
                 _ = collect.tick() => self.collect(&store).await,
             }
@@ -192,12 +230,25 @@ impl Service {
 
     fn begin(&mut self, id: FunctionId, newest: Option<Arc<Function>>, after: Duration) {
         let (object, told) = watch::channel(newest);
-        let task = function::Task::new(Arc::clone(&self.shared), id.clone(), told, self.settled.clone());
+        let stirred = Arc::new(Notify::new());
+        let (heard, settled) = (Arc::clone(&stirred), self.settled.clone());
+        let task = function::Task::new(Arc::clone(&self.shared), id.clone(), told, heard, settled);
         let handle = self.tasks.spawn(async move {
             tokio::time::sleep(after).await;
             task.run().await;
         });
-        self.functions.insert(id, Task { id: handle.id(), object });
+        self.functions.insert(id, Task { id: handle.id(), object, stirred });
+    }
+
+    /// Tells the Functions of these Revisions that something else is shown of them.
+    fn stir(&self, revisions: &[RevisionId]) {
+        for revision in revisions {
+            let Some((function, _)) = revision.as_str().rsplit_once('-') else { continue };
+            let task = FunctionId::parse(function).ok().and_then(|id| self.functions.get(&id));
+            if let Some(task) = task {
+                task.stirred.notify_one();
+            }
+        }
     }
 
     /// A task that has ended has nothing left to do; one that has panicked takes no other Function along, and begins anew after a while.
@@ -228,6 +279,7 @@ impl Service {
                 () = shutdown.cancelled() => return,
                 // An error cannot be: the sender is ours.
                 _ = settled.wait_for(|settled| *settled >= wanted) => return,
+                changed = self.shown.changes() => self.stir(&changed),
                 Some(joined) = self.tasks.join_next_with_id() => {
                     wanted = wanted.saturating_sub(usize::from(joined.is_err()));
                     self.ended(joined);

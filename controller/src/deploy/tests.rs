@@ -53,7 +53,11 @@ async fn a_panic_in_the_task_of_one_function_stops_no_other_and_is_got_over() {
     let (_to_scaler, from_gateway) = mpsc::channel(64);
     let (to_gateway, _from_scaler) = mpsc::channel(64);
     let (scaler, autoscaler) = autoscale::Service::new(
-        autoscale::Config { parallelism: NonZeroU32::MIN, drain: Duration::from_secs(1) },
+        autoscale::Config {
+            parallelism: NonZeroU32::MIN,
+            drain: Duration::from_secs(1),
+            prewarm: autoscale::Prewarming::off(),
+        },
         Pool::new(Arc::clone(&backend), logs.clone()),
         logs.clone(),
         autoscale::Channels { from_gateway, to_gateway },

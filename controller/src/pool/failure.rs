@@ -28,7 +28,7 @@ impl Failure {
 
     /// Its task has panicked.
     pub(super) fn internal() -> Self {
-        Self::new(Fault::Platform, "internal", INTERNAL.to_owned())
+        Self::new(Fault::Platform, StartCode::StartFailed, INTERNAL.to_owned())
     }
 
     /// The same, when the function has no part in it.
@@ -87,7 +87,7 @@ impl Failure {
     fn load(error: CallError) -> Self {
         // An earlier controller was killed while it loaded: what became of that nobody knows.
         if error.kind == error_type::ALREADY_LOADED {
-            return Self::new(Fault::Platform, "start_failed", error.message);
+            return Self::new(Fault::Platform, StartCode::StartFailed, error.message);
         }
         let code = match error.kind.as_str() {
             error_type::FILE_MISSING => StartCode::HandlerFileMissing,

@@ -159,8 +159,7 @@ impl Task {
         let origin = std::mem::replace(&mut self.origin, Origin::New { waited: Duration::ZERO });
         let class = if let Origin::Pooled(class) = &origin { Some(Arc::clone(class)) } else { None };
         // Whoever waits for one that is adopted meets what was there.
-        let start =
-            if matches!(origin, Origin::Adopted { .. }) { StartKind::Warm } else { StartKind::Cold };
+        let start = if matches!(origin, Origin::Adopted { .. }) { StartKind::Warm } else { StartKind::Cold };
         let limit = self.template.get().map_or(STAND_BY, |template| template.start_timeout);
         let deadline = began + limit;
         let lines = LastLines::default();

@@ -251,7 +251,7 @@ impl Pool {
             let frozen = freezer.freeze(&instance, round).await;
             let frozen = frozen.unwrap_or_else(|error| {
                 // It runs on, at the cost of a little cpu time. It may have ended meanwhile.
-                tracing::warn!(%instance, error = chain(&error), "an idle instance was not frozen");
+                tracing::warn!(%instance, error = crate::telemetry::chain(&error), "an idle instance was not frozen");
                 false
             });
             let what = What::Paused { frozen };
@@ -511,7 +511,7 @@ impl Pool {
                 entry.step(&instance, life::Event::StartFailed(failure.told.clone()));
                 Some(Happened::Failed(failure))
             }
-            State::Ready | State::Draining { .. } => {
+            State::Pooled | State::Ready | State::Paused | State::Draining { .. } => {
                 let how = INTERNAL.to_owned();
                 entry.step(&instance, life::Event::Ended { how: how.clone() });
                 Some(Happened::Ended { how })
@@ -519,7 +519,7 @@ impl Pool {
             // It was on its way out.
             State::Stopping { .. } | State::Stopped { .. } | State::Failed(_) => None,
         };
-        let revision = entry.template.revision().clone();
+        let revision = entry.subject.revision();
         happened.map(|what| Event { instance, revision, what })
     }
 

@@ -10,9 +10,9 @@ use jiff::Timestamp;
 use tokio::sync::watch;
 use tokio::time::{Instant, sleep, timeout};
 
-use super::failure;
 use super::template::Template;
 use crate::backend::{Address, control};
+use crate::telemetry::chain;
 use crate::telemetry::logs::{Entry, Line, Logs, Note, Stream};
 
 /// Lines kept of each instance to be shown when its start fails.
@@ -66,7 +66,7 @@ impl Pump {
                         return;
                     }
                     Err(error) => {
-                        let error = failure::chain(&error);
+                        let error = chain(&error);
                         tracing::warn!(instance = %self.instance, error, "control connection lost");
                         break;
                     }

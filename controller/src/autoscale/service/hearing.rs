@@ -41,9 +41,10 @@ impl Service {
             }
             ToScaler::Drained { instance } => self.pool.stop(&instance, "its calls have ended", STOP_GRACE),
             ToScaler::Spent { instance } => {
-                let of = |record: &&mut Record| record.instances.contains_key(&instance);
-                if let Some(record) = self.records.values_mut().find(of) {
+                let of = |record: &Record| record.instances.contains_key(&instance);
+                if let Some((revision, record)) = self.records.iter_mut().find(|(_, record)| of(record)) {
                     record.spent(now);
+                    self.dirty.insert(revision.clone());
                 }
                 self.leave(&instance);
                 self.pool.stop(&instance, "it has served its call", STOP_GRACE);

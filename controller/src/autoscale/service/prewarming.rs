@@ -71,7 +71,7 @@ impl Service {
         now: Instant,
     ) {
         let message = &failure.told.message;
-        tracing::warn!(%instance, code = failure.told.code, message, "an instance for a pool did not come up");
+        tracing::warn!(%instance, code = %failure.told.code, message, "an instance for a pool did not come up");
         self.prewarm.failed(instance, now);
     }
 }

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use clap::{Args, ValueEnum};
 
-use super::{Client, Format, duration};
+use super::{Format, Place, duration};
 
 /// `hearth record`.
 #[derive(Debug, Args)]
@@ -22,12 +22,9 @@ pub(in crate::cli) struct Record {
     /// Only calls of the last while, as in 10m
     #[arg(long, value_name = "DURATION", value_parser = duration)]
     pub(in crate::cli) since: Option<std::time::Duration>,
-    /// Namespace
-    #[arg(short, long, value_name = "NS", env = "HEARTH_NAMESPACE", hide_env_values = true)]
-    pub(in crate::cli) namespace: Option<String>,
-    /// Which server.
+    /// Where the functions are.
     #[command(flatten)]
-    pub(in crate::cli) client: Client,
+    pub(in crate::cli) place: Place,
 }
 
 /// How long instances stay.

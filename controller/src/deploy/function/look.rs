@@ -18,14 +18,14 @@ impl Task {
     /// What the autoscaler says of this Function's Revisions, as far as it goes into the status or the plan.
     pub(super) fn views(&self, observed: &Observed) -> BTreeMap<Number, View> {
         let snapshot = self.shared.parts.autoscaler.snapshot();
-        let view = |number: Number| -> Option<RevisionView> {
+        let view = |number: Number| -> Option<Arc<RevisionView>> {
             snapshot.revisions.get(&self.revision_id(number)).cloned()
         };
         observed
             .revisions
             .keys()
             .filter_map(|&number| {
-                view(number).map(|view| (number, (view.counts, view.came_up, view.failure)))
+                view(number).map(|view| (number, (view.counts, view.came_up, view.failure.clone())))
             })
             .collect()
     }

@@ -56,7 +56,7 @@ impl Protocol {
 }
 
 impl Tunnel {
-    pub(super) const fn new(
+    pub(super) fn new(
         (whose, client): (Rc<Client>, OnUpgrade),
         instance: OnUpgrade,
         slot: Slot,

@@ -19,7 +19,7 @@ fn a_grant_before_its_revision_serves_is_not_lost_to_a_change_of_routes() {
     let (to_scaler, _told) = mpsc::channel(1);
     let stats = Arc::new(Stats::new(&Registry::new()));
     let outbox = Arc::new(Outbox::new(to_scaler, stats.messages_dropped.clone()));
-    let revisions = Revisions::new(8, outbox, stats);
+    let revisions = Revisions::new(8, outbox, stats, None);
     let together = Barrier::new(2);
     let endpoint = Endpoint {
         instance: id("i1"),
@@ -29,6 +29,7 @@ fn a_grant_before_its_revision_serves_is_not_lost_to_a_change_of_routes() {
         start: StartKind::Cold,
         start_time: Duration::ZERO,
         single_use: false,
+        reserved: false,
     };
     std::thread::scope(|threads| {
         threads.spawn(|| {

@@ -10,7 +10,7 @@ use tokio::time::Instant;
 use super::{Assignment, FAILED_GRACE, NotReady, Phases, Task, What, Wish};
 use crate::backend::{Limits, Started, control};
 use crate::pool::class::Class;
-use crate::pool::failure::{self, Failure};
+use crate::pool::failure::Failure;
 use crate::pool::pump::LastLines;
 use crate::pool::template::Template;
 
@@ -128,7 +128,7 @@ impl Task {
             let now = self.orders.borrow_and_update().clone();
             match (now.exit, now.wish, now.assignment) {
                 (Some(exit), ..) => {
-                    return Err(End { how: Some(failure::how(&exit)), grace: Duration::ZERO });
+                    return Err(End { how: Some(exit.to_string()), grace: Duration::ZERO });
                 }
                 (None, Wish::Stop { grace }, _) => return Err(End { how: None, grace }),
                 (None, Wish::Drain { .. }, _) => return Err(End { how: None, grace: FAILED_GRACE }),

@@ -303,7 +303,8 @@ fn an_idle_instance_may_be_frozen_and_the_next_request_is_told_to_thaw_it() {
     assert_eq!(request(&mut machine, start, 1), "i1 Warm");
     machine.on_pause(at(start, 20), &id("i1"), pause, &mut actions);
     assert_eq!(words(&mut actions), ["InUse { instance: i1, idle: 0ns }"]);
-    machine.on_slot_free(at(start, 20), &id("i1"), Some(Duration::from_secs(20)), &mut actions);
+    let first = grant(&machine, "i1");
+    machine.on_slot_free(at(start, 20), &id("i1"), first, Some(Duration::from_secs(20)), &mut actions);
     machine.on_pause(at(start, 25), &id("i1"), pause, &mut actions);
     assert_eq!(words(&mut actions), ["InUse { instance: i1, idle: 5s }"]);
     machine.on_pause(at(start, 30), &id("i1"), pause, &mut actions);

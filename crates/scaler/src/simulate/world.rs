@@ -4,7 +4,7 @@ use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet, BinaryHeap};
 use std::time::{Duration, Instant};
 
-use hearth_dispatch::{Action, Admission, Dispatch, Granted, Origin, Placement, StartKind, ToScaler};
+use hearth_dispatch::{Action, Admission, Dispatch, Grant, Granted, Origin, Placement, StartKind, ToScaler};
 use hearth_function::{InstanceId, RevisionId};
 
 use super::Machine;
@@ -45,7 +45,7 @@ pub(super) struct World<'a> {
 
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 enum Event {
-    Ended { function: usize, instance: InstanceId, service: Duration },
+    Ended { function: usize, instance: InstanceId, grant: Grant, service: Duration },
     Started { function: usize, instance: InstanceId, kind: u8, took: Duration },
     Filled,
     Report { function: usize },
@@ -204,16 +204,16 @@ impl<'a> World<'a> {
             instance.calls += 1;
         }
         let service = self.trace.calls[call].service;
-        self.push(
-            now + service,
-            Event::Ended { function: number, instance: placement.instance.clone(), service },
-        );
+        let (instance, grant) = (placement.instance.clone(), placement.grant);
+        self.push(now + service, Event::Ended { function: number, instance, grant, service });
     }
 
     fn happen(&mut self, event: Event) {
         let now = self.now;
         match event {
-            Event::Ended { function, instance, service } => self.ended(function, &instance, service),
+            Event::Ended { function, instance, grant, service } => {
+                self.ended(function, (&instance, grant), service);
+            }
             Event::Started { function, instance, kind, took } => self.started(function, instance, kind, took),
             Event::Filled => {
                 self.starting -= 1;
@@ -262,7 +262,7 @@ impl<'a> World<'a> {
         }
     }
 
-    fn ended(&mut self, number: usize, id: &InstanceId, service: Duration) {
+    fn ended(&mut self, number: usize, (id, grant): (&InstanceId, Grant), service: Duration) {
         let now = self.now;
         self.in_flight -= 1;
         let function = &mut self.functions[number];
@@ -271,7 +271,7 @@ impl<'a> World<'a> {
             instance.idle_since = now;
         }
         let mut actions = Vec::new();
-        function.dispatch.on_slot_free(now, id, Some(service), &mut actions);
+        function.dispatch.on_slot_free(now, id, grant, Some(service), &mut actions);
         self.act(number, actions);
         self.idle_from_now(number, id);
     }
@@ -299,6 +299,7 @@ impl<'a> World<'a> {
             single_use: false,
             start: if kind == 0 { StartKind::Cold } else { StartKind::Prewarmed },
             start_time: took,
+            reserved: false,
         };
         let mut actions = Vec::new();
         function.dispatch.on_grant(now, granted, &mut actions);
