@@ -67,6 +67,8 @@ pub struct Pool {
     logs: Logs,
     instances: BTreeMap<InstanceId, Entry>,
     tasks: JoinSet<()>,
+    /// What is done beside: freezing, measuring. Nothing of an instance is left behind when one is cut off.
+    chores: JoinSet<()>,
     /// Whose task is which; a task without an instance takes remains away.
     owners: HashMap<Id, InstanceId>,
     reports: mpsc::Receiver<Report>,
@@ -194,6 +196,7 @@ impl Pool {
             logs,
             instances: BTreeMap::new(),
             tasks: JoinSet::new(),
+            chores: JoinSet::new(),
             owners: HashMap::new(),
             reports,
             reporter,
@@ -247,7 +250,7 @@ impl Pool {
     /// Freezes an instance that the gateway has let go for it ([`Freezer::want`]); [`Happened::Paused`] says how that went.
     pub fn freeze(&mut self, instance: &InstanceId, round: u64) {
         let (freezer, reports, instance) = (self.freezer(), self.reporter.clone(), instance.clone());
-        self.tasks.spawn(async move {
+        self.chores.spawn(async move {
             let frozen = freezer.freeze(&instance, round).await;
             let frozen = frozen.unwrap_or_else(|error| {
                 // It runs on, at the cost of a little cpu time. It may have ended meanwhile.
@@ -269,7 +272,7 @@ impl Pool {
         let up = self.instances.iter().filter(|(_, entry)| !matches!(entry.state, State::Starting(_)));
         let ids: Vec<InstanceId> = up.map(|(id, _)| id.clone()).collect();
         let (backend, measured) = (Arc::clone(&self.backend), self.measured.clone());
-        self.tasks.spawn(async move {
+        self.chores.spawn(async move {
             let mut held = BTreeMap::new();
             for id in ids {
                 // One that has ended holds nothing.
@@ -334,6 +337,10 @@ impl Pool {
                             return event;
                         }
                     }
+                },
+                Some(done) = self.chores.join_next() => if let Err(error) = done {
+                    self.mishaps.panics += 1;
+                    tracing::error!(%error, "freezing or measuring has panicked");
                 },
                 else => std::future::pending().await,
             }

@@ -136,8 +136,10 @@ async fn a_call_whose_time_is_over_keeps_its_slot_too() {
     assert_eq!((reply.status, reply.code().as_str()), (504, "execute_timeout"));
     client.write(GET).await;
     assert!(matches!(rig.told().await, ToScaler::CapacityWanted { waiting: 1, in_flight: 1, .. }));
-    // The shared connection asks whether the runtime still answers.
-    let shared = instance.accept().await;
+    // The shared connection asks whether the runtime still answers; until it does, no other call goes there.
+    let mut shared = instance.accept().await;
+    let Frame::Ping(bytes) = shared.receive().await else { panic!("no ping") };
+    shared.send(Frame::Pong(bytes)).await;
     drop(attached);
     let mut attached = Attached::accept(&instance).await;
     attached.read_until("\r\n\r\n").await;
