@@ -148,7 +148,7 @@ async fn the_whole_body_is_in_the_event_or_follows_it() {
 
 #[tokio::test]
 async fn an_http2_connection_without_requests_is_closed_and_one_with_a_request_is_not() {
-    let limit = std::time::Duration::from_millis(500);
+    let limit = std::time::Duration::from_secs(1);
     let rig = Rig::with(|config| config.limits.head_time = limit, Timeouts::default());
     let instance = rig.grant("i1", Forwarding::Event, 2).await;
     let connect = async || {

@@ -6,7 +6,7 @@ use hearth_dispatch::{Forwarding, ToScaler};
 use hearth_protocol::{Frame, Role};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
-use super::rig::{Instance, Rig, id, patiently};
+use super::rig::{Instance, Rig, id, patiently, served};
 use crate::gateway::Timeouts;
 
 const GET: &str = "GET /hello?x HTTP/1.1\r\nhost: h\r\nkeep-alive: 5\r\n\r\n";
@@ -134,6 +134,8 @@ async fn a_call_whose_time_is_over_keeps_its_slot_too() {
     attached.read_until("\r\n\r\n").await;
     let reply = client.reply().await;
     assert_eq!((reply.status, reply.code().as_str()), (504, "execute_timeout"));
+    // The next has all the time it needs.
+    rig.handle.serve(vec![served(Timeouts::default())]);
     client.write(GET).await;
     assert!(matches!(rig.told().await, ToScaler::CapacityWanted { waiting: 1, in_flight: 1, .. }));
     // The shared connection asks whether the runtime still answers; until it does, no other call goes there.
@@ -262,7 +264,7 @@ async fn an_upgraded_connection_that_stands_still_is_cut() {
 
 #[tokio::test]
 async fn an_upgraded_connection_counts_as_one_and_has_its_time_when_the_gateway_stops() {
-    let short = Duration::from_millis(50);
+    let short = Duration::from_secs(1);
     let change = |config: &mut crate::gateway::Config| {
         config.forwarding.upgrade_drain = short;
         config.limits.connections = 1;
