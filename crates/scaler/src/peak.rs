@@ -48,6 +48,7 @@ impl Peak {
 }
 
 #[cfg(test)]
+#[expect(clippy::disallowed_methods, reason = "an arbitrary beginning: no test waits")]
 mod tests {
     use proptest::prelude::*;
 

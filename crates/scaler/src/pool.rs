@@ -213,6 +213,7 @@ impl Demand {
 }
 
 #[cfg(test)]
+#[expect(clippy::disallowed_methods, reason = "an arbitrary beginning: no test waits")]
 mod tests {
     use proptest::prelude::*;
 
