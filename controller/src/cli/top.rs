@@ -125,13 +125,13 @@ mod tests {
         let expected = [
             "RUNG INSTANCES HELD RESTORE P50 P99 OF THE LAST",
             "built 0 0B 81.3 ms 93.0 ms 3",
-            "pooled 2 15.0Mi 0",
+            "pooled 2 15.0Mi - - 0",
             "",
             "POOL POOLED STARTING EACH WHY",
             "nodejs, 128Mi, outbound 2/2 0 7.0Mi no start wanted lately, least 2",
             "",
             "INSTANCE FUNCTION RUNG IN FLIGHT MEMORY CPU",
-            "nodejs-1 pooled 0/0 7.0Mi 0.1s",
+            "nodejs-1 - pooled 0/0 7.0Mi 0.1s",
         ];
         assert_eq!(lines, expected, "{page}");
     }

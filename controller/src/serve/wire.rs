@@ -10,7 +10,7 @@ use jiff::Timestamp;
 use tokio::sync::{mpsc, oneshot};
 use tokio_util::sync::CancellationToken;
 
-use super::config::Config;
+use super::config::{Config, Size};
 use super::lock;
 use super::parts::{Health, Wired};
 use super::running::{Running, Tasks};
@@ -166,6 +166,7 @@ impl Start {
             parallelism: NonZeroU32::new(self.config.start_parallelism()).unwrap_or(NonZeroU32::MIN),
             drain: self.config.drain.deadline,
             prewarm: prewarming(&self.config),
+            keep_free_bytes: self.config.memory.keep_free.map(Size::as_bytes),
         };
         let pool = Pool::new(Arc::clone(&self.backend), self.logs.clone());
         let freezer = Some(pool.freezer());
