@@ -73,6 +73,11 @@ impl Ladder {
         times.push_back(took);
     }
 
+    /// What a restoration from this rung usually takes.
+    pub(super) fn usual(&self, rung: Rung) -> Option<Duration> {
+        self.view().into_iter().find(|restored| restored.rung == rung).map(|restored| restored.p50)
+    }
+
     pub(super) fn view(&self) -> Vec<Restored> {
         let view = |(&rung, times): (&Rung, &VecDeque<Duration>)| {
             let mut sorted: Vec<Duration> = times.iter().copied().collect();

@@ -15,6 +15,7 @@
 
 mod ladder;
 mod metrics;
+mod pressure;
 mod prewarm;
 mod record;
 mod reserved;
@@ -58,6 +59,8 @@ pub struct Config {
     pub drain: Duration,
     /// Pooled instances.
     pub prewarm: Prewarming,
+    /// Memory of the machine that is kept free, in bytes; `None`: a twentieth.
+    pub keep_free_bytes: Option<u64>,
 }
 
 /// A Revision that may have instances.

@@ -9,6 +9,7 @@ use hearth_function::InstanceId;
 use hearth_scaler::pool::{Demand, PoolDecision, PoolObservation, PoolPolicy, target};
 use tokio::time::Instant;
 
+use super::pressure::Rate;
 use crate::pool::Class;
 
 /// What a pooled instance is taken to hold until one was measured: a Node process after its exercise.
@@ -52,6 +53,8 @@ impl Settings {
 #[derive(Debug)]
 pub(super) struct Prewarm {
     settings: Settings,
+    /// What the machine has left for pools, in bytes.
+    left: u64,
     shelves: BTreeMap<Class, Shelf>,
 }
 
@@ -66,6 +69,7 @@ struct Shelf {
     /// On their way, since when.
     starting: BTreeMap<InstanceId, Instant>,
     demand: Demand,
+    rate: Rate,
     /// What one holds.
     bytes: u64,
     failures: u32,
@@ -97,7 +101,7 @@ pub struct PoolView {
 
 impl Prewarm {
     pub(super) fn new(settings: Settings) -> Self {
-        Self { settings, shelves: BTreeMap::new() }
+        Self { settings, left: u64::MAX, shelves: BTreeMap::new() }
     }
 
     /// Says which classes functions have.
@@ -117,6 +121,7 @@ impl Prewarm {
                 ready: VecDeque::new(),
                 starting: BTreeMap::new(),
                 demand: Demand::new(&self.settings.policy(), ASSUMED_REFILL, now.into_std()),
+                rate: Rate::new(now),
                 bytes: ASSUMED_BYTES,
                 failures: 0,
                 rests_until: None,
@@ -135,6 +140,7 @@ impl Prewarm {
     pub(super) fn take(&mut self, class: &Class, now: Instant) -> Option<InstanceId> {
         let shelf = self.shelves.get_mut(class)?;
         shelf.demand.wanted(now.into_std());
+        shelf.rate.note(1, now);
         shelf.ready.pop_front()
     }
 
@@ -181,6 +187,27 @@ impl Prewarm {
         }
     }
 
+    /// The machine has so much left for pools, in bytes.
+    pub(super) fn memory_left(&mut self, bytes: u64) {
+        self.left = bytes;
+    }
+
+    /// Whether an instance is pooled.
+    pub(super) fn knows(&self, instance: &InstanceId) -> bool {
+        self.shelves.values().any(|shelf| shelf.ready.contains(instance))
+    }
+
+    /// Every pooled instance, and how often in a minute one like it is asked for.
+    pub(super) fn ready(&mut self, now: Instant) -> Vec<(InstanceId, f64)> {
+        let mut all = Vec::new();
+        for shelf in self.shelves.values_mut() {
+            let count = f64::from(u32::try_from(shelf.ready.len()).unwrap_or(u32::MAX).max(1));
+            let each = shelf.rate.per_minute(now) / count;
+            all.extend(shelf.ready.iter().map(|instance| (instance.clone(), each)));
+        }
+        all
+    }
+
     /// On their way to a pool.
     pub(super) fn starting(&self) -> u32 {
         let all: usize = self.shelves.values().map(|shelf| shelf.starting.len()).sum();
@@ -192,6 +219,7 @@ impl Prewarm {
         let held = |shelf: &Shelf| u64::from(shelf.count()).saturating_mul(shelf.bytes);
         let mut free =
             self.settings.memory_bytes.saturating_sub(self.shelves.values().map(held).sum::<u64>());
+        free = free.min(self.left);
         let mut targets = BTreeMap::new();
         for (class, shelf) in &self.shelves {
             let policy = if shelf.wanted {

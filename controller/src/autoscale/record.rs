@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use hearth_dispatch::{LoadReport, StartFailure};
 use hearth_function::{InstanceCounts, InstanceId};
+use hearth_scaler::evict::Clock;
 use hearth_scaler::{
     Backoff, BackoffPolicy, Candidate, Counts, Decision, Load, Occupation, Policy, Reach, Tracker, choose,
 };
@@ -13,6 +14,7 @@ use jiff::Timestamp;
 use tokio::sync::oneshot;
 use tokio::time::Instant;
 
+use super::pressure::Rate;
 use super::rest::{Rest, Sleeper};
 use super::snapshot::{self, Decided, RevisionView, Start};
 use super::{Target, TrialError};
@@ -41,6 +43,8 @@ pub(super) struct Record {
     pub(super) hold_until: Option<Instant>,
     pub(super) waiting: u32,
     pub(super) in_flight: u32,
+    /// Calls that come.
+    pub(super) rate: Rate,
     tracker: Tracker,
     came_up: bool,
     failure: Option<StartFailure>,
@@ -61,11 +65,21 @@ pub(super) struct Member {
     /// Since when a report has seen none; `None` while it runs some, or starts.
     pub(super) idle_since: Option<Instant>,
     pub(super) rest: Rest,
+    /// What the clock of evictions said when a call was last seen on it.
+    pub(super) used_at: f64,
 }
 
 impl Member {
     pub(super) fn new(began: Instant) -> Self {
-        Self { ready: None, began, calls: 0, adopted: false, idle_since: None, rest: Rest::Awake }
+        Self {
+            ready: None,
+            began,
+            calls: 0,
+            adopted: false,
+            idle_since: None,
+            rest: Rest::Awake,
+            used_at: 0.0,
+        }
     }
 
     fn occupation(&self) -> Occupation {
@@ -93,6 +107,7 @@ impl Record {
             hold_until: None,
             waiting: 0,
             in_flight: 0,
+            rate: Rate::new(now),
             came_up: false,
             failure: None,
             decisions: std::collections::VecDeque::new(),
@@ -136,7 +151,8 @@ impl Record {
         }
     }
 
-    pub(super) fn load(&mut self, report: &LoadReport, now: Instant) {
+    pub(super) fn load(&mut self, report: &LoadReport, clock: Clock, now: Instant) {
+        self.rate.note(report.arrived, now);
         (self.waiting, self.in_flight) = (report.waiting, report.in_flight);
         for member in self.instances.values_mut() {
             member.calls = 0;
@@ -144,6 +160,7 @@ impl Record {
         for (instance, calls) in &report.busy {
             if let Some(member) = self.instances.get_mut(instance) {
                 (member.calls, member.idle_since) = (*calls, None);
+                member.used_at = clock.now();
             }
         }
         for member in self.instances.values_mut().filter(|member| member.ready.is_some() && member.calls == 0)

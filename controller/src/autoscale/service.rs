@@ -2,6 +2,7 @@
 
 mod hearing;
 mod prewarming;
+mod relieving;
 mod resting;
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
@@ -12,6 +13,7 @@ use hearth_dispatch::{ToGateway, ToScaler};
 use hearth_function::spec::ProcessModel;
 use hearth_function::{InstanceId, RevisionId};
 use hearth_scaler::Reach;
+use hearth_scaler::evict::Clock;
 use jiff::Timestamp;
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::{Instant, sleep_until};
@@ -58,6 +60,8 @@ pub struct Service {
     pool: Pool,
     prewarm: Prewarm,
     ladder: Ladder,
+    /// Of evictions for memory's sake.
+    clock: Clock,
     logs: Logs,
     channels: Channels,
     commands: mpsc::Receiver<Command>,
@@ -107,6 +111,7 @@ impl Service {
             pool,
             prewarm: Prewarm::new(config.prewarm),
             ladder: Ladder::default(),
+            clock: Clock::default(),
             logs,
             channels,
             commands: inbox,
@@ -159,6 +164,7 @@ impl Service {
                     self.dirty.extend(self.records.keys().cloned());
                     self.rest(Instant::now());
                     self.pool.measure();
+                    self.relieve(Instant::now());
                 }
                 () = sleep_until_or_never(show_at) => {
                     self.show_at = None;

@@ -67,8 +67,13 @@ impl Scene {
         std::thread::spawn(move || writer.run());
         let (to_scaler, from_gateway) = mpsc::channel(64);
         let (to_gateway, from_scaler) = mpsc::channel(64);
-        let config =
-            Config { parallelism: NonZeroU32::new(2).unwrap(), drain: Duration::from_secs(30), prewarm };
+        let config = Config {
+            parallelism: NonZeroU32::new(2).unwrap(),
+            drain: Duration::from_secs(30),
+            prewarm,
+            // Tests share a machine that may be short of memory.
+            keep_free_bytes: Some(0),
+        };
         let pool = Pool::new(Arc::clone(&backend) as Arc<dyn Backend>, logs.clone());
         let channels = Channels { from_gateway, to_gateway };
         let metrics = Registry::new();

@@ -154,7 +154,7 @@ mod tests {
         let (_directory, backend, freezer, instance) = freezer();
         let round = freezer.want(&instance);
         assert!(freezer.freeze(&instance, round).await.unwrap());
-        assert_eq!(backend.frozen(), [instance.clone()]);
+        assert_eq!(backend.frozen(), std::slice::from_ref(&instance));
         freezer.thaw(&instance);
         assert!(backend.frozen().is_empty());
         // A second thaw writes nothing.

@@ -15,6 +15,7 @@ mod failure;
 mod freezer;
 mod instance;
 pub mod life;
+mod measure;
 mod pump;
 pub(crate) mod template;
 
@@ -40,6 +41,7 @@ pub use class::Class;
 pub use failure::Failure;
 pub use freezer::Freezer;
 pub use instance::Phases;
+pub use measure::{Machine, Measured};
 pub use template::{Places, Template};
 
 use crate::backend::{Backend, Ended, Found};
@@ -62,7 +64,9 @@ pub struct Pool {
     backend: Arc<dyn Backend>,
     freezer: Arc<Freezer>,
     /// What instances hold, and when that was measured last.
-    measured: watch::Sender<BTreeMap<InstanceId, u64>>,
+    measured: watch::Sender<Measured>,
+    /// Says whether the last measurement was taken.
+    unseen: watch::Receiver<Measured>,
     measured_at: Option<Instant>,
     logs: Logs,
     instances: BTreeMap<InstanceId, Entry>,
@@ -187,11 +191,13 @@ impl Pool {
     #[must_use]
     pub fn new(backend: Arc<dyn Backend>, logs: Logs) -> Self {
         let (reporter, reports) = mpsc::channel(REPORTS);
+        let measured = watch::Sender::new(Measured::default());
         Self {
             exits: backend.exits(),
             freezer: Arc::new(Freezer::new(Arc::clone(&backend))),
             backend,
-            measured: watch::Sender::new(BTreeMap::new()),
+            unseen: measured.subscribe(),
+            measured,
             measured_at: None,
             logs,
             instances: BTreeMap::new(),
@@ -280,8 +286,16 @@ impl Pool {
                     held.insert(id, stats.memory_bytes);
                 }
             }
-            measured.send_replace(held);
+            let machine = tokio::fs::read_to_string("/proc/meminfo").await.ok();
+            let machine = machine.as_deref().and_then(Machine::parse);
+            measured.send_replace(Measured { held, machine });
         });
+    }
+
+    /// The last measurement; once.
+    pub fn take_measurement(&mut self) -> Option<Measured> {
+        let news = self.unseen.has_changed().unwrap_or(false);
+        news.then(|| self.unseen.borrow_and_update().clone())
     }
 
     /// A paused instance was thawed.
@@ -375,7 +389,7 @@ impl Pool {
             },
             started: entry.started,
             phases: entry.phases,
-            memory_bytes: self.measured.borrow().get(id).copied(),
+            memory_bytes: self.measured.borrow().held.get(id).copied(),
         })
     }
 

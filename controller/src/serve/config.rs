@@ -146,6 +146,11 @@ options! {
         /// Memory that all pooled instances together may hold, in bytes. Default: some twenty of them.
         memory: Size = Size::mib(512),
     }
+    /// The machine's memory.
+    memory: Memory {
+        /// Memory of this machine that is kept free, in bytes: with less available, idle, paused and pooled instances are stopped, those first whose loss costs least (start time × use / memory). Default: none given, a twentieth of all.
+        keep_free: Option<Size> = None,
+    }
     /// Installing the dependencies of bundles.
     build: Build {
         /// Time that an installation of dependencies may take. Default: that of a large tree on a slow line.

@@ -9,7 +9,7 @@ use std::sync::Arc;
 use tokio::sync::{mpsc, oneshot};
 use tokio_util::sync::CancellationToken;
 
-use super::config::Config;
+use super::config::{Config, Size};
 use super::lock;
 use super::memory;
 use super::parts::{Health, Wired};
@@ -172,6 +172,7 @@ impl Start {
             parallelism: NonZeroU32::new(self.config.start_parallelism()).unwrap_or(NonZeroU32::MIN),
             drain: self.config.drain.deadline,
             prewarm: prewarming(&self.config),
+            keep_free_bytes: self.config.memory.keep_free.map(Size::as_bytes),
         };
         let pool = Pool::new(Arc::clone(&self.backend), self.logs.clone());
         let freezer = Some(pool.freezer());

@@ -35,7 +35,7 @@ impl Service {
             }
             ToScaler::Load(report) => {
                 if let Some(record) = self.records.get_mut(&report.revision) {
-                    record.load(&report, now);
+                    record.load(&report, self.clock, now);
                     self.dirty.insert(report.revision);
                 }
             }
@@ -74,6 +74,7 @@ impl Service {
                 let Some(record) = self.records.get_mut(&revision) else { return };
                 let Some(member) = record.instances.get_mut(&instance) else { return };
                 (member.ready, member.idle_since) = (Some(now), Some(now));
+                member.used_at = self.clock.now();
                 let slots = record.target.template.slots();
                 let adopted = phases.create.is_zero() && served > 0;
                 let took = (!adopted).then(|| phases.total().saturating_sub(phases.schedule));

@@ -55,7 +55,7 @@ async fn an_idle_instance_is_frozen_when_the_gateway_lets_it_go_and_counts_as_re
     assert!(since.elapsed() >= PAUSE && scene.backend.frozen().is_empty());
     scene.tell(ToScaler::Quiet { instance: instance.clone() }).await;
     scene.paused(1).await;
-    assert_eq!(scene.backend.frozen(), [instance.clone()]);
+    assert_eq!(scene.backend.frozen(), std::slice::from_ref(&instance));
     let state = |scene: &Scene| scene.handle.snapshot().instances[0].state.to_string();
     assert_eq!(state(&scene), "Paused");
     assert_eq!(scene.handle.snapshot().revisions[&id()].counts.ready, 1, "it can take calls");
@@ -96,14 +96,15 @@ async fn a_frozen_instance_is_thawed_before_it_is_stopped() {
     scene.asked().await;
     scene.tell(ToScaler::Quiet { instance: instance.clone() }).await;
     scene.paused(1).await;
-    let removing = {
-        let handle = scene.handle.clone();
-        tokio::spawn(async move { handle.remove(id()).await })
+    let handle = scene.handle.clone();
+    let removing = handle.remove(id());
+    let stopping = async {
+        assert_eq!(scene.heard().await, ToGateway::Revoke { instance: instance.clone() });
+        assert!(scene.backend.frozen().is_empty());
+        scene.tell(ToScaler::Drained { instance }).await;
     };
-    assert_eq!(scene.heard().await, ToGateway::Revoke { instance: instance.clone() });
-    assert!(scene.backend.frozen().is_empty());
-    scene.tell(ToScaler::Drained { instance }).await;
-    removing.await.unwrap().unwrap();
+    let (removed, ()) = tokio::join!(removing, stopping);
+    removed.unwrap();
 }
 
 #[tokio::test(start_paused = true)]
@@ -113,7 +114,7 @@ async fn the_next_controller_thaws_what_it_adopts() {
     scene.tell(ToScaler::Quiet { instance: instance.clone() }).await;
     scene.paused(1).await;
     let mut scene = scene.restart().await;
-    assert_eq!(scene.backend.frozen(), [instance.clone()]);
+    assert_eq!(scene.backend.frozen(), std::slice::from_ref(&instance));
     scene.handle.put(resting(0)).await.unwrap();
     assert_eq!(scene.granted().await, instance);
     assert!(scene.backend.frozen().is_empty());

@@ -1,0 +1,56 @@
+//! What instances hold, and what the machine has left.
+
+use std::collections::BTreeMap;
+
+use hearth_function::InstanceId;
+
+/// A measurement.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Measured {
+    /// What each instance holds, in bytes.
+    pub held: BTreeMap<InstanceId, u64>,
+    /// The machine, where the kernel tells.
+    pub machine: Option<Machine>,
+}
+
+/// Memory of the machine, in bytes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Machine {
+    /// All of it.
+    pub total: u64,
+    /// What could be given out without swapping.
+    pub available: u64,
+}
+
+impl Machine {
+    /// Reads what the kernel says (`/proc/meminfo`).
+    #[must_use]
+    pub fn parse(meminfo: &str) -> Option<Self> {
+        let kibibytes = |key: &str| -> Option<u64> {
+            let line = meminfo.lines().find_map(|line| line.strip_prefix(key))?;
+            line.trim().strip_suffix("kB")?.trim().parse().ok()
+        };
+        let bytes = |key| kibibytes(key).map(|count| count * 1024);
+        Some(Self { total: bytes("MemTotal:")?, available: bytes("MemAvailable:")? })
+    }
+
+    /// What is missing to `keep` being free.
+    #[must_use]
+    pub fn lacks(self, keep: u64) -> u64 {
+        keep.saturating_sub(self.available)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_kernels_words_are_read() {
+        let machine =
+            Machine::parse("MemTotal:       1000 kB\nMemFree:  1 kB\nMemAvailable:    100 kB\n").unwrap();
+        assert_eq!(machine, Machine { total: 1000 * 1024, available: 100 * 1024 });
+        assert_eq!((machine.lacks(50 * 1024), machine.lacks(150 * 1024)), (0, 50 * 1024));
+        assert_eq!(Machine::parse("MemTotal: x"), None);
+    }
+}
