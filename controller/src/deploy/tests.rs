@@ -57,7 +57,7 @@ async fn a_panic_in_the_task_of_one_function_stops_no_other_and_is_got_over() {
             parallelism: NonZeroU32::MIN,
             drain: Duration::from_secs(1),
             prewarm: autoscale::Prewarming::off(),
-            keep_free_bytes: 0,
+            keep_free_bytes: Some(0),
         },
         Pool::new(Arc::clone(&backend), logs.clone()),
         logs.clone(),
