@@ -82,7 +82,7 @@ struct Memory {
     progress: Option<String>,
     /// When the status was written last, and from which views.
     written: Option<Instant>,
-    shown: BTreeMap<Number, View>,
+    shown: Vec<(Number, View)>,
 }
 
 impl Task {
@@ -453,18 +453,26 @@ impl Task {
         let known = self.known(observed);
         let status = status::status(stored.status.as_ref(), &known, Timestamp::now());
         if stored.status.as_ref() == Some(&status) {
-            return;
+            return self.keep(stored);
         }
         let mut function = Arc::unwrap_or_clone(stored);
         function.status = Some(status);
         function.metadata.resource_version = None;
         match self.shared.parts.store.update_status(function).await {
             // Deleted, or made anew, since it was read: then it is another task's, or nobody's.
-            Ok(_) | Err(store::Error::NotFound { .. } | store::Error::Conflict { .. }) => {}
+            Err(store::Error::NotFound { .. } | store::Error::Conflict { .. }) => {}
+            Ok(newest) => self.keep(newest),
             Err(error) => {
                 let error = crate::telemetry::chain(&error);
                 tracing::warn!(function = %self.id, error, "status not written");
             }
+        }
+    }
+
+    /// Holds on to the object as the store has it, so that the one before its last status is not kept beside it.
+    fn keep(&mut self, newest: Arc<Function>) {
+        if self.memory.function.is_some() && !is_news(self.memory.function.as_deref(), Some(&newest)) {
+            self.memory.function = Some(newest);
         }
     }
 }

@@ -217,9 +217,8 @@ impl Service {
             Some(task) if !task.object.is_closed() => {
                 task.object.send_if_modified(|known| {
                     let news = function::is_news(known.as_deref(), newest.as_deref());
-                    if news {
-                        *known = newest;
-                    }
+                    // In any case: the one before would be kept in memory for nothing.
+                    *known = newest;
                     news
                 });
             }

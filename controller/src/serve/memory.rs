@@ -3,6 +3,9 @@
 //! The allocator keeps what was freed, in an arena for each few threads. Deployments are what frees much: packing, parsing and planning a
 //! thousand functions left ten to twenty megabytes of it. So when the store has come to rest after a change, what is whole pages is handed
 //! back to the kernel. That takes a few milliseconds and happens at no time of a request's own.
+//!
+//! The same goes for code: starting up and deploying run through most of the binary once, and what was run stays resident. It is let go
+//! too; what serves comes back from the page cache with its first use, a microsecond for each page.
 
 use std::time::Duration;
 
@@ -60,9 +63,42 @@ impl Changes {
     }
 }
 
+fn give_back() {
+    give_back_memory();
+    if let Err(error) = give_back_code() {
+        tracing::debug!(%error, "code that was run once stays resident");
+    }
+}
+
+/// Lets go of the pages of the binary's own code.
+#[expect(unsafe_code, reason = "no safe wrapper can know that nothing has written to the pages")]
+fn give_back_code() -> std::io::Result<()> {
+    let program = std::env::current_exe()?;
+    let maps = std::fs::read_to_string("/proc/self/maps")?;
+    for (start, end) in code_of(&maps, &program.to_string_lossy()) {
+        let address = std::ptr::with_exposed_provenance_mut(start);
+        // SAFETY: a private mapping of a file that may be run and not be written has only what the file has: dropped pages come back from
+        // there when they are used, in this thread and in all others.
+        if unsafe { libc::madvise(address, end - start, libc::MADV_DONTNEED) } != 0 {
+            return Err(std::io::Error::last_os_error());
+        }
+    }
+    Ok(())
+}
+
+/// Where the code of `program` is mapped, from `/proc/self/maps`.
+fn code_of<'a>(maps: &'a str, program: &'a str) -> impl Iterator<Item = (usize, usize)> + 'a {
+    maps.lines().filter(move |line| line.ends_with(program)).filter_map(|line| {
+        let (range, rest) = line.split_once(' ')?;
+        let (start, end) = range.split_once('-')?;
+        let parse = |hex| usize::from_str_radix(hex, 16).ok();
+        rest.starts_with("r-xp ").then_some((parse(start)?, parse(end)?))
+    })
+}
+
 #[cfg(target_env = "gnu")]
 #[expect(unsafe_code, reason = "a call of the C library that no safe crate offers")]
-fn give_back() {
+fn give_back_memory() {
     // SAFETY: it takes a number, and is safe to be called by several threads.
     unsafe {
         libc::malloc_trim(0);
@@ -71,7 +107,7 @@ fn give_back() {
 
 /// Other C libraries give back by themselves.
 #[cfg(not(target_env = "gnu"))]
-fn give_back() {}
+fn give_back_memory() {}
 
 #[cfg(test)]
 mod tests {
@@ -83,6 +119,20 @@ mod tests {
             "spec": { "runtime": "nodejs", "source": { "inline": { "index.js": "" } }, "handler": "index.handler" },
         }))
         .unwrap()
+    }
+
+    #[test]
+    fn only_the_code_of_the_program_itself_is_let_go() {
+        let maps = "\
+55d0c0000000-55d0c0400000 r--p 00000000 fe:00 12 /usr/bin/hearth
+55d0c0400000-55d0c1000000 r-xp 00400000 fe:00 12 /usr/bin/hearth
+55d0c1000000-55d0c1200000 rw-p 01000000 fe:00 12 /usr/bin/hearth
+7f0000000000-7f0000200000 r-xp 00000000 fe:00 13 /usr/lib/libc.so.6
+7ffd00000000-7ffd00002000 r-xp 00000000 00:00 0 [vdso]";
+        let found: Vec<_> = code_of(maps, "/usr/bin/hearth").collect();
+        assert_eq!(found, [(0x55d0_c040_0000, 0x55d0_c100_0000)]);
+        // And what runs goes on.
+        give_back();
     }
 
     #[tokio::test]

@@ -42,7 +42,7 @@ use state::State;
 const COMMANDS: usize = 256;
 /// Events that a watch can fall behind before it must list again. Each holds an object as it was
 /// then, two or three kilobytes.
-const HISTORY: usize = 1024;
+const HISTORY: usize = 512;
 
 /// A handle to the store; a clone is another handle to the same.
 #[derive(Debug, Clone)]

@@ -82,23 +82,20 @@ pub struct Outlook {
 }
 
 /// The idle times of one function.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Default)]
 pub struct IdleTimes {
-    /// Each [`UNIT`] for an idle time.
-    bins: Box<[u16]>,
+    /// Each [`UNIT`] for an idle time; none until there was one.
+    bins: Vec<u16>,
     in_range: u32,
     out_of_range: u32,
-}
-
-impl Default for IdleTimes {
-    fn default() -> Self {
-        Self { bins: vec![0; BINS].into_boxed_slice(), in_range: 0, out_of_range: 0 }
-    }
 }
 
 impl IdleTimes {
     /// Counts the time between the end of one call and the beginning of the next.
     pub fn note(&mut self, idle: Duration) {
+        if self.bins.is_empty() {
+            self.bins = vec![0; BINS];
+        }
         match self.bins.get_mut(bin_of(idle)) {
             Some(bin) => {
                 *bin = bin.saturating_add(UNIT);

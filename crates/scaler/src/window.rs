@@ -14,7 +14,8 @@ pub(crate) struct Window {
     newest: u64,
     /// When the newest thing happened.
     now: Instant,
-    buckets: Box<[Bucket]>,
+    /// None until there is something to remember: most functions are idle.
+    buckets: Vec<Bucket>,
 }
 
 /// The load over some time.
@@ -41,9 +42,8 @@ struct Bucket {
 impl Window {
     /// An empty window of this length that begins now.
     pub(crate) fn new(length: Duration, now: Instant) -> Self {
-        let buckets = vec![Bucket::default(); BUCKETS as usize].into_boxed_slice();
         let bucket = (length / BUCKETS).max(Duration::from_millis(1));
-        Self { bucket, began: now, newest: 0, now, buckets }
+        Self { bucket, began: now, newest: 0, now, buckets: Vec::new() }
     }
 
     /// Lets time go on to `now`. Time does not go back: an earlier `now` is the latest that was seen.
@@ -51,11 +51,12 @@ impl Window {
         self.now = self.now.max(now);
         let number = self.number(self.now);
         let passed = number - self.newest;
-        for step in 1..=passed.min(u64::from(BUCKETS)) {
-            *self.at(self.newest + step) = Bucket::default();
-        }
         if passed > u64::from(BUCKETS) {
-            self.buckets.fill(Bucket::default());
+            self.buckets = Vec::new();
+        } else if !self.buckets.is_empty() {
+            for step in 1..=passed {
+                *self.at(self.newest + step) = Bucket::default();
+            }
         }
         self.newest = number;
     }
@@ -94,7 +95,7 @@ impl Window {
         let buckets = buckets.clamp(1, BUCKETS);
         let (mut call_seconds, mut arrived) = (0.0, 0.0);
         for number in (0..u64::from(buckets)).filter_map(|back| self.newest.checked_sub(back)) {
-            let bucket = &self.buckets[self.index(number)];
+            let Some(bucket) = self.buckets.get(self.index(number)) else { continue };
             call_seconds += bucket.call_seconds;
             arrived += bucket.arrived;
         }
@@ -135,6 +136,9 @@ impl Window {
 
     fn at(&mut self, number: u64) -> &mut Bucket {
         let index = self.index(number);
+        if self.buckets.is_empty() {
+            self.buckets = vec![Bucket::default(); BUCKETS as usize];
+        }
         &mut self.buckets[index]
     }
 }

@@ -16,7 +16,7 @@ use crate::autoscale::RevisionView;
 
 impl Task {
     /// What the autoscaler says of this Function's Revisions, as far as it goes into the status or the plan.
-    pub(super) fn views(&self, observed: &Observed) -> BTreeMap<Number, View> {
+    pub(super) fn views(&self, observed: &Observed) -> Vec<(Number, View)> {
         let snapshot = self.shared.parts.autoscaler.snapshot();
         let view = |number: Number| -> Option<Arc<RevisionView>> {
             snapshot.revisions.get(&self.revision_id(number)).cloned()
@@ -117,7 +117,7 @@ impl Task {
     }
 
     /// What the conditions are made from.
-    pub(super) fn facts(&self, observed: &Observed, views: &BTreeMap<Number, View>) -> status::Facts {
+    pub(super) fn facts(&self, observed: &Observed, views: &[(Number, View)]) -> status::Facts {
         let problems = self.memory.function.as_deref().map(|function| validate(function, Side::Server));
         let wanted = self.template().map(|template| template.digest());
         let missing = |missing: &Missing| (missing.reason, missing.message.clone());
@@ -138,6 +138,8 @@ impl Task {
             Some(Err((why, _))) => Some(missing(why)),
             _ => None,
         });
+        let view = current.and_then(|(current, _)| views.iter().find(|(number, _)| *number == current));
+        let view = view.map(|(_, view)| view);
         status::Facts {
             problems: problems.unwrap_or_default().iter().map(ToString::to_string).collect(),
             missing: no_code.or(no_build).or(no_parts),
@@ -147,9 +149,8 @@ impl Task {
                 name: self.revision_name(number),
                 state: revision.state,
                 prepared: revision.prepared == Prepared::Yes,
-                ready: views.get(&number).map_or(0, |(counts, ..)| counts.ready),
-                failure: views
-                    .get(&number)
+                ready: view.map_or(0, |(counts, ..)| counts.ready),
+                failure: view
                     .and_then(|(.., failure)| failure.clone())
                     .or_else(|| self.memory.failures.get(&number).cloned()),
                 message: self
@@ -163,7 +164,7 @@ impl Task {
     pub(super) fn known(&self, observed: &Observed) -> Known {
         let mut instances = InstanceCounts::default();
         let views = self.views(observed);
-        for (counts, ..) in views.values() {
+        for (_, (counts, ..)) in &views {
             instances.ready += counts.ready;
             instances.busy += counts.busy;
             instances.starting += counts.starting;
