@@ -31,6 +31,8 @@ def main():
             *(function(f"idle-{n}", "nodejs", "index.js", code(n), "index.handler", **idle) for n in range(COUNT))
         )
         print(f"{COUNT} functions applied and Ready in {time.monotonic() - since:.1f} s")
+        # Idle: the store has been at rest for a while, and nobody asks anything.
+        time.sleep(10)
         registered = resident(hearth.process.pid)
         rows.append([f"controller, {COUNT} functions registered and idle", f"{registered:.1f}"])
         verdict.bar(f"processes of {COUNT} idle functions: {len(hearth.instance_processes())} (none)", not hearth.instance_processes())

@@ -70,15 +70,15 @@ fn give_back() {
     }
 }
 
-/// Lets go of the pages of the binary's own code.
+/// Lets go of the pages of the binary's own code and constants.
 #[expect(unsafe_code, reason = "no safe wrapper can know that nothing has written to the pages")]
 fn give_back_code() -> std::io::Result<()> {
     let program = std::env::current_exe()?;
-    let maps = std::fs::read_to_string("/proc/self/maps")?;
-    for (start, end) in code_of(&maps, &program.to_string_lossy()) {
+    let maps = std::fs::read_to_string("/proc/self/smaps")?;
+    for (start, end) in clean_parts(&maps, &program.to_string_lossy()) {
         let address = std::ptr::with_exposed_provenance_mut(start);
-        // SAFETY: a private mapping of a file that may be run and not be written has only what the file has: dropped pages come back from
-        // there when they are used, in this thread and in all others.
+        // SAFETY: a mapping of a file that cannot be written, and never was, has only what the file has: dropped pages come back from there
+        // when they are used, in this thread and in all others.
         if unsafe { libc::madvise(address, end - start, libc::MADV_DONTNEED) } != 0 {
             return Err(std::io::Error::last_os_error());
         }
@@ -86,14 +86,29 @@ fn give_back_code() -> std::io::Result<()> {
     Ok(())
 }
 
-/// Where the code of `program` is mapped, from `/proc/self/maps`.
-fn code_of<'a>(maps: &'a str, program: &'a str) -> impl Iterator<Item = (usize, usize)> + 'a {
-    maps.lines().filter(move |line| line.ends_with(program)).filter_map(|line| {
-        let (range, rest) = line.split_once(' ')?;
-        let (start, end) = range.split_once('-')?;
-        let parse = |hex| usize::from_str_radix(hex, 16).ok();
-        rest.starts_with("r-xp ").then_some((parse(start)?, parse(end)?))
-    })
+/// Where `program` is mapped, cannot be written and has no page that differs from the file (the linker writes to some before it protects
+/// them), from `/proc/self/smaps`.
+fn clean_parts(maps: &str, program: &str) -> Vec<(usize, usize)> {
+    let mut found = Vec::new();
+    let mut part = None;
+    for line in maps.lines() {
+        if line.starts_with("Anonymous:") {
+            let clean = line.split_whitespace().nth(1) == Some("0");
+            found.extend(part.take().filter(|_| clean));
+        } else if line.ends_with(program) {
+            part = range(line);
+        }
+    }
+    found
+}
+
+/// The addresses of a mapping that is not writable.
+fn range(line: &str) -> Option<(usize, usize)> {
+    let (range, rest) = line.split_once(' ')?;
+    let (start, end) = range.split_once('-')?;
+    let parse = |hex| usize::from_str_radix(hex, 16).ok();
+    let fixed = rest.starts_with("r-xp ") || rest.starts_with("r--p ");
+    fixed.then_some((parse(start)?, parse(end)?))
 }
 
 #[cfg(target_env = "gnu")]
@@ -122,15 +137,21 @@ mod tests {
     }
 
     #[test]
-    fn only_the_code_of_the_program_itself_is_let_go() {
+    fn only_what_the_file_has_too_is_let_go() {
         let maps = "\
 55d0c0000000-55d0c0400000 r--p 00000000 fe:00 12 /usr/bin/hearth
+Rss: 4 kB
+Anonymous:             0 kB
 55d0c0400000-55d0c1000000 r-xp 00400000 fe:00 12 /usr/bin/hearth
-55d0c1000000-55d0c1200000 rw-p 01000000 fe:00 12 /usr/bin/hearth
+Anonymous:             0 kB
+55d0c1000000-55d0c1100000 r--p 01000000 fe:00 12 /usr/bin/hearth
+Anonymous:          1024 kB
+55d0c1100000-55d0c1200000 rw-p 01100000 fe:00 12 /usr/bin/hearth
+Anonymous:             0 kB
 7f0000000000-7f0000200000 r-xp 00000000 fe:00 13 /usr/lib/libc.so.6
-7ffd00000000-7ffd00002000 r-xp 00000000 00:00 0 [vdso]";
-        let found: Vec<_> = code_of(maps, "/usr/bin/hearth").collect();
-        assert_eq!(found, [(0x55d0_c040_0000, 0x55d0_c100_0000)]);
+Anonymous:             0 kB";
+        let found = clean_parts(maps, "/usr/bin/hearth");
+        assert_eq!(found, [(0x55d0_c000_0000, 0x55d0_c040_0000), (0x55d0_c040_0000, 0x55d0_c100_0000)]);
         // And what runs goes on.
         give_back();
     }
