@@ -19,7 +19,7 @@ use super::class::Class;
 use super::failure::{self, Failure};
 use super::pump::{Assigned, LAST_WORDS, LastLines, Pump};
 use super::template::Template;
-use crate::backend::{self, Address, Backend, Exit, InstanceSpec, Limits, Started, control};
+use crate::backend::{self, Address, Backend, Exit, InstanceSpec, Limits, Process, Started, control};
 use crate::telemetry::logs::Logs;
 use pooled::STAND_BY;
 
@@ -158,6 +158,8 @@ impl Task {
         let limit = self.template.get().map_or(STAND_BY, |template| template.start_timeout);
         let deadline = began + limit;
         let lines = LastLines::default();
+        // One that runs already is not started, whoever waits for it.
+        let start = if matches!(origin, Origin::Adopted { .. }) { StartKind::Warm } else { StartKind::Cold };
         let (started, logs_after, waited, deadline) = match origin {
             Origin::Adopted { started, logs_after } => {
                 // An earlier controller may have frozen it. One that has ended is found out about in what follows.
@@ -189,7 +191,7 @@ impl Task {
         let life = async {
             match class {
                 Some(class) => self.stand_by(&class, &started, phases, deadline, &lines).await,
-                None => self.live(&started, phases, began, deadline, &lines).await,
+                None => self.live(&started, start, phases, began, deadline, &lines).await,
             }
         };
         let mut life = std::pin::pin!(life);
@@ -226,6 +228,7 @@ impl Task {
     async fn live(
         &mut self,
         started: &Started,
+        start: StartKind,
         mut phases: Phases,
         began: Instant,
         deadline: Instant,
@@ -239,7 +242,7 @@ impl Task {
         };
         let ready = up.map(|(signature, served)| {
             let time = phases.schedule + began.elapsed();
-            (self.endpoint(started, &template, signature, StartKind::Cold, time), served)
+            (self.endpoint(started, &template, signature, start, time), served)
         });
         self.go_on(ready, phases, lines).await;
     }
@@ -400,6 +403,7 @@ impl Task {
             single_use: template.single_use,
             // The autoscaler knows what it was started for.
             reserved: false,
+            own_server: matches!(self.spec.process, Process::Http { .. }),
         }
     }
 }

@@ -72,6 +72,7 @@ async fn node(rig: &Rig, export: &str) -> Node {
         start_time: Duration::ZERO,
         single_use: false,
         reserved: false,
+        own_server: false,
     };
     rig.scaler.send(ToGateway::Grant { revision: revision(), endpoint, slots: 10 }).await.unwrap();
     rig.until(|handle| handle.revisions.takes_calls(&id("i1"))).await;
