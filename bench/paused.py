@@ -49,6 +49,8 @@ def main():
                 call(hearth, name)
             frozen, warm = [], []
             while len(frozen) < PAIRS:
+                # What the metrics show is up to 50 ms old.
+                time.sleep(0.1)
                 wait_for(lambda: paused(hearth) == COPIES, "every instance to be paused", hearth.process)
                 for name in names:
                     took, met = call(hearth, name)

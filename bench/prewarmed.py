@@ -53,6 +53,8 @@ def at_rest(hearth):
         now = rungs(hearth)
         return now.get("pooled") == POOL and sum(now.values()) == POOL
 
+    # What the metrics show is up to 50 ms old.
+    time.sleep(0.1)
     wait_for(rests, "a full pool and nothing else", hearth.process)
 
 
@@ -118,6 +120,7 @@ def main():
                 at_rest(hearth)
                 bursts += together(hearth, ephemeral, POOL)
                 since = time.perf_counter()
+                time.sleep(0.1)
                 wait_for(lambda: rungs(hearth).get("pooled") == POOL, "the pool to be full again", hearth.process)
                 fills.append(time.perf_counter() - since)
             rate = POOL / median(fills)

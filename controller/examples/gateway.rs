@@ -91,6 +91,7 @@ async fn main() -> anyhow::Result<()> {
         start_time: Duration::ZERO,
         single_use: false,
         reserved: false,
+        own_server: false,
     };
     to_gateway.send(ToGateway::Grant { revision, endpoint, slots }).await?;
     tracing_subscriber::fmt().with_writer(std::io::stderr).init();

@@ -141,7 +141,9 @@ impl Record {
 
     /// An ephemeral instance has served its call.
     pub(super) fn spent(&mut self, now: Instant) {
-        self.wanted_again(self.waiting, self.in_flight.saturating_sub(1), now);
+        // A report that was on its way may still count the call among those that wait.
+        let waiting = self.waiting.saturating_sub(u32::from(self.in_flight == 0));
+        self.wanted_again(waiting, self.in_flight.saturating_sub(1), now);
     }
 
     fn wanted_again(&mut self, waiting: u32, in_flight: u32, now: Instant) {

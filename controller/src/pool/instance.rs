@@ -19,7 +19,7 @@ use super::class::Class;
 use super::failure::Failure;
 use super::pump::{Assigned, LAST_WORDS, LastLines, Pump};
 use super::template::Template;
-use crate::backend::{self, Address, Backend, Exit, InstanceSpec, Limits, Started, control};
+use crate::backend::{self, Address, Backend, Exit, InstanceSpec, Limits, Process, Started, control};
 use crate::telemetry::chain;
 use crate::telemetry::logs::Logs;
 use pooled::STAND_BY;
@@ -396,6 +396,7 @@ impl Task {
             single_use: template.single_use,
             // The autoscaler knows what it was started for.
             reserved: false,
+            own_server: matches!(self.spec.process, Process::Http { .. }),
         }
     }
 }

@@ -235,6 +235,9 @@ pub struct Endpoint {
     /// It was made ahead of any request, to be kept: the first one it meets says so.
     #[serde(default)]
     pub reserved: bool,
+    /// The server in it is the user's own program, which may close connections that were idle for its own taste.
+    #[serde(default)]
+    pub own_server: bool,
 }
 
 /// Where an instance listens.

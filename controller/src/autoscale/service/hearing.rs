@@ -70,13 +70,13 @@ impl Service {
         match what {
             // It was given to the Revision in the moment that it was pooled, and is told of again when it is Ready.
             Happened::Pooled { .. } => {}
-            Happened::Ready { mut endpoint, phases, served } => {
+            Happened::Ready { mut endpoint, phases, .. } => {
                 let Some(record) = self.records.get_mut(&revision) else { return };
                 let Some(member) = record.instances.get_mut(&instance) else { return };
                 (member.ready, member.idle_since) = (Some(now), Some(now));
                 member.used_at = self.clock.now();
                 let slots = record.target.template.slots();
-                let adopted = phases.create.is_zero() && served > 0;
+                let adopted = endpoint.start == StartKind::Warm;
                 let took = (!adopted).then(|| phases.total().saturating_sub(phases.schedule));
                 let start =
                     Start { time: Timestamp::now(), instance: instance.clone(), phases, failure: None };

@@ -369,6 +369,7 @@ async fn who_waits_for_a_revision_that_is_replaced_goes_to_the_new_one() {
         start_time: Duration::ZERO,
         single_use: false,
         reserved: false,
+        own_server: false,
     };
     rig.scaler.send(ToGateway::Grant { revision: new.revision, endpoint, slots: 1 }).await.unwrap();
     let mut wire = super::rig::Instance { listener }.accept().await;

@@ -85,6 +85,7 @@ async fn node_with(rig: &Rig, export: &str, slots: u32) -> Node {
         start_time: Duration::ZERO,
         single_use: false,
         reserved: false,
+        own_server: false,
     };
     rig.scaler.send(ToGateway::Grant { revision: revision(), endpoint, slots }).await.unwrap();
     rig.until(|handle| handle.revisions.takes_calls(&id("i1"))).await;

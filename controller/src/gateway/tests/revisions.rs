@@ -30,6 +30,7 @@ fn a_grant_before_its_revision_serves_is_not_lost_to_a_change_of_routes() {
         start_time: Duration::ZERO,
         single_use: false,
         reserved: false,
+        own_server: false,
     };
     std::thread::scope(|threads| {
         threads.spawn(|| {

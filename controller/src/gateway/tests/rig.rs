@@ -104,6 +104,7 @@ impl Rig {
             start: StartKind::Cold,
             start_time: Duration::from_millis(7),
             reserved: false,
+            own_server: false,
             single_use,
         };
         self.scaler.send(ToGateway::Grant { revision: revision(), endpoint, slots }).await.unwrap();
