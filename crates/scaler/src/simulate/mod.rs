@@ -1,4 +1,4 @@
-//! What a policy would have done with a trace: the same [`crate::decide`] and the same dispatch as in production, under virtual time.
+//! What a policy would have done with a trace: the same [`crate::decide()`] and the same dispatch as in production, under virtual time.
 //!
 //! ```text
 //!  Trace ──► World: arrivals, calls' ends, starts' ends, reports, in the order of their time ──► Outcome
