@@ -91,10 +91,11 @@ pub(super) async fn stop(running: Running, config: &Config, signals: &mut Signal
     out::note("Stopped.");
 }
 
-/// Ctrl-C and SIGTERM, which mean the same.
+/// Ctrl-C, SIGTERM, and SIGHUP of a terminal that is closed, which mean the same.
 pub(super) struct Signals {
     interrupt: tokio::signal::unix::Signal,
     terminate: tokio::signal::unix::Signal,
+    hangup: tokio::signal::unix::Signal,
 }
 
 impl Signals {
@@ -104,14 +105,16 @@ impl Signals {
         Ok(Self {
             interrupt: signal(SignalKind::interrupt()).map_err(failed)?,
             terminate: signal(SignalKind::terminate()).map_err(failed)?,
+            hangup: signal(SignalKind::hangup()).map_err(failed)?,
         })
     }
 
-    /// The next of either. Cancel-safe.
+    /// The next of any. Cancel-safe.
     pub(super) async fn next(&mut self) {
         tokio::select! {
             _ = self.interrupt.recv() => {}
             _ = self.terminate.recv() => {}
+            _ = self.hangup.recv() => {}
         }
     }
 }

@@ -443,6 +443,8 @@ class Call {
     if (this.cancelled) {
       this.connection.plain(END, this.stream);
     } else {
+      // The caller is told that it failed; why is for the function's log.
+      logs.within(this, () => logs.say(2, `${logs.describe(error)}\n`));
       this.connection.json(ERROR, this.stream, logs.failure(type, error));
     }
     this.close();

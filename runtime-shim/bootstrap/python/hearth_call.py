@@ -3,6 +3,8 @@
 import _struct
 import _thread
 
+import hearth_logs
+
 from hearth_bootstrap import ANSWER, CREDIT, DATA, END, ERROR, FLAG_END, INITIAL_CREDIT, error_body
 
 
@@ -97,6 +99,9 @@ class Call:
         self.end(DATA, FLAG_END, b"")
 
     def fail(self, kind, message, stack=None):
+        # The caller is told that it failed; why is for the function's log.
+        if not self.over and not self.cancelled:
+            hearth_logs.failed(self, stack or "%s: %s" % (kind, message))
         self.end(ERROR, 0, error_body(kind, message, stack))
 
     def end(self, kind, flags, payload):

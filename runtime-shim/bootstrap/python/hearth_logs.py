@@ -108,6 +108,11 @@ def say(stream, text):
     _say(stream, call, text, call.partial)
 
 
+def failed(call, text):
+    """What a call failed with, among its own lines."""
+    _record(2, call, text if text.endswith("\n") else text + "\n")
+
+
 def _say(stream, call, text, partial):
     text = partial[stream] + text
     cut = text.rfind("\n") + 1

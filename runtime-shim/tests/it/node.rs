@@ -217,6 +217,17 @@ fn bodies_of_a_megabyte_go_both_ways() {
 }
 
 #[test]
+fn what_a_handler_throws_is_among_the_lines_of_its_call() {
+    let shim = start("index.js", "exports.handler = async () => { throw new TypeError('no such order'); }");
+    let mut control = shim.control(0);
+    let mut caller = shim.loaded("index.handler");
+    caller.call("r-1", &json!({}), b"").unwrap_err();
+    let logs = control.logs_until(|record| record.line == "TypeError: no such order");
+    let request = logs.last().and_then(|record| record.request_id.as_ref()).map(|id| id.as_str().to_owned());
+    assert_eq!(request.as_deref(), Some("r-1"));
+}
+
+#[test]
 fn a_cancelled_call_is_told_and_ends_when_the_handler_does() {
     let shim = start(
         "index.js",

@@ -290,6 +290,17 @@ fn an_answer_that_nobody_reads_yet_is_written_later() {
 }
 
 #[test]
+fn what_a_handler_raises_is_among_the_lines_of_its_call() {
+    let shim = start("def handler(event, context):\n    raise ValueError('no such order')\n");
+    let mut control = shim.control(0);
+    let mut caller = shim.loaded("main.handler");
+    caller.call("r-1", &json!({}), b"").unwrap_err();
+    let logs = control.logs_until(|record| record.line == "ValueError: no such order");
+    let request = logs.last().and_then(|record| record.request_id.as_ref()).map(|id| id.as_str().to_owned());
+    assert_eq!(request.as_deref(), Some("r-1"));
+}
+
+#[test]
 fn a_cancelled_loop_of_a_sync_handler_is_broken() {
     let shim = start(
         "
