@@ -5,32 +5,14 @@ environment, loads the same file and answers its first request. Interleaved pair
     bench/cold-start.py [PAIRS]        default 30
 """
 
-import subprocess
 import sys
 import time
 
-from common import BENCH, CLEAN, Hearth, Verdict, first_byte, free_port, function, interpreter, median, percentile, table
+from common import BENCH, RUNTIMES, Hearth, Verdict, bare, first_byte, free_port, function, interpreter, median, percentile, table
 
 PAIRS = int(sys.argv[1]) if len(sys.argv) > 1 else 30
 # Each Function is asked in its turn, so that it has come to rest at zero when its turn comes again.
 COPIES = 6
-RUNTIMES = {
-    "nodejs": ("index.js", "hello.js", "index.handler", "event.js"),
-    "python": ("main.py", "hello.py", "main.handler", "event.py"),
-}
-
-
-def bare(command, port):
-    """Milliseconds from the start of the process to the first byte of its first answer."""
-    since = time.perf_counter()
-    process = subprocess.Popen([*command, str(port)], env=CLEAN, stdin=subprocess.DEVNULL)
-    try:
-        took, answer = first_byte("127.0.0.1", port, "/", since, since + 10)
-    finally:
-        process.kill()
-        process.wait()
-    assert "Hello, world!" in answer, answer
-    return took
 
 
 def cold(hearth, name):

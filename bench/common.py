@@ -177,6 +177,26 @@ def first_byte(host, port, target, since, tries_until=None):
     return took, data.decode("latin-1")
 
 
+# Of a runtime: the file of the code, the function of bench/functions, its handler, the baseline.
+RUNTIMES = {
+    "nodejs": ("index.js", "hello.js", "index.handler", "event.js"),
+    "python": ("main.py", "hello.py", "main.handler", "event.py"),
+}
+
+
+def bare(command, port):
+    """Milliseconds from the start of the process to the first byte of its first answer."""
+    since = time.perf_counter()
+    process = subprocess.Popen([*command, str(port)], env=CLEAN, stdin=subprocess.DEVNULL)
+    try:
+        took, answer = first_byte("127.0.0.1", port, "/", since, since + 10)
+    finally:
+        process.kill()
+        process.wait()
+    assert "Hello, world!" in answer, answer
+    return took
+
+
 def wait_for(ask, what, process=None, timeout=120):
     deadline = time.monotonic() + timeout
     while True:

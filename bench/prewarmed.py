@@ -7,12 +7,11 @@ functions: a burst no larger than the pool, the rate at which a pool is filled a
 """
 
 import re
-import subprocess
 import sys
 import threading
 import time
 
-from common import BENCH, CLEAN, Hearth, Verdict, first_byte, free_port, function, get, interpreter, median, percentile, table, wait_for
+from common import BENCH, RUNTIMES, Hearth, Verdict, bare, first_byte, free_port, function, get, interpreter, median, percentile, table, wait_for
 
 PAIRS = int(sys.argv[1]) if len(sys.argv) > 1 else 30
 POOL = 6
@@ -20,23 +19,6 @@ POOL = 6
 COPIES = 4
 BURSTS = 5
 ARRIVALS_SECONDS = 5
-RUNTIMES = {
-    "nodejs": ("index.js", "hello.js", "index.handler", "event.js"),
-    "python": ("main.py", "hello.py", "main.handler", "event.py"),
-}
-
-
-def bare(command, port):
-    """Milliseconds from the start of the process to the first byte of its first answer."""
-    since = time.perf_counter()
-    process = subprocess.Popen([*command, str(port)], env=CLEAN, stdin=subprocess.DEVNULL)
-    try:
-        took, answer = first_byte("127.0.0.1", port, "/", since, since + 10)
-    finally:
-        process.kill()
-        process.wait()
-    assert "Hello, world!" in answer, answer
-    return took
 
 
 def rungs(hearth):
