@@ -11,12 +11,15 @@
 //! ```
 
 mod class;
+mod event;
 mod failure;
 mod freezer;
 mod instance;
 pub mod life;
 mod measure;
+mod names;
 mod pump;
+mod reports;
 pub(crate) mod template;
 
 #[cfg(test)]
@@ -28,16 +31,14 @@ use std::collections::{BTreeMap, HashMap};
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
-use hearth_dispatch::Endpoint;
-use hearth_function::{FunctionId, InstanceId, RevisionId};
+use hearth_function::{InstanceId, RevisionId};
 use jiff::Timestamp;
 use tokio::sync::{mpsc, watch};
-use tokio::task::{Id, JoinError, JoinSet};
+use tokio::task::{Id, JoinSet};
 use tokio::time::Instant;
 
-use failure::INTERNAL;
-
 pub use class::Class;
+pub use event::{Event, Happened, Mishaps, View};
 pub use failure::Failure;
 pub use freezer::Freezer;
 pub use instance::Phases;
@@ -48,6 +49,7 @@ use crate::backend::{Backend, Ended, Found};
 use crate::telemetry::logs::Logs;
 use instance::{Assignment, Orders, Origin, Report, Task, What, Wish};
 use life::State;
+use names::{new_id, random, secret};
 
 /// Time between SIGTERM and SIGKILL for an instance whose calls have ended: time to close a database connection.
 pub const STOP_GRACE: Duration = Duration::from_secs(5);
@@ -81,15 +83,6 @@ pub struct Pool {
     mishaps: Mishaps,
 }
 
-/// What should not happen, since the pool was made.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct Mishaps {
-    /// Times that the backend could not take an instance away.
-    pub not_removed: u64,
-    /// Tasks of instances that panicked.
-    pub panics: u64,
-}
-
 #[derive(Debug)]
 struct Entry {
     subject: Subject,
@@ -115,75 +108,6 @@ impl Subject {
             Self::Pool => None,
         }
     }
-}
-
-/// What became of an instance.
-#[derive(Debug)]
-pub struct Event {
-    /// Which.
-    pub instance: InstanceId,
-    /// Of which Revision; `None` while it is of none.
-    pub revision: Option<RevisionId>,
-    /// What happened.
-    pub what: Happened,
-}
-
-/// What happened to an instance.
-#[derive(Debug)]
-pub enum Happened {
-    /// It is up without a function, and can be given one.
-    Pooled {
-        /// How long the parts of its start took.
-        phases: Phases,
-        /// What it holds, in bytes.
-        memory_bytes: u64,
-    },
-    /// It can take calls.
-    Ready {
-        /// As gateways see it.
-        endpoint: Box<Endpoint>,
-        /// How long the parts of its start took.
-        phases: Phases,
-        /// Calls that it had ended before: not 0 for one that was adopted.
-        served: u64,
-    },
-    /// What came of [`Pool::freeze`].
-    Paused {
-        /// Whether it stands still.
-        frozen: bool,
-    },
-    /// It did not come up. Its remains are being taken away.
-    Failed(Failure),
-    /// Its process ended by itself. Its remains are being taken away.
-    Ended {
-        /// How: `exit code 1`.
-        how: String,
-    },
-    /// Its calls did not end in time; it is being stopped.
-    Overdue,
-    /// Nothing of it is left.
-    Removed,
-}
-
-/// An instance as people see it.
-#[derive(Debug, Clone, PartialEq)]
-pub struct View {
-    /// Its name.
-    pub id: InstanceId,
-    /// For which Function; `None` while it is pooled.
-    pub function: Option<FunctionId>,
-    /// For which Revision.
-    pub revision: Option<RevisionId>,
-    /// Its state.
-    pub state: State,
-    /// Calls it may run at once.
-    pub slots: u32,
-    /// When its start began (or its adoption).
-    pub started: Timestamp,
-    /// How long the parts of its start took, as far as it is.
-    pub phases: Phases,
-    /// What it holds, in bytes, as last measured.
-    pub memory_bytes: Option<u64>,
 }
 
 impl Pool {
@@ -459,91 +383,6 @@ impl Pool {
         }
     }
 
-    fn take(&mut self, report: Report) -> Option<Event> {
-        let Report { instance, what } = report;
-        if matches!(what, What::NotRemoved) {
-            self.mishaps.not_removed += 1;
-        }
-        let entry = self.instances.get_mut(&instance)?;
-        let happened = match what {
-            What::Created => {
-                entry.step(&instance, life::Event::Created);
-                None
-            }
-            What::Booted => {
-                entry.step(&instance, life::Event::Booted);
-                None
-            }
-            What::Pooled { phases, memory_bytes } => {
-                entry.phases = phases;
-                entry.step(&instance, life::Event::Pooled);
-                (entry.state == State::Pooled).then_some(Happened::Pooled { phases, memory_bytes })
-            }
-            What::Paused { frozen } => {
-                if frozen && entry.state == State::Ready {
-                    entry.step(&instance, life::Event::Paused);
-                }
-                Some(Happened::Paused { frozen })
-            }
-            What::Ready { endpoint, phases, served } => {
-                entry.phases = phases;
-                entry.step(&instance, life::Event::Loaded);
-                // It may have been told to stop meanwhile.
-                (entry.state == State::Ready).then_some(Happened::Ready { endpoint, phases, served })
-            }
-            What::StartFailed(failure) => {
-                let wanted = entry.state.is_starting();
-                entry.step(&instance, life::Event::StartFailed(failure.told.clone()));
-                wanted.then_some(Happened::Failed(failure))
-            }
-            What::Ended { how } => {
-                entry.step(&instance, life::Event::Ended { how: how.clone() });
-                Some(Happened::Ended { how })
-            }
-            What::Overdue => {
-                let why = "its calls did not end in time".to_owned();
-                entry.step(&instance, life::Event::Stop { why });
-                Some(Happened::Overdue)
-            }
-            What::NotRemoved => None,
-        };
-        let revision = entry.subject.revision();
-        happened.map(|what| Event { instance, revision, what })
-    }
-
-    /// A task that has panicked takes nobody along: its instance has failed or ended, and another task takes it away.
-    fn contain(&mut self, error: JoinError) -> Option<Event> {
-        if !error.is_panic() {
-            // Nobody cancels them.
-            return None;
-        }
-        self.mishaps.panics += 1;
-        let Some(instance) = self.owners.remove(&error.id()) else {
-            tracing::error!(%error, "taking away what an earlier run left has panicked");
-            return None;
-        };
-        tracing::error!(%instance, %error, "the task of an instance has panicked: the instance is taken away");
-        let task = self.take_away(instance.clone(), Duration::ZERO);
-        self.owners.insert(task, instance.clone());
-        let entry = self.instances.get_mut(&instance)?;
-        let happened = match entry.state {
-            State::Starting(_) | State::Loading => {
-                let failure = Failure::internal();
-                entry.step(&instance, life::Event::StartFailed(failure.told.clone()));
-                Some(Happened::Failed(failure))
-            }
-            State::Pooled | State::Ready | State::Paused | State::Draining { .. } => {
-                let how = INTERNAL.to_owned();
-                entry.step(&instance, life::Event::Ended { how: how.clone() });
-                Some(Happened::Ended { how })
-            }
-            // It was on its way out.
-            State::Stopping { .. } | State::Stopped { .. } | State::Failed(_) => None,
-        };
-        let revision = entry.subject.revision();
-        happened.map(|what| Event { instance, revision, what })
-    }
-
     fn take_away(&mut self, instance: InstanceId, grace: Duration) -> Id {
         let (backend, reports) = (Arc::clone(&self.backend), self.reporter.clone());
         let work = async move { instance::take_away(&backend, &instance, grace, &reports).await };
@@ -579,32 +418,4 @@ impl Entry {
             Err(error) => tracing::error!(%instance, %error, "an instance's life went wrong"),
         }
     }
-}
-
-/// `hello-7k3m9x2q4a`: the Function's name, as far as it fits, and 50 random bits.
-fn new_id(function: &str, random: [u8; 32]) -> InstanceId {
-    const DIGITS: &[u8; 32] = b"0123456789abcdefghjkmnpqrstvwxyz";
-    const SUFFIX: usize = 10;
-    let room = 20 - SUFFIX - 1;
-    let name: String = function.chars().take(room).collect();
-    let suffix: String =
-        random.iter().take(SUFFIX).map(|byte| char::from(DIGITS[usize::from(byte % 32)])).collect();
-    let id = format!("{}-{suffix}", name.trim_end_matches('-'));
-    InstanceId::parse(&id)
-        .expect("a label's beginning, a dash and letters are a label of at most 20 characters")
-}
-
-/// 64 hex digits that nobody can guess.
-fn secret() -> String {
-    use std::fmt::Write as _;
-    random().iter().fold(String::with_capacity(64), |mut text, byte| {
-        write!(text, "{byte:02x}").expect("writing to a String does not fail");
-        text
-    })
-}
-
-fn random() -> [u8; 32] {
-    let mut bytes = [0; 32];
-    getrandom::fill(&mut bytes).expect("the kernel gives random bytes once it has booted");
-    bytes
 }

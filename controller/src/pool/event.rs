@@ -1,0 +1,87 @@
+//! What the pool says of its instances.
+
+use hearth_dispatch::Endpoint;
+use hearth_function::{FunctionId, InstanceId, RevisionId};
+use jiff::Timestamp;
+
+use super::failure::Failure;
+use super::instance::Phases;
+use super::life::State;
+
+/// What became of an instance.
+#[derive(Debug)]
+pub struct Event {
+    /// Which.
+    pub instance: InstanceId,
+    /// Of which Revision; `None` while it is of none.
+    pub revision: Option<RevisionId>,
+    /// What happened.
+    pub what: Happened,
+}
+
+/// What happened to an instance.
+#[derive(Debug)]
+pub enum Happened {
+    /// It is up without a function, and can be given one.
+    Pooled {
+        /// How long the parts of its start took.
+        phases: Phases,
+        /// What it holds, in bytes.
+        memory_bytes: u64,
+    },
+    /// It can take calls.
+    Ready {
+        /// As gateways see it.
+        endpoint: Box<Endpoint>,
+        /// How long the parts of its start took.
+        phases: Phases,
+        /// Calls that it had ended before: not 0 for one that was adopted.
+        served: u64,
+    },
+    /// What came of [`Pool::freeze`].
+    Paused {
+        /// Whether it stands still.
+        frozen: bool,
+    },
+    /// It did not come up. Its remains are being taken away.
+    Failed(Failure),
+    /// Its process ended by itself. Its remains are being taken away.
+    Ended {
+        /// How: `exit code 1`.
+        how: String,
+    },
+    /// Its calls did not end in time; it is being stopped.
+    Overdue,
+    /// Nothing of it is left.
+    Removed,
+}
+
+/// An instance as people see it.
+#[derive(Debug, Clone, PartialEq)]
+pub struct View {
+    /// Its name.
+    pub id: InstanceId,
+    /// For which Function; `None` while it is pooled.
+    pub function: Option<FunctionId>,
+    /// For which Revision.
+    pub revision: Option<RevisionId>,
+    /// Its state.
+    pub state: State,
+    /// Calls it may run at once.
+    pub slots: u32,
+    /// When its start began (or its adoption).
+    pub started: Timestamp,
+    /// How long the parts of its start took, as far as it is.
+    pub phases: Phases,
+    /// What it holds, in bytes, as last measured.
+    pub memory_bytes: Option<u64>,
+}
+
+/// What should not happen, since the pool was made.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Mishaps {
+    /// Times that the backend could not take an instance away.
+    pub not_removed: u64,
+    /// Tasks of instances that panicked.
+    pub panics: u64,
+}

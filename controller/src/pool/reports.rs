@@ -1,0 +1,98 @@
+//! What the reports of the instances' tasks come to: the next state of an instance, and what is told of it.
+
+use std::time::Duration;
+
+use tokio::task::JoinError;
+
+use super::Pool;
+use super::event::{Event, Happened};
+use super::failure::{Failure, INTERNAL};
+use super::instance::{Report, What};
+use super::life::{self, State};
+
+impl Pool {
+    pub(super) fn take(&mut self, report: Report) -> Option<Event> {
+        let Report { instance, what } = report;
+        if matches!(what, What::NotRemoved) {
+            self.mishaps.not_removed += 1;
+        }
+        let entry = self.instances.get_mut(&instance)?;
+        let happened = match what {
+            What::Created => {
+                entry.step(&instance, life::Event::Created);
+                None
+            }
+            What::Booted => {
+                entry.step(&instance, life::Event::Booted);
+                None
+            }
+            What::Pooled { phases, memory_bytes } => {
+                entry.phases = phases;
+                entry.step(&instance, life::Event::Pooled);
+                (entry.state == State::Pooled).then_some(Happened::Pooled { phases, memory_bytes })
+            }
+            What::Paused { frozen } => {
+                if frozen && entry.state == State::Ready {
+                    entry.step(&instance, life::Event::Paused);
+                }
+                Some(Happened::Paused { frozen })
+            }
+            What::Ready { endpoint, phases, served } => {
+                entry.phases = phases;
+                entry.step(&instance, life::Event::Loaded);
+                // It may have been told to stop meanwhile.
+                (entry.state == State::Ready).then_some(Happened::Ready { endpoint, phases, served })
+            }
+            What::StartFailed(failure) => {
+                let wanted = entry.state.is_starting();
+                entry.step(&instance, life::Event::StartFailed(failure.told.clone()));
+                wanted.then_some(Happened::Failed(failure))
+            }
+            What::Ended { how } => {
+                entry.step(&instance, life::Event::Ended { how: how.clone() });
+                Some(Happened::Ended { how })
+            }
+            What::Overdue => {
+                let why = "its calls did not end in time".to_owned();
+                entry.step(&instance, life::Event::Stop { why });
+                Some(Happened::Overdue)
+            }
+            What::NotRemoved => None,
+        };
+        let revision = entry.subject.revision();
+        happened.map(|what| Event { instance, revision, what })
+    }
+
+    /// A task that has panicked takes nobody along: its instance has failed or ended, and another task takes it away.
+    pub(super) fn contain(&mut self, error: JoinError) -> Option<Event> {
+        if !error.is_panic() {
+            // Nobody cancels them.
+            return None;
+        }
+        self.mishaps.panics += 1;
+        let Some(instance) = self.owners.remove(&error.id()) else {
+            tracing::error!(%error, "taking away what an earlier run left has panicked");
+            return None;
+        };
+        tracing::error!(%instance, %error, "the task of an instance has panicked: the instance is taken away");
+        let task = self.take_away(instance.clone(), Duration::ZERO);
+        self.owners.insert(task, instance.clone());
+        let entry = self.instances.get_mut(&instance)?;
+        let happened = match entry.state {
+            State::Starting(_) | State::Loading => {
+                let failure = Failure::internal();
+                entry.step(&instance, life::Event::StartFailed(failure.told.clone()));
+                Some(Happened::Failed(failure))
+            }
+            State::Pooled | State::Ready | State::Paused | State::Draining { .. } => {
+                let how = INTERNAL.to_owned();
+                entry.step(&instance, life::Event::Ended { how: how.clone() });
+                Some(Happened::Ended { how })
+            }
+            // It was on its way out.
+            State::Stopping { .. } | State::Stopped { .. } | State::Failed(_) => None,
+        };
+        let revision = entry.subject.revision();
+        happened.map(|what| Event { instance, revision, what })
+    }
+}
