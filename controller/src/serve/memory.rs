@@ -1,8 +1,9 @@
 //! Gives memory back that nobody needs any more.
 //!
-//! The allocator keeps what was freed, in an arena for each few threads. Deployments are what frees much: packing, parsing and planning a
-//! thousand functions left ten to twenty megabytes of it. So when the store has come to rest after a change, what is whole pages is handed
-//! back to the kernel. That takes a few milliseconds and happens at no time of a request's own.
+//! The allocator keeps what was freed, in an arena for each few threads. Starting up and deployments are what frees much: packing, parsing
+//! and planning a thousand functions left ten to twenty megabytes of it. So after these, when the store has come to rest, what is whole pages
+//! is handed back to the kernel. That takes a few milliseconds and happens at no time of a request's own; what traffic changes in the
+//! store does not cause it.
 //!
 //! The same goes for code: starting up and deploying run through most of the binary once, and what was run stays resident. It is let go
 //! too; what serves comes back from the page cache with its first use, a microsecond for each page.
@@ -11,23 +12,55 @@ use std::time::Duration;
 
 use hearth_function::Function;
 
-use crate::store::{self, Store, Watch};
+use crate::store::{self, Event, Store, Watch};
 
 /// So long nothing must have changed: the next step of a deployment follows the last one at once.
 const QUIET: Duration = Duration::from_secs(2);
 
+/// So long at most is waited for that.
+const PATIENCE: Duration = Duration::from_secs(60);
+
 /// Until the store is closed.
 pub(super) async fn run(store: Store) {
     let mut changes = Changes::new(store);
-    while changes.next().await {
-        loop {
+    loop {
+        let patience = tokio::time::Instant::now() + PATIENCE;
+        while tokio::time::Instant::now() < patience {
             match tokio::time::timeout(QUIET, changes.next()).await {
-                Ok(true) => {}
-                Ok(false) => return,
+                Ok(Some(_)) => {}
+                Ok(None) => return,
                 Err(_) => break,
             }
         }
         give_back();
+        loop {
+            match changes.next().await {
+                Some(Change::Deployment) => break,
+                Some(Change::Status) => {}
+                None => return,
+            }
+        }
+    }
+}
+
+/// What has changed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Change {
+    /// A Function came, went or has another spec.
+    Deployment,
+    /// What is said about one.
+    Status,
+}
+
+impl Change {
+    fn of(event: &Event<Function>) -> Self {
+        match event {
+            Event::Added(_) | Event::Deleted(_) => Self::Deployment,
+            Event::Modified(function) => {
+                let observed = function.status.as_ref().and_then(|status| status.observed_generation);
+                if observed == function.metadata.generation { Self::Status } else { Self::Deployment }
+            }
+        }
     }
 }
 
@@ -42,23 +75,20 @@ impl Changes {
         Self { store, watch: None }
     }
 
-    /// Waits for the next; `false` when the store was closed. Cancel-safe.
-    async fn next(&mut self) -> bool {
+    /// Waits for the next; `None` when the store was closed. Cancel-safe.
+    async fn next(&mut self) -> Option<Change> {
         let watch = match &mut self.watch {
             Some(watch) => watch,
-            none => match self.store.watch(self.store.resource_version()) {
-                Ok(watch) => none.insert(watch),
-                Err(_) => return false,
-            },
+            none => none.insert(self.store.watch(self.store.resource_version()).ok()?),
         };
         match watch.next().await {
-            Ok(_) => true,
+            Ok(event) => Some(Change::of(&event)),
             // It has fallen behind, which is to say that much has happened.
             Err(store::Error::Expired { .. }) => {
                 self.watch = None;
-                true
+                Some(Change::Deployment)
             }
-            Err(_) => false,
+            Err(_) => None,
         }
     }
 }
@@ -156,6 +186,19 @@ Anonymous:             0 kB";
         give_back();
     }
 
+    #[test]
+    fn what_traffic_changes_is_no_deployment() {
+        let mut function = function("a");
+        function.metadata.generation = Some(2);
+        let change =
+            |function: &Function| Change::of(&Event::Modified(std::sync::Arc::new(function.clone())));
+        assert_eq!(change(&function), Change::Deployment);
+        function.status = serde_json::from_value(serde_json::json!({ "observedGeneration": 1 })).unwrap();
+        assert_eq!(change(&function), Change::Deployment);
+        function.status = serde_json::from_value(serde_json::json!({ "observedGeneration": 2 })).unwrap();
+        assert_eq!(change(&function), Change::Status);
+    }
+
     #[tokio::test]
     async fn it_hears_of_changes_and_ends_with_the_store() {
         let directory = tempfile::tempdir().unwrap();
@@ -168,11 +211,11 @@ Anonymous:             0 kB";
             store.create(function(name), jiff::Timestamp::now()).await.unwrap();
         }
         // The history does not reach back to where it was: it goes on from here.
-        assert!(changes.next().await);
+        assert_eq!(changes.next().await, Some(Change::Deployment));
         assert!(tokio::time::timeout(Duration::ZERO, changes.next()).await.is_err());
         store.create(function("e"), jiff::Timestamp::now()).await.unwrap();
-        assert!(changes.next().await);
+        assert_eq!(changes.next().await, Some(Change::Deployment));
         store.close().await;
-        assert!(!changes.next().await);
+        assert_eq!(changes.next().await, None);
     }
 }
