@@ -20,6 +20,11 @@ label_set! {
 }
 
 label_set! {
+    /// What the scaler decided last.
+    pub(super) enum Decided("figure") { Desired = "desired", Wanted = "wanted" }
+}
+
+label_set! {
     /// What should not happen.
     pub(super) enum Mishap("mishap") { NotRemoved = "not_removed", Panic = "panic" }
 }
@@ -39,6 +44,7 @@ const START_SECONDS: [f64; 12] = [0.002, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.
 #[derive(Debug)]
 pub(super) struct Metrics {
     instances: RevisionGauges<State>,
+    decided: RevisionGauges<Decided>,
     starts: RevisionCounters<Outcome>,
     start_seconds: Histograms<Phase>,
     ladder_instances: Gauges<Rung>,
@@ -52,6 +58,10 @@ impl Metrics {
     pub(super) fn new(registry: &Registry) -> Self {
         Self {
             instances: registry.revision_gauges("hearth_instances", "Instances by what they do."),
+            decided: registry.revision_gauges(
+                "hearth_scaler_instances",
+                "Decided last: instances that there should be (desired), starts that wait for their turn (wanted).",
+            ),
             starts: registry.revision_counters("hearth_instance_starts_total", "Starts by how they ended."),
             start_seconds: registry.histograms(
                 "hearth_instance_start_seconds",
@@ -121,8 +131,15 @@ impl Metrics {
         }
     }
 
+    pub(super) fn decided(&self, template: &Template, desired: u32, wanted: u32) {
+        let gauges = self.decided.of(template.function(), template.revision());
+        gauges.set(Decided::Desired, desired.into());
+        gauges.set(Decided::Wanted, wanted.into());
+    }
+
     pub(super) fn remove(&self, template: &Template) {
         self.instances.remove(template.revision());
+        self.decided.remove(template.revision());
         self.starts.remove(template.revision());
     }
 

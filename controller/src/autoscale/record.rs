@@ -8,7 +8,7 @@ use hearth_dispatch::{LoadReport, StartFailure};
 use hearth_function::{InstanceCounts, InstanceId};
 use hearth_scaler::evict::Clock;
 use hearth_scaler::{
-    Backoff, BackoffPolicy, Candidate, Counts, Decision, Load, Occupation, Policy, Reach, Tracker, choose,
+    Backoff, BackoffPolicy, Candidate, Counts, Decision, Occupation, Policy, Reach, Tracker, choose,
 };
 use jiff::Timestamp;
 use tokio::sync::oneshot;
@@ -36,6 +36,8 @@ pub(super) struct Record {
     pub(super) removing: Option<Vec<oneshot::Sender<()>>>,
     /// Starts that are wanted and not begun, and since when.
     pub(super) wanted: u32,
+    /// Instances there should be, as decided last.
+    pub(super) desired: u32,
     pub(super) wanted_since: Option<Instant>,
     /// When to look again though nothing is heard.
     pub(super) recheck: Option<Instant>,
@@ -102,6 +104,7 @@ impl Record {
             trials: Vec::new(),
             removing: None,
             wanted: 0,
+            desired: 0,
             wanted_since: None,
             recheck: None,
             hold_until: None,
@@ -169,16 +172,7 @@ impl Record {
         {
             member.idle_since.get_or_insert(now);
         }
-        let load = Load {
-            waiting: report.waiting,
-            in_flight: report.in_flight,
-            average: report.average_concurrency,
-            over: report.over,
-            arrived: report.arrived,
-            ended: report.completed,
-            service_time: report.service_time,
-        };
-        self.tracker.load(&load, now.into_std());
+        self.tracker.load(&report.into(), now.into_std());
     }
 
     /// Instances that are kept whatever the traffic.
@@ -212,6 +206,7 @@ impl Record {
         let counts = Counts { ready: self.ready(), starting: self.starting(), parallel_starts };
         let policy = Policy { min: self.reserved(), ..self.target.policy };
         let decision = self.tracker.decide(&policy, counts, now.into_std());
+        self.desired = decision.desired;
         let wished = if self.removing.is_some() { 0 } else { decision.starts() };
         self.wanted = self.backoff.allow(wished, counts.starting, now.into_std());
         if self.wanted == 0 {

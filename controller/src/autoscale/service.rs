@@ -472,6 +472,7 @@ impl Service {
                 record.ready(),
                 record.leaving,
             );
+            self.metrics.decided(record.target.template.as_ref(), record.desired, record.wanted);
             let view = record.view();
             if self.views.get(&revision).is_none_or(|shown| **shown != view) {
                 self.views.insert(revision, Arc::new(view));

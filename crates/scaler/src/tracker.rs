@@ -3,6 +3,7 @@
 use std::num::NonZeroU32;
 use std::time::{Duration, Instant};
 
+use hearth_dispatch::LoadReport;
 use hearth_function::spec::KeepAlive;
 
 use crate::decide::{Decision, Observation, Reach, decide};
@@ -67,6 +68,20 @@ pub struct Load {
     pub ended: u64,
     /// Sum of the service times of those.
     pub service_time: Duration,
+}
+
+impl From<&LoadReport> for Load {
+    fn from(report: &LoadReport) -> Self {
+        Self {
+            waiting: report.waiting,
+            in_flight: report.in_flight,
+            average: report.average_concurrency,
+            over: report.over,
+            arrived: report.arrived,
+            ended: report.completed,
+            service_time: report.service_time,
+        }
+    }
 }
 
 /// What the pool counts of a Revision's instances.

@@ -9,7 +9,7 @@ use super::Machine;
 use super::kpa::{Kpa, Settings};
 use crate::pool::PoolPolicy;
 use crate::window::Window;
-use crate::{Counts, Load, Policy, Reach, Tracker};
+use crate::{Counts, Policy, Reach, Tracker};
 
 /// A policy.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -88,16 +88,7 @@ impl Memory {
     pub(super) fn load(&mut self, report: &LoadReport, now: Instant) {
         match self {
             Self::Hearth { tracker, .. } => {
-                let load = Load {
-                    waiting: report.waiting,
-                    in_flight: report.in_flight,
-                    average: report.average_concurrency,
-                    over: report.over,
-                    arrived: report.arrived,
-                    ended: report.completed,
-                    service_time: report.service_time,
-                };
-                tracker.load(&load, now);
+                tracker.load(&report.into(), now);
             }
             Self::Knative(knative) => {
                 knative.window.advance(now);
