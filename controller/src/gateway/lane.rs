@@ -4,6 +4,7 @@ use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
 use std::rc::Rc;
 use std::sync::Arc;
+use std::sync::atomic::AtomicU32;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -32,6 +33,8 @@ pub(super) struct Shared {
     pub(super) drain: CancellationToken,
     /// The end, whatever runs.
     pub(super) cut: CancellationToken,
+    /// Calls on shared connections, of all threads.
+    pub(super) calls_running: Arc<AtomicU32>,
 }
 
 /// How late a record may be.
@@ -76,7 +79,8 @@ impl Lane {
             return Rc::clone(peer);
         }
         let limits = self.shared.config.forwarding.clone();
-        let peer = Peer::new(Arc::clone(instance), Arc::clone(revision), limits);
+        let running = Arc::clone(&self.shared.calls_running);
+        let peer = Peer::new(Arc::clone(instance), Arc::clone(revision), limits, running);
         self.peers.borrow_mut().insert(id.clone(), Rc::clone(&peer));
         let (lane, driven, id) = (Rc::clone(self), Rc::clone(&peer), id.clone());
         self.tasks.spawn_local(async move {

@@ -4,7 +4,7 @@
 //! - [`exchange`]: one call on it, from the request to the head of its answer; [`call`] is its state.
 //! - [`attach`]: a dedicated connection for each call, plain HTTP/1.1 and upgrades; [`linger`] is its end when nobody waits for it.
 //! - [`upgrade`]: a connection that is another protocol's; `websocket` says goodbye on one.
-//! - [`socket`]: either kind of stream socket.
+//! - [`socket`]: either kind of stream socket; `shared` is the one of a shared connection.
 
 pub(super) mod attach;
 pub(super) mod call;
@@ -12,6 +12,7 @@ pub(super) mod event;
 pub(super) mod exchange;
 pub(super) mod frames;
 mod linger;
+mod shared;
 pub(super) mod socket;
 pub(super) mod upgrade;
 mod websocket;

@@ -1,11 +1,11 @@
 //! A stream socket to an instance: Unix on this host, TCP elsewhere.
 
 use std::io;
+use std::os::fd::OwnedFd;
 use std::pin::Pin;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
-use bytes::BytesMut;
 use hearth_dispatch::EndpointAddress;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{TcpStream, UnixStream};
@@ -32,35 +32,12 @@ impl Socket {
         };
         tokio::time::timeout(limit, connect).await.map_err(|_| io::Error::from(io::ErrorKind::TimedOut))?
     }
-}
 
-/// What a shared connection does, which several tasks of one thread hold.
-impl Socket {
-    pub(in crate::gateway) fn poll_read_ready(&self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+    /// The socket itself, for a registration of another kind.
+    pub(super) fn into_descriptor(self) -> io::Result<OwnedFd> {
         match self {
-            Self::Unix(stream) => stream.poll_read_ready(cx),
-            Self::Tcp(stream) => stream.poll_read_ready(cx),
-        }
-    }
-
-    pub(in crate::gateway) fn try_read(&self, buffer: &mut BytesMut) -> io::Result<usize> {
-        match self {
-            Self::Unix(stream) => stream.try_read_buf(buffer),
-            Self::Tcp(stream) => stream.try_read_buf(buffer),
-        }
-    }
-
-    pub(in crate::gateway) fn poll_write_ready(&self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        match self {
-            Self::Unix(stream) => stream.poll_write_ready(cx),
-            Self::Tcp(stream) => stream.poll_write_ready(cx),
-        }
-    }
-
-    pub(in crate::gateway) fn try_write(&self, bytes: &[u8]) -> io::Result<usize> {
-        match self {
-            Self::Unix(stream) => stream.try_write(bytes),
-            Self::Tcp(stream) => stream.try_write(bytes),
+            Self::Unix(stream) => stream.into_std().map(OwnedFd::from),
+            Self::Tcp(stream) => stream.into_std().map(OwnedFd::from),
         }
     }
 }
