@@ -5,11 +5,10 @@ pair asks one of several functions, once frozen and once right after.
     bench/paused.py [PAIRS]        default 60
 """
 
-import re
 import sys
 import time
 
-from common import BENCH, Hearth, Verdict, first_byte, function, get, median, percentile, table, wait_for
+from common import BENCH, Hearth, Verdict, call, function, median, percentile, rungs, table, wait_for
 
 PAIRS = int(sys.argv[1]) if len(sys.argv) > 1 else 60
 COPIES = 6
@@ -19,20 +18,6 @@ KINDS = {
     "python, event": ("python", "main.py", "hello.py", "main.handler", "event"),
 }
 HTTP = "exports.handler = (req, res) => res.end('Hello, world!');\n"
-
-
-def paused(hearth):
-    _, _, text = get("127.0.0.1", hearth.management, "/metrics")
-    found = re.search(r'^hearth_ladder_instances\{rung="paused"\} (\d+)', text.decode(), re.M)
-    return int(found[1]) if found else 0
-
-
-def call(hearth, name):
-    since = time.perf_counter()
-    took, answer = first_byte(hearth.host, hearth.port, f"/{name}", since)
-    head = answer.split("\r\n\r\n")[0].lower()
-    assert " 200 " in head.split("\r\n")[0] and "hello, world!" in answer.lower(), answer
-    return took, re.search(r"x-hearth-start: (\w+)", head)[1]
 
 
 def main():
@@ -51,7 +36,7 @@ def main():
             while len(frozen) < PAIRS:
                 # What the metrics show is up to 50 ms old.
                 time.sleep(0.1)
-                wait_for(lambda: paused(hearth) == COPIES, "every instance to be paused", hearth.process)
+                wait_for(lambda: rungs(hearth).get("paused") == COPIES, "every instance to be paused", hearth.process)
                 for name in names:
                     took, met = call(hearth, name)
                     assert met == "paused", met
