@@ -4,6 +4,7 @@ mod hearing;
 mod prewarming;
 mod relieving;
 mod resting;
+mod showing;
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
@@ -18,14 +19,14 @@ use jiff::Timestamp;
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::{Instant, sleep_until};
 
-use super::ladder::{Ladder, Rung};
+use super::ladder::Ladder;
 use super::metrics::Metrics;
 use super::prewarm::Prewarm;
 use super::record::{Member, Record};
 use super::snapshot::{RevisionView, Snapshot};
 use super::{COMMANDS, Command, Config, Handle, Left, TICK, Target, TrialError};
 use crate::backend::Found;
-use crate::pool::{Pool, STOP_GRACE, View};
+use crate::pool::{Pool, STOP_GRACE};
 use crate::telemetry::logs::{Entry, Logs, Note};
 use crate::telemetry::metrics::Registry;
 
@@ -460,50 +461,6 @@ impl Service {
                 let _gone = reply.send(()).is_err();
             }
         }
-    }
-
-    fn show(&mut self) {
-        // A thousand idle functions cost nothing here.
-        for revision in std::mem::take(&mut self.stale) {
-            let Some(record) = self.records.get(&revision) else { continue };
-            self.metrics.count(
-                record.target.template.as_ref(),
-                record.starting(),
-                record.ready(),
-                record.leaving,
-            );
-            self.metrics.decided(record.target.template.as_ref(), record.desired, record.wanted);
-            let view = record.view();
-            if self.views.get(&revision).is_none_or(|shown| **shown != view) {
-                self.views.insert(revision, Arc::new(view));
-            }
-        }
-        self.metrics.lost_log_entries(self.logs.dropped());
-        self.metrics.mishaps(self.pool.mishaps());
-        let instances: Vec<_> = self.pool.views().collect();
-        let rungs: BTreeMap<InstanceId, Rung> =
-            instances.iter().filter_map(|view| Some((view.id.clone(), self.rung(view)?))).collect();
-        let held =
-            instances.iter().filter_map(|view| Some((*rungs.get(&view.id)?, view.memory_bytes.unwrap_or(0))));
-        self.metrics.ladder(held);
-        let snapshot = Snapshot {
-            restored: self.ladder.view(),
-            rungs,
-            instances,
-            revisions: self.views.clone(),
-            pools: self.prewarm.views(Instant::now()),
-        };
-        self.shown.send_replace(Arc::new(snapshot));
-    }
-}
-
-impl Service {
-    /// On which rung of the ladder an instance stands.
-    fn rung(&self, view: &View) -> Option<Rung> {
-        let record = view.revision.as_ref().and_then(|revision| self.records.get(revision));
-        let calls = record.and_then(|record| record.instances.get(&view.id)).map_or(0, |member| member.calls);
-        let kept = record.is_some_and(|record| record.ready() <= record.reserved());
-        Rung::of(&view.state, kept, calls)
     }
 }
 
