@@ -7,6 +7,7 @@ mod check;
 mod crd;
 mod explain;
 mod ids;
+pub mod knative;
 mod problem;
 mod revision;
 mod schema;

@@ -1,0 +1,321 @@
+//! Knative Services as Functions: `serving.knative.dev/v1`, and `v1beta1` and `v1alpha1` before it.
+//!
+//! A Service becomes a Function with the `http` runtime and the Service's image. Fields are taken out of the Service one by one; whatever is
+//! left at the end cannot be honoured, and each of it is named in a warning. So nothing is dropped in silence, whatever Knative adds.
+//!
+//! Defaults are Knative's where they say something about the workload (a call may take 300 s, an instance runs as many calls at once as
+//! come) and Hearth's where they are the platform's (how many instances there are at most).
+
+mod autoscaling;
+mod fields;
+
+use serde_json::{Map, Value, json};
+
+use crate::Problem;
+use crate::spec::Scale;
+use fields::Fields;
+
+/// What an API version of Knative's begins with.
+const GROUP: &str = "serving.knative.dev/";
+
+/// The versions whose Services are read.
+const VERSIONS: [&str; 3] = ["v1", "v1beta1", "v1alpha1"];
+
+/// Seconds that a call may take when a Service does not say (Knative's `revision-timeout-seconds`).
+const TIMEOUT_SECONDS: u64 = 300;
+
+/// Calls at once when a Service sets no limit (Knative's `container-concurrency-target-default`, which it scales by then).
+const UNLIMITED: u64 = 100;
+
+/// Labels and annotations that Knative's own controllers and kubectl write: they say nothing about the workload.
+const SERVERS_OWN: [&str; 4] = [
+    "serving.knative.dev/creator",
+    "serving.knative.dev/lastModifier",
+    "serving.knative.dev/no-gc",
+    "kubectl.kubernetes.io/last-applied-configuration",
+];
+
+/// A Service, converted.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Conversion {
+    /// The Function, as a manifest.
+    pub function: Value,
+    /// What of the Service is not honoured, each with its path in the Service.
+    pub warnings: Vec<Problem>,
+}
+
+/// Whether a manifest is one of Knative's.
+#[must_use]
+pub fn is_knative(manifest: &Value) -> bool {
+    manifest.get("apiVersion").and_then(Value::as_str).is_some_and(|version| version.starts_with(GROUP))
+}
+
+/// Makes a Function of a Knative Service.
+///
+/// # Errors
+/// All that keeps it from being one: another kind, no image, several containers, values of a wrong type.
+pub fn convert(service: &Value) -> Result<Conversion, Vec<Problem>> {
+    let mut notes = Notes::default();
+    let mut fields = Fields::new("", Some(service.clone()), &mut notes);
+    let version = fields.text("apiVersion", &mut notes).unwrap_or_default();
+    if !VERSIONS.iter().any(|known| version.strip_prefix(GROUP) == Some(known)) {
+        notes.problem("apiVersion", format!("{version} is not known"), "write serving.knative.dev/v1");
+    }
+    let kind = fields.text("kind", &mut notes).unwrap_or_default();
+    if kind != "Service" {
+        let message = format!("a {kind} of Knative's is not read");
+        notes.problem(
+            "kind",
+            message,
+            "give the Service: a Function is its Configuration and its Route as well",
+        );
+        return Err(notes.problems);
+    }
+    fields.drop("status");
+    let metadata = metadata(fields.object("metadata", &mut notes), &mut notes);
+    let spec = spec(fields.object("spec", &mut notes), &metadata, &mut notes);
+    fields.leave(&mut notes);
+    if !notes.problems.is_empty() {
+        return Err(notes.problems);
+    }
+    let function =
+        json!({ "apiVersion": crate::API_VERSION, "kind": "Function", "metadata": metadata, "spec": spec });
+    Ok(Conversion { function, warnings: notes.warnings })
+}
+
+/// What is found on the way.
+#[derive(Debug, Default)]
+struct Notes {
+    problems: Vec<Problem>,
+    warnings: Vec<Problem>,
+}
+
+impl Notes {
+    fn problem(&mut self, path: &str, message: impl Into<String>, fix: &str) {
+        self.problems.push(Problem::new(path, message, Some(fix.to_owned())));
+    }
+
+    fn warn(&mut self, path: &str, message: impl Into<String>) {
+        self.warnings.push(Problem::new(path, message, None));
+    }
+}
+
+fn metadata(mut fields: Fields, notes: &mut Notes) -> Value {
+    let mut metadata = Map::new();
+    for name in ["name", "namespace"] {
+        if let Some(value) = fields.take(name) {
+            metadata.insert(name.to_owned(), value);
+        }
+    }
+    for server in ["uid", "resourceVersion", "generation", "creationTimestamp", "managedFields", "selfLink"] {
+        fields.drop(server);
+    }
+    for kind in ["labels", "annotations"] {
+        let mut given = fields.object(kind, notes);
+        for own in SERVERS_OWN {
+            given.drop(own);
+        }
+        let theirs: Vec<String> =
+            given.names().filter(|name| name.contains("knative.dev/")).map(ToOwned::to_owned).collect();
+        for name in theirs {
+            if name == "networking.knative.dev/visibility" {
+                let path = given.path_of(&name);
+                given.drop(&name);
+                notes.warn(&path, "not honoured: whoever reaches the gateway reaches the function");
+            }
+        }
+        let (kept, left) = given.split(|name| !name.contains("knative.dev/"));
+        if !kept.is_empty() {
+            metadata.insert(kind.to_owned(), Value::Object(kept));
+        }
+        left.leave(notes);
+    }
+    fields.leave(notes);
+    Value::Object(metadata)
+}
+
+fn spec(mut fields: Fields, metadata: &Value, notes: &mut Notes) -> Value {
+    let mut template = template(&mut fields, notes);
+    traffic(&mut fields, notes);
+    fields.leave(notes);
+
+    let mut about = template.object("metadata", notes);
+    let mut annotations = about.object("annotations", notes);
+    for own in SERVERS_OWN {
+        annotations.drop(own);
+    }
+    about.drop("creationTimestamp");
+    let mut pod = template.object("spec", notes);
+    template.leave(notes);
+
+    let limit = pod.number("containerConcurrency", notes).unwrap_or(0);
+    let scaling = autoscaling::read(&mut annotations, limit, notes);
+    annotations.leave(notes);
+    about.leave(notes);
+
+    let timeout = pod.number("timeoutSeconds", notes).unwrap_or(TIMEOUT_SECONDS);
+    let mut timeouts = json!({ "execute": format!("{timeout}s") });
+    if let Some(idle) = pod.number("idleTimeoutSeconds", notes).filter(|idle| *idle > 0) {
+        timeouts["idleStream"] = json!(format!("{idle}s"));
+    }
+    let container = container(&mut pod, notes);
+    // What the defaulting of Knative's webhook writes into every Service.
+    pod.drop_if("enableServiceLinks", &json!(false));
+    pod.leave(notes);
+
+    let mut spec = container;
+    spec.insert("runtime".to_owned(), json!("http"));
+    spec.insert("timeouts".to_owned(), timeouts);
+    spec.insert("concurrency".to_owned(), scaling.concurrency);
+    if scaling.scale != json!({}) {
+        spec.insert("scale".to_owned(), scaling.scale);
+    }
+    spec.insert("triggers".to_owned(), triggers(metadata));
+    Value::Object(spec)
+}
+
+/// The template of the Revisions: where `v1` has it, or one of the places of `v1alpha1`.
+fn template(spec: &mut Fields, notes: &mut Notes) -> Fields {
+    let mut latest = spec.object("runLatest", notes);
+    let mut configuration = latest.object("configuration", notes);
+    for mode in ["release", "manual", "pinned"] {
+        if spec.take(mode).is_some() {
+            let path = spec.path_of(mode);
+            notes.problem(
+                &path,
+                format!("the mode {mode} is not read"),
+                "write the Service as serving.knative.dev/v1, with spec.template",
+            );
+        }
+    }
+    let old = configuration.object("revisionTemplate", notes);
+    let template = if old.is_empty() { configuration.object("template", notes) } else { old };
+    configuration.leave(notes);
+    latest.leave(notes);
+    if template.is_empty() { spec.object("template", notes) } else { template }
+}
+
+fn traffic(spec: &mut Fields, notes: &mut Notes) {
+    for mut target in spec.list("traffic", notes) {
+        target.drop_if("latestRevision", &json!(true));
+        target.drop_if("percent", &json!(100));
+        if !target.is_empty() {
+            notes.warn(target.path(), "not honoured: all requests go to the newest revision that came up");
+        }
+    }
+}
+
+fn container(pod: &mut Fields, notes: &mut Notes) -> Map<String, Value> {
+    let mut containers = pod.list("containers", notes);
+    let old = pod.object("container", notes);
+    if !old.is_empty() {
+        containers.push(old);
+    }
+    let mut spec = Map::new();
+    let path = pod.path_of("containers");
+    let count = containers.len();
+    let Some(mut container) = containers.drain(..).next().filter(|_| count == 1) else {
+        let fix = "give one container: what stands beside it is a Function of its own";
+        notes.problem(&path, format!("there are {count} containers"), fix);
+        return spec;
+    };
+    match container.text("image", notes) {
+        Some(image) => drop(spec.insert("source".to_owned(), json!({ "image": image }))),
+        None => notes.problem(&container.path_of("image"), "there is no image", "name the image to run"),
+    }
+    command(&mut container, &mut spec, notes);
+    let env = container.values("env", notes);
+    if !env.is_empty() {
+        spec.insert("env".to_owned(), Value::Array(env));
+    }
+    resources(container.object("resources", notes), &mut spec, notes);
+    ports(&mut container, notes);
+    // Hearth asks no probe: an instance is Ready when its port takes connections.
+    for (probe, instead) in [
+        ("readinessProbe", "an instance is Ready when its port takes connections"),
+        ("startupProbe", "an instance is Ready when its port takes connections"),
+        ("livenessProbe", "an instance that does not answer is replaced when a call has outlived its time"),
+    ] {
+        if container.take(probe).is_some() {
+            notes.warn(&container.path_of(probe), format!("not honoured: {instead}"));
+        }
+    }
+    container.drop("name");
+    container.drop_if("imagePullPolicy", &json!("IfNotPresent"));
+    container.leave(notes);
+    spec
+}
+
+fn command(container: &mut Fields, spec: &mut Map<String, Value>, notes: &mut Notes) {
+    let mut command = container.values("command", notes);
+    let arguments = container.values("args", notes);
+    if command.is_empty() && !arguments.is_empty() {
+        let path = container.path_of("args");
+        let fix = "write the image's entrypoint as command, before them";
+        notes.problem(&path, "arguments without a command cannot be put behind the image's own", fix);
+        return;
+    }
+    command.extend(arguments);
+    if !command.is_empty() {
+        spec.insert("command".to_owned(), Value::Array(command));
+    }
+}
+
+fn resources(mut fields: Fields, spec: &mut Map<String, Value>, notes: &mut Notes) {
+    let mut limits = fields.object("limits", notes);
+    let mut requests = fields.object("requests", notes);
+    let mut resources = Map::new();
+    for name in ["memory", "cpu"] {
+        // Without a limit, what was asked for is the only word on the size.
+        let asked = requests.take(name);
+        if let Some(value) = limits.take(name) {
+            if asked.is_some_and(|asked| asked != value) {
+                notes.warn(&requests.path_of(name), "not honoured: an instance has limits, and may use less");
+            }
+            resources.insert(name.to_owned(), value);
+        } else if let Some(asked) = asked {
+            let path = requests.path_of(name);
+            if name == "memory" {
+                notes.warn(&path, "taken as the limit: there is none");
+                resources.insert(name.to_owned(), asked);
+            } else {
+                notes.warn(&path, "not honoured: an instance without a limit has the cpu that is there");
+            }
+        }
+    }
+    limits.leave(notes);
+    requests.leave(notes);
+    fields.leave(notes);
+    if !resources.is_empty() {
+        spec.insert("resources".to_owned(), Value::Object(resources));
+    }
+}
+
+fn ports(container: &mut Fields, notes: &mut Notes) {
+    for mut port in container.list("ports", notes) {
+        if port.text("name", notes).is_some_and(|name| name == "h2c") {
+            notes.warn(&port.path_of("name"), "not honoured: an instance is spoken to by HTTP/1.1");
+        }
+        if port.number("containerPort", notes).is_some() {
+            notes.warn(
+                &port.path_of("containerPort"),
+                "not honoured: the server must listen on $PORT, which Hearth chooses (as Knative's contract says too)",
+            );
+        }
+        port.drop_if("protocol", &json!("TCP"));
+        port.leave(notes);
+    }
+}
+
+/// The names that Knative gives a Service, with `localhost` for its domain: every such name leads to the machine it is asked on.
+fn triggers(metadata: &Value) -> Value {
+    let text = |field: &str| metadata.get(field).and_then(Value::as_str);
+    let name = text("name").unwrap_or_default();
+    let namespace = text("namespace").unwrap_or(crate::DEFAULT_NAMESPACE);
+    let hosts = [format!("{name}.{namespace}.localhost"), format!("{name}.{namespace}.svc.cluster.local")];
+    let trigger = |host: &String| json!({ "http": { "path": "/", "pathType": "Prefix", "host": host } });
+    Value::Array(hosts.iter().map(trigger).collect())
+}
+
+#[cfg(test)]
+mod tests;

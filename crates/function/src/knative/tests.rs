@@ -1,0 +1,229 @@
+use proptest::prelude::*;
+use serde_json::{Value, json};
+
+use super::*;
+use crate::{Side, from_value};
+
+/// As `kn service create` and Knative's webhook write it.
+fn service() -> Value {
+    json!({
+        "apiVersion": "serving.knative.dev/v1",
+        "kind": "Service",
+        "metadata": {
+            "name": "hello", "namespace": "demo", "labels": { "team": "a" },
+            "annotations": { "serving.knative.dev/creator": "kubernetes-admin" },
+        },
+        "spec": {
+            "template": {
+                "metadata": { "annotations": {
+                    "autoscaling.knative.dev/min-scale": "1",
+                    "autoscaling.knative.dev/maxScale": "5",
+                    "autoscaling.knative.dev/window": "1m0s",
+                    "autoscaling.knative.dev/target-utilization-percentage": "0.8",
+                } },
+                "spec": {
+                    "containerConcurrency": 20,
+                    "timeoutSeconds": 60,
+                    "enableServiceLinks": false,
+                    "containers": [{
+                        "name": "user-container",
+                        "image": "registry.example.com/hello@sha256:aa",
+                        "command": ["/app"], "args": ["--fast"],
+                        "env": [{ "name": "TARGET", "value": "World" }],
+                        "resources": { "limits": { "memory": "256Mi", "cpu": "500m" }, "requests": { "memory": "256Mi" } },
+                    }],
+                },
+            },
+            "traffic": [{ "latestRevision": true, "percent": 100 }],
+        },
+    })
+}
+
+/// The paths of the warnings.
+fn warned(service: &Value) -> Vec<String> {
+    convert(service).unwrap().warnings.into_iter().map(|warning| warning.path).collect()
+}
+
+fn refused(service: &Value) -> Vec<String> {
+    convert(service).unwrap_err().into_iter().map(|problem| problem.path).collect()
+}
+
+#[test]
+fn a_service_is_a_function_with_its_image() {
+    let conversion = convert(&service()).unwrap();
+    assert_eq!(conversion.warnings, []);
+    let trigger = |host: &str| json!({ "http": { "path": "/", "pathType": "Prefix", "host": host } });
+    assert_eq!(
+        conversion.function,
+        json!({
+            "apiVersion": "hearth.dev/v1",
+            "kind": "Function",
+            "metadata": { "name": "hello", "namespace": "demo", "labels": { "team": "a" } },
+            "spec": {
+                "runtime": "http",
+                "source": { "image": "registry.example.com/hello@sha256:aa" },
+                "command": ["/app", "--fast"],
+                "env": [{ "name": "TARGET", "value": "World" }],
+                "resources": { "memory": "256Mi", "cpu": "500m" },
+                "timeouts": { "execute": "60s" },
+                "concurrency": { "limit": 20, "target": "80%" },
+                "scale": { "min": 1, "max": 5, "window": "60s" },
+                "triggers": [trigger("hello.demo.localhost"), trigger("hello.demo.svc.cluster.local")],
+            },
+        })
+    );
+}
+
+#[test]
+fn older_versions_are_read_where_they_have_their_fields() {
+    for template in [
+        json!({ "runLatest": { "configuration": { "revisionTemplate": { "spec": { "container": { "image": "a" } } } } } }),
+        json!({ "template": { "spec": { "container": { "image": "a" } } } }),
+        json!({ "template": { "spec": { "containers": [{ "image": "a" }] } } }),
+    ] {
+        let service = json!({
+            "apiVersion": "serving.knative.dev/v1alpha1", "kind": "Service", "metadata": { "name": "old" }, "spec": template,
+        });
+        let conversion = convert(&service).unwrap();
+        assert_eq!(conversion.function["spec"]["source"], json!({ "image": "a" }));
+        assert_eq!(conversion.warnings, []);
+    }
+    let mut service = service();
+    service["apiVersion"] = json!("serving.knative.dev/v1alpha1");
+    service["spec"] = json!({ "release": { "revisions": ["a"] } });
+    assert!(refused(&service).contains(&"spec.release".to_owned()));
+}
+
+#[test]
+fn without_a_limit_there_is_room_above_the_target() {
+    let mut service = service();
+    let of = |service: &Value| convert(service).unwrap().function["spec"]["concurrency"].clone();
+    service["spec"]["template"]["spec"]["containerConcurrency"] = json!(0);
+    service["spec"]["template"]["metadata"]["annotations"] = json!({});
+    assert_eq!(of(&service), json!({ "limit": 100 }));
+    service["spec"]["template"]["metadata"]["annotations"] =
+        json!({ "autoscaling.knative.dev/target": "10" });
+    assert_eq!(of(&service), json!({ "limit": 100, "target": "7%" }));
+    service["spec"]["template"]["metadata"]["annotations"] =
+        json!({ "autoscaling.knative.dev/target": "200" });
+    assert_eq!(of(&service), json!({ "limit": 200 }));
+}
+
+#[test]
+fn what_cannot_be_honoured_is_named() {
+    let mut service = service();
+    service["metadata"]["labels"]["networking.knative.dev/visibility"] = json!("cluster-local");
+    service["spec"]["traffic"] =
+        json!([{ "latestRevision": true, "percent": 90 }, { "revisionName": "hello-1", "percent": 10 }]);
+    let template = &mut service["spec"]["template"];
+    template["metadata"]["annotations"] = json!({
+        "autoscaling.knative.dev/class": "hpa.autoscaling.knative.dev",
+        "autoscaling.knative.dev/metric": "cpu",
+        "autoscaling.knative.dev/max-scale": "0",
+        "autoscaling.knative.dev/panic-window-percentage": "20",
+    });
+    template["spec"]["serviceAccountName"] = json!("robot");
+    let container = &mut template["spec"]["containers"][0];
+    container["readinessProbe"] = json!({ "tcpSocket": { "port": 0 } });
+    container["ports"] = json!([{ "containerPort": 8080, "name": "h2c" }]);
+    container["resources"] = json!({ "requests": { "memory": "64Mi", "cpu": "100m" } });
+    let annotation =
+        |name: &str| format!("spec.template.metadata.annotations[\"autoscaling.knative.dev/{name}\"]");
+    let container = |rest: &str| format!("spec.template.spec.containers[0].{rest}");
+    let mut expected = vec![
+        "metadata.labels[\"networking.knative.dev/visibility\"]".to_owned(),
+        "spec.traffic[0]".to_owned(),
+        "spec.traffic[1]".to_owned(),
+        annotation("max-scale"),
+        annotation("class"),
+        annotation("metric"),
+        annotation("panic-window-percentage"),
+        container("resources.requests.memory"),
+        container("resources.requests.cpu"),
+        container("ports[0].name"),
+        container("ports[0].containerPort"),
+        container("readinessProbe"),
+        "spec.template.spec.serviceAccountName".to_owned(),
+    ];
+    let mut found = warned(&service);
+    expected.sort();
+    found.sort();
+    assert_eq!(found, expected);
+}
+
+#[test]
+fn what_is_no_function_is_refused_with_the_reason() {
+    let mut route = service();
+    route["kind"] = json!("Route");
+    assert_eq!(refused(&route), ["kind"]);
+
+    let mut two = service();
+    let containers = &mut two["spec"]["template"]["spec"]["containers"];
+    *containers = json!([{ "image": "a" }, { "image": "b" }]);
+    assert_eq!(refused(&two), ["spec.template.spec.containers"]);
+
+    let mut wrong = service();
+    wrong["apiVersion"] = json!("serving.knative.dev/v2");
+    wrong["spec"]["template"]["spec"]["timeoutSeconds"] = json!("soon");
+    wrong["spec"]["template"]["spec"]["containers"] = json!([{ "args": ["x"] }]);
+    wrong["spec"]["template"]["metadata"]["annotations"] =
+        json!({ "autoscaling.knative.dev/window": "soon" });
+    assert_eq!(
+        refused(&wrong),
+        [
+            "apiVersion",
+            "spec.template.metadata.annotations[\"autoscaling.knative.dev/window\"]",
+            "spec.template.spec.timeoutSeconds",
+            "spec.template.spec.containers[0].image",
+            "spec.template.spec.containers[0].args",
+        ]
+    );
+}
+
+/// Every object in `value`, as JSON pointers.
+fn objects(value: &Value, at: &str, found: &mut Vec<String>) {
+    match value {
+        Value::Object(map) => {
+            found.push(at.to_owned());
+            for (key, value) in map {
+                objects(value, &format!("{at}/{}", key.replace('~', "~0").replace('/', "~1")), found);
+            }
+        }
+        Value::Array(items) => {
+            for (index, item) in items.iter().enumerate() {
+                objects(item, &format!("{at}/{index}"), found);
+            }
+        }
+        _ => {}
+    }
+}
+
+proptest! {
+    /// Whatever is added to a Service, wherever: it is in the Function, or a warning names it.
+    #[test]
+    fn nothing_is_dropped_in_silence(choice: prop::sample::Index, name in "[a-z]{3,8}X") {
+        let mut service = service();
+        let mut places = Vec::new();
+        objects(&service, "", &mut places);
+        let place: &String = choice.get(&places);
+        service.pointer_mut(place).unwrap()[&name] = json!("added");
+        let conversion = convert(&service).unwrap();
+        let named = conversion.warnings.iter().any(|warning| warning.path.contains(&name) || warning.path == "spec.traffic[0]");
+        prop_assert!(named || conversion.function.to_string().contains(&name), "{place}: {:?}", conversion.warnings);
+    }
+
+    /// Nothing that comes in panics.
+    #[test]
+    fn any_shape_is_answered(choice: prop::sample::Index, with in prop_oneof![
+        Just(json!(null)), Just(json!("text")), Just(json!(-7)), Just(json!([1])), Just(json!({ "a": {} })), Just(json!(1e300)),
+    ]) {
+        let mut service = service();
+        let mut places = Vec::new();
+        objects(&service, "", &mut places);
+        let place: &String = choice.get(&places);
+        *service.pointer_mut(place).unwrap() = with;
+        if let Ok(conversion) = convert(&service) {
+            let _valid = from_value(&conversion.function, Side::Client);
+        }
+    }
+}
