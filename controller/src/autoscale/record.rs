@@ -8,7 +8,8 @@ use hearth_dispatch::{LoadReport, StartFailure};
 use hearth_function::{InstanceCounts, InstanceId};
 use hearth_scaler::evict::Clock;
 use hearth_scaler::{
-    Backoff, BackoffPolicy, Candidate, Counts, Decision, Load, Occupation, Policy, Reach, Tracker, choose,
+    Backoff, BackoffPolicy, Bound, Candidate, Counts, Decision, Load, Occupation, Policy, Reach, Tracker,
+    choose,
 };
 use jiff::Timestamp;
 use tokio::sync::oneshot;
@@ -211,7 +212,12 @@ impl Record {
     pub(super) fn decide(&mut self, parallel_starts: NonZeroU32, now: Instant) -> Decision {
         let counts = Counts { ready: self.ready(), starting: self.starting(), parallel_starts };
         let policy = Policy { min: self.reserved(), ..self.target.policy };
-        let decision = self.tracker.decide(&policy, counts, now.into_std());
+        let mut decision = self.tracker.decide(&policy, counts, now.into_std());
+        if let Some(Bound::Min(kept)) = decision.bound
+            && kept > self.target.policy.min
+        {
+            decision.bound = Some(Bound::Reserved(kept));
+        }
         let wished = if self.removing.is_some() { 0 } else { decision.starts() };
         self.wanted = self.backoff.allow(wished, counts.starting, now.into_std());
         if self.wanted == 0 {
@@ -253,6 +259,11 @@ impl Record {
         if self.decisions.back().is_none_or(|last| last.text != text) {
             snapshot::keep(&mut self.decisions, Decided { time: Timestamp::now(), text });
         }
+    }
+
+    /// Something that happened beside the decisions, told among them.
+    pub(super) fn note_event(&mut self, text: String) {
+        snapshot::keep(&mut self.decisions, Decided { time: Timestamp::now(), text });
     }
 
     pub(super) fn note_start(&mut self, start: Start, took: Option<Duration>) {
