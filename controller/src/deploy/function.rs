@@ -1,6 +1,7 @@
 //! The task of one Function: observe, plan, take a step, write the status; and again when something has changed.
 
 mod look;
+mod retry;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -18,16 +19,20 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, OwnerReference}
 use tokio::sync::{Notify, watch};
 use tokio::time::{Instant, sleep_until};
 
-use super::parts::{Found, Missing};
+use super::parts::{Found, Missing, Told};
 use super::plan::{Action, Number, Observed, Wanted, plan};
-use super::status;
+use super::status::{self, Known};
 use super::{RESYNC, Shared, routes};
 use crate::autoscale::{Target, TrialError, Windows};
 use crate::pool;
 use crate::store::{self, Preconditions};
+use crate::telemetry::logs::{Entry, Note};
 
 /// How long after a build or a look for parts has failed it is tried again: what was missing may have come (a bundle, the network).
 const RETRY: Duration = Duration::from_secs(30);
+
+/// When clients of a Function that is being built may come again.
+const COME_AGAIN: Duration = Duration::from_secs(2);
 
 /// How often counts of instances are written, at most: each write is one to the disk.
 const COUNTS: Duration = Duration::from_secs(1);
@@ -38,7 +43,10 @@ pub(super) fn is_news(known: Option<&Function>, newest: Option<&Function>) -> bo
         (Some(known), Some(newest)) => {
             let key = |function: &Function| {
                 let metadata = &function.metadata;
-                (metadata.uid.clone(), metadata.generation, metadata.deletion_timestamp.is_some())
+                let wish =
+                    metadata.annotations.as_ref().and_then(|all| all.get(hearth_function::RETRY_ANNOTATION));
+                let deleted = metadata.deletion_timestamp.is_some();
+                (metadata.uid.clone(), metadata.generation, deleted, wish.cloned())
             };
             key(known) != key(newest)
         }
@@ -78,6 +86,12 @@ struct Memory {
     served: Option<(Number, i64)>,
     /// Why Revisions failed their trial.
     failures: BTreeMap<Number, StartFailure>,
+    /// When they are tried again.
+    trials: retry::Trials,
+    /// The last wish of somebody that what has failed is tried again ([`hearth_function::RETRY_ANNOTATION`]).
+    wish: Option<String>,
+    /// Whether it was looked at before.
+    looked: bool,
     /// What an installation says.
     progress: Option<String>,
     /// When the status was written last, and from which views.
@@ -109,6 +123,7 @@ impl Task {
                 let function = newest.as_ref();
                 self.memory.uid = function.and_then(|function| function.metadata.uid.clone());
                 self.memory.function = function.map(Arc::clone);
+                self.note_retries();
             }
             let observed = self.observe();
             let wanted = if gone { Wanted::Gone } else { self.wanted(&observed) };
@@ -164,7 +179,10 @@ impl Task {
         let retries =
             self.memory.prepared.values().filter_map(|known| known.as_ref().err().map(|(_, at)| *at));
         let build = self.memory.build.iter().filter(|(_, found, _)| found.is_err()).map(|(.., at)| *at);
-        let wake = retries.chain(build).chain([Instant::now() + RESYNC]).min();
+        let trial =
+            observed.revisions.last_key_value().and_then(|(number, _)| self.memory.trials.next(*number));
+        let trial = trial.map(|(at, _)| at);
+        let wake = retries.chain(build).chain(trial).chain([Instant::now() + RESYNC]).min();
         let mut conflicts = self.shared.parts.routes.conflicts();
         let conflicts_before = self.conflicts();
         // What has changed since the status was made counts too.
@@ -235,9 +253,38 @@ impl Task {
                 let store = &self.shared.parts.store;
                 store.delete::<Revision>(self.id.namespace(), &name, Preconditions::default(), now).await?;
                 self.memory.prepared.remove(&number);
+                self.memory.trials.forget(number);
             }
         }
         Ok(())
+    }
+
+    /// Sees to it that a Revision that has failed is tried again: after a while, and at once when somebody has asked for it since the last
+    /// look; then code and dependencies that are not there are looked for again too.
+    fn note_retries(&mut self) {
+        let annotations =
+            self.memory.function.as_ref().and_then(|function| function.metadata.annotations.as_ref());
+        let wish = annotations.and_then(|all| all.get(hearth_function::RETRY_ANNOTATION)).cloned();
+        let before = std::mem::replace(&mut self.memory.wish, wish.clone());
+        let latest = self.revisions().pop_last();
+        let state =
+            |revision: &Revision| revision.status.as_ref().map(|status| status.state).unwrap_or_default();
+        let failed = latest.filter(|(_, revision)| state(revision) == RevisionState::Failed);
+        let (now, time) = (Instant::now(), Timestamp::now());
+        // At the first look it is one that an earlier controller has seen to.
+        if wish.is_some() && wish != before && self.memory.looked {
+            if let Some((number, _)) = failed {
+                self.memory.trials.hurry(number, now, time);
+            }
+            self.memory.code = self.memory.code.take().filter(|(_, code)| code.is_ok());
+            self.memory.build = self.memory.build.take().filter(|(_, found, _)| found.is_ok());
+            self.memory.prepared.retain(|_, template| template.is_ok());
+        } else if let Some((number, _)) = failed
+            && !self.memory.looked
+        {
+            self.memory.trials.failed(number, None, now, time);
+        }
+        self.memory.looked = true;
     }
 
     async fn resolve(&mut self, generation: i64) {
@@ -260,8 +307,13 @@ impl Task {
         let shared = Arc::clone(&self.shared);
         let said = watch::Sender::new(None);
         let mut heard = said.subscribe();
-        let mut ensuring = std::pin::pin!(shared.parts.sources.ensure(template, |text| {
-            said.send_replace(Some(text));
+        let (logs, id) = (shared.parts.logs.clone(), self.id.clone());
+        let mut ensuring = std::pin::pin!(shared.parts.sources.ensure(template, |told| match told {
+            Told::Progress(text) => drop(said.send_replace(Some(text))),
+            Told::Line(text) => {
+                let note = Note { time: Timestamp::now(), request: None, instance: None, text };
+                logs.offer(&id, Entry::Note(note));
+            }
         }));
         let found = loop {
             tokio::select! {
@@ -388,10 +440,12 @@ impl Task {
         match self.shared.parts.autoscaler.try_out(self.revision_id(number)).await {
             Ok(()) => {
                 tracing::info!(function = %self.id, revision = number, "revision came up");
+                self.memory.trials.forget(number);
                 self.mark(number, RevisionState::Ready, None).await
             }
             Err(TrialError::Failed(failure)) => {
                 self.memory.failures.insert(number, failure.clone());
+                self.memory.trials.failed(number, Some(failure.code), Instant::now(), Timestamp::now());
                 self.mark(number, RevisionState::Failed, Some(status::with_lines(&failure))).await
             }
             // Shutting down: the next controller goes on.
@@ -432,8 +486,17 @@ impl Task {
         tracing::info!(function = %self.id, revision = number, "routes lead to the revision");
     }
 
+    /// Has those who ask for a Function of which nothing serves yet told why.
+    fn say_unready(&self, known: &Known) {
+        let Some(function) = self.memory.function.as_deref() else { return };
+        let (message, passes) = status::unready(known);
+        let unready = routes::unready(function, &self.id, message, passes.then_some(COME_AGAIN));
+        self.shared.parts.routes.unready(unready);
+    }
+
     /// Takes away what a deleted Function printed.
     async fn forget(&self) {
+        self.shared.parts.routes.unserve(&self.id);
         if let Err(error) = self.shared.parts.logs.remove(&self.id).await {
             let error = crate::telemetry::chain(&error);
             tracing::warn!(function = %self.id, error, "logs of a deleted function stay");
@@ -451,6 +514,9 @@ impl Task {
         }
         self.memory.shown = self.views(observed);
         let known = self.known(observed);
+        if observed.served.is_none() && stored.metadata.deletion_timestamp.is_none() {
+            self.say_unready(&known);
+        }
         let status = status::status(stored.status.as_ref(), &known, Timestamp::now());
         if stored.status.as_ref() == Some(&status) {
             return self.keep(stored);
