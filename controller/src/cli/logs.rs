@@ -13,14 +13,48 @@ use crate::api::ports::LogLine;
 pub(super) async fn run(arguments: Logs) -> Result<(), Error> {
     let (server, namespace) = Server::open(&arguments.place).await?;
     let path = path(&namespace, &arguments);
-    follow(&server, &path, |line| match arguments.output {
-        Some(Format::Json) => {
-            out::line(&serde_json::to_string(&line).map_err(|error| Error::failed(error.to_string()))?)
+    let mut lines: u64 = 0;
+    follow(&server, &path, |line| {
+        lines += 1;
+        match arguments.output {
+            Some(Format::Json) => {
+                out::line(&serde_json::to_string(&line).map_err(|error| Error::failed(error.to_string()))?)
+            }
+            Some(Format::Yaml) => out::text(&format!("---\n{}", out::yaml(&line)?)),
+            None => out::line(&plain(&line, arguments.details)),
         }
-        Some(Format::Yaml) => out::text(&format!("---\n{}", out::yaml(&line)?)),
-        None => out::line(&plain(&line, arguments.details)),
     })
-    .await
+    .await?;
+    match &arguments.request {
+        Some(request) if lines == 0 => nothing_of(&server, &path, &namespace, &arguments.name, request).await,
+        _ => Ok(()),
+    }
+}
+
+/// Why there is no line of a request: it printed none, or nothing is known of it.
+async fn nothing_of(
+    server: &Server,
+    path: &str,
+    namespace: &str,
+    name: &str,
+    request: &str,
+) -> Result<(), Error> {
+    let mut known = false;
+    follow(server, &format!("{path}&calls=true"), |_| {
+        known = true;
+        Ok(())
+    })
+    .await?;
+    if known {
+        out::note(&format!("Request {request} printed nothing."));
+        return Ok(());
+    }
+    Err(Error::fixable(
+        format!("the log of function {namespace}/{name} knows no request {request:?}"),
+        format!(
+            "the id is in the answer's x-hearth-request-id; `hearth logs --details {name}` shows those that printed something, and old lines go when the log is full"
+        ),
+    ))
 }
 
 fn path(namespace: &str, arguments: &Logs) -> String {
