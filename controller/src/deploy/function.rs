@@ -1,5 +1,6 @@
 //! The task of one Function: observe, plan, take a step, write the status; and again when something has changed.
 
+mod beside;
 mod look;
 mod retry;
 
@@ -21,7 +22,7 @@ use tokio::time::{Instant, sleep_until};
 
 use super::parts::{Found, Missing, Told};
 use super::plan::{Action, Number, Observed, Wanted, plan};
-use super::status::{self, Known};
+use super::status;
 use super::{RESYNC, Shared, routes};
 use crate::autoscale::{Target, TrialError, Windows};
 use crate::pool;
@@ -30,9 +31,6 @@ use crate::telemetry::logs::{Entry, Note};
 
 /// How long after a build or a look for parts has failed it is tried again: what was missing may have come (a bundle, the network).
 const RETRY: Duration = Duration::from_secs(30);
-
-/// When clients of a Function that is being built may come again.
-const COME_AGAIN: Duration = Duration::from_secs(2);
 
 /// How often counts of instances are written, at most: each write is one to the disk.
 const COUNTS: Duration = Duration::from_secs(1);
@@ -80,6 +78,9 @@ struct Memory {
     code: Option<(i64, Result<Digest, Missing>)>,
     /// Parts of the template of this digest, or why they are not there and when to look again.
     build: Option<(Digest, Result<Found, Missing>, Instant)>,
+    /// How often that has failed, and when it is tried again, for people.
+    build_failures: u32,
+    build_again: Option<Timestamp>,
     /// Revisions whose parts are known, or are not there until then.
     prepared: BTreeMap<Number, Result<Arc<pool::Template>, (Missing, Instant)>>,
     targets: BTreeMap<Number, (Reach, i64)>,
@@ -259,34 +260,6 @@ impl Task {
         Ok(())
     }
 
-    /// Sees to it that a Revision that has failed is tried again: after a while, and at once when somebody has asked for it since the last
-    /// look; then code and dependencies that are not there are looked for again too.
-    fn note_retries(&mut self) {
-        let annotations =
-            self.memory.function.as_ref().and_then(|function| function.metadata.annotations.as_ref());
-        let wish = annotations.and_then(|all| all.get(hearth_function::RETRY_ANNOTATION)).cloned();
-        let before = std::mem::replace(&mut self.memory.wish, wish.clone());
-        let latest = self.revisions().pop_last();
-        let state =
-            |revision: &Revision| revision.status.as_ref().map(|status| status.state).unwrap_or_default();
-        let failed = latest.filter(|(_, revision)| state(revision) == RevisionState::Failed);
-        let (now, time) = (Instant::now(), Timestamp::now());
-        // At the first look it is one that an earlier controller has seen to.
-        if wish.is_some() && wish != before && self.memory.looked {
-            if let Some((number, _)) = failed {
-                self.memory.trials.hurry(number, now, time);
-            }
-            self.memory.code = self.memory.code.take().filter(|(_, code)| code.is_ok());
-            self.memory.build = self.memory.build.take().filter(|(_, found, _)| found.is_ok());
-            self.memory.prepared.retain(|_, template| template.is_ok());
-        } else if let Some((number, _)) = failed
-            && !self.memory.looked
-        {
-            self.memory.trials.failed(number, None, now, time);
-        }
-        self.memory.looked = true;
-    }
-
     async fn resolve(&mut self, generation: i64) {
         if let Some(function) = self.memory.function.clone() {
             let code = self.shared.parts.sources.resolve(&function.spec).await;
@@ -298,8 +271,15 @@ impl Task {
         let Some(template) = self.template() else { return };
         self.memory.progress = None;
         let found = self.ensure(&template, observed).await;
-        let again = Instant::now() + RETRY;
-        self.memory.build = Some((template.digest(), found, again));
+        let digest = template.digest();
+        let before = self.memory.build.as_ref().filter(|(built, ..)| *built == digest);
+        let failures = before.map_or(0, |_| self.memory.build_failures);
+        // A look for a bundle costs nothing; npm and pip go out into the network.
+        let costly = matches!(&found, Err(missing) if missing.reason == "BuildFailed");
+        let pause = if costly { retry::pause(RETRY, failures) } else { RETRY };
+        self.memory.build_failures = if found.is_err() { failures + 1 } else { 0 };
+        self.memory.build_again = found.is_err().then(|| retry::after(Timestamp::now(), pause));
+        self.memory.build = Some((digest, found, Instant::now() + pause));
     }
 
     /// Has the parts of a template, and shows in the status how that goes on.
@@ -484,14 +464,6 @@ impl Task {
         self.shared.parts.routes.serve(served);
         self.memory.served = Some((number, generation));
         tracing::info!(function = %self.id, revision = number, "routes lead to the revision");
-    }
-
-    /// Has those who ask for a Function of which nothing serves yet told why.
-    fn say_unready(&self, known: &Known) {
-        let Some(function) = self.memory.function.as_deref() else { return };
-        let (message, passes) = status::unready(known);
-        let unready = routes::unready(function, &self.id, message, passes.then_some(COME_AGAIN));
-        self.shared.parts.routes.unready(unready);
     }
 
     /// Takes away what a deleted Function printed.

@@ -91,6 +91,8 @@ pub(super) struct Facts {
     pub(super) problems: Vec<String>,
     /// Why code or dependencies are not there: a reason word and a sentence.
     pub(super) missing: Option<(&'static str, String)>,
+    /// When they are looked for again.
+    pub(super) again: Option<Timestamp>,
     /// What an installation says.
     pub(super) progress: Option<String>,
     /// The Revision that routes lead to.
@@ -135,7 +137,7 @@ pub(super) fn stages(facts: &Facts) -> (Stage, Stage) {
     }
     if let Some((reason, message)) = &facts.missing {
         let built = Stage::Failed { reason: (*reason).to_owned(), message: message.clone() };
-        return (failed(reason, message), built);
+        return (failed(reason, &noted(message, facts.again)), built);
     }
     let built = match (&facts.progress, &facts.current) {
         (Some(progress), _) => {

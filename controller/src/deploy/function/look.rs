@@ -145,6 +145,7 @@ impl Task {
         let view = view.map(|(_, view)| view);
         status::Facts {
             problems: problems.unwrap_or_default().iter().map(ToString::to_string).collect(),
+            again: no_build.as_ref().and(self.memory.build_again),
             missing: no_code.or(no_build).or(no_parts),
             progress: self.memory.progress.clone(),
             serving: observed.served.map(|(number, _)| self.revision_name(number)),

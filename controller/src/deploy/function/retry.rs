@@ -35,11 +35,8 @@ impl Trials {
             return;
         }
         let failures = self.0.get(&number).map_or(0, |trial| trial.failures);
-        let pause = FIRST.saturating_mul(1 << failures.min(16)).min(LONGEST);
-        let at = time.checked_add(jiff::SignedDuration::try_from(pause).unwrap_or_default()).unwrap_or(time);
-        // In whole seconds, as people read it.
-        let at = Timestamp::from_second(at.as_second()).unwrap_or(at);
-        self.0.insert(number, Trial { failures: failures + 1, next: now + pause, at });
+        let pause = pause(FIRST, failures);
+        self.0.insert(number, Trial { failures: failures + 1, next: now + pause, at: after(time, pause) });
     }
 
     /// It has come up, or is no more.
@@ -61,6 +58,17 @@ impl Trials {
     pub(super) fn hurry(&mut self, number: Number, now: Instant, time: Timestamp) {
         self.0.insert(number, Trial { failures: 0, next: now, at: time });
     }
+}
+
+/// The pause after so many failures and one more: each is twice the one before, and none longer than an hour.
+pub(super) fn pause(first: Duration, failures: u32) -> Duration {
+    first.saturating_mul(1 << failures.min(16)).min(LONGEST)
+}
+
+/// So long after `time`, in whole seconds, as people read it.
+pub(super) fn after(time: Timestamp, pause: Duration) -> Timestamp {
+    let at = time.checked_add(jiff::SignedDuration::try_from(pause).unwrap_or_default()).unwrap_or(time);
+    Timestamp::from_second(at.as_second()).unwrap_or(at)
 }
 
 /// Whether a failure may pass though the code stays as it is.
