@@ -26,35 +26,21 @@ pub(super) async fn run(arguments: Logs) -> Result<(), Error> {
     })
     .await?;
     match &arguments.request {
-        Some(request) if lines == 0 => nothing_of(&server, &path, &namespace, &arguments.name, request).await,
+        // One that printed nothing is known by its call.
+        Some(request) if lines == 0 && arguments.tail != Some(0) => {
+            Err(unknown_request(&namespace, &arguments.name, request))
+        }
         _ => Ok(()),
     }
 }
 
-/// Why there is no line of a request: it printed none, or nothing is known of it.
-async fn nothing_of(
-    server: &Server,
-    path: &str,
-    namespace: &str,
-    name: &str,
-    request: &str,
-) -> Result<(), Error> {
-    let mut known = false;
-    follow(server, &format!("{path}&calls=true"), |_| {
-        known = true;
-        Ok(())
-    })
-    .await?;
-    if known {
-        out::note(&format!("Request {request} printed nothing."));
-        return Ok(());
-    }
-    Err(Error::fixable(
+fn unknown_request(namespace: &str, name: &str, request: &str) -> Error {
+    Error::fixable(
         format!("the log of function {namespace}/{name} knows no request {request:?}"),
         format!(
             "the id is in the answer's x-hearth-request-id; `hearth logs --details {name}` shows those that printed something, and old lines go when the log is full"
         ),
-    ))
+    )
 }
 
 fn path(namespace: &str, arguments: &Logs) -> String {

@@ -44,13 +44,8 @@ impl Manifest {
     /// The directory that `source.path` names, if it does.
     pub(super) fn source_directory(&self) -> Option<PathBuf> {
         let path = self.function.spec.source.path.as_deref()?;
-        let beside = self
-            .file
-            .as_deref()
-            .and_then(Path::parent)
-            .filter(|parent| !parent.as_os_str().is_empty())
-            .unwrap_or_else(|| Path::new("."));
-        Some(beside.join(path))
+        let beside = self.file.as_deref().and_then(Path::parent);
+        Some(beside.map_or_else(|| PathBuf::from(path), |beside| beside.join(path)))
     }
 }
 

@@ -79,6 +79,15 @@ pub(super) enum Leads {
     Nowhere(Arc<Unready>),
 }
 
+impl Leads {
+    fn revision(&self) -> Option<&RevisionId> {
+        match self {
+            Self::To(target) => Some(&target.revision.id),
+            Self::Nowhere(_) => None,
+        }
+    }
+}
+
 type State = Dispatch<oneshot::Sender<Verdict>, Arc<Instance>>;
 type Actions = Vec<Action<oneshot::Sender<Verdict>, Arc<Instance>>>;
 
@@ -404,9 +413,7 @@ impl Revisions {
     /// Lets go of Revisions that neither serve nor have instances. Under `changing`.
     fn forget_idle(&self) {
         let routes = self.routes.load();
-        let revision =
-            |leads| if let &Leads::To(ref target) = leads { Some(&target.revision.id) } else { None };
-        let serving: HashSet<&RevisionId> = routes.targets().filter_map(revision).collect();
+        let serving: HashSet<&RevisionId> = routes.targets().filter_map(Leads::revision).collect();
         let mut all = locked(&self.all);
         all.retain(|id, revision| {
             let keep = serving.contains(id) || !revision.with(|state, _| state.is_idle());

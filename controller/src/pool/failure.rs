@@ -142,7 +142,7 @@ fn place(stack: &str) -> Option<String> {
     };
     let own =
         places.iter().find(|place| !place.contains("node_modules/") && !place.contains("site-packages/"));
-    own.or(places.first()).cloned()
+    own.or_else(|| places.first()).cloned()
 }
 
 /// `  File "/code/main.py", line 4, in f`.
@@ -199,7 +199,7 @@ mod tests {
             let mut error = CallError::new("LoadFailed", "no");
             error.stack = Some(stack.to_owned());
             let failure = Failure::load(error);
-            let message = expected.map_or("no".to_owned(), |place| format!("no ({place})"));
+            let message = expected.map_or_else(|| "no".to_owned(), |place| format!("no ({place})"));
             assert_eq!(failure.told.message, message, "{stack}");
             assert_eq!(failure.stack.as_deref(), Some(stack));
         }

@@ -76,7 +76,7 @@ mod tests {
         // No search is needed to tell that it was remembered and not made.
         let found = Searched { usable: Vec::new(), refused: Vec::new() };
         keep(directory.path(), Language::Python, &found).unwrap();
-        assert_eq!(recall(directory.path(), Language::Python).map(|(found, _)| found), Some(found.clone()));
+        assert_eq!(recall(directory.path(), Language::Python).map(|(found, _)| found), Some(found));
         assert_eq!(recall(directory.path(), Language::Nodejs), None);
         // As if another interpreter had been there.
         let path = file(directory.path(), Language::Python);
