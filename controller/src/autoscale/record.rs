@@ -8,8 +8,7 @@ use hearth_dispatch::{LoadReport, StartFailure};
 use hearth_function::{InstanceCounts, InstanceId};
 use hearth_scaler::evict::Clock;
 use hearth_scaler::{
-    Backoff, BackoffPolicy, Bound, Candidate, Counts, Decision, Load, Occupation, Policy, Reach, Tracker,
-    choose,
+    Backoff, BackoffPolicy, Candidate, Counts, Decision, Load, Occupation, Policy, Reach, Tracker, choose,
 };
 use jiff::Timestamp;
 use tokio::sync::oneshot;
@@ -212,12 +211,7 @@ impl Record {
     pub(super) fn decide(&mut self, parallel_starts: NonZeroU32, now: Instant) -> Decision {
         let counts = Counts { ready: self.ready(), starting: self.starting(), parallel_starts };
         let policy = Policy { min: self.reserved(), ..self.target.policy };
-        let mut decision = self.tracker.decide(&policy, counts, now.into_std());
-        if let Some(Bound::Min(kept)) = decision.bound
-            && kept > self.target.policy.min
-        {
-            decision.bound = Some(Bound::Reserved(kept));
-        }
+        let decision = self.tracker.decide(&policy, counts, now.into_std());
         let wished = if self.removing.is_some() { 0 } else { decision.starts() };
         self.wanted = self.backoff.allow(wished, counts.starting, now.into_std());
         if self.wanted == 0 {
@@ -232,6 +226,17 @@ impl Record {
         let recheck = decision.recheck.into_iter().chain(backed_off).min().map(Instant::from_std);
         // A moment that has passed must not keep the service awake.
         self.recheck = recheck.map(|at| at.max(now + SOONEST));
+        self.by_window(decision)
+    }
+
+    /// Says of a floor that is a window's, and not the minimum, that it is.
+    fn by_window(&self, mut decision: Decision) -> Decision {
+        use hearth_scaler::Bound;
+        if let Some(Bound::Min(kept)) = decision.bound
+            && kept > self.target.policy.min
+        {
+            decision.bound = Some(Bound::Reserved(kept));
+        }
         decision
     }
 

@@ -409,6 +409,13 @@ impl Task {
     }
 }
 
+/// When the shim of an instance that was found made its socket, a moment after its start began.
+pub(super) fn made_at(socket: &Address) -> Option<jiff::Timestamp> {
+    let Address::Unix(path) = socket else { return None };
+    let modified = std::fs::metadata(path).and_then(|metadata| metadata.modified()).ok()?;
+    jiff::Timestamp::try_from(modified).ok()
+}
+
 /// Waits until the instance is to stop before it is Ready. (A drain is a stop then: it has no calls.)
 async fn told_to_stop(orders: &mut watch::Receiver<Orders>) -> Duration {
     let told = orders.wait_for(|orders| orders.wish != Wish::Run).await.map(|orders| orders.wish);

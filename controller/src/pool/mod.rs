@@ -44,7 +44,7 @@ pub use instance::Phases;
 pub use measure::{Machine, Measured};
 pub use template::{Places, Template};
 
-use crate::backend::{Address, Backend, Ended, Found};
+use crate::backend::{Backend, Ended, Found};
 use crate::telemetry::logs::Logs;
 use instance::{Assignment, Orders, Origin, Report, Task, What, Wish};
 use life::State;
@@ -178,7 +178,7 @@ pub struct View {
     pub state: State,
     /// Calls it may run at once.
     pub slots: u32,
-    /// When its start began; of one that was adopted, as far as that can be told.
+    /// When its start began (or its adoption).
     pub started: Timestamp,
     /// How long the parts of its start took, as far as it is.
     pub phases: Phases,
@@ -413,7 +413,7 @@ impl Pool {
         };
         let (orders, told) = watch::channel(Orders { wish: Wish::Run, exit: None, assignment: None });
         let started = match &origin {
-            Origin::Adopted { started, .. } => made_at(&started.control),
+            Origin::Adopted { started, .. } => instance::made_at(&started.control),
             Origin::New { .. } | Origin::Pooled(_) => None,
         };
         let started = started.unwrap_or_else(Timestamp::now);
@@ -584,13 +584,6 @@ impl Entry {
             Err(error) => tracing::error!(%instance, %error, "an instance's life went wrong"),
         }
     }
-}
-
-/// When the shim of an instance that was found made its socket, a moment after its start began.
-fn made_at(socket: &Address) -> Option<Timestamp> {
-    let Address::Unix(path) = socket else { return None };
-    let modified = std::fs::metadata(path).and_then(|metadata| metadata.modified()).ok()?;
-    Timestamp::try_from(modified).ok()
 }
 
 /// `hello-7k3m9x2q4a`: the Function's name, as far as it fits, and 50 random bits.
