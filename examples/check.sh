@@ -90,6 +90,8 @@ stop() {
   local left
   left=$(leftovers)
   [ -z "$left" ] || fail "left behind: $left"
+  # The next `up` would take away this one's functions; until then they would be found, and Ready.
+  rm -f "$HEARTH_DATA_DIR/hearth.redb"
 }
 
 # shellcheck disable=SC2317  # called by the trap

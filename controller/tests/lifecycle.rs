@@ -247,7 +247,7 @@ fn the_log_of_a_request_has_exactly_its_lines() {
     for (number, call) in calls.into_iter().enumerate() {
         let answer = call.join().unwrap();
         let id = answer.header("x-hearth-request-id").unwrap().to_owned();
-        let expected: Vec<String> = (0..3).map(|line| format!("{PATH}/{number} {line}")).collect();
+        let expected: Vec<String> = (0..3).map(|line| format!("/{number} {line}")).collect();
         let shown = || {
             let shown = text(&hearth.cli(&["logs", "fn", "--request", &id]));
             let lines: Vec<&str> = shown.lines().filter(|line| !line.starts_with("[hearth]")).collect();

@@ -221,6 +221,17 @@ impl Record {
         let recheck = decision.recheck.into_iter().chain(backed_off).min().map(Instant::from_std);
         // A moment that has passed must not keep the service awake.
         self.recheck = recheck.map(|at| at.max(now + SOONEST));
+        self.by_window(decision)
+    }
+
+    /// Says of a floor that is a window's, and not the minimum, that it is.
+    fn by_window(&self, mut decision: Decision) -> Decision {
+        use hearth_scaler::Bound;
+        if let Some(Bound::Min(kept)) = decision.bound
+            && kept > self.target.policy.min
+        {
+            decision.bound = Some(Bound::Reserved(kept));
+        }
         decision
     }
 
@@ -248,6 +259,11 @@ impl Record {
         if self.decisions.back().is_none_or(|last| last.text != text) {
             snapshot::keep(&mut self.decisions, Decided { time: Timestamp::now(), text });
         }
+    }
+
+    /// Something that happened beside the decisions, told among them.
+    pub(super) fn note_event(&mut self, text: String) {
+        snapshot::keep(&mut self.decisions, Decided { time: Timestamp::now(), text });
     }
 
     pub(super) fn note_start(&mut self, start: Start, took: Option<Duration>) {

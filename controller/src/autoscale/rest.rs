@@ -53,6 +53,16 @@ pub(super) fn due(sleepers: &[Sleeper<'_>], after: Duration, reserved: u32, now:
     awake.into_iter().skip(kept).filter(|sleeper| idle(sleeper)).map(|sleeper| sleeper.id.clone()).collect()
 }
 
+/// Which of a Revision's instances are to run again: when fewer are awake than are reserved, the oldest of those that stand still.
+pub(super) fn to_wake(sleepers: &[Sleeper<'_>], reserved: u32) -> Vec<InstanceId> {
+    let awake = sleepers.iter().filter(|sleeper| sleeper.rest == Rest::Awake).count();
+    let lacking = usize::try_from(reserved).unwrap_or(usize::MAX).saturating_sub(awake);
+    let mut paused: Vec<&Sleeper<'_>> =
+        sleepers.iter().filter(|sleeper| sleeper.rest == Rest::Paused).collect();
+    paused.sort_by_key(|sleeper| (sleeper.began, sleeper.id));
+    paused.into_iter().take(lacking).map(|sleeper| sleeper.id.clone()).collect()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -76,5 +86,22 @@ mod tests {
         assert_eq!(due(0, 15), names[..2]);
         assert_eq!(due(1, 15), names[1..2]);
         assert_eq!(due(2, 99), []);
+    }
+
+    #[test]
+    fn the_oldest_of_those_that_stand_still_run_again_when_they_are_reserved() {
+        let start = Instant::now();
+        let names: Vec<InstanceId> = (0..4).map(|n| InstanceId::parse(&format!("i{n}")).unwrap()).collect();
+        let began = |n: u64| start + Duration::from_secs(n);
+        let sleeper = |n: usize, rest, began| Sleeper { id: &names[n], rest, idle_since: None, began };
+        let sleepers = [
+            sleeper(0, Rest::Awake, began(0)),
+            sleeper(1, Rest::Paused, began(3)),
+            sleeper(2, Rest::Paused, began(2)),
+            sleeper(3, Rest::Freezing, began(1)),
+        ];
+        assert_eq!(to_wake(&sleepers, 1), []);
+        assert_eq!(to_wake(&sleepers, 2), [names[2].clone()]);
+        assert_eq!(to_wake(&sleepers, 9), [names[2].clone(), names[1].clone()]);
     }
 }

@@ -1,7 +1,7 @@
 use std::time::Duration;
 
 use hearth_dispatch::{LoadReport, StartCode, StartFailure, ToGateway, ToScaler};
-use hearth_function::InstanceId;
+use hearth_function::{FunctionId, InstanceId};
 use serde_json::json;
 use tempfile::TempDir;
 use tokio::task::JoinSet;
@@ -122,6 +122,14 @@ impl Scene {
         }
     }
 
+    /// What Hearth itself has written into the function's log.
+    async fn notes(&self) -> Vec<String> {
+        let function = FunctionId::parse("default/hello").unwrap();
+        let entries = self.logs.read(&function, Query::default()).await.unwrap();
+        let text = |entry| if let Entry::Note(note) = entry { Some(note.text) } else { None };
+        entries.into_iter().filter_map(text).collect()
+    }
+
     /// Kills the controller and starts the next one over the same instances.
     async fn restart(mut self) -> Self {
         self.tasks.abort_all();
@@ -185,13 +193,45 @@ async fn code_that_does_not_load_fails_those_who_wait_with_what_it_printed_and_i
     scene.backend.will([Act::CannotLoad]);
     scene.want(1, 0).await;
     let (failure, retry_after) = scene.failed().await;
-    assert_eq!((failure.code, failure.message.as_str()), (StartCode::LoadFailed, "SyntaxError: no"));
+    let expected = (StartCode::LoadFailed, "SyntaxError: no (index.js:3)");
+    assert_eq!((failure.code, failure.message.as_str()), expected);
     assert_eq!(failure.last_lines, ["line 1", "line 2"]);
     assert!(retry_after >= Duration::from_millis(800), "{retry_after:?}");
+    let notes = scene.notes().await;
+    let told = [
+        "the instance did not start: SyntaxError: no (index.js:3)",
+        "/code/index.js:3",
+        "no",
+        "SyntaxError: no",
+    ];
+    assert_eq!(notes, told, "the log has the whole stack");
     // Whoever comes after the back-off gets the next try, and that succeeds.
     scene.want(1, 0).await;
     scene.granted().await;
     assert_eq!(scene.backend.starts(), 2);
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_instance_that_is_killed_because_it_is_stuck_says_so_in_the_log_and_among_the_decisions() {
+    let mut scene = Scene::new();
+    scene.handle.put(hello(Reach::Routed)).await.unwrap();
+    scene.want(1, 0).await;
+    let instance = scene.granted().await;
+    scene.to_scaler.send(ToScaler::Unresponsive { instance: instance.clone() }).await.unwrap();
+    assert!(matches!(scene.heard().await, ToGateway::Gone { instance: gone, .. } if gone == instance));
+    let notes = scene.notes().await;
+    assert!(
+        notes.iter().any(|note| note.starts_with("the instance was killed: it did not answer")),
+        "{notes:?}"
+    );
+    let told = |decided: &crate::autoscale::snapshot::Decided| {
+        decided.text.starts_with(&format!("{instance} killed: it did not answer"))
+    };
+    let mut shown = scene.handle.watch();
+    let has = |snapshot: &Arc<Snapshot>| {
+        snapshot.revisions.get(&id()).is_some_and(|view| view.decisions.iter().any(told))
+    };
+    timeout(Duration::from_secs(60), shown.wait_for(has)).await.unwrap().unwrap();
 }
 
 #[tokio::test(start_paused = true)]

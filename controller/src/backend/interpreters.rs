@@ -2,15 +2,16 @@
 //!
 //! A shim (pyenv's, asdf's) costs a shell at every start and cannot run in an instance; what is found is always the real binary.
 
+mod memory;
 mod search;
 
 use std::path::{Path, PathBuf};
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Mutex, OnceLock, PoisonError};
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 /// A language that an instance needs an interpreter for.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Language {
     /// Node.js, 20 or later.
@@ -20,7 +21,7 @@ pub enum Language {
 }
 
 /// An interpreter that an instance can run.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Interpreter {
     /// What it interprets.
     pub language: Language,
@@ -55,7 +56,7 @@ const OLDEST_NODE: [u32; 2] = [20, 0];
 const OLDEST_PYTHON: [u32; 2] = [3, 11];
 
 /// An interpreter that is here and is not used.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Refused {
     /// The real binary.
     pub path: PathBuf,
@@ -64,7 +65,7 @@ pub struct Refused {
 }
 
 /// What a search has found.
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 struct Searched {
     /// The preferred one first.
     usable: Vec<Interpreter>,
@@ -73,6 +74,15 @@ struct Searched {
 
 /// What was found, by language; looked at again when nothing was, for somebody may have installed one.
 static FOUND: Mutex<[Option<Searched>; 2]> = Mutex::new([None, None]);
+
+/// Where searches are remembered for the next start of Hearth, if anywhere.
+static KEPT: OnceLock<PathBuf> = OnceLock::new();
+
+/// Remembers in this directory, from one start of Hearth to the next, what was found: a search runs every interpreter of the machine, and
+/// nobody is answered after a restart before his interpreter is known. To be called before the first search.
+pub fn remember_in(directory: &Path) {
+    let _first = KEPT.set(directory.to_owned()).is_ok();
+}
 
 /// Finds the interpreter for a runtime as the manifest names it: `nodejs`, `nodejs22`, `python`, `python3.12`. Looks at the machine on
 /// the first call and remembers; blocks for as long as it takes to run each candidate (about 30 ms each).
@@ -108,9 +118,46 @@ fn searched(language: Language) -> Searched {
     {
         return known.clone();
     }
-    let searched = search::search(language);
+    if place.is_none()
+        && let Some((known, certain)) = KEPT.get().and_then(|kept| memory::recall(kept, language))
+    {
+        *place = Some(known.clone());
+        if !certain {
+            search_again(language);
+        }
+        return known;
+    }
+    let searched = look(language);
     *place = (!searched.usable.is_empty()).then(|| searched.clone());
     searched
+}
+
+/// Searches, and remembers what was found.
+fn look(language: Language) -> Searched {
+    let searched = search::search(language);
+    if let Some(kept) = KEPT.get()
+        && !searched.usable.is_empty()
+        && let Err(error) = memory::keep(kept, language, &searched)
+    {
+        tracing::debug!(%error, "what interpreters there are is not remembered");
+    }
+    searched
+}
+
+/// What is remembered may be outdated: a version manager may lead elsewhere by now. Searched beside, for those who ask later.
+fn search_again(language: Language) {
+    let again = move || {
+        let searched = look(language);
+        if !searched.usable.is_empty() {
+            let mut found = FOUND.lock().unwrap_or_else(PoisonError::into_inner);
+            let [nodejs, python] = &mut *found;
+            *(if language == Language::Nodejs { nodejs } else { python }) = Some(searched);
+        }
+    };
+    let started = std::thread::Builder::new().name("interpreters".to_owned()).spawn(again);
+    if let Err(error) = started {
+        tracing::debug!(%error, "interpreters are not searched again");
+    }
 }
 
 /// The language and the parts of the version that the name gives.

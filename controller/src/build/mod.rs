@@ -25,7 +25,7 @@ mod unpack;
 
 pub use bundles::{Bundles, Limits};
 pub use dependencies::{Dependencies, DependencyKey, Plan, Progress, Toolchain, Update, plan};
-pub use pack::{PackOptions, Packed, pack, pack_inline};
+pub use pack::{PackOptions, Packed, is_scratch, pack, pack_inline};
 
 /// So many random bytes as hex: for names that nobody else has.
 pub(crate) fn random_hex<const BYTES: usize>() -> String {

@@ -2,7 +2,7 @@
 //! sorted, times are zero, the owner is root, and of a file's mode only its executable bit is kept.
 //!
 //! Left out of a directory: what its own `.hearthignore` and `.gitignore` files say (the former wins), those files themselves, version
-//! control (`.git`, `.hg`, `.svn`), Python's caches and virtual environments, and `node_modules` beside a `package.json`, for that is
+//! control (`.git`, `.hg`, `.svn`), what editors leave ([`is_scratch`]), Python's caches and virtual environments, and `node_modules` beside a `package.json`, for that is
 //! installed from the lock file on the server. Everything else goes in, names that begin with a dot too.
 
 use std::collections::{BTreeMap, HashSet};
@@ -242,9 +242,27 @@ fn entries(root: &Path, options: &PackOptions) -> Result<BTreeMap<PathBuf, Conte
 fn left_out(path: &Path) -> bool {
     let Some(name) = path.file_name() else { return false };
     match name.as_bytes() {
-        b".git" | b".hg" | b".svn" | b".gitignore" | b".hearthignore" | b".DS_Store" | b"__pycache__" => true,
+        b".gitignore" | b".hearthignore" => true,
+        _ if is_scratch(name) => true,
         b"node_modules" => path.parent().is_some_and(|parent| parent.join("package.json").is_file()),
         _ => path.join("pyvenv.cfg").is_file(),
+    }
+}
+
+/// Whether a file or directory of this name is never a part of the code: version control, and what editors, Python and macOS leave.
+#[must_use]
+pub fn is_scratch(name: &std::ffi::OsStr) -> bool {
+    match name.as_bytes() {
+        b".git" | b".hg" | b".svn" | b".DS_Store" | b"__pycache__" => true,
+        // What vim tries whether it may write in a directory.
+        b"4913" => true,
+        // vim's swap files: `.index.js.swp`, `.swo`, `.swn` and so on down the alphabet.
+        [b'.', .., b'.', b's', b'w', b'a'..=b'p'] => true,
+        // emacs: locks and what it saves by itself.
+        [b'.', b'#', ..] | [b'#', .., b'#'] => true,
+        // Backups of either.
+        [_, .., b'~'] => true,
+        _ => false,
     }
 }
 

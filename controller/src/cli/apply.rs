@@ -1,7 +1,6 @@
 //! `hearth apply`: packs what manifests name, uploads what the server lacks, stores the Functions and waits until they are ready.
 
 use std::path::Path;
-use std::pin::pin;
 use std::time::Duration;
 
 use futures_util::TryStreamExt;
@@ -13,14 +12,19 @@ use kube::client::Body;
 use kube::runtime::watcher::{self, watcher};
 
 use hearth_function::spec::Source;
-use hearth_function::{ConditionStatus, ConditionType, Function};
+use hearth_function::{
+    ConditionStatus, ConditionType, Digest, Function, FunctionSpec, RETRY_ANNOTATION, Template,
+};
 
 use super::args::Apply;
 use super::client::Server;
 use super::error::Error;
 use super::manifest::{self, Manifest};
 use super::out::{self, Paint};
-use crate::build::{PackOptions, Packed, pack};
+use crate::build::{self, PackOptions, Packed, pack};
+
+/// On everything that `up` applied.
+pub(super) const UP_LABEL: &str = "hearth.dev/up";
 
 /// What our applies are known as.
 const MANAGER: &str = "hearth";
@@ -30,8 +34,12 @@ const MANAGER: &str = "hearth";
 pub(super) enum Outcome {
     /// It was not there.
     Created,
-    /// It is another now.
+    /// It is another now, and so is what runs.
     Configured,
+    /// It is another now; what runs (its template) is the same: no new Revision.
+    Adjusted,
+    /// It was so already, and had failed: it is tried again.
+    Retried,
     /// It was so already.
     Unchanged,
 }
@@ -41,6 +49,8 @@ impl Outcome {
         match self {
             Self::Created => "created",
             Self::Configured => "configured",
+            Self::Adjusted => "configured (no new revision)",
+            Self::Retried => "unchanged, tried again",
             Self::Unchanged => "unchanged",
         }
     }
@@ -54,12 +64,12 @@ pub(super) async fn run(arguments: Apply) -> Result<(), Error> {
     let mut failures = Vec::new();
     for manifest in &manifests {
         let name = manifest.function.name_any();
-        match one(&server, manifest, &default).await {
+        match by_hand(&server, manifest, &default).await {
             Ok((function, outcome)) => {
                 if arguments.output.is_none() {
                     out::line(&format!("function {name} {}", outcome.word()))?;
                 }
-                applied.push(function);
+                applied.push((function, outcome));
             }
             // The others are applied all the same; a server that is gone is told once.
             Err(error @ (Error::Failed { .. } | Error::Manifests(_))) if manifests.len() > 1 => {
@@ -75,8 +85,8 @@ pub(super) async fn run(arguments: Apply) -> Result<(), Error> {
     let mut failed = !failures.is_empty();
     if !arguments.no_wait {
         let end = tokio::time::Instant::now() + arguments.timeout;
-        for function in &mut applied {
-            match tokio::time::timeout_at(end, ready(&server, function)).await {
+        for (function, outcome) in &mut applied {
+            match tokio::time::timeout_at(end, ready(&server, function, *outcome)).await {
                 Ok(Ok(ready)) => *function = ready,
                 Ok(Err(error)) => {
                     error.show();
@@ -89,6 +99,7 @@ pub(super) async fn run(arguments: Apply) -> Result<(), Error> {
             }
         }
     }
+    let applied: Vec<Function> = applied.into_iter().map(|(function, _)| function).collect();
     match arguments.output {
         Some(format) if applied.len() == 1 => out::object(&applied[0], format)?,
         Some(format) => {
@@ -105,6 +116,25 @@ fn too_slow(function: &Function, timeout: Duration) -> Error {
         format!("function {name} is not ready after {}", humantime::format_duration(timeout)),
         format!("it may still come up: see `hearth describe function {name}`, or wait longer with --timeout"),
     )
+}
+
+/// Applies one manifest for good: what an earlier `up` had is its no more, and the next one leaves it.
+async fn by_hand(
+    server: &Server,
+    manifest: &Manifest,
+    default_namespace: &str,
+) -> Result<(Function, Outcome), Error> {
+    let (function, outcome) = one(server, manifest, default_namespace).await?;
+    if !function.labels().contains_key(UP_LABEL) || manifest.function.labels().contains_key(UP_LABEL) {
+        return Ok((function, outcome));
+    }
+    let without = serde_json::json!({ "metadata": { "labels": { UP_LABEL: null } } });
+    let function = server
+        .functions(function.namespace().as_deref())
+        .patch(&function.name_any(), &PatchParams::default(), &Patch::Merge(&without))
+        .await
+        .map_err(|error| server.explain(&error))?;
+    Ok((function, outcome))
 }
 
 /// Applies one manifest: its code first, then the object.
@@ -133,11 +163,36 @@ pub(super) async fn one(
             if before.metadata.generation == after.metadata.generation
                 && before.metadata.labels == after.metadata.labels =>
         {
+            if matches!(verdict(&after), Verdict::Failed { .. }) {
+                let again = serde_json::json!({
+                    "metadata": { "annotations": { RETRY_ANNOTATION: jiff::Timestamp::now().to_string() } },
+                });
+                let after = functions
+                    .patch(&name, &PatchParams::default(), &Patch::Merge(&again))
+                    .await
+                    .map_err(|error| server.explain(&error))?;
+                return Ok((after, Outcome::Retried));
+            }
             Outcome::Unchanged
         }
+        Some(before) if same_template(&before.spec, &after.spec) => Outcome::Adjusted,
         Some(_) => Outcome::Configured,
     };
     Ok((after, outcome))
+}
+
+/// Whether two specs run the same: they differ at most in routes and scale.
+fn same_template(before: &FunctionSpec, after: &FunctionSpec) -> bool {
+    let digest = Digest::of(b"");
+    before.source == after.source
+        && Template::of(before, digest.clone()).digest() == Template::of(after, digest).digest()
+}
+
+/// What is to be known of a Function that is ready all the same: a route that it did not get.
+pub(super) fn caveat(function: &Function) -> Option<String> {
+    let status = function.status.as_ref()?;
+    let routes = status.condition(ConditionType::RoutesReady)?;
+    (routes.status == ConditionStatus::False).then(|| routes.message.clone())
 }
 
 /// The bundle of a manifest that names a directory.
@@ -149,9 +204,16 @@ pub(super) async fn packed(manifest: &Manifest) -> Result<Option<Packed>, Error>
     let options = PackOptions { exclude, ..PackOptions::default() };
     let packing = tokio::task::spawn_blocking(move || pack(&directory, &options)).await;
     let packed = packing.map_err(|error| Error::failed(format!("packing function {name}: {error}")))?;
-    packed
-        .map(Some)
-        .map_err(|error| Error::failed(format!("function {name}: {}", crate::telemetry::chain(&error))))
+    packed.map(Some).map_err(|error| {
+        let fix = match &error {
+            build::pack::Error::NotADirectory(_) => {
+                let given = manifest.function.spec.source.path.as_deref().unwrap_or_default();
+                Some(format!("{given:?} is looked for beside the manifest: name the directory with the code"))
+            }
+            _ => None,
+        };
+        manifest.problem("spec.source.path", crate::telemetry::chain(&error), fix)
+    })
 }
 
 async fn upload(server: &Server, name: &str, packed: &Packed) -> Result<(), Error> {
@@ -175,19 +237,35 @@ async fn upload(server: &Server, name: &str, packed: &Packed) -> Result<(), Erro
     Ok(())
 }
 
+/// How long the failure of a Function that is tried again is taken for the one before.
+const OLD_NEWS: Duration = Duration::from_secs(10);
+
 /// Waits until the Function is ready as it was applied, and tells how it goes.
 ///
 /// # Errors
 /// The reason, when it does not come up.
-pub(super) async fn ready(server: &Server, applied: &Function) -> Result<Function, Error> {
+pub(super) async fn ready(server: &Server, applied: &Function, outcome: Outcome) -> Result<Function, Error> {
+    let mut old_news = (outcome == Outcome::Retried).then(|| tokio::time::Instant::now() + OLD_NEWS);
     let name = applied.name_any();
     let functions = server.functions(applied.namespace().as_deref());
     let config = watcher::Config::default().fields(&format!("metadata.name={name}"));
-    let mut events = pin!(watcher(functions, config));
+    let mut events = Box::pin(watcher(functions.clone(), config.clone()));
     let progress = Progress::new(&name);
     let mut last_error = None;
     loop {
-        let function = match events.try_next().await {
+        let event = match old_news {
+            Some(until) => match tokio::time::timeout_at(until, events.try_next()).await {
+                Ok(event) => event,
+                // Nothing has come of it: it is as it was.
+                Err(_) => {
+                    old_news = None;
+                    events = Box::pin(watcher(functions.clone(), config.clone()));
+                    continue;
+                }
+            },
+            None => events.try_next().await,
+        };
+        let function = match event {
             Ok(Some(watcher::Event::Apply(function) | watcher::Event::InitApply(function))) => function,
             Ok(Some(watcher::Event::Delete(_))) => {
                 return Err(Error::failed(format!("function {name} was deleted meanwhile")));
@@ -213,10 +291,17 @@ pub(super) async fn ready(server: &Server, applied: &Function) -> Result<Functio
                         .and_then(|status| status.url.as_deref())
                         .unwrap_or("its address")
                 ));
+                if let Some(caveat) = caveat(&function) {
+                    out::note(&format!("{name}: {}", out::paint_stderr(&caveat, Paint::Bad)));
+                }
                 return Ok(function);
             }
+            Verdict::Failed { .. } if old_news.is_some() => {}
             Verdict::Failed { reason, message } => return Err(not_up(&name, &reason, &message)),
-            Verdict::Busy(what) => progress.say(&what),
+            Verdict::Busy(what) => {
+                old_news = None;
+                progress.say(&what);
+            }
         }
     }
 }
@@ -308,9 +393,58 @@ impl Drop for Progress {
     }
 }
 
-/// Whether a path is one that a change of which is of no interest: what our own packing leaves out.
+/// Whether a path is one a change of which is of no interest: what packing leaves out.
 pub(super) fn is_ignored(path: &Path) -> bool {
     path.components().any(|part| {
-        matches!(part.as_os_str().to_str(), Some(".git" | "node_modules" | "__pycache__" | ".venv"))
+        let name = part.as_os_str();
+        build::is_scratch(name) || matches!(name.to_str(), Some("node_modules" | ".venv"))
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use hearth_function::{Side, from_value};
+    use serde_json::json;
+
+    use super::*;
+
+    fn function(change: impl FnOnce(&mut serde_json::Value)) -> Function {
+        let mut value = json!({
+            "apiVersion": "hearth.dev/v1", "kind": "Function", "metadata": { "name": "hello" },
+            "spec": { "runtime": "nodejs", "source": { "inline": { "index.js": "" } }, "handler": "index.handler" },
+        });
+        change(&mut value);
+        from_value(&value, Side::Server).unwrap()
+    }
+
+    #[test]
+    fn routes_and_scale_are_no_new_revision() {
+        let before = function(|_| {}).spec;
+        let routes = function(|value| value["spec"]["triggers"] = json!([{ "http": { "path": "/x" } }])).spec;
+        let scale = function(|value| value["spec"]["scale"] = json!({ "max": 3 })).spec;
+        assert!(same_template(&before, &routes) && same_template(&before, &scale));
+        let env = function(|value| value["spec"]["env"] = json!([{ "name": "A", "value": "b" }])).spec;
+        let code = function(|value| value["spec"]["source"]["inline"]["index.js"] = json!("1")).spec;
+        assert!(!same_template(&before, &env) && !same_template(&before, &code));
+    }
+
+    #[test]
+    fn what_editors_and_tools_leave_is_no_change() {
+        for path in [
+            "a/.git/index",
+            "a/.index.js.swp",
+            "a/4913",
+            "a/index.js~",
+            "a/.#index.js",
+            "a/#index.js#",
+            "a/__pycache__/main.cpython-311.pyc",
+            "a/.DS_Store",
+            "a/node_modules/x/index.js",
+        ] {
+            assert!(is_ignored(Path::new(path)), "{path}");
+        }
+        for path in ["a/index.js", "a/.env", "a/49130", "a/#1.txt", "a/.well-known/x"] {
+            assert!(!is_ignored(Path::new(path)), "{path}");
+        }
+    }
 }

@@ -292,7 +292,7 @@ Examples:
   hearth describe function hello
   hearth describe hello -o json")]
 pub(super) struct Describe {
-    /// `function NAME`, or just NAME
+    /// `function NAME`, or just NAME; `revision NAME`
     #[arg(required = true, num_args = 1..=2, value_names = ["function", "NAME"])]
     pub(super) what: Vec<String>,
     /// How it is printed.

@@ -44,8 +44,11 @@ impl Server {
 
     /// That server, and the namespace that a command is about.
     pub(super) async fn open(place: &args::Place) -> Result<(Self, String), Error> {
-        let server = Self::find(&place.client).await?;
-        let namespace = place.namespace.clone().unwrap_or_else(|| server.namespace.clone());
+        let mut server = Self::find(&place.client).await?;
+        if let Some(namespace) = &place.namespace {
+            server.namespace.clone_from(namespace);
+        }
+        let namespace = server.namespace.clone();
         Ok((server, namespace))
     }
 
@@ -73,7 +76,7 @@ impl Server {
         Ok(Self { client, address, namespace })
     }
 
-    /// The kubeconfig's namespace.
+    /// The namespace that the command is about; the kubeconfig's if it names none.
     pub(super) fn namespace(&self) -> &str {
         &self.namespace
     }
@@ -147,6 +150,7 @@ impl Server {
                     "unset KUBECONFIG to talk to the server on this machine, or name its kubeconfig with --kubeconfig",
                 )
             }
+            Ok(StatusCode::NOT_FOUND) => self.not_there(status),
             _ => {
                 let causes =
                     status.details.as_ref().map(|details| details.causes.as_slice()).unwrap_or_default();
@@ -161,6 +165,20 @@ impl Server {
                 Error::Failed { what, details, fix: None }
             }
         }
+    }
+
+    /// An object that there is not.
+    fn not_there(&self, status: &kube::core::Status) -> Error {
+        let Some(details) = &status.details else { return Error::failed(status.message.clone()) };
+        let kind = match details.kind.as_str() {
+            "functions" => "function",
+            "revisions" => "revision",
+            _ => return Error::failed(status.message.clone()),
+        };
+        Error::fixable(
+            format!("there is no {kind} {:?} in namespace {}", details.name, self.namespace),
+            format!("`hearth get {kind}s -A` lists what there is; -n names another namespace"),
+        )
     }
 
     fn unreachable(&self, error: &kube::Error) -> Error {

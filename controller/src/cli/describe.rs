@@ -18,10 +18,15 @@ use crate::api::ports::{Activity, Instance};
 
 /// Runs the command.
 pub(super) async fn run(arguments: Describe) -> Result<(), Error> {
+    if let [kind, name] = arguments.what.as_slice()
+        && matches!(kind.as_str(), "revision" | "revisions" | "rev")
+    {
+        return describe_revision(&arguments, name).await;
+    }
     let [name] = super::names(&arguments.what, "describe")? else {
         return Err(Error::Usage {
-            what: "describe takes one function".to_owned(),
-            fix: "hearth describe function NAME".to_owned(),
+            what: "describe takes one function or one revision".to_owned(),
+            fix: "hearth describe function NAME, or hearth describe revision NAME".to_owned(),
         });
     };
     let (server, namespace) = Server::open(&arguments.place).await?;
@@ -48,6 +53,51 @@ pub(super) async fn run(arguments: Describe) -> Result<(), Error> {
         }
         None => out::text(&page(&function, &revisions, &instances, &activity, Timestamp::now())?),
     }
+}
+
+/// A Revision is small: its object is all there is, with the instances that run it.
+async fn describe_revision(arguments: &Describe, name: &str) -> Result<(), Error> {
+    let (server, namespace) = Server::open(&arguments.place).await?;
+    let revision =
+        server.revisions(Some(&namespace)).get(name).await.map_err(|error| server.explain(&error))?;
+    let of_it = |instance: &Instance| {
+        let known = instance.revision.as_ref();
+        known.is_some_and(|known| known.namespace() == namespace && known.name() == name)
+    };
+    let instances: Vec<Instance> =
+        list_instances(&server, Some(&namespace), None).await?.into_iter().filter(of_it).collect();
+    match arguments.output.form {
+        Some(format) => out::object(&json!({ "revision": revision, "instances": instances }), format),
+        None => out::text(&revision_page(&revision, &instances, Timestamp::now())?),
+    }
+}
+
+fn revision_page(revision: &Revision, instances: &[Instance], now: Timestamp) -> Result<String, Error> {
+    let status = revision.status.clone().unwrap_or_default();
+    let created = revision.metadata.creation_timestamp.as_ref().map(|time| out::age(time.0, now));
+    let mut page = String::new();
+    for (name, value) in [
+        ("Name", revision.name_any()),
+        ("Namespace", revision.namespace().unwrap_or_default()),
+        ("Function", revision.spec.function.clone()),
+        ("State", format!("{:?}", status.state)),
+        ("Age", created.unwrap_or_default()),
+        ("Message", status.message.unwrap_or_default().trim_end().replace('\n', "\n            ")),
+    ] {
+        let value = if value.is_empty() { "-".to_owned() } else { value };
+        push(&mut page, &format!("{:<12}{value}", format!("{name}:")));
+    }
+    section(
+        &mut page,
+        "Instances",
+        &["NAME", "REVISION", "STATE", "IN FLIGHT", "AGE", "MEMORY"],
+        instance_rows(instances, now),
+    );
+    push(&mut page, "\nTemplate:");
+    for line in out::yaml(&revision.spec.template)?.lines() {
+        push(&mut page, &format!("  {line}"));
+    }
+    Ok(page)
 }
 
 fn page(

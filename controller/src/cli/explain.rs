@@ -14,6 +14,12 @@ pub(super) fn run(arguments: &Explain) -> Result<(), Error> {
 
 /// Names the nearest field above that there is.
 fn unknown(path: &str) -> Error {
+    if matches!(path.split('.').next(), Some("instance" | "instances")) {
+        return Error::fixable(
+            "instances are not declared: Hearth starts and stops them",
+            "hearth get instances  lists them; hearth explain function.spec.scale  says how many there are",
+        );
+    }
     let mut known = path;
     while let Some((above, _)) = known.rsplit_once('.') {
         if hearth_function::explain(above).is_some() {

@@ -32,6 +32,10 @@ trait Row {
     fn cells(&self, wide: bool, now: Timestamp) -> Vec<String>;
     /// Namespace and name.
     fn identity(&self) -> (String, String);
+    /// What its row cannot say and is to be known.
+    fn caveat(&self) -> Option<String> {
+        None
+    }
 }
 
 /// Runs the command.
@@ -200,7 +204,13 @@ fn print<K: Row + Serialize>(items: &[K], arguments: &Get, namespace: Option<&st
                 return Ok(());
             }
             let rows: Vec<_> = items.iter().map(|item| row(item, wide, arguments.all_namespaces)).collect();
-            return out::text(&out::table(&header::<K>(wide, arguments.all_namespaces), &rows));
+            out::text(&out::table(&header::<K>(wide, arguments.all_namespaces), &rows))?;
+            for item in items {
+                if let Some(caveat) = item.caveat() {
+                    out::note(&format!("{}: {caveat}", item.identity().1));
+                }
+            }
+            return Ok(());
         }
     };
     match (&arguments.name, items) {
@@ -315,6 +325,10 @@ impl Row for Function {
 
     fn identity(&self) -> (String, String) {
         (self.namespace().unwrap_or_default(), self.name_any())
+    }
+
+    fn caveat(&self) -> Option<String> {
+        super::apply::caveat(self)
     }
 }
 

@@ -13,14 +13,34 @@ use crate::api::ports::LogLine;
 pub(super) async fn run(arguments: Logs) -> Result<(), Error> {
     let (server, namespace) = Server::open(&arguments.place).await?;
     let path = path(&namespace, &arguments);
-    follow(&server, &path, |line| match arguments.output {
-        Some(Format::Json) => {
-            out::line(&serde_json::to_string(&line).map_err(|error| Error::failed(error.to_string()))?)
+    let mut lines: u64 = 0;
+    follow(&server, &path, |line| {
+        lines += 1;
+        match arguments.output {
+            Some(Format::Json) => {
+                out::line(&serde_json::to_string(&line).map_err(|error| Error::failed(error.to_string()))?)
+            }
+            Some(Format::Yaml) => out::text(&format!("---\n{}", out::yaml(&line)?)),
+            None => out::line(&plain(&line, arguments.details)),
         }
-        Some(Format::Yaml) => out::text(&format!("---\n{}", out::yaml(&line)?)),
-        None => out::line(&plain(&line, arguments.details)),
     })
-    .await
+    .await?;
+    match &arguments.request {
+        // One that printed nothing is known by its call.
+        Some(request) if lines == 0 && arguments.tail != Some(0) => {
+            Err(unknown_request(&namespace, &arguments.name, request))
+        }
+        _ => Ok(()),
+    }
+}
+
+fn unknown_request(namespace: &str, name: &str, request: &str) -> Error {
+    Error::fixable(
+        format!("the log of function {namespace}/{name} knows no request {request:?}"),
+        format!(
+            "the id is in the answer's x-hearth-request-id; `hearth logs --details {name}` shows those that printed something, and old lines go when the log is full"
+        ),
+    )
 }
 
 fn path(namespace: &str, arguments: &Logs) -> String {

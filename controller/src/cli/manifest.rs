@@ -28,19 +28,24 @@ pub(super) struct Manifest {
     pub(super) function: Function,
     /// The file; `None` for standard input.
     pub(super) file: Option<PathBuf>,
+    text: Text,
+    /// Which of the text's manifests it is.
+    document: usize,
 }
 
 impl Manifest {
+    /// An error about a field, shown on its line.
+    pub(super) fn problem(&self, path: &str, message: String, fix: Option<String>) -> Error {
+        let mut problem = Problem::new(path, message, fix);
+        problem.position = hearth_function::locate(&self.text.content, self.document, path);
+        Error::Manifests(vec![BadManifest { problem, text: self.text.clone() }])
+    }
+
     /// The directory that `source.path` names, if it does.
     pub(super) fn source_directory(&self) -> Option<PathBuf> {
         let path = self.function.spec.source.path.as_deref()?;
-        let beside = self
-            .file
-            .as_deref()
-            .and_then(Path::parent)
-            .filter(|parent| !parent.as_os_str().is_empty())
-            .unwrap_or_else(|| Path::new("."));
-        Some(beside.join(path))
+        let beside = self.file.as_deref().and_then(Path::parent);
+        Some(beside.map_or_else(|| PathBuf::from(path), |beside| beside.join(path)))
     }
 }
 
@@ -51,7 +56,7 @@ pub(super) struct BadManifest {
     text: Text,
 }
 
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq)]
 struct Text {
     name: String,
     content: Arc<str>,
@@ -151,11 +156,13 @@ pub(super) fn read_all(paths: &[PathBuf]) -> Result<Vec<Manifest>, Error> {
 fn parse(file: Option<&Path>, text: String, manifests: &mut Vec<Manifest>, bad: &mut Vec<BadManifest>) {
     let name = file.map_or_else(|| "standard input".to_owned(), |file| file.display().to_string());
     let content: Arc<str> = Arc::from(text);
-    for parsed in parse_manifests(&content) {
+    for (document, parsed) in parse_manifests(&content).into_iter().enumerate() {
+        let text = Text { name: name.clone(), content: Arc::clone(&content) };
         match parsed {
-            Ok(function) => manifests.push(Manifest { function, file: file.map(Path::to_owned) }),
+            Ok(function) => {
+                manifests.push(Manifest { function, file: file.map(Path::to_owned), text, document })
+            }
             Err(problems) => {
-                let text = Text { name: name.clone(), content: Arc::clone(&content) };
                 bad.extend(problems.into_iter().map(|problem| BadManifest { problem, text: text.clone() }));
             }
         }

@@ -100,10 +100,13 @@ fn names<'a>(words: &'a [String], command: &str) -> Result<&'a [String], Error> 
         [kind, rest @ ..] if !rest.is_empty() && ["function", "functions", "fn"].contains(&kind.as_str()) => {
             rest
         }
-        [kind, _, ..] if ["revision", "revisions", "instance", "instances"].contains(&kind.as_str()) => {
+        [kind, name, ..] if ["revision", "revisions", "instance", "instances"].contains(&kind.as_str()) => {
             return Err(Error::Usage {
                 what: format!("{command} works on functions, not on {kind}"),
-                fix: format!("hearth {command} function NAME"),
+                fix: match command {
+                    "describe" => format!("hearth get {kind} {name} -o yaml"),
+                    _ => format!("hearth {command} function NAME"),
+                },
             });
         }
         names => names,

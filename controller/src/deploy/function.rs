@@ -1,6 +1,8 @@
 //! The task of one Function: observe, plan, take a step, write the status; and again when something has changed.
 
+mod beside;
 mod look;
+mod retry;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -18,13 +20,14 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, OwnerReference}
 use tokio::sync::{Notify, watch};
 use tokio::time::{Instant, sleep_until};
 
-use super::parts::{Found, Missing};
+use super::parts::{Found, Missing, Told};
 use super::plan::{Action, Number, Observed, Wanted, plan};
 use super::status;
 use super::{RESYNC, Shared, routes};
 use crate::autoscale::{Target, TrialError, Windows};
 use crate::pool;
 use crate::store::{self, Preconditions};
+use crate::telemetry::logs::{Entry, Note};
 
 /// How long after a build or a look for parts has failed it is tried again: what was missing may have come (a bundle, the network).
 const RETRY: Duration = Duration::from_secs(30);
@@ -38,7 +41,10 @@ pub(super) fn is_news(known: Option<&Function>, newest: Option<&Function>) -> bo
         (Some(known), Some(newest)) => {
             let key = |function: &Function| {
                 let metadata = &function.metadata;
-                (metadata.uid.clone(), metadata.generation, metadata.deletion_timestamp.is_some())
+                let wish =
+                    metadata.annotations.as_ref().and_then(|all| all.get(hearth_function::RETRY_ANNOTATION));
+                let deleted = metadata.deletion_timestamp.is_some();
+                (metadata.uid.clone(), metadata.generation, deleted, wish.cloned())
             };
             key(known) != key(newest)
         }
@@ -72,12 +78,21 @@ struct Memory {
     code: Option<(i64, Result<Digest, Missing>)>,
     /// Parts of the template of this digest, or why they are not there and when to look again.
     build: Option<(Digest, Result<Found, Missing>, Instant)>,
+    /// How often that has failed, and when it is tried again, for people.
+    build_failures: u32,
+    build_again: Option<Timestamp>,
     /// Revisions whose parts are known, or are not there until then.
     prepared: BTreeMap<Number, Result<Arc<pool::Template>, (Missing, Instant)>>,
     targets: BTreeMap<Number, (Reach, i64)>,
     served: Option<(Number, i64)>,
     /// Why Revisions failed their trial.
     failures: BTreeMap<Number, StartFailure>,
+    /// When they are tried again.
+    trials: retry::Trials,
+    /// The last wish of somebody that what has failed is tried again ([`hearth_function::RETRY_ANNOTATION`]).
+    wish: Option<String>,
+    /// Whether it was looked at before.
+    looked: bool,
     /// What an installation says.
     progress: Option<String>,
     /// When the status was written last, and from which views.
@@ -109,6 +124,7 @@ impl Task {
                 let function = newest.as_ref();
                 self.memory.uid = function.and_then(|function| function.metadata.uid.clone());
                 self.memory.function = function.map(Arc::clone);
+                self.note_retries();
             }
             let observed = self.observe();
             let wanted = if gone { Wanted::Gone } else { self.wanted(&observed) };
@@ -164,7 +180,10 @@ impl Task {
         let retries =
             self.memory.prepared.values().filter_map(|known| known.as_ref().err().map(|(_, at)| *at));
         let build = self.memory.build.iter().filter(|(_, found, _)| found.is_err()).map(|(.., at)| *at);
-        let wake = retries.chain(build).chain([Instant::now() + RESYNC]).min();
+        let trial =
+            observed.revisions.last_key_value().and_then(|(number, _)| self.memory.trials.next(*number));
+        let trial = trial.map(|(at, _)| at);
+        let wake = retries.chain(build).chain(trial).chain([Instant::now() + RESYNC]).min();
         let mut conflicts = self.shared.parts.routes.conflicts();
         let conflicts_before = self.conflicts();
         // What has changed since the status was made counts too.
@@ -235,6 +254,7 @@ impl Task {
                 let store = &self.shared.parts.store;
                 store.delete::<Revision>(self.id.namespace(), &name, Preconditions::default(), now).await?;
                 self.memory.prepared.remove(&number);
+                self.memory.trials.forget(number);
             }
         }
         Ok(())
@@ -251,8 +271,15 @@ impl Task {
         let Some(template) = self.template() else { return };
         self.memory.progress = None;
         let found = self.ensure(&template, observed).await;
-        let again = Instant::now() + RETRY;
-        self.memory.build = Some((template.digest(), found, again));
+        let digest = template.digest();
+        let before = self.memory.build.as_ref().filter(|(built, ..)| *built == digest);
+        let failures = before.map_or(0, |_| self.memory.build_failures);
+        // A look for a bundle costs nothing; npm and pip go out into the network.
+        let costly = matches!(&found, Err(missing) if missing.reason == "BuildFailed");
+        let pause = if costly { retry::pause(RETRY, failures) } else { RETRY };
+        self.memory.build_failures = if found.is_err() { failures + 1 } else { 0 };
+        self.memory.build_again = found.is_err().then(|| retry::after(Timestamp::now(), pause));
+        self.memory.build = Some((digest, found, Instant::now() + pause));
     }
 
     /// Has the parts of a template, and shows in the status how that goes on.
@@ -260,8 +287,13 @@ impl Task {
         let shared = Arc::clone(&self.shared);
         let said = watch::Sender::new(None);
         let mut heard = said.subscribe();
-        let mut ensuring = std::pin::pin!(shared.parts.sources.ensure(template, |text| {
-            said.send_replace(Some(text));
+        let (logs, id) = (shared.parts.logs.clone(), self.id.clone());
+        let mut ensuring = std::pin::pin!(shared.parts.sources.ensure(template, |told| match told {
+            Told::Progress(text) => drop(said.send_replace(Some(text))),
+            Told::Line(text) => {
+                let note = Note { time: Timestamp::now(), request: None, instance: None, text };
+                logs.offer(&id, Entry::Note(note));
+            }
         }));
         let found = loop {
             tokio::select! {
@@ -388,10 +420,12 @@ impl Task {
         match self.shared.parts.autoscaler.try_out(self.revision_id(number)).await {
             Ok(()) => {
                 tracing::info!(function = %self.id, revision = number, "revision came up");
+                self.memory.trials.forget(number);
                 self.mark(number, RevisionState::Ready, None).await
             }
             Err(TrialError::Failed(failure)) => {
                 self.memory.failures.insert(number, failure.clone());
+                self.memory.trials.failed(number, Some(failure.code), Instant::now(), Timestamp::now());
                 self.mark(number, RevisionState::Failed, Some(status::with_lines(&failure))).await
             }
             // Shutting down: the next controller goes on.
@@ -434,6 +468,7 @@ impl Task {
 
     /// Takes away what a deleted Function printed.
     async fn forget(&self) {
+        self.shared.parts.routes.unserve(&self.id);
         if let Err(error) = self.shared.parts.logs.remove(&self.id).await {
             let error = crate::telemetry::chain(&error);
             tracing::warn!(function = %self.id, error, "logs of a deleted function stay");
@@ -451,6 +486,9 @@ impl Task {
         }
         self.memory.shown = self.views(observed);
         let known = self.known(observed);
+        if observed.served.is_none() && stored.metadata.deletion_timestamp.is_none() {
+            self.say_unready(&known);
+        }
         let status = status::status(stored.status.as_ref(), &known, Timestamp::now());
         if stored.status.as_ref() == Some(&status) {
             return self.keep(stored);

@@ -36,6 +36,15 @@ impl Missing {
     }
 }
 
+/// What an installation tells while it goes on.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum Told {
+    /// How far it is, for the condition.
+    Progress(String),
+    /// A line for the function's log: what npm or pip printed, and what Hearth says of it.
+    Line(String),
+}
+
 /// Where the parts are.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(super) struct Found {
@@ -73,11 +82,11 @@ impl Sources {
         }
     }
 
-    /// Where the parts of `template` are; installs dependencies that are not there. `progress` is told what an installation does.
+    /// Where the parts of `template` are; installs dependencies that are not there. `tell` hears what an installation does.
     pub(super) async fn ensure(
         &self,
         template: &Template,
-        mut progress: impl FnMut(String),
+        mut tell: impl FnMut(Told),
     ) -> Result<Found, Missing> {
         let digest = &template.bundle;
         let missing = || {
@@ -106,14 +115,18 @@ impl Sources {
             tokio::select! {
                 path = &mut ensuring => break path,
                 Ok(update) = updates.recv() => {
-                    if update.key == key
-                        && let Some(text) = said(&update.progress)
-                    {
-                        progress(text);
+                    if update.key == key {
+                        said(&update.progress).into_iter().for_each(&mut tell);
                     }
                 }
             }
         };
+        // The last lines are on their way when the end is known.
+        while let Ok(update) = updates.try_recv() {
+            if update.key == key {
+                said(&update.progress).into_iter().for_each(&mut tell);
+            }
+        }
         let path = path.map_err(|error| Missing::new("BuildFailed", chain(error.as_ref())))?;
         Ok(Found { dependencies: Some(path), key: Some(key.as_str().to_owned()), ..found })
     }
@@ -178,14 +191,20 @@ fn wants(code: &Path) -> Option<&'static str> {
     }
 }
 
-/// What a condition says of an installation that goes on.
-fn said(progress: &build::Progress) -> Option<String> {
+/// What the condition and the log say of an installation.
+fn said(progress: &build::Progress) -> Vec<Told> {
+    let both = |text: String| vec![Told::Progress(text.clone()), Told::Line(text)];
     match progress {
-        build::Progress::Queued => Some("waits for another installation".to_owned()),
-        build::Progress::Started { tool } => Some(format!("{tool} runs")),
-        build::Progress::Note(note) => Some(note.clone()),
-        build::Progress::Fetched { name } => Some(format!("fetched {name}")),
-        build::Progress::Line(_) | build::Progress::Finished { .. } | build::Progress::Failed { .. } => None,
+        build::Progress::Queued => vec![Told::Progress("waits for another installation".to_owned())],
+        build::Progress::Started { tool } => both(format!("{tool} runs")),
+        build::Progress::Note(note) => both(note.clone()),
+        build::Progress::Fetched { name } => vec![Told::Progress(format!("fetched {name}"))],
+        build::Progress::Line(line) => vec![Told::Line(line.clone())],
+        build::Progress::Finished { .. } => vec![Told::Line("the dependencies are installed".to_owned())],
+        // Its last lines were told already.
+        build::Progress::Failed { message } => {
+            vec![Told::Line(message.lines().next().unwrap_or_default().to_owned())]
+        }
     }
 }
 
@@ -215,6 +234,18 @@ mod tests {
         ] {
             assert_eq!(named(command).as_deref(), runtime, "{command}");
         }
+    }
+
+    #[test]
+    fn what_npm_and_pip_print_goes_into_the_log_and_how_far_they_are_into_the_condition() {
+        let line = |text: &str| Told::Line(text.to_owned());
+        let progress = |text: &str| Told::Progress(text.to_owned());
+        let printed = build::Progress::Line("npm error code E404".to_owned());
+        assert_eq!(said(&printed), [line("npm error code E404")]);
+        let note = build::Progress::Note("yarn.lock is not read".to_owned());
+        assert_eq!(said(&note), [progress("yarn.lock is not read"), line("yarn.lock is not read")]);
+        let fetched = build::Progress::Fetched { name: "left-pad".to_owned() };
+        assert_eq!(said(&fetched), [progress("fetched left-pad")]);
     }
 
     #[test]

@@ -66,6 +66,8 @@ pub(super) struct Revision {
     pub(super) prepared: Prepared,
     /// An instance of it was Ready since this controller knows it.
     pub(super) came_up: bool,
+    /// It has failed, and what it lacked may be there by now.
+    pub(super) retry: bool,
 }
 
 /// Whether it is known where the parts of a Revision are.
@@ -183,6 +185,7 @@ fn advance(wanted: &Wanted, seen: &Observed, current: Option<(&Number, &Revision
             }
             // What it lacked (a database, say) was there when a request started it again.
             RevisionState::Failed if revision.came_up => Some(Action::Mark(number, RevisionState::Ready)),
+            RevisionState::Failed if revision.retry => Some(Action::Mark(number, RevisionState::Pending)),
             RevisionState::Failed | RevisionState::Ready | RevisionState::Retired => None,
         },
     }
@@ -265,6 +268,7 @@ mod tests {
                     state: RevisionState::Pending,
                     prepared: Prepared::No,
                     came_up: false,
+                    retry: false,
                 };
                 seen.revisions.insert(number, revision);
             }
@@ -280,6 +284,7 @@ mod tests {
                 let revision = seen.revisions.get_mut(&number).unwrap();
                 revision.state = if world.comes_up { RevisionState::Ready } else { RevisionState::Failed };
                 revision.came_up = world.comes_up;
+                revision.retry = false;
             }
             Action::Mark(number, state) => seen.revisions.get_mut(&number).unwrap().state = state,
             Action::Serve(number) => {
@@ -374,8 +379,24 @@ mod tests {
     }
 
     #[test]
+    fn one_that_failed_is_tried_again_when_it_is_time() {
+        let mut seen = nothing();
+        converge(&mut Wanted::Template(digest(1)), &digest(1), &mut seen, GOOD);
+        seen.build = Build::No;
+        let mut wanted = Wanted::Template(digest(2));
+        converge(&mut wanted, &digest(2), &mut seen, World { comes_up: false, ..GOOD });
+        assert_eq!(plan(&wanted, &seen), None);
+        seen.revisions.get_mut(&2).unwrap().retry = true;
+        let steps = converge(&mut wanted, &digest(2), &mut seen, GOOD);
+        let again = [Action::Mark(2, RevisionState::Pending), Action::Put(2, Reach::Untried), Action::Try(2)];
+        assert_eq!(steps[..3], again);
+        assert_eq!(seen.served, Some((2, 1)), "the old one served until then");
+    }
+
+    #[test]
     fn after_a_restart_what_was_ready_serves_without_a_trial() {
-        let revision = |digest, state| Revision { digest, state, prepared: Prepared::No, came_up: false };
+        let revision =
+            |digest, state| Revision { digest, state, prepared: Prepared::No, came_up: false, retry: false };
         let mut seen = nothing();
         seen.revisions.insert(1, revision(digest(1), RevisionState::Retired));
         seen.revisions.insert(2, revision(digest(2), RevisionState::Ready));

@@ -58,7 +58,8 @@ pub(super) fn status(before: Option<&FunctionStatus>, known: &Known, now: Timest
         }
     } else {
         let lost: Vec<String> = known.conflicts.iter().map(lost).collect();
-        Stage::Failed { reason: "RouteTaken".to_owned(), message: lost.join("; ") }
+        let message = format!("{}; reachable at {}", lost.join("; "), known.url);
+        Stage::Failed { reason: "RouteTaken".to_owned(), message }
     };
     for (condition_type, stage) in [
         (ConditionType::Ready, known.ready.clone()),
@@ -90,6 +91,8 @@ pub(super) struct Facts {
     pub(super) problems: Vec<String>,
     /// Why code or dependencies are not there: a reason word and a sentence.
     pub(super) missing: Option<(&'static str, String)>,
+    /// When they are looked for again.
+    pub(super) again: Option<Timestamp>,
     /// What an installation says.
     pub(super) progress: Option<String>,
     /// The Revision that routes lead to.
@@ -110,6 +113,10 @@ pub(super) struct Current {
     pub(super) failure: Option<StartFailure>,
     /// The same as an earlier controller has written it.
     pub(super) message: Option<String>,
+    /// And the word for it.
+    pub(super) reason: Option<String>,
+    /// When it is tried again, if it has failed.
+    pub(super) again: Option<Timestamp>,
 }
 
 /// Ready and Built.
@@ -130,7 +137,7 @@ pub(super) fn stages(facts: &Facts) -> (Stage, Stage) {
     }
     if let Some((reason, message)) = &facts.missing {
         let built = Stage::Failed { reason: (*reason).to_owned(), message: message.clone() };
-        return (failed(reason, message), built);
+        return (failed(reason, &noted(message, facts.again)), built);
     }
     let built = match (&facts.progress, &facts.current) {
         (Some(progress), _) => {
@@ -153,17 +160,43 @@ pub(super) fn stages(facts: &Facts) -> (Stage, Stage) {
             failed(&reason_word(failure.code.as_str()), &with_lines(failure))
         }
         (RevisionState::Ready, _) => Stage::Done { reason: "Ready", message: format!("{name} serves") },
-        (RevisionState::Failed, Some(failure)) => failed(
-            &reason_word(failure.code.as_str()),
-            &format!("{name} did not come up: {}", with_lines(failure)),
-        ),
-        (RevisionState::Failed, None) => {
-            let why = current.message.as_deref().unwrap_or("it did not come up before a restart");
-            failed("StartFailed", &format!("{name} did not come up: {why}"))
+        (RevisionState::Failed, failure) => {
+            let why = failure.as_ref().map(with_lines).or_else(|| current.message.clone());
+            let why = why.unwrap_or_else(|| "it did not come up before a restart".to_owned());
+            let reason = failure.as_ref().map(|failure| reason_word(failure.code.as_str()));
+            let reason =
+                reason.or_else(|| current.reason.clone()).unwrap_or_else(|| "StartFailed".to_owned());
+            failed(&reason, &noted(&not_up(name, &why), current.again))
         }
         _ => Stage::Underway { reason: "Starting", message: format!("{name} is tried") },
     };
     (ready, built)
+}
+
+/// Why nothing of a Function serves, and whether that may pass by itself.
+pub(super) fn unready(known: &Known) -> (String, bool) {
+    match (&known.ready, &known.built) {
+        (Stage::Failed { message, .. }, _) => (message.clone(), false),
+        (_, Stage::Underway { message, .. }) => (message.clone(), true),
+        (Stage::Underway { message, .. } | Stage::Done { message, .. }, _) => (message.clone(), true),
+    }
+}
+
+/// Says that a Revision has failed.
+fn not_up(revision: &str, why: &str) -> String {
+    format!("{revision} did not come up: {why}")
+}
+
+/// Whether a message of ours says that of this Revision.
+pub(super) fn is_of(message: &str, revision: &str) -> bool {
+    message.starts_with(&not_up(revision, ""))
+}
+
+/// The message with the time of the next trial at the end of its first line: the others are what the function printed.
+fn noted(message: &str, again: Option<Timestamp>) -> String {
+    let Some(again) = again else { return message.to_owned() };
+    let (first, rest) = message.split_at(message.find('\n').unwrap_or(message.len()));
+    format!("{first}; it is tried again at {again}, or by `hearth apply`{rest}")
 }
 
 /// A failure with the last lines, for people.
@@ -229,6 +262,8 @@ mod tests {
             ready: 0,
             failure: Some(failure),
             message: None,
+            reason: None,
+            again: None,
         };
         let facts =
             Facts { serving: Some("hello-00001".to_owned()), current: Some(current), ..Facts::default() };
@@ -242,6 +277,52 @@ mod tests {
             }
         );
         assert!(matches!(built, Stage::Done { .. }));
+    }
+
+    #[test]
+    fn what_an_earlier_controller_said_of_a_failure_stays_said_and_when_it_is_tried_again() {
+        let current = Current {
+            name: "hello-00001".to_owned(),
+            state: RevisionState::Failed,
+            prepared: true,
+            ready: 0,
+            failure: None,
+            message: Some("TypeError: no (index.js:3)\n  boom".to_owned()),
+            reason: Some("LoadFailed".to_owned()),
+            again: Timestamp::from_second(60).ok(),
+        };
+        let (ready, _) = stages(&Facts { current: Some(current), ..Facts::default() });
+        let expected = "hello-00001 did not come up: TypeError: no (index.js:3); it is tried again at 1970-01-01T00:01:00Z, or by `hearth apply`\n  boom";
+        assert_eq!(ready, Stage::Failed { reason: "LoadFailed".to_owned(), message: expected.to_owned() });
+        assert!(is_of(expected, "hello-00001") && !is_of(expected, "hello-00002"));
+    }
+
+    #[test]
+    fn a_function_of_which_nothing_serves_says_why_and_whether_to_wait() {
+        let installing = Stage::Underway { reason: "Installing", message: "installing: npm runs".to_owned() };
+        let known = Known { built: installing, ..Known::default() };
+        assert_eq!(unready(&known), ("installing: npm runs".to_owned(), true));
+        let failed = Stage::Failed { reason: "BuildFailed".to_owned(), message: "npm failed".to_owned() };
+        assert_eq!(unready(&Known { ready: failed, ..Known::default() }), ("npm failed".to_owned(), false));
+    }
+
+    #[test]
+    fn a_route_that_is_taken_says_by_whom_and_where_the_function_is_reached() {
+        let id = |text| hearth_function::FunctionId::parse(text).unwrap();
+        let claim = hearth_dispatch::routes::Claim {
+            host: String::new(),
+            path: "/hello".to_owned(),
+            kind: hearth_dispatch::routes::PathKind::Prefix,
+            methods: Vec::new(),
+        };
+        let conflict = Conflict { function: id("b/hello"), claim, holder: id("a/other") };
+        let url = "http://h/function/b/hello".to_owned();
+        let known = Known { url, conflicts: vec![conflict], ..Known::default() };
+        let status = status(None, &known, Timestamp::UNIX_EPOCH);
+        assert_eq!(
+            status.condition(ConditionType::RoutesReady).unwrap().message,
+            "/hello belongs to a/other, which is older: change one of the two routes; reachable at http://h/function/b/hello"
+        );
     }
 
     #[test]

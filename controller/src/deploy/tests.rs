@@ -11,7 +11,7 @@ use tokio::time::timeout;
 use super::*;
 use crate::backend::Backend;
 use crate::build::{Bundles, Dependencies};
-use crate::gateway::Served;
+use crate::gateway::{Served, Unready};
 use crate::pool::Pool;
 use crate::pool::staged::Staged;
 use crate::telemetry::metrics::Registry;
@@ -24,7 +24,7 @@ struct Listener {
 }
 
 impl Gateway for Listener {
-    fn serve(&self, functions: Vec<Served>) -> Vec<Conflict> {
+    fn serve(&self, functions: Vec<Served>, _: Vec<Unready>) -> Vec<Conflict> {
         let names: Vec<String> = functions.iter().map(|one| one.function.name().to_owned()).collect();
         let bad = names.iter().any(|name| name == "bad");
         assert!(!bad || self.has_panicked.swap(true, Ordering::Relaxed), "on purpose");

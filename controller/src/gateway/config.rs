@@ -123,6 +123,21 @@ pub struct Served {
     pub claims: Vec<Claim>,
 }
 
+/// A Function of which nothing serves yet: it has its routes, and its requests are told why.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Unready {
+    /// Which Function.
+    pub function: FunctionId,
+    /// As in [`Served`].
+    pub created: u64,
+    /// As in [`Served`].
+    pub claims: Vec<Claim>,
+    /// Why: a sentence for people.
+    pub message: String,
+    /// When it may be ready; `None` when it will not be by waiting.
+    pub retry_after: Option<Duration>,
+}
+
 /// Limits on the phases of a call (`spec.timeouts`). The defaults are the manifest's.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Timeouts {

@@ -7,10 +7,12 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use hearth_dispatch::{Refusal, StartCode, StartFailure};
+use hearth_protocol::CallError;
 use http::{HeaderValue, Response, StatusCode, header};
 use serde::Serialize;
 use std::sync::Arc;
 
+use super::config::Unready;
 use crate::label_set;
 
 label_set! {
@@ -18,7 +20,9 @@ label_set! {
     pub(super) enum Code("code") {
         /// No Function claims host and path.
         RouteNotFound = "route_not_found",
-        /// The path is claimed with other methods.
+        /// The Function is known and nothing of it serves yet: its build goes on, or has failed.
+        FunctionNotReady = "function_not_ready",
+        /// The path is claimed with other methods, or the method is none that Hearth serves.
         MethodNotAllowed = "method_not_allowed",
         /// The request is not HTTP as it should be.
         BadRequest = "bad_request",
@@ -57,7 +61,7 @@ impl Code {
             Self::ClientTooSlow => StatusCode::REQUEST_TIMEOUT,
             Self::BodyTooLarge => StatusCode::PAYLOAD_TOO_LARGE,
             Self::QueueFull => StatusCode::TOO_MANY_REQUESTS,
-            Self::QueueTimeout | Self::Stopping => StatusCode::SERVICE_UNAVAILABLE,
+            Self::FunctionNotReady | Self::QueueTimeout | Self::Stopping => StatusCode::SERVICE_UNAVAILABLE,
             Self::StartFailed | Self::FunctionError | Self::InstanceLost => StatusCode::BAD_GATEWAY,
             Self::StartTimeout | Self::ExecuteTimeout | Self::IdleStream => StatusCode::GATEWAY_TIMEOUT,
         }
@@ -76,6 +80,7 @@ pub(super) struct Failure {
     pub(super) message: Cow<'static, str>,
     pub(super) retry_after: Option<Duration>,
     pub(super) allow: Option<String>,
+    /// Of a start that failed, and of a process (the `exec` runtime) that did.
     pub(super) start: Option<Arc<StartFailure>>,
 }
 
@@ -98,6 +103,34 @@ impl Failure {
 
     pub(super) fn not_found(path: &str) -> Self {
         Self::new(Code::RouteNotFound, format!("no function answers at {path}"))
+    }
+
+    /// Nothing of the Function serves yet.
+    pub(super) fn not_ready(unready: &Unready) -> Self {
+        let message = format!("{} is not ready: {}", unready.function, unready.message);
+        Self { retry_after: unready.retry_after, ..Self::new(Code::FunctionNotReady, message) }
+    }
+
+    /// The process of a call has failed; how, and what it printed last.
+    pub(super) fn process_failed(error: CallError) -> Self {
+        /// Lines, and characters of each, that an answer holds at most.
+        const LINES: (usize, usize) = (20, 500);
+        let skip = error.lines.len().saturating_sub(LINES.0);
+        let short = |line: &String| line.chars().take(LINES.1).collect();
+        let last_lines: Vec<String> = error.lines.iter().skip(skip).map(short).collect();
+        let last = last_lines.iter().rev().find(|line| !line.trim().is_empty());
+        let message = match last {
+            Some(last) => format!("the process failed: {}: {last}", error.message),
+            None => format!("the process failed: {}", error.message),
+        };
+        let failure = StartFailure { code: StartCode::ProcessEnded, message: message.clone(), last_lines };
+        Self { start: Some(Arc::new(failure)), ..Self::new(Code::FunctionError, message) }
+    }
+
+    /// `CONNECT` asks for a proxy.
+    pub(super) fn no_proxy() -> Self {
+        let allow = Some("GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS".to_owned());
+        Self { allow, ..Self::new(Code::MethodNotAllowed, "CONNECT is not served: this is no proxy") }
     }
 
     pub(super) fn method_not_allowed(method: &http::Method, allow: &str) -> Self {
@@ -194,6 +227,24 @@ mod tests {
             "reason": "handler_missing", "lastLines": ["boom"],
         });
         assert_eq!(body, expected);
+    }
+
+    #[test]
+    fn a_process_that_failed_says_how_with_its_last_lines() {
+        let lines = (0..30).map(|number| format!("line {number}")).chain([String::new()]).collect();
+        let error = CallError { lines, ..CallError::new("ProcessEnded", "sh: exit code 3") };
+        let response = Failure::process_failed(error).response("r1");
+        assert_eq!(response.status(), 502);
+        let body: serde_json::Value = serde_json::from_slice(response.body()).unwrap();
+        assert_eq!(
+            (&body["code"], &body["reason"], &body["message"]),
+            (
+                &"function_error".into(),
+                &"process_ended".into(),
+                &"the process failed: sh: exit code 3: line 29".into()
+            )
+        );
+        assert_eq!(body["lastLines"].as_array().unwrap().len(), 20);
     }
 
     #[test]

@@ -13,8 +13,9 @@
 //! served within the task of its client's connection: no task hop, and no lock but a short one for each Revision, in which
 //! [`hearth_dispatch::Dispatch`] decides. One more thread, `control`, takes the scaler's messages and reports the load.
 //!
-//! **Paths.** A function sees the whole path of the request, whichever route matched. For a `Prefix` route and below
-//! `/function/<namespace>/<name>` the part that matched is in `X-Forwarded-Prefix`; `rawPath` of an event is the whole path too.
+//! **Paths.** A function sees the whole path of the request, whichever route matched; of a path that begins with its own name,
+//! `/function/<namespace>/<name>`, what comes after that. The part that such a path or a `Prefix` route matched is in
+//! `X-Forwarded-Prefix`.
 //!
 //! **Errors** that Hearth itself answers are one table, in errors.rs.
 
@@ -46,7 +47,7 @@ use crate::pool::Freezer;
 use crate::telemetry::logs::Calls;
 use crate::telemetry::metrics::Registry;
 
-pub use config::{Config, ForwardingLimits, Limits, Served, Timeouts};
+pub use config::{Config, ForwardingLimits, Limits, Served, Timeouts, Unready};
 
 /// What connects the gateway with the other parts. All channels are bounded.
 #[derive(Debug)]
@@ -111,7 +112,12 @@ impl Handle {
     /// Replaces all Functions at once. Requests that wait for a Revision which is no longer named go to their Function's present one;
     /// calls that run are not touched. Returns the routes that a Function did not get because an older one has them.
     pub fn serve(&self, functions: Vec<Served>) -> Vec<Conflict> {
-        self.revisions.serve(functions)
+        self.serve_all(functions, Vec::new())
+    }
+
+    /// [`Handle::serve`], and who asks for a Function of which nothing serves yet is told why.
+    pub fn serve_all(&self, functions: Vec<Served>, unready: Vec<Unready>) -> Vec<Conflict> {
+        self.revisions.serve(functions, unready)
     }
 
     /// Stops accepting, lets running requests end for at most `grace`, then cuts them. Returns how many were cut.

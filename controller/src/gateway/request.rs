@@ -7,7 +7,7 @@ use std::time::{Duration, SystemTime};
 
 use bytes::Bytes;
 use hearth_dispatch::retry::{self, Facts};
-use hearth_dispatch::routes::Match;
+use hearth_dispatch::routes::{FUNCTION_PREFIX, Match};
 use hearth_dispatch::{Forwarding, Origin};
 use hearth_protocol::frame::RequestId;
 use http::header::{self, HeaderMap, HeaderName, HeaderValue};
@@ -23,7 +23,7 @@ use super::errors::{Code, Failure};
 use super::forward::event::Added;
 use super::forward::{CallFailure, What, attach, exchange};
 use super::listener::Client;
-use super::revisions::{Instance, Target, now};
+use super::revisions::{Instance, Leads, Target, now};
 
 const REQUEST_ID: HeaderName = HeaderName::from_static("x-hearth-request-id");
 const FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
@@ -113,10 +113,16 @@ pub(super) enum Answer {
 async fn way(story: &mut Story, call: &mut Call) -> Result<Answer, Failure> {
     let client = Rc::clone(&call.client);
     let shared = &client.lane.shared;
+    if call.parts.method == http::Method::CONNECT {
+        return Err(Failure::no_proxy());
+    }
     check_host(&call.parts)?;
     let prefix = route(call, story)?;
     call.body.check_length()?;
     call.added = prepare_headers(&client, &mut call.parts, story, prefix, call.upgrade.is_some());
+    if call.parts.uri.path().starts_with(FUNCTION_PREFIX) {
+        below(&mut call.parts, prefix);
+    }
 
     let mut origin = Origin::New;
     loop {
@@ -173,12 +179,26 @@ fn route(call: &Call, story: &mut Story) -> Result<usize, Failure> {
     let routes = client.lane.shared.revisions.routes.load();
     let path = parts.uri.path();
     match routes.find(Some(host_of(authority(parts))), path, parts.method.as_str()) {
-        Match::Found { target, prefix } => {
+        Match::Found { target: Leads::To(target), prefix } => {
             story.target = Some(Arc::clone(target));
             Ok(prefix)
         }
+        Match::Found { target: Leads::Nowhere(unready), .. } => Err(Failure::not_ready(unready)),
         Match::NotFound => Err(Failure::not_found(path)),
         Match::MethodNotAllowed { allow } => Err(Failure::method_not_allowed(&parts.method, allow)),
+    }
+}
+
+/// What the function sees of a path that only names it: the part after its name, so that a call by name is a call as any other.
+fn below(parts: &mut Parts, prefix: usize) {
+    let whole = parts.uri.path_and_query().map_or("/", http::uri::PathAndQuery::as_str);
+    let rest = whole.get(prefix..).unwrap_or_default();
+    let rest = if rest.starts_with('/') { rest.to_owned() } else { format!("/{rest}") };
+    let mut uri = parts.uri.clone().into_parts();
+    // It was a part of a valid path.
+    uri.path_and_query = rest.parse().ok();
+    if let Ok(uri) = http::Uri::from_parts(uri) {
+        parts.uri = uri;
     }
 }
 
@@ -244,8 +264,11 @@ async fn explain(what: What, instance: &Instance) -> Failure {
 /// Where the Function's requests go now.
 fn present(client: &Client, target: &Target) -> Result<Arc<Target>, Failure> {
     let routes = client.lane.shared.revisions.routes.load();
-    let present = routes.function(&target.function).cloned();
-    present.ok_or_else(|| Failure::new(Code::RouteNotFound, "the function was deleted"))
+    match routes.function(&target.function) {
+        Some(Leads::To(target)) => Ok(Arc::clone(target)),
+        Some(Leads::Nowhere(unready)) => Err(Failure::not_ready(unready)),
+        None => Err(Failure::new(Code::RouteNotFound, "the function was deleted")),
+    }
 }
 
 /// Puts the answer together: status and headers are there, the body follows.
@@ -387,6 +410,21 @@ fn forwarded_chain(headers: &HeaderMap, ip: &str) -> Option<HeaderValue> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_function_that_is_called_by_its_name_sees_what_comes_after_it() {
+        for (uri, expected) in [
+            ("/function/default/hello/a/b?c=d", "/a/b?c=d"),
+            ("/function/default/hello", "/"),
+            ("/function/default/hello?c=d", "/?c=d"),
+            ("/function/default/hello/", "/"),
+            ("http://host/function/default/hello/a", "http://host/a"),
+        ] {
+            let (mut parts, ()) = Request::builder().uri(uri).body(()).unwrap().into_parts();
+            below(&mut parts, "/function/default/hello".len());
+            assert_eq!(parts.uri.to_string(), expected);
+        }
+    }
 
     #[test]
     fn the_future_of_a_request_is_small() {

@@ -15,7 +15,7 @@ use hearth_function::{FunctionId, InstanceId, RevisionId};
 use tokio::sync::{Notify, oneshot};
 use tokio_util::sync::CancellationToken;
 
-use super::config::{Served, Timeouts};
+use super::config::{Served, Timeouts, Unready};
 use super::outbox::Outbox;
 use super::stats::{RevisionStats, Stats};
 use crate::pool::Freezer;
@@ -68,6 +68,24 @@ pub(super) struct Target {
     pub(super) revision: Arc<Revision>,
     pub(super) timeouts: Timeouts,
     pub(super) stats: Arc<RevisionStats>,
+}
+
+/// Where a route leads.
+#[derive(Debug, Clone)]
+pub(super) enum Leads {
+    /// To a Revision.
+    To(Arc<Target>),
+    /// Its Function has nothing that serves.
+    Nowhere(Arc<Unready>),
+}
+
+impl Leads {
+    fn revision(&self) -> Option<&RevisionId> {
+        match self {
+            Self::To(target) => Some(&target.revision.id),
+            Self::Nowhere(_) => None,
+        }
+    }
 }
 
 type State = Dispatch<oneshot::Sender<Verdict>, Arc<Instance>>;
@@ -133,14 +151,17 @@ impl Revision {
 
     /// Thaws the instance of a placement, if it may be frozen: to be called with every placement, before anything is sent to it.
     pub(super) fn wake(&self, placement: &Placement<Arc<Instance>>) {
-        if placement.start != StartKind::Paused {
-            return;
+        if placement.start == StartKind::Paused {
+            self.thaw(placement.instance.clone());
         }
+    }
+
+    fn thaw(&self, instance: InstanceId) {
         let began = now();
         if let Some(freezer) = &self.freezer {
-            freezer.thaw(&placement.instance);
+            freezer.thaw(&instance);
         }
-        let (instance, took) = (placement.instance.clone(), now().saturating_duration_since(began));
+        let took = now().saturating_duration_since(began);
         self.outbox.tell(ToScaler::Resumed { instance, took });
     }
 
@@ -188,7 +209,7 @@ type Known = (Arc<Revision>, Arc<Instance>);
 #[derive(Debug)]
 pub(super) struct Revisions {
     /// What requests are looked up in.
-    pub(super) routes: ArcSwap<Table<Arc<Target>>>,
+    pub(super) routes: ArcSwap<Table<Leads>>,
     /// One change at a time of the table, and of which Revisions and instances there are: a Revision that somebody is about to route to or
     /// to give an instance is idle still, and must not be forgotten in between.
     changing: Mutex<()>,
@@ -223,7 +244,7 @@ impl Revisions {
     }
 
     /// See [`super::Handle::serve`].
-    pub(super) fn serve(&self, functions: Vec<Served>) -> Vec<Conflict> {
+    pub(super) fn serve(&self, functions: Vec<Served>, unready: Vec<Unready>) -> Vec<Conflict> {
         let _alone = locked(&self.changing);
         let mut serving = HashSet::new();
         let claimants = functions
@@ -246,10 +267,16 @@ impl Revisions {
                 Claimant {
                     function: served.function,
                     created: served.created,
-                    target: Arc::new(target),
+                    target: Leads::To(Arc::new(target)),
                     claims: served.claims,
                 }
             })
+            .chain(unready.into_iter().map(|unready| Claimant {
+                function: unready.function.clone(),
+                created: unready.created,
+                claims: unready.claims.clone(),
+                target: Leads::Nowhere(Arc::new(unready)),
+            }))
             .collect();
         let (table, conflicts) = Table::build(claimants);
         self.routes.store(Arc::new(table));
@@ -286,6 +313,14 @@ impl Revisions {
                     // Before the decision: what is idle when it is thawed again is older than this.
                     found.pauses.fetch_add(1, Ordering::AcqRel);
                     revision.with(|state, actions| state.on_pause(now(), &instance, idle, actions));
+                }
+            }
+            ToGateway::Wake { instance } => {
+                let known = locked(&self.instances).get(&instance).cloned();
+                if let Some((revision, _)) = known
+                    && revision.with(|state, _| state.on_wake(&instance))
+                {
+                    revision.thaw(instance);
                 }
             }
             ToGateway::Gone { instance, reason } => {
@@ -378,7 +413,7 @@ impl Revisions {
     /// Lets go of Revisions that neither serve nor have instances. Under `changing`.
     fn forget_idle(&self) {
         let routes = self.routes.load();
-        let serving: HashSet<&RevisionId> = routes.targets().map(|target| &target.revision.id).collect();
+        let serving: HashSet<&RevisionId> = routes.targets().filter_map(Leads::revision).collect();
         let mut all = locked(&self.all);
         all.retain(|id, revision| {
             let keep = serving.contains(id) || !revision.with(|state, _| state.is_idle());

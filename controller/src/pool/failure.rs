@@ -5,11 +5,15 @@ use hearth_protocol::CallError;
 use hearth_protocol::bodies::error_type;
 use hearth_scaler::Fault;
 
+use super::instance::Phases;
 use crate::backend::{self, Exit, control};
 use crate::telemetry::chain;
 
 /// What is said of an instance whose task has panicked; more is in Hearth's own log.
 pub(super) const INTERNAL: &str = "an error inside Hearth ended the instance";
+
+/// Where an instance has the user's code.
+const CODE: &str = "/code/";
 
 /// A failed start.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -18,12 +22,31 @@ pub struct Failure {
     pub told: StartFailure,
     /// Whether trying again at once may help.
     pub fault: Fault,
+    /// Where the code failed, in the words of its language, if it did.
+    pub stack: Option<String>,
+    /// How long the parts of the start took, as far as it came; the one in which it failed is the last that is not 0.
+    pub phases: Phases,
 }
 
 impl Failure {
     fn new(fault: Fault, code: StartCode, message: String) -> Self {
         let told = StartFailure { code, message, last_lines: Vec::new() };
-        Self { told, fault }
+        Self { told, fault, stack: None, phases: Phases::default() }
+    }
+
+    /// The same, with what is known of the start's parts; what is left of `total` is the time of the one in which it failed.
+    pub(super) fn after(mut self, mut phases: Phases, total: std::time::Duration) -> Self {
+        let rest = total.saturating_sub(phases.create + phases.boot + phases.load);
+        let failed = if phases.create.is_zero() {
+            &mut phases.create
+        } else if phases.boot.is_zero() {
+            &mut phases.boot
+        } else {
+            &mut phases.load
+        };
+        *failed += rest;
+        self.phases = phases;
+        self
     }
 
     /// Its task has panicked.
@@ -96,10 +119,48 @@ impl Failure {
             error_type::PROCESS_ENDED => StartCode::ProcessEnded,
             _ => StartCode::LoadFailed,
         };
-        let mut failure = Self::new(Fault::Function, code, error.message);
+        let place = error.stack.as_deref().and_then(place).filter(|place| !error.message.contains(place));
+        let message = match place {
+            Some(place) => format!("{} ({place})", error.message),
+            None => error.message,
+        };
+        let mut failure = Self::new(Fault::Function, code, message);
         failure.told.last_lines = error.lines;
+        failure.stack = error.stack;
         failure
     }
+}
+
+/// The file and the line of the user's code that a stack leads to, as in `src/index.js:3`: Node's first, Python's last; one in installed
+/// packages only when there is no other.
+fn place(stack: &str) -> Option<String> {
+    let python: Vec<String> = stack.lines().filter_map(python_place).collect();
+    let places = if python.is_empty() {
+        stack.lines().filter_map(node_place).collect()
+    } else {
+        python.into_iter().rev().collect::<Vec<_>>()
+    };
+    let own =
+        places.iter().find(|place| !place.contains("node_modules/") && !place.contains("site-packages/"));
+    own.or_else(|| places.first()).cloned()
+}
+
+/// `  File "/code/main.py", line 4, in f`.
+fn python_place(line: &str) -> Option<String> {
+    let (file, rest) = line.trim_start().strip_prefix("File \"")?.split_once("\", line ")?;
+    let file = file.strip_prefix(CODE)?;
+    let number: String = rest.chars().take_while(char::is_ascii_digit).collect();
+    (!number.is_empty()).then(|| format!("{file}:{number}"))
+}
+
+/// `/code/index.js:3`, `    at boot (/code/index.js:2:25)` and `    at file:///code/index.mjs:2:25`.
+fn node_place(line: &str) -> Option<String> {
+    let (before, place) = line.split_once(CODE)?;
+    let trimmed = before.trim_start();
+    let begins = trimmed.is_empty() || trimmed == "file://" || trimmed.starts_with("at ");
+    let (file, rest) = place.split_once(':')?;
+    let number: String = rest.chars().take_while(char::is_ascii_digit).collect();
+    (begins && !number.is_empty()).then(|| format!("{file}:{number}"))
 }
 
 #[cfg(test)]
@@ -119,6 +180,40 @@ mod tests {
         let failure = Failure::backend(&step);
         assert_eq!(failure.fault, Fault::Platform);
         assert_eq!(failure.told.message, "create the cgroup for instance hello-x: no space left");
+    }
+
+    #[test]
+    fn what_does_not_load_says_in_which_file_and_line() {
+        let syntax = "/code/src/index.js:3\nexports.handler = {\n\n\nSyntaxError: Unexpected end of input\n    at wrapSafe (node:internal)";
+        let thrown = "Error: no config\n    at check (/code/node_modules/config/a.js:9:1)\n    at boot (/code/index.js:2:25)\n    at Object.<anonymous> (/code/index.js:3:1)";
+        let module = "TypeError: x is not a function\n    at file:///code/index.mjs:2:1\n    at ModuleJob.run (node:internal/x:1:2)";
+        let python = "Traceback (most recent call last):\n  File \"/usr/lib/python3.11/importlib/__init__.py\", line 126, in import_module\n  File \"/code/main.py\", line 5, in <module>\n    f()\n  File \"/code/lib/db.py\", line 14, in f\n    raise ValueError(\"no db\")\nValueError: no db\n";
+        let elsewhere = "Error: x\n    at node:internal/modules:1:2\n    see /code/a:1";
+        for (stack, expected) in [
+            (syntax, Some("src/index.js:3")),
+            (thrown, Some("index.js:2")),
+            (module, Some("index.mjs:2")),
+            (python, Some("lib/db.py:14")),
+            (elsewhere, None),
+        ] {
+            let mut error = CallError::new("LoadFailed", "no");
+            error.stack = Some(stack.to_owned());
+            let failure = Failure::load(error);
+            let message = expected.map_or_else(|| "no".to_owned(), |place| format!("no ({place})"));
+            assert_eq!(failure.told.message, message, "{stack}");
+            assert_eq!(failure.stack.as_deref(), Some(stack));
+        }
+    }
+
+    #[test]
+    fn the_time_of_a_failed_start_is_in_the_part_in_which_it_failed() {
+        let ms = std::time::Duration::from_millis;
+        let phases = Phases { schedule: ms(1), create: ms(20), ..Phases::default() };
+        let failed = Failure::internal().after(phases, ms(50)).phases;
+        assert_eq!(failed, Phases { schedule: ms(1), create: ms(20), boot: ms(30), load: ms(0) });
+        let failed = Failure::internal().after(Phases { boot: ms(25), ..phases }, ms(50)).phases;
+        assert_eq!((failed.boot, failed.load), (ms(25), ms(5)));
+        assert_eq!(Failure::internal().after(Phases::default(), ms(7)).phases.create, ms(7));
     }
 
     #[test]

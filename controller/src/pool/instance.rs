@@ -175,7 +175,9 @@ impl Task {
                     (started, 0, waited, deadline)
                 }
                 Err(NotReady::Failed(failure)) => {
-                    self.report(What::StartFailed(failure)).await;
+                    let schedule = if let Origin::New { waited } = origin { waited } else { Duration::ZERO };
+                    let phases = Phases { schedule, ..Phases::default() };
+                    self.report(What::StartFailed(failure.after(phases, began.elapsed()))).await;
                     return self.remove(Duration::ZERO).await;
                 }
                 Err(NotReady::Told { .. }) => return self.remove(Duration::ZERO).await,
@@ -246,11 +248,17 @@ impl Task {
             let time = phases.schedule + began.elapsed();
             (self.endpoint(started, &template, signature, start, time), served)
         });
-        self.go_on(ready, phases, lines).await;
+        self.go_on(ready, phases, began.elapsed(), lines).await;
     }
 
-    /// Serves when it is Ready, and in any case until it is taken away.
-    async fn go_on(&mut self, ready: Result<(Endpoint, u64), NotReady>, phases: Phases, lines: &LastLines) {
+    /// Serves when it is Ready, and in any case until it is taken away. `total` is the time of its start but for its turn.
+    async fn go_on(
+        &mut self,
+        ready: Result<(Endpoint, u64), NotReady>,
+        phases: Phases,
+        total: Duration,
+        lines: &LastLines,
+    ) {
         match ready {
             Ok((endpoint, served)) => {
                 self.report(What::Ready { endpoint: Box::new(endpoint), phases, served }).await;
@@ -262,7 +270,7 @@ impl Task {
                 if failure.told.last_lines.is_empty() {
                     failure.told.last_lines = lines.take();
                 }
-                self.report(What::StartFailed(failure)).await;
+                self.report(What::StartFailed(failure.after(phases, total))).await;
                 self.remove(FAILED_GRACE).await;
             }
             Err(NotReady::Told { grace }) => self.remove(grace).await,
@@ -399,6 +407,13 @@ impl Task {
             own_server: matches!(self.spec.process, Process::Http { .. }),
         }
     }
+}
+
+/// When the shim of an instance that was found made its socket, a moment after its start began.
+pub(super) fn made_at(socket: &Address) -> Option<jiff::Timestamp> {
+    let Address::Unix(path) = socket else { return None };
+    let modified = std::fs::metadata(path).and_then(|metadata| metadata.modified()).ok()?;
+    jiff::Timestamp::try_from(modified).ok()
 }
 
 /// Waits until the instance is to stop before it is Ready. (A drain is a stop then: it has no calls.)

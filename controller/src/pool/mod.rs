@@ -336,6 +336,11 @@ impl Pool {
             Origin::Adopted { .. } => life::Phase::Booting,
         };
         let (orders, told) = watch::channel(Orders { wish: Wish::Run, exit: None, assignment: None });
+        let started = match &origin {
+            Origin::Adopted { started, .. } => instance::made_at(&started.control),
+            Origin::New { .. } | Origin::Pooled(_) => None,
+        };
+        let started = started.unwrap_or_else(Timestamp::now);
         let assigned = OnceLock::new();
         if let Subject::Function(template) = &subject {
             let _first = assigned.set(Arc::clone(template)).is_ok();
@@ -355,7 +360,7 @@ impl Pool {
             subject,
             state: State::Starting(phase),
             began: Instant::now(),
-            started: Timestamp::now(),
+            started,
             phases: Phases::default(),
             orders,
         };

@@ -298,7 +298,8 @@ async fn serve(listener: UnixListener, act: Act, printed: Arc<Notify>) {
                 }
                 Frame::Load(_) if act == Act::CannotLoad => {
                     printed.notified().await;
-                    let error = CallError::new(error_type::LOAD_FAILED, "SyntaxError: no");
+                    let mut error = CallError::new(error_type::LOAD_FAILED, "SyntaxError: no");
+                    error.stack = Some("/code/index.js:3\nno\n\nSyntaxError: no".to_owned());
                     send(&mut stream, Frame::Loaded(Loaded::Error(error))).await;
                 }
                 Frame::Ping(bytes) => send(&mut stream, Frame::Pong(bytes)).await,

@@ -110,6 +110,7 @@ impl Error {
 /// When one does not start; the others are stopped again then, and instances of an earlier run are left as they are.
 pub async fn start(config: Config) -> Result<Running, Error> {
     let data = config.main.data_dir.clone();
+    crate::backend::interpreters::remember_in(&data);
     let lock = lock::lock(&data)?;
     let listen = with_port(config.gateway.listen)?;
 

@@ -55,7 +55,7 @@ pub enum ToScaler {
         /// How long no call has run on it; zero while one does.
         idle: Duration,
     },
-    /// A call met a paused instance and has thawed it.
+    /// A call has met a paused instance, or [`ToGateway::Wake`] has named one, and it was thawed.
     Resumed {
         /// Which.
         instance: InstanceId,
@@ -134,6 +134,11 @@ pub enum ToGateway {
         instance: InstanceId,
         /// How long.
         idle: Duration,
+    },
+    /// The instance is to run again though nobody calls it, if it was let go by [`ToScaler::Quiet`]. Answer [`ToScaler::Resumed`] then.
+    Wake {
+        /// Which.
+        instance: InstanceId,
     },
     /// The instance has ended.
     Gone {

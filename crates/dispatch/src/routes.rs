@@ -67,8 +67,8 @@ pub enum Match<'a, T> {
     Found {
         /// Its target.
         target: &'a T,
-        /// How many bytes of the path are the prefix that matched, without a trailing slash; 0 for an exact path. The function gets the
-        /// whole path all the same, and this as `X-Forwarded-Prefix`.
+        /// How many bytes of the path are the prefix that matched, without a trailing slash; 0 for an exact path. The function gets this
+        /// as `X-Forwarded-Prefix`, and the whole path all the same, but for one that begins with [`FUNCTION_PREFIX`].
         prefix: usize,
     },
     /// Nobody claims the path.

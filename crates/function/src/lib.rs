@@ -30,12 +30,16 @@ pub use spec::{Function, FunctionSpec};
 pub use status::{Condition, ConditionStatus, ConditionType, FunctionStatus, InstanceCounts, set_condition};
 pub use validate::{Side, validate};
 pub use values::{ByteSize, CpuMillis, Digest, Handler, HumanDuration, Percent, RuntimeName, ValueError};
-pub use yaml::parse_manifests;
+pub use yaml::{locate, parse_manifests};
 
 /// The `apiVersion` of every resource of Hearth.
 pub const API_VERSION: &str = "hearth.dev/v1";
 /// The label on a Revision (and whatever else belongs to a Function) that names its Function.
 pub const FUNCTION_LABEL: &str = "hearth.dev/function";
+
+/// On a Function: another value than before asks for what has failed (a build, a trial) to be tried again now. `hearth apply` sets it to the
+/// time when it finds a Function that has failed and is as it was.
+pub const RETRY_ANNOTATION: &str = "hearth.dev/retry";
 /// The namespace of a manifest that names none.
 pub const DEFAULT_NAMESPACE: &str = "default";
 

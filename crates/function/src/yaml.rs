@@ -10,7 +10,7 @@ use saphyr_parser::{Event, Parser, ScalarStyle, ScanError, Span};
 use serde_json::Value;
 
 use crate::check::from_value;
-use crate::problem::Problem;
+use crate::problem::{Part, Position, Problem};
 use crate::spec::Function;
 use crate::validate::Side;
 use index::{Lines, Places};
@@ -35,27 +35,48 @@ pub fn parse_manifests(text: &str) -> Vec<Result<Function, Vec<Problem>>> {
         return vec![Err(vec![problem])];
     }
     let mut read = Vec::new();
+    each_document(body, &lines, |document| {
+        read.extend(match document {
+            Ok(document) => understand(document, &lines),
+            Err(problems) => Some(Err(problems)),
+        });
+    });
+    read
+}
+
+/// Where in a text a field of its `document`th manifest is, counted from 0 as [`parse_manifests`] gives them: for problems that are found
+/// later, as with a directory that the manifest names. Of a field that is not there, the place of what is around it.
+#[must_use]
+pub fn locate(text: &str, document: usize, path: &str) -> Option<Position> {
+    let body = text.strip_prefix('\u{feff}').unwrap_or(text);
+    let lines = Lines::new(body, text.len() - body.len());
+    let mut found = Vec::new();
+    each_document(body, &lines, |document| match document {
+        Ok(document) if document.value == Value::Null && document.problems.is_empty() => {}
+        Ok(document) => found.push(document.places.find(path, Part::Value)),
+        Err(_) => found.push(None),
+    });
+    found.get(document).copied().flatten().map(|span| lines.of(Some(span)))
+}
+
+/// Gives each document of a text, and at last what keeps the rest from being read.
+fn each_document(body: &str, lines: &Lines<'_>, mut take: impl FnMut(Result<Document, Vec<Problem>>)) {
     let mut builder = Builder::default();
     let mut parser = Parser::new_from_str(body);
     while let Some(event) = parser.next_event() {
         match event {
-            Ok((Event::StreamEnd, _)) => break,
+            Ok((Event::StreamEnd, _)) => return,
             Ok((event, span)) => {
                 if let Some(document) = step(&mut builder, event, span) {
-                    read.extend(understand(document, &lines));
+                    take(Ok(document));
                 }
             }
-            Err(error) => {
-                read.push(Err(vec![unreadable(&error, &lines)]));
-                break;
-            }
+            Err(error) => return take(Err(vec![unreadable(&error, lines)])),
         }
         if builder.is_exhausted() {
-            read.push(Err(place(builder.take_problems(), &Places::default(), &lines)));
-            break;
+            return take(Err(place(builder.take_problems(), &Places::default(), lines)));
         }
     }
-    read
 }
 
 fn step(builder: &mut Builder, event: Event<'_>, span: Span) -> Option<Document> {

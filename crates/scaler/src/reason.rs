@@ -110,6 +110,8 @@ pub enum Reason {
 pub enum Bound {
     /// Fewer were needed; `scale.min` says so many.
     Min(u32),
+    /// The same, of a window of `scale.reserved`.
+    Reserved(u32),
     /// More were needed; `scale.max` allows so many.
     Max(u32),
     /// More were needed; at most so many times what serves is wanted at once.
@@ -187,6 +189,7 @@ impl fmt::Display for Bound {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Min(min) => write!(f, "min {min}"),
+            Self::Reserved(count) => write!(f, "reserved {count}"),
             Self::Max(max) => write!(f, "max {max}"),
             Self::UpRate(rate) => write!(f, "at most {rate} times what serves at once"),
             Self::DownRate(rate) => write!(f, "at least one in {rate} stays for now"),

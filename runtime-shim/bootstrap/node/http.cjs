@@ -179,7 +179,7 @@ function refuse(response, error) {
     response.destroy();
     return;
   }
-  response.writeHead(500, { 'x-hearth-error': errorName(error), connection: 'close' });
+  response.writeHead(500, { 'x-hearth-error': errorName(error), 'content-length': 0, connection: 'close' });
   response.end();
 }
 

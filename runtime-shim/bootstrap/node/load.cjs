@@ -41,6 +41,7 @@ async function load(state, request) {
     module = await bring(file, request.code);
   } catch (error) {
     const described = logs.failure('LoadFailed', error);
+    if (error instanceof SyntaxError && !String(error.stack).includes(request.code)) described.stack = parsed(file, request.code) || described.stack;
     throw Object.assign(new Error('load'), { hearth: described });
   }
   const shown = path.relative(request.code, file);
@@ -101,6 +102,37 @@ function bring(file, code) {
   }
   // As if the file had been started itself, but for `require.main`: what tests that does not want to be a server here.
   return require(file);
+}
+
+/** Files that are looked through for a mistake of syntax, and how long that may take, in milliseconds: each costs the start of a Node. */
+const MAX_PARSED = 20;
+const PARSING = 3000;
+
+/** Where an ES module cannot be parsed, as `node --check` says it: the error that an import throws does not. */
+function parsed(file, code) {
+  const deadline = Date.now() + PARSING;
+  for (const each of [file, ...modules(code)].slice(0, MAX_PARSED)) {
+    const timeout = deadline - Date.now();
+    if (timeout <= 0) return undefined;
+    const { status, stderr } = require('child_process').spawnSync(process.execPath, ['--check', each], { timeout, encoding: 'utf8' });
+    if (status === 1 && stderr.includes(each)) return logs.cut(stderr.split('\nNode.js v')[0].trim());
+  }
+  return undefined;
+}
+
+/** The ES modules of the code itself. */
+function modules(code) {
+  const found = [];
+  const directories = [path.resolve(code)];
+  while (directories.length > 0 && found.length < MAX_PARSED) {
+    const directory = directories.shift();
+    for (const entry of fs.readdirSync(directory, { withFileTypes: true })) {
+      const full = path.join(directory, entry.name);
+      if (entry.isDirectory() && entry.name !== 'node_modules' && !entry.name.startsWith('.')) directories.push(full);
+      else if (entry.isFile() && (entry.name.endsWith('.mjs') || (entry.name.endsWith('.js') && packageType(directory, code) === 'module'))) found.push(full);
+    }
+  }
+  return found;
 }
 
 /** The `type` of the nearest package.json, not above the code. */

@@ -172,6 +172,11 @@ function describe(error) {
   }
 }
 
+/** As much of a stack as travels. */
+function cut(stack) {
+  return stack.slice(0, MAX_STACK);
+}
+
 /** What was thrown, as an `error` frame says it. */
 function failure(type, error) {
   if (error instanceof Error || (typeof error === 'object' && error !== null && typeof error.message === 'string')) {
@@ -238,4 +243,4 @@ function install(boot) {
   process.on('exit', flush);
 }
 
-module.exports = { install, rehearse, configure, run, within, end, current, say, flush, describe, failure };
+module.exports = { install, rehearse, configure, run, within, end, current, say, flush, describe, failure, cut };

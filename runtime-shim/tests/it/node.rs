@@ -127,6 +127,18 @@ fn what_cannot_be_loaded_says_why() {
     assert!(error.message.starts_with("SyntaxError"), "{error}");
     assert!(error.stack.unwrap().contains("index.js:1"));
 
+    // Of an ES module Node's own error does not tell where; nor which of the modules it is.
+    for (main, other) in
+        [("import './b.mjs';\nexport const handler = ;", ""), ("import './b.mjs';", "const x = 1;\nlet = ;")]
+    {
+        let shim = Setup::node().file("index.mjs", main).file("b.mjs", other).start();
+        let error = refusal(&shim, "index.handler");
+        assert!(error.message.starts_with("SyntaxError"), "{error}");
+        let stack = error.stack.unwrap();
+        let place = if other.is_empty() { "index.mjs:2" } else { "b.mjs:2" };
+        assert!(stack.contains(place), "{stack}");
+    }
+
     let error = refusal(&start("index.js", "require('not-there')"), "index.handler");
     assert!(error.message.contains("Cannot find module 'not-there'"), "{error}");
 

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use hearth_dispatch::{StartKind, ToGateway, ToScaler};
-use hearth_function::{InstanceId, RevisionId};
+use hearth_function::{FunctionId, InstanceId, RevisionId};
 use hearth_scaler::{AfterFailure, Fault};
 use jiff::Timestamp;
 use tokio::time::Instant;
@@ -14,7 +14,7 @@ use crate::autoscale::ladder::Rung;
 use crate::autoscale::record::Record;
 use crate::autoscale::snapshot::Start;
 use crate::pool::{self, Event, Happened, STOP_GRACE};
-use crate::telemetry::logs::{Entry, Note};
+use crate::telemetry::logs::{Entry, Logs, Note};
 
 /// An instance that a gateway lost has mostly ended, and the backend is about to say how. After this it is killed.
 const SUSPICION: Duration = Duration::from_millis(200);
@@ -57,8 +57,26 @@ impl Service {
             ToScaler::Quiet { instance } => self.note_quiet(&instance),
             ToScaler::InUse { instance, idle } => self.note_in_use(&instance, idle, now),
             ToScaler::Resumed { instance, took } => self.note_resumed(&instance, took, now),
-            ToScaler::Unresponsive { instance } => self.kill(&instance, "killed: it did not answer"),
+            ToScaler::Unresponsive { instance } => self.kill_stuck(&instance),
         }
+    }
+
+    /// Ends an instance that answers nothing any more, and says so where its owner looks.
+    fn kill_stuck(&mut self, instance: &InstanceId) {
+        const WHY: &str = "killed: it did not answer (an endless loop, or work that blocks)";
+        let of = |record: &Record| record.instances.contains_key(instance);
+        if let Some((revision, record)) = self.records.iter_mut().find(|(_, record)| of(record)) {
+            tracing::warn!(%revision, %instance, WHY, "instance killed");
+            record.note_event(format!("{instance} {WHY}"));
+            self.dirty.insert(revision.clone());
+            offer_note(
+                &self.logs,
+                record.target.template.function(),
+                Some(instance),
+                format!("the instance was {WHY}"),
+            );
+        }
+        self.kill(instance, "killed: it did not answer");
     }
 
     /// Takes what became of an instance.
@@ -102,17 +120,10 @@ impl Service {
             Happened::Failed(failure) => self.note_failed(instance, revision, failure, now),
             Happened::Ended { how } => {
                 tracing::warn!(%revision, %instance, how, "instance ended");
-                let note = Note {
-                    time: Timestamp::now(),
-                    request: None,
-                    instance: Some(instance.clone()),
-                    text: format!("the instance ended: {how}"),
-                };
                 self.suspects.remove(&instance);
                 self.gone(&instance, &how);
                 let member = self.leave(&instance);
                 if let Some(record) = self.records.get_mut(&revision) {
-                    let function = record.target.template.function().clone();
                     let short = member
                         .and_then(|member| member.ready)
                         .is_some_and(|ready| now.duration_since(ready) < TOO_SHORT);
@@ -120,7 +131,8 @@ impl Service {
                         let others = record.ready() + record.starting();
                         record.backoff.failed(Fault::Function, others, jitter(), now.into_std());
                     }
-                    self.logs.offer(&function, Entry::Note(note));
+                    let function = record.target.template.function();
+                    offer_note(&self.logs, function, Some(&instance), format!("the instance ended: {how}"));
                 }
             }
             Happened::Overdue => {
@@ -178,9 +190,23 @@ impl Service {
         let start = Start {
             time: Timestamp::now(),
             instance,
-            phases: pool::Phases::default(),
+            phases: failure.phases,
             failure: Some(failure.told.message.clone()),
         };
+        // Beside what it printed itself: whoever reads the function's log looks for it there.
+        let about = Some(&start.instance);
+        let function = record.target.template.function();
+        offer_note(
+            &self.logs,
+            function,
+            about,
+            format!("the instance did not start: {}", failure.told.message),
+        );
+        for line in
+            failure.stack.iter().flat_map(|stack| stack.lines()).filter(|line| !line.trim().is_empty())
+        {
+            offer_note(&self.logs, function, about, line.to_owned());
+        }
         record.note_start(start, None);
         record.note_failure(&failure.told);
         self.metrics.failed(record.target.template.as_ref());
@@ -193,4 +219,10 @@ impl Service {
             self.outbox.push_back(ToGateway::StartFailed { revision, failure: failure.told, retry_after });
         }
     }
+}
+
+/// Writes a line of Hearth's own into a function's log.
+fn offer_note(logs: &Logs, function: &FunctionId, instance: Option<&InstanceId>, text: String) {
+    let note = Note { time: Timestamp::now(), request: None, instance: instance.cloned(), text };
+    logs.offer(function, Entry::Note(note));
 }

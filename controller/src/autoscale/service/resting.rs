@@ -24,6 +24,10 @@ impl Service {
                 && !record.target.template.is_single_use()
         };
         for record in self.records.values_mut().filter(serves) {
+            // A window may begin while they stand still. One that is named twice, because its answer is on its way, is none the worse.
+            for instance in rest::to_wake(&record.sleepers(), record.reserved()) {
+                self.outbox.push_back(ToGateway::Wake { instance });
+            }
             let Some(after) = record.target.pause else { continue };
             for instance in rest::due(&record.sleepers(), after, record.reserved(), now) {
                 if let Some(member) = record.instances.get_mut(&instance) {
@@ -64,7 +68,7 @@ impl Service {
         }
     }
 
-    /// A request has thawed it.
+    /// It was thawed: by a request, or because it is reserved from now on.
     pub(super) fn note_resumed(&mut self, instance: &InstanceId, took: Duration, now: Instant) {
         self.ladder.restored(Rung::Paused, took);
         self.metrics.restored(Rung::Paused, took);

@@ -119,3 +119,33 @@ async fn the_next_controller_thaws_what_it_adopts() {
     assert_eq!(scene.granted().await, instance);
     assert!(scene.backend.frozen().is_empty());
 }
+
+#[tokio::test(start_paused = true)]
+async fn what_stands_still_runs_again_when_it_is_reserved() {
+    let (mut scene, instance) = Scene::idle(resting(0)).await;
+    scene.asked().await;
+    scene.tell(ToScaler::Quiet { instance: instance.clone() }).await;
+    scene.paused(1).await;
+    // As when a window begins: every minute of every day is in this one.
+    let reserved = serde_json::from_value(json!({ "schedule": "* * * * *", "duration": "2m", "count": 1 }));
+    let target = Target { reserved: Windows::new(&[reserved.unwrap()]).unwrap(), ..resting(0) };
+    scene.handle.put(target).await.unwrap();
+    assert_eq!(scene.heard().await, ToGateway::Wake { instance: instance.clone() });
+    scene.tell(ToScaler::Resumed { instance, took: Duration::from_micros(150) }).await;
+    scene.paused(0).await;
+    assert_eq!(scene.backend.starts(), 1, "and no other is started");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_start_for_a_reserved_window_says_so() {
+    let scene = Scene::new();
+    let reserved = serde_json::from_value(json!({ "schedule": "* * * * *", "duration": "2m", "count": 2 }));
+    let target = Target { reserved: Windows::new(&[reserved.unwrap()]).unwrap(), ..resting(1) };
+    scene.handle.put(target).await.unwrap();
+    let decided = |snapshot: &Arc<Snapshot>| {
+        let view = snapshot.revisions.get(&id());
+        view.is_some_and(|view| view.decisions.iter().any(|decided| decided.text.contains("reserved 2")))
+    };
+    let mut watch = scene.handle.watch();
+    timeout(Duration::from_secs(60), watch.wait_for(decided)).await.expect("not said").unwrap();
+}

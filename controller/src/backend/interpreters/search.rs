@@ -18,12 +18,9 @@ const PATIENCE: Duration = Duration::from_secs(5);
 /// Finds every interpreter of the language, the preferred one first: of the version that `PATH` leads to before others, then newer before
 /// older, and of one version the fastest first.
 pub(super) fn search(language: Language) -> Searched {
-    let on_path: Vec<PathBuf> = std::env::var_os("PATH")
-        .map(|path| std::env::split_paths(&path).flat_map(|directory| named(language, &directory)).collect())
-        .unwrap_or_default();
     let mut chosen = None;
     let mut found: BTreeMap<PathBuf, [u32; 3]> = BTreeMap::new();
-    for candidate in on_path.into_iter().chain(known_places(language)) {
+    for candidate in candidates(language) {
         let Some(binary) = real_binary(language, &candidate) else { continue };
         if let Some(version) = found.get(&binary).copied().or_else(|| version(&binary)) {
             found.insert(binary, version);
@@ -58,6 +55,21 @@ pub(super) fn search(language: Language) -> Searched {
         (Some(own) != chosen, std::cmp::Reverse(own), speeds.get(&one.path).copied())
     });
     Searched { usable: list, refused }
+}
+
+/// Every file that may be an interpreter, those on `PATH` first. Runs none of them.
+pub(super) fn candidates(language: Language) -> Vec<PathBuf> {
+    let on_path: Vec<PathBuf> = std::env::var_os("PATH")
+        .map(|path| std::env::split_paths(&path).flat_map(|directory| named(language, &directory)).collect())
+        .unwrap_or_default();
+    on_path.into_iter().chain(known_places(language)).collect()
+}
+
+/// Whether a file is a program by itself, and no script.
+pub(super) fn is_binary(path: &Path) -> bool {
+    let mut start = [0; 4];
+    let read = fs::File::open(path).and_then(|mut file| file.read_exact(&mut start));
+    read.is_ok() && start == *b"\x7fELF"
 }
 
 /// Files of a directory that have an interpreter's name, the plain name first.
@@ -152,9 +164,7 @@ fn home_of(passwd: &str, user: &str) -> Option<PathBuf> {
 /// The binary behind links and shims.
 fn real_binary(language: Language, candidate: &Path) -> Option<PathBuf> {
     let path = fs::canonicalize(candidate).ok()?;
-    let mut start = [0; 4];
-    fs::File::open(&path).ok()?.read_exact(&mut start).ok()?;
-    if start == *b"\x7fELF" {
+    if is_binary(&path) {
         // A version manager in one binary (volta, mise) is a shim too: it asks by what name it was called.
         let named = path.file_name().and_then(|name| name.to_str()).unwrap_or_default();
         let expected = if language == Language::Nodejs { "node" } else { "python" };

@@ -127,12 +127,13 @@ fn wanted(paths: &[PathBuf], manifests: &[Manifest]) -> BTreeSet<(PathBuf, bool)
 }
 
 fn watch(wanted: &BTreeSet<(PathBuf, bool)>, marks: mpsc::Sender<()>) -> notify::Result<RecommendedWatcher> {
+    let roots: Vec<PathBuf> = wanted.iter().map(|(path, _)| path.clone()).collect();
     let mut watcher = notify::recommended_watcher(move |event: notify::Result<notify::Event>| {
         let of_interest = match &event {
             // Reading is no change.
             Ok(event) => {
                 !matches!(event.kind, EventKind::Access(_))
-                    && !event.paths.iter().all(|path| is_ignored(path))
+                    && !event.paths.iter().all(|path| is_ignored(below(path, &roots)))
             }
             // Events were lost: look.
             Err(_) => true,
@@ -154,9 +155,23 @@ fn watch(wanted: &BTreeSet<(PathBuf, bool)>, marks: mpsc::Sender<()>) -> notify:
     Ok(watcher)
 }
 
+/// The part of a path below the nearest of the watched directories: what those themselves are called is nobody's business.
+fn below<'a>(path: &'a Path, roots: &[PathBuf]) -> &'a Path {
+    let parts = roots.iter().filter_map(|root| path.strip_prefix(root).ok());
+    parts.min_by_key(|part| part.components().count()).unwrap_or(path)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn only_what_is_below_the_watched_directories_decides_whether_a_change_is_of_interest() {
+        let roots = [PathBuf::from("/home/ada/backup~"), PathBuf::from("/home/ada/backup~/.git/hello")];
+        let ignored = |path: &str| is_ignored(below(Path::new(path), &roots));
+        assert!(!ignored("/home/ada/backup~/index.js") && !ignored("/home/ada/backup~/.git/hello/index.js"));
+        assert!(ignored("/home/ada/backup~/.git/HEAD") && ignored("/home/ada/backup~/index.js~"));
+    }
 
     #[tokio::test(start_paused = true)]
     async fn changes_are_told_once_when_they_have_settled() {

@@ -7,15 +7,12 @@ use kube::ResourceExt;
 use kube::api::{DeleteParams, ListParams};
 use tokio::task::JoinSet;
 
-use super::super::apply::{self, Outcome};
+use super::super::apply::{self, Outcome, UP_LABEL};
 use super::super::client::Server;
 use super::super::error::Error;
 use super::super::manifest::{self, Manifest};
 use super::feed::Key;
 use super::screen::Screen;
-
-/// On everything that `up` applied.
-const LABEL: &str = "hearth.dev/up";
 
 /// What became of one round.
 #[derive(Debug, Default)]
@@ -44,7 +41,7 @@ impl Reloader {
 
     /// Takes away what an earlier `up` left and these manifests do not name.
     pub(super) async fn sweep(&mut self, manifests: &[Manifest], screen: &mut Screen) -> Result<(), Error> {
-        let left = ListParams::default().labels(LABEL);
+        let left = ListParams::default().labels(UP_LABEL);
         let functions =
             self.server.functions(None).list(&left).await.map_err(|error| self.server.explain(&error))?;
         for function in functions {
@@ -112,7 +109,14 @@ impl Reloader {
                     screen.remark(&format!("{name}: changed, making a new revision"))?
                 }
                 Outcome::Created if !self.first => screen.remark(&format!("{name}: added"))?,
-                Outcome::Created | Outcome::Configured | Outcome::Unchanged => {}
+                Outcome::Adjusted if !self.first => {
+                    screen.remark(&format!("{name}: changed, its revision stays"))?
+                }
+                Outcome::Created
+                | Outcome::Configured
+                | Outcome::Adjusted
+                | Outcome::Retried
+                | Outcome::Unchanged => {}
             }
         }
         for name in deleted {
@@ -131,7 +135,7 @@ impl Reloader {
 async fn round(server: Server, manifests: Vec<Manifest>, gone: Vec<Key>) -> Round {
     let mut round = Round::default();
     for mut manifest in manifests {
-        manifest.function.labels_mut().insert(LABEL.to_owned(), "true".to_owned());
+        manifest.function.labels_mut().insert(UP_LABEL.to_owned(), "true".to_owned());
         let name = manifest.function.name_any();
         match apply::one(&server, &manifest, server.namespace()).await {
             Ok((_, outcome)) => round.applied.push((name, outcome)),

@@ -6,7 +6,7 @@ use kube::ResourceExt;
 
 use hearth_function::Function;
 
-use super::super::apply::{Verdict, verdict};
+use super::super::apply::{Verdict, caveat, verdict};
 use super::super::error::Error;
 use super::super::get::state;
 use super::super::logs;
@@ -61,9 +61,16 @@ impl Screen {
                     self.remark(&format!("{name}: {}", text.trim_end().replace('\n', "\n    ")))?;
                 }
             }
-            Verdict::Ready | Verdict::Busy(_) => {
-                self.failures.remove(&name);
-            }
+            Verdict::Ready | Verdict::Busy(_) => match caveat(function) {
+                Some(caveat) => {
+                    if self.failures.insert(name.clone(), caveat.clone()).as_ref() != Some(&caveat) {
+                        self.remark(&format!("{name}: {caveat}"))?;
+                    }
+                }
+                None => {
+                    self.failures.remove(&name);
+                }
+            },
         }
         Ok(())
     }

@@ -4,7 +4,9 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use hearth_dispatch::routes::Conflict;
-use hearth_function::{InstanceCounts, Revision, Side, Template, revision_number, validate};
+use hearth_function::{
+    ConditionStatus, ConditionType, InstanceCounts, Revision, Side, Template, revision_number, validate,
+};
 use tokio::time::Instant;
 
 use super::super::parts::Missing;
@@ -50,7 +52,8 @@ impl Task {
             let came_up = snapshot.revisions.get(&self.revision_id(number)).is_some_and(|view| view.came_up);
             let state = revision.status.as_ref().map(|status| status.state).unwrap_or_default();
             let digest = revision.spec.template_digest.clone();
-            revisions.insert(number, plan::Revision { digest, state, prepared, came_up });
+            let retry = self.memory.trials.is_due(number, now);
+            revisions.insert(number, plan::Revision { digest, state, prepared, came_up, retry });
         }
         let template = self.template().map(|template| template.digest());
         let build = match &self.memory.build {
@@ -142,6 +145,7 @@ impl Task {
         let view = view.map(|(_, view)| view);
         status::Facts {
             problems: problems.unwrap_or_default().iter().map(ToString::to_string).collect(),
+            again: no_build.as_ref().and(self.memory.build_again),
             missing: no_code.or(no_build).or(no_parts),
             progress: self.memory.progress.clone(),
             serving: observed.served.map(|(number, _)| self.revision_name(number)),
@@ -149,6 +153,8 @@ impl Task {
                 name: self.revision_name(number),
                 state: revision.state,
                 prepared: revision.prepared == Prepared::Yes,
+                again: self.memory.trials.next(number).map(|(_, at)| at),
+                reason: self.reason_before(&self.revision_name(number)),
                 ready: view.map_or(0, |(counts, ..)| counts.ready),
                 failure: view
                     .and_then(|(.., failure)| failure.clone())
@@ -161,6 +167,14 @@ impl Task {
         }
     }
 
+    /// The word for the failure of this Revision in the last status, which may be an earlier controller's.
+    fn reason_before(&self, revision: &str) -> Option<String> {
+        let status = self.memory.function.as_deref()?.status.as_ref()?;
+        let ready = status.condition(ConditionType::Ready)?;
+        let failed = ready.status == ConditionStatus::False && status::is_of(&ready.message, revision);
+        failed.then(|| ready.reason.clone())
+    }
+
     pub(super) fn known(&self, observed: &Observed) -> Known {
         let mut instances = InstanceCounts::default();
         let views = self.views(observed);
@@ -171,20 +185,21 @@ impl Task {
             instances.paused += counts.paused;
         }
         let (ready, built) = status::stages(&self.facts(observed, &views));
+        let conflicts = self.conflicts();
         Known {
             generation: observed.generation,
             url: self
                 .memory
                 .function
                 .as_deref()
-                .map(|function| routes::url(&self.shared.config.url, function, &self.id))
+                .map(|function| routes::url(&self.shared.config.url, function, &self.id, &conflicts))
                 .unwrap_or_default(),
             serving: observed.served.map(|(number, _)| self.revision_name(number)),
             latest: observed.revisions.keys().last().map(|number| self.revision_name(*number)),
             instances,
             ready,
             built,
-            conflicts: self.conflicts(),
+            conflicts,
         }
     }
 }

@@ -13,7 +13,7 @@ use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
 use hearth_dispatch::retry::Accepted;
-use hearth_protocol::{Frame as Wire, Hello, Role, decode};
+use hearth_protocol::{CallError, Frame as Wire, Hello, Role, decode};
 use http::{Request, Response, StatusCode, Uri, Version};
 use http_body::{Body, Frame, SizeHint};
 use hyper::body::Incoming;
@@ -165,6 +165,13 @@ pub(in crate::gateway) async fn send(
             return Err(failure);
         }
     };
+    if let Some(threw) = threw(&response, &instance) {
+        lease.give_back();
+        return Err(Unanswered::Instance(CallFailure {
+            what: What::Threw(threw),
+            accepted: Accepted::Perhaps,
+        }));
+    }
     let idle = target.timeouts.idle_stream;
     if response.status() == StatusCode::SWITCHING_PROTOCOLS {
         let Some(client) = call.upgrade.take() else {
@@ -229,6 +236,16 @@ async fn exchange(
             }
         }
     }
+}
+
+/// The bootstrap's own answer when a handler of the `http` signature threw before it answered anything: it has no body.
+fn threw(response: &Response<Incoming>, instance: &Instance) -> Option<CallError> {
+    let bare = response.status() == StatusCode::INTERNAL_SERVER_ERROR && response.body().is_end_stream();
+    if !bare || instance.endpoint.own_server {
+        return None;
+    }
+    let name = response.headers().get("x-hearth-error")?;
+    Some(CallError::new(String::from_utf8_lossy(name.as_bytes()), ""))
 }
 
 /// The instance cannot even be connected to.

@@ -290,3 +290,28 @@ async fn an_upgraded_connection_counts_as_one_and_has_its_time_when_the_gateway_
     assert_eq!((cut, rest.as_str()), (0, ""), "it had its time and was not among those cut");
     drop(scaler);
 }
+
+#[tokio::test]
+async fn a_handler_that_throws_before_it_answers_is_told_as_any_other() {
+    let rig = Rig::new();
+    let instance = rig.grant("i1", Forwarding::Attach, 1).await;
+    let mut client = rig.client().await;
+    client.write(GET).await;
+    let mut attached = Attached::accept(&instance).await;
+    attached.read_until("\r\n\r\n").await;
+    let bare = "HTTP/1.1 500 Internal Server Error\r\nx-hearth-error: TypeError\r\ncontent-length: 0\r\n\r\n";
+    attached.write(bare).await;
+    let reply = client.reply().await;
+    assert_eq!((reply.status, reply.code().as_str()), (502, "function_error"));
+    let body: serde_json::Value = serde_json::from_str(&reply.text()).unwrap();
+    assert_eq!(body["message"], "the function failed with TypeError; its log has the details");
+    assert_eq!(reply.header("x-hearth-request-id"), body["requestId"].as_str());
+    // Its slot is free again. What an application answers by itself stays as it is.
+    client.write(GET).await;
+    attached.read_until("\r\n\r\n").await;
+    attached
+        .write("HTTP/1.1 500 Internal Server Error\r\nx-hearth-error: mine\r\ncontent-length: 2\r\n\r\nno")
+        .await;
+    let reply = client.reply().await;
+    assert_eq!((reply.status, reply.text().as_str()), (500, "no"));
+}

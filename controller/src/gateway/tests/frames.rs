@@ -210,6 +210,27 @@ async fn an_error_of_the_function_is_not_repeated_and_keeps_its_secrets() {
 }
 
 #[tokio::test]
+async fn a_process_that_failed_says_how() {
+    let rig = Rig::new();
+    let instance = rig.grant("i1", Forwarding::Frames, 1).await;
+    let mut client = rig.client().await;
+    client.write(GET).await;
+    let mut wire = instance.accept().await;
+    let (stream, _) = wire.call().await;
+    let lines = vec!["no such table".to_owned()];
+    let error = CallError { lines, ..CallError::new("ProcessEnded", "query.sh: exit code 3") };
+    wire.send(Frame::Error { stream, error }).await;
+    let reply = client.reply().await;
+    let body: serde_json::Value = serde_json::from_str(&reply.text()).unwrap();
+    assert_eq!(
+        (reply.status, &body["code"], &body["reason"]),
+        (502, &"function_error".into(), &"process_ended".into())
+    );
+    assert_eq!(body["message"], "the process failed: query.sh: exit code 3: no such table");
+    assert_eq!(body["lastLines"], serde_json::json!(["no such table"]));
+}
+
+#[tokio::test]
 async fn what_breaks_the_protocol_is_not_used_again() {
     let mut rig = Rig::new();
     let instance = rig.grant("i1", Forwarding::Event, 1).await;

@@ -4,8 +4,8 @@ use std::time::Duration;
 
 use hearth_dispatch::{Forwarding, ToScaler};
 
-use super::rig::{Rig, patiently, record};
-use crate::gateway::Timeouts;
+use super::rig::{Rig, event, patiently, record, served};
+use crate::gateway::{Timeouts, Unready};
 
 const GET: &str = "GET /hello HTTP/1.1\r\nhost: h\r\n\r\n";
 
@@ -141,4 +141,53 @@ async fn each_phase_of_a_request_is_measured() {
         assert!(metrics.contains("hearth_gateway_phase_seconds_count{phase=\"init\"} 1\n"), "{metrics}");
         client.write(GET).await;
     }
+}
+
+#[tokio::test]
+async fn this_is_no_proxy_and_two_lengths_smuggle_nothing() {
+    let rig = Rig::new();
+    let reply = rig.send("CONNECT example.com:443 HTTP/1.1\r\nhost: example.com:443\r\n\r\n").await;
+    assert_eq!((reply.status, reply.code().as_str()), (405, "method_not_allowed"));
+    assert!(reply.header("allow").unwrap().contains("GET"));
+
+    // RFC 9112, 6.3: the chunks count, the length is not handed on, and the connection is closed after the answer.
+    let instance = rig.grant("i1", Forwarding::Event, 1).await;
+    let mut client = rig.client().await;
+    let two =
+        "POST /hello HTTP/1.1\r\nhost: h\r\ncontent-length: 6\r\ntransfer-encoding: chunked\r\n\r\n0\r\n\r\n";
+    client.write(format!("{two}GET /hello/smuggled HTTP/1.1\r\nhost: h\r\n\r\n")).await;
+    let mut wire = instance.accept().await;
+    let (stream, invoke) = wire.call().await;
+    let event = event(&invoke);
+    assert!(event["headers"]["content-length"].is_null() && event["body"].is_null(), "{event}");
+    wire.answer(stream, "ok").await;
+    let reply = client.reply().await;
+    assert_eq!((reply.status, reply.header("connection")), (200, Some("close")));
+    assert_eq!(client.rest().await, "", "what came behind it is no request");
+}
+
+#[tokio::test]
+async fn a_function_of_which_nothing_serves_says_why() {
+    let rig = Rig::new();
+    let unready = |retry_after| Unready {
+        function: hearth_function::FunctionId::parse("default/new").unwrap(),
+        created: 2,
+        claims: vec![hearth_dispatch::routes::Claim {
+            host: String::new(),
+            path: "/new".to_owned(),
+            kind: hearth_dispatch::routes::PathKind::Prefix,
+            methods: Vec::new(),
+        }],
+        message: "installing dependencies: npm runs".to_owned(),
+        retry_after,
+    };
+    rig.handle.serve_all(vec![served(Timeouts::default())], vec![unready(Some(Duration::from_secs(2)))]);
+    for path in ["/new/x", "/function/default/new"] {
+        let reply = rig.get(path).await;
+        assert_eq!((reply.status, reply.code().as_str()), (503, "function_not_ready"));
+        assert_eq!(reply.header("retry-after"), Some("2"));
+        assert!(reply.text().contains("default/new is not ready: installing dependencies: npm runs"));
+    }
+    rig.handle.serve_all(vec![served(Timeouts::default())], vec![unready(None)]);
+    assert_eq!(rig.get("/new").await.header("retry-after"), None);
 }

@@ -19,6 +19,7 @@ exports.event = async (event) => ({
   body: `${event.rawPath} ${event.body ? event.body.length : 'none'} ${event.isBase64Encoded}`,
 });
 exports.throws = async () => { throw new TypeError('secret'); };
+exports.httpThrows = (req, res) => { throw new RangeError('secret'); };
 exports.loops = async () => { for (;;); };
 exports.fetch = async (request) => new Response(request.body, { headers: { 'x-url': request.url } });
 let running = 0;
@@ -130,6 +131,16 @@ async fn what_a_handler_throws_is_a_502() {
     let node = node(&rig, "throws").await;
     let reply = rig.get("/hello").await;
     assert_eq!((reply.status, reply.code().as_str()), (502, "function_error"));
+    drop(node);
+}
+
+#[tokio::test]
+async fn what_a_handler_of_req_and_res_throws_is_the_same() {
+    let rig = Rig::new();
+    let node = node(&rig, "httpThrows").await;
+    let reply = rig.get("/hello").await;
+    assert_eq!((reply.status, reply.code().as_str()), (502, "function_error"));
+    assert!(reply.text().contains("failed with RangeError"), "{}", reply.text());
     drop(node);
 }
 

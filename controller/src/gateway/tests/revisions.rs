@@ -9,7 +9,7 @@ use tokio::sync::mpsc;
 use super::rig::{id, revision, served};
 use crate::gateway::Timeouts;
 use crate::gateway::outbox::Outbox;
-use crate::gateway::revisions::Revisions;
+use crate::gateway::revisions::{Leads, Revisions};
 use crate::gateway::stats::Stats;
 use crate::telemetry::metrics::Registry;
 
@@ -36,7 +36,7 @@ fn a_grant_before_its_revision_serves_is_not_lost_to_a_change_of_routes() {
         threads.spawn(|| {
             for _ in 0..ROUNDS {
                 together.wait();
-                revisions.serve(Vec::new());
+                revisions.serve(Vec::new(), Vec::new());
                 together.wait();
             }
         });
@@ -45,12 +45,12 @@ fn a_grant_before_its_revision_serves_is_not_lost_to_a_change_of_routes() {
             let grant = ToGateway::Grant { revision: revision(), endpoint: endpoint.clone(), slots: 1 };
             revisions.on_message(grant);
             together.wait();
-            revisions.serve(vec![served(Timeouts::default())]);
+            revisions.serve(vec![served(Timeouts::default())], Vec::new());
             let routes = revisions.routes.load();
-            let target = routes.targets().next().expect("it is served");
+            let Some(Leads::To(target)) = routes.targets().next() else { panic!("it is served") };
             let instances = target.revision.with(|state, _| state.instances().count());
             assert_eq!(instances, 1, "round {round}: the slot is where requests look for it");
-            revisions.serve(Vec::new());
+            revisions.serve(Vec::new(), Vec::new());
             revisions.on_message(ToGateway::Gone { instance: id("i1"), reason: String::new() });
         }
     });

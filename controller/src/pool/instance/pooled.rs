@@ -47,9 +47,13 @@ impl Task {
         deadline: Instant,
         lines: &LastLines,
     ) {
+        let began = Instant::now();
         let pending = match self.warm_up(started, &mut phases, deadline).await {
             Ok(pending) => pending,
-            Err(error) => return self.go_on(Err(error), phases, lines).await,
+            Err(error) => {
+                let total = phases.create + began.elapsed();
+                return self.go_on(Err(error), phases, total, lines).await;
+            }
         };
         // What it holds is for the budget of the pools; an instance that cannot be measured holds nothing that is known.
         let memory_bytes = self.backend.stats(&self.spec.id).await.map_or(0, |stats| stats.memory_bytes);
@@ -72,7 +76,7 @@ impl Task {
             let time = waited + at.elapsed();
             (self.endpoint(started, &template, signature, StartKind::Prewarmed, time), 0)
         });
-        self.go_on(ready, phases, lines).await;
+        self.go_on(ready, phases, at.elapsed(), lines).await;
     }
 
     /// Brings a pooled runtime up and has it load and run, with code of its own, what a function's load will need.

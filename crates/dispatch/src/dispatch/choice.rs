@@ -40,6 +40,12 @@ impl<W, E: Clone> Dispatch<W, E> {
         }));
     }
 
+    /// An instance is to run though nobody calls it. Returns `true` when it may be frozen: the caller thaws it.
+    pub fn on_wake(&mut self, instance: &InstanceId) -> bool {
+        let entry = self.instances.iter_mut().find(|entry| entry.granted.instance == *instance);
+        entry.is_some_and(|entry| std::mem::take(&mut entry.paused))
+    }
+
     /// Whether an instance may be frozen now: it answers nobody.
     #[must_use]
     pub fn is_paused(&self, instance: &InstanceId) -> bool {

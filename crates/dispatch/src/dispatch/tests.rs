@@ -295,6 +295,18 @@ fn a_retried_request_has_its_limits_anew_and_keeps_nobody_else_waiting() {
 }
 
 #[test]
+fn a_frozen_instance_that_is_to_run_is_warm_for_the_next_request() {
+    let start = Instant::now();
+    let (mut machine, mut actions) = (machine(start), Vec::new());
+    machine.on_grant(start, granted("i1", 1), &mut actions);
+    assert!(!machine.on_wake(&id("i1")), "it runs");
+    machine.on_pause(at(start, 30), &id("i1"), Duration::from_secs(10), &mut actions);
+    assert!(machine.on_wake(&id("i1")) && !machine.is_paused(&id("i1")));
+    assert_eq!(request(&mut machine, at(start, 31), 1), "i1 Warm");
+    assert!(!machine.on_wake(&id("i2")), "it is not known");
+}
+
+#[test]
 fn an_idle_instance_may_be_frozen_and_the_next_request_is_told_to_thaw_it() {
     let start = Instant::now();
     let (mut machine, mut actions) = (machine(start), Vec::new());

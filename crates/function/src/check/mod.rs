@@ -29,12 +29,11 @@ pub fn from_value(value: &Value, side: Side) -> Result<Function, Vec<Problem>> {
         return Err(vec![problem]);
     }
     let understood = walker.walk(&schema::FUNCTION, value, "");
-    let Walker { mut problems, unread } = walker;
+    let Walker { mut problems, unread, reported } = walker;
     let read = match understood.map(serde_json::from_value::<Function>) {
         Some(Ok(function)) => {
             // What hangs on something already reported is no news.
-            let known: Vec<String> =
-                problems.iter().map(|problem| problem.path.clone()).chain(unread).collect();
+            let known: Vec<String> = reported.into_iter().chain(unread).collect();
             let found = validate(&function, side).into_iter();
             problems.extend(found.filter(|found| !known.iter().any(|known| concerns(known, &found.path))));
             Some(function)
@@ -146,6 +145,26 @@ mod tests {
         let handler = value["spec"].as_object_mut().unwrap().remove("handler").unwrap();
         value["spec"]["hander"] = handler;
         assert_eq!(problems(&value), ["spec.hander: unknown field `hander`; did you mean `handler`?"]);
+    }
+
+    #[test]
+    fn one_field_that_cannot_be_read_hides_none_of_the_others() {
+        let mut value = hello();
+        value["metadata"]["name"] = json!(3);
+        value["spec"]["runtime"] = json!(["nodejs"]);
+        value["spec"]["scale"] = json!({ "min": 5, "max": 2 });
+        value["spec"]["triggers"] = json!([{ "http": { "path": "no-slash" } }]);
+        let said = problems(&value);
+        let paths: Vec<&str> = said.iter().filter_map(|text| text.split(": ").next()).collect();
+        let expected = ["metadata.name", "spec.runtime", "spec.scale.min", "spec.triggers[0].http.path"];
+        for path in expected {
+            assert!(paths.contains(&path), "{path} is not among {said:#?}");
+        }
+        assert_eq!(said.len(), expected.len(), "and nothing follows from them: {said:#?}");
+        // The same of what is missing.
+        value["spec"].as_object_mut().unwrap().remove("runtime");
+        value["spec"].as_object_mut().unwrap().remove("source");
+        assert_eq!(problems(&value).len(), 5, "{:#?}", problems(&value));
     }
 
     #[test]

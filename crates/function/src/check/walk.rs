@@ -12,12 +12,16 @@ use crate::values::{ByteSize, CpuMillis, Digest, Handler, HumanDuration, Percent
 #[derive(Debug, Default)]
 pub(super) struct Walker {
     pub(super) problems: Vec<Problem>,
-    /// Fields, by their right names, that were given but could not be read: what is said about them being absent is wrong.
+    /// Fields, by their right names, that were given but could not be read, or are missing, and those that hang on them: what is said
+    /// about them now is no news, or wrong.
     pub(super) unread: Vec<String>,
+    /// The paths of what was reported, but for fields that are missing: those are in `unread` by their own names.
+    pub(super) reported: Vec<String>,
 }
 
 impl Walker {
     fn report(&mut self, path: &str, message: impl Into<String>, fix: Option<String>) {
+        self.reported.push(path.to_owned());
         self.problems.push(Problem::new(path, message, fix));
     }
 
@@ -84,7 +88,9 @@ impl Walker {
                 // A field that cannot be read: the object is taken without it, if it can be.
                 None => {
                     self.unread.push(join(path, field.0));
-                    whole &= !required(schema).any(|required| required == field.0);
+                    if required(schema).any(|required| required == field.0) {
+                        whole &= self.stand_in(&mut kept, fields, path, field.0);
+                    }
                 }
             }
         }
@@ -96,12 +102,41 @@ impl Walker {
                     .keys()
                     .any(|given| !known.contains_key(given) && suggest::nearest(given, [name]).is_some());
                 if !misspelt {
-                    self.report(path, format!("`{name}` is missing"), missing_fix(known, name));
+                    let message = format!("`{name}` is missing");
+                    self.problems.push(Problem::new(path, message, missing_fix(known, name)));
                 }
-                whole = false;
+                self.unread.push(join(path, name));
+                whole &= self.stand_in(&mut kept, fields, path, name);
             }
         }
         whole.then_some(Value::Object(kept))
+    }
+
+    /// Puts something in the place of a required field that is not there, so that the rest of the object can be looked at too; `false` when
+    /// without it the rest means nothing. The object is not taken: the field was reported.
+    fn stand_in(
+        &mut self,
+        kept: &mut Map<String, Value>,
+        fields: &Map<String, Value>,
+        path: &str,
+        name: &str,
+    ) -> bool {
+        let value = match (path, name) {
+            ("", "apiVersion") => Value::from(crate::API_VERSION),
+            ("", "kind") => Value::from("Function"),
+            ("", "metadata") => serde_json::json!({ "name": "unnamed" }),
+            ("metadata", "name") => Value::from("unnamed"),
+            ("spec", "source") => serde_json::json!({ "path": "." }),
+            ("spec", "runtime") => {
+                // Which of these are right is not known now.
+                self.unread
+                    .extend(["handler", "command", "signature", "resources"].map(|name| join(path, name)));
+                Value::from(if fields.contains_key("command") { "exec" } else { "nodejs" })
+            }
+            _ => return false,
+        };
+        kept.insert(name.to_owned(), value);
+        true
     }
 
     /// Reports a field that is not known, and gives the name that was clearly meant.
@@ -130,6 +165,7 @@ impl Walker {
             format!("known here: {}", names.join(", "))
         };
         let problem = Problem::new(at, format!("unknown field `{}`", shorten(name)), Some(fix));
+        self.reported.push(at.to_owned());
         self.problems.push(Problem { part: Part::Key, ..problem });
         meant
     }

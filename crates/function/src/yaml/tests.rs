@@ -235,6 +235,20 @@ fn every_mistake_is_named_with_its_fix() {
 }
 
 #[test]
+fn a_field_is_found_again_in_its_text() {
+    let one = with("");
+    let text = format!("\n---\n{one}---\n# nothing\n---\n{one}");
+    for document in [0, 1] {
+        let place = locate(&text, document, "spec.source.path").unwrap();
+        assert_eq!(text.get(place.offset..place.offset + place.length), Some("."));
+        let before = text.get(..place.offset).unwrap();
+        assert_eq!(before.matches("runtime:").count(), document + 1, "{place:?}");
+        assert_eq!(before.matches('\n').count() + 1, place.line);
+    }
+    assert_eq!(locate(&text, 2, "spec.source.path"), None);
+}
+
+#[test]
 fn an_alias_stands_for_what_it_names() {
     let text = with("  env:\n    - &first { name: A, value: &v x }\n    - { name: B, value: *v }\n");
     let function = parse_manifests(&text).remove(0).unwrap();

@@ -1,0 +1,55 @@
+//! What a Function's task does beside its steps: it has what failed tried again, and clients told why nothing serves yet.
+
+use std::time::Duration;
+
+use hearth_function::{Revision, RevisionState};
+use jiff::Timestamp;
+use tokio::time::Instant;
+
+use super::super::status::{self, Known};
+use super::{Task, routes};
+
+/// When clients of a Function that is being built may come again.
+const COME_AGAIN: Duration = Duration::from_secs(2);
+
+impl Task {
+    /// Sees to it that a Revision that has failed is tried again: after a while, and at once when somebody has asked for it since the last
+    /// look; then code and dependencies that are not there are looked for again too.
+    pub(super) fn note_retries(&mut self) {
+        let annotations =
+            self.memory.function.as_ref().and_then(|function| function.metadata.annotations.as_ref());
+        let wish = annotations.and_then(|all| all.get(hearth_function::RETRY_ANNOTATION)).cloned();
+        let before = std::mem::replace(&mut self.memory.wish, wish.clone());
+        let looked = std::mem::replace(&mut self.memory.looked, true);
+        // At the first look the wish is one that an earlier controller has seen to.
+        let asked = looked && wish.is_some() && wish != before;
+        if looked && !asked {
+            return;
+        }
+        let latest = self.revisions().pop_last();
+        let state =
+            |revision: &Revision| revision.status.as_ref().map(|status| status.state).unwrap_or_default();
+        let failed = latest.filter(|(_, revision)| state(revision) == RevisionState::Failed);
+        let (now, time) = (Instant::now(), Timestamp::now());
+        if !asked {
+            if let Some((number, _)) = failed {
+                self.memory.trials.failed(number, None, now, time);
+            }
+            return;
+        }
+        if let Some((number, _)) = failed {
+            self.memory.trials.hurry(number, now, time);
+        }
+        self.memory.code = self.memory.code.take().filter(|(_, code)| code.is_ok());
+        self.memory.build = self.memory.build.take().filter(|(_, found, _)| found.is_ok());
+        self.memory.prepared.retain(|_, template| template.is_ok());
+    }
+
+    /// Has those who ask for a Function of which nothing serves yet told why.
+    pub(super) fn say_unready(&self, known: &Known) {
+        let Some(function) = self.memory.function.as_deref() else { return };
+        let (message, passes) = status::unready(known);
+        let unready = routes::unready(function, &self.id, message, passes.then_some(COME_AGAIN));
+        self.shared.parts.routes.unready(unready);
+    }
+}
