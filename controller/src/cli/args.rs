@@ -41,6 +41,8 @@ pub(super) enum Command {
     Serve(Serve),
     /// Create or change functions by manifest
     Apply(Apply),
+    /// Print Knative Services as Functions
+    Convert(Convert),
     /// List functions, revisions or instances
     Get(Get),
     /// Show how warm the server is: instances by rung of the warmth ladder, what they hold, what a restoration takes
@@ -67,6 +69,23 @@ pub(super) enum Command {
     Config(ShowConfig),
     /// Print the version of this command and of the server
     Version(Version),
+}
+
+/// `hearth convert`.
+#[derive(Debug, Args)]
+#[command(after_help = "\
+What cannot be honoured is named in a warning on standard error. `hearth apply -f` takes Knative Services as they are.
+
+Examples:
+  hearth convert -f service.yaml > function.yaml
+  kubectl get ksvc hello -o yaml | hearth convert -f -")]
+pub(super) struct Convert {
+    /// Manifest, or directory of manifests; - is standard input
+    #[arg(short, long = "filename", value_name = "FILE", required = true)]
+    pub(super) filename: Vec<PathBuf>,
+    /// Form of the output
+    #[arg(short, long, value_enum, default_value_t = Format::Yaml, value_name = "FORMAT")]
+    pub(super) output: Format,
 }
 
 /// What configures a server. Every option can stand in a file or the environment as well; `hearth config` shows them all.

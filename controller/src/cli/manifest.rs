@@ -14,6 +14,7 @@ use miette::{
 use hearth_function::{Function, Problem, parse_manifests};
 
 use super::error::Error;
+use super::out;
 
 /// Extensions of manifests in a directory.
 const EXTENSIONS: [&str; 3] = ["yaml", "yml", "json"];
@@ -159,8 +160,11 @@ fn parse(file: Option<&Path>, text: String, manifests: &mut Vec<Manifest>, bad: 
     for (document, parsed) in parse_manifests(&content).into_iter().enumerate() {
         let text = Text { name: name.clone(), content: Arc::clone(&content) };
         match parsed {
-            Ok(function) => {
-                manifests.push(Manifest { function, file: file.map(Path::to_owned), text, document })
+            Ok(hearth_function::Manifest { function, warnings }) => {
+                for warning in warnings {
+                    out::note(&format!("warning: {name}:{warning}"));
+                }
+                manifests.push(Manifest { function, file: file.map(Path::to_owned), text, document });
             }
             Err(problems) => {
                 bad.extend(problems.into_iter().map(|problem| BadManifest { problem, text: text.clone() }));

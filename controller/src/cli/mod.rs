@@ -7,6 +7,7 @@ mod apply;
 mod args;
 mod client;
 mod config;
+mod convert;
 mod delete;
 mod describe;
 mod doctor;
@@ -45,6 +46,7 @@ pub fn main() -> ExitCode {
 fn run(command: Command) -> Result<(), Error> {
     match command {
         // The few that need neither network nor files of others.
+        Command::Convert(arguments) => convert::run(&arguments),
         Command::Explain(arguments) => explain::run(&arguments),
         Command::Simulate(arguments) => simulate::run(&arguments),
         Command::Config(arguments) => config::run(&arguments),

@@ -30,7 +30,7 @@ pub use spec::{Function, FunctionSpec};
 pub use status::{Condition, ConditionStatus, ConditionType, FunctionStatus, InstanceCounts, set_condition};
 pub use validate::{Side, validate};
 pub use values::{ByteSize, CpuMillis, Digest, Handler, HumanDuration, Percent, RuntimeName, ValueError};
-pub use yaml::{locate, parse_manifests};
+pub use yaml::{Manifest, locate, parse_manifests};
 
 /// The `apiVersion` of every resource of Hearth.
 pub const API_VERSION: &str = "hearth.dev/v1";

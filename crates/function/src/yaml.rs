@@ -10,6 +10,7 @@ use saphyr_parser::{Event, Parser, ScalarStyle, ScanError, Span};
 use serde_json::Value;
 
 use crate::check::from_value;
+use crate::knative;
 use crate::problem::{Part, Position, Problem};
 use crate::spec::Function;
 use crate::validate::Side;
@@ -19,12 +20,21 @@ use tree::{Builder, Document};
 /// Longest text, in bytes: sixteen Functions with as much inline code as there may be.
 const TEXT_BYTES: usize = 16 * 1024 * 1024;
 
+/// A manifest that is in order.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Manifest {
+    /// What it declares.
+    pub function: Function,
+    /// What of it is not honoured, when it is one of Knative's.
+    pub warnings: Vec<Problem>,
+}
+
 /// Reads every manifest of a text, as a client: documents are divided by `---`, and empty ones are passed over.
 ///
-/// For each document there is the Function, or everything that is wrong with it, in the order of the text and each with its place. After a
+/// For each document there is the Function (also of a Knative Service), or everything that is wrong with it, in the order of the text and each with its place. After a
 /// mistake in the YAML itself the rest of the text cannot be read: its problem is the last entry.
 #[must_use]
-pub fn parse_manifests(text: &str) -> Vec<Result<Function, Vec<Problem>>> {
+pub fn parse_manifests(text: &str) -> Vec<Result<Manifest, Vec<Problem>>> {
     // An editor's mark at the start of a file is no part of it.
     let body = text.strip_prefix('\u{feff}').unwrap_or(text);
     let lines = Lines::new(body, text.len() - body.len());
@@ -96,22 +106,41 @@ fn step(builder: &mut Builder, event: Event<'_>, span: Span) -> Option<Document>
 }
 
 /// The Function of a document; `None` for an empty one.
-fn understand(document: Document, lines: &Lines<'_>) -> Option<Result<Function, Vec<Problem>>> {
+fn understand(document: Document, lines: &Lines<'_>) -> Option<Result<Manifest, Vec<Problem>>> {
     let Document { value, places, problems } = document;
     if value == Value::Null && problems.is_empty() {
         return None;
     }
+    let placed = |found: Vec<Problem>| {
+        place(found.into_iter().map(|problem| (problem, None)).collect(), &places, lines)
+    };
     let mut problems = place(problems, &places, lines);
-    match from_value(&value, Side::Client) {
-        Ok(function) if problems.is_empty() => return Some(Ok(function)),
-        Ok(_) => {}
-        Err(found) => {
-            let found = found.into_iter().map(|problem| (problem, None)).collect();
-            problems.extend(place(found, &places, lines));
+    let read = if knative::is_knative(&value) { service(&value) } else { own(&value) };
+    match read {
+        Ok(manifest) if problems.is_empty() => {
+            return Some(Ok(Manifest { warnings: placed(manifest.warnings), ..manifest }));
         }
+        Ok(_) => {}
+        Err(found) => problems.extend(placed(found)),
     }
     problems.sort_by_key(|problem| problem.position);
     Some(Err(problems))
+}
+
+fn own(value: &Value) -> Result<Manifest, Vec<Problem>> {
+    from_value(value, Side::Client).map(|function| Manifest { function, warnings: Vec::new() })
+}
+
+fn service(value: &Value) -> Result<Manifest, Vec<Problem>> {
+    let knative::Conversion { function, warnings } = knative::convert(value)?;
+    let function = from_value(&function, Side::Client).map_err(|problems| {
+        // Their paths are those of the Function, which nobody wrote.
+        let retold = |problem: Problem| {
+            Problem::new("", format!("as a Function, {}: {}", problem.path, problem.message), problem.fix)
+        };
+        problems.into_iter().map(retold).collect::<Vec<_>>()
+    })?;
+    Ok(Manifest { function, warnings })
 }
 
 /// Gives each problem the place that it brings along, or that of its path.

@@ -4,6 +4,11 @@ use proptest::prelude::*;
 
 use super::*;
 
+/// What is declared, without the warnings.
+fn functions(text: &str) -> Vec<Result<Function, Vec<Problem>>> {
+    parse_manifests(text).into_iter().map(|read| read.map(|manifest| manifest.function)).collect()
+}
+
 const HELLO: &str = "\
 apiVersion: hearth.dev/v1
 kind: Function
@@ -17,7 +22,7 @@ spec:
 /// What is said about a text: a line for each Function and each problem.
 fn report(text: &str) -> String {
     let mut out = String::new();
-    for read in parse_manifests(text) {
+    for read in functions(text) {
         match read {
             Ok(function) => out.push_str(&format!("ok {}\n", function.metadata.name.unwrap_or_default())),
             Err(problems) => problems.iter().for_each(|problem| out.push_str(&format!("{problem}\n"))),
@@ -53,8 +58,8 @@ spec:
   traffic: [{ latest: true, percent: 100 }]
 ";
     assert_eq!(report(text), "ok hello\n");
-    let function = parse_manifests(text).remove(0).unwrap();
-    let plain = parse_manifests(HELLO).remove(0).unwrap();
+    let function = functions(text).remove(0).unwrap();
+    let plain = functions(HELLO).remove(0).unwrap();
     assert_eq!(function.spec.resources.cpu.map(|cpu| cpu.millis()), Some(500));
     assert_eq!(function.spec.scale.pause, Some(crate::spec::Pause::Off));
     // What the design writes out is what holds without it.
@@ -85,22 +90,22 @@ ok two
 
 #[test]
 fn json_is_read_too() {
-    let function = parse_manifests(HELLO).remove(0).unwrap();
+    let function = functions(HELLO).remove(0).unwrap();
     let json = serde_json::to_string_pretty(&function).unwrap();
-    assert_eq!(parse_manifests(&json), [Ok(function)]);
+    assert_eq!(functions(&json), [Ok(function)]);
 }
 
 #[test]
 fn problems_have_their_place() {
     let text = "apiVersion: hearth.dev/v1\nkind: Function\nmetadata: { name: hello }\nspec:\n  runtime: nodejs\n  source: { path: . }\n  hander: \"é\"\n  scale: { max: many }\n";
-    let problems = parse_manifests(text).remove(0).unwrap_err();
+    let problems = functions(text).remove(0).unwrap_err();
     let marked: Vec<&str> = problems
         .iter()
         .map(|problem| problem.position.unwrap())
         .map(|at| &text[at.offset..at.offset + at.length])
         .collect();
     assert_eq!(marked, ["hander", "\"é\"", "many"]);
-    let marked = parse_manifests(&format!("\u{feff}{text}")).remove(0).unwrap_err();
+    let marked = functions(&format!("\u{feff}{text}")).remove(0).unwrap_err();
     let at = marked[0].position.unwrap();
     assert_eq!(
         (at.line, at.column, &format!("\u{feff}{text}")[at.offset..at.offset + at.length]),
@@ -251,7 +256,7 @@ fn a_field_is_found_again_in_its_text() {
 #[test]
 fn an_alias_stands_for_what_it_names() {
     let text = with("  env:\n    - &first { name: A, value: &v x }\n    - { name: B, value: *v }\n");
-    let function = parse_manifests(&text).remove(0).unwrap();
+    let function = functions(&text).remove(0).unwrap();
     assert_eq!(function.spec.env[1].value.as_deref(), Some("x"));
 }
 
@@ -282,7 +287,7 @@ fn a_bomb_does_not_go_off() {
 
 fn every_place_is_inside(text: &str) -> Result<(), TestCaseError> {
     let lines = text.split('\n').count().max(text.split(['\n', '\r']).count());
-    for problem in parse_manifests(text).into_iter().filter_map(Result::err).flatten() {
+    for problem in functions(text).into_iter().filter_map(Result::err).flatten() {
         let at = problem.position.expect("every problem of a text has its place");
         prop_assert!((1..=lines).contains(&at.line), "{problem}");
         prop_assert!(text.get(at.offset..at.offset + at.length).is_some(), "{problem} {at:?}");
@@ -315,7 +320,7 @@ proptest! {
         memory in 64u64..4096, cpu in proptest::option::of(10u32..4000), queue in 100u64..3_600_000,
         limit in proptest::option::of(1u32..1000), max in 1u32..1000, value in "\\PC{0,20}", path in "/[a-z]{0,8}",
     ) {
-        let mut function = parse_manifests(HELLO).remove(0).unwrap();
+        let mut function = functions(HELLO).remove(0).unwrap();
         let spec = &mut function.spec;
         spec.resources.memory = crate::ByteSize::from_mebibytes(memory);
         spec.resources.cpu = cpu.map(crate::CpuMillis::from_millis);
@@ -326,9 +331,9 @@ proptest! {
         spec.env = vec![crate::spec::EnvVar { name: "A".to_owned(), value: Some(value), value_from: None }];
         spec.triggers = vec![serde_json::from_value(serde_json::json!({ "http": { "path": path } })).unwrap()];
         let text = serde_json::to_string(&function).unwrap();
-        prop_assert_eq!(parse_manifests(&text), [Ok(function.clone())]);
+        prop_assert_eq!(functions(&text), [Ok(function.clone())]);
         let yaml = serde_saphyr::to_string(&function).unwrap();
-        prop_assert_eq!(parse_manifests(&yaml), [Ok(function)], "{}", yaml);
+        prop_assert_eq!(functions(&yaml), [Ok(function)], "{}", yaml);
     }
 }
 
@@ -336,4 +341,38 @@ fn with_every_field() -> String {
     with(
         "  env: [{ name: A, value: b }]\n  scale: { max: 3 }\n  triggers:\n    - http: { path: /x, methods: [GET] }\n",
     )
+}
+
+#[test]
+fn a_knative_service_is_read_as_a_function_and_each_warning_has_its_line() {
+    let text = "\
+apiVersion: serving.knative.dev/v1
+kind: Service
+metadata: { name: hello }
+spec:
+  template:
+    spec:
+      containers:
+        - image: hello
+          readinessProbe: { tcpSocket: { port: 8080 } }
+          resources: { limits: { memory: many } }
+";
+    let problems = functions(text).remove(0).unwrap_err();
+    assert!(
+        problems.iter().any(|problem| problem.message.starts_with("as a Function, spec.resources.memory"))
+    );
+
+    let text = text.replace("many", "64Mi");
+    match parse_manifests(&text).remove(0) {
+        Ok(manifest) => {
+            assert_eq!(manifest.function.metadata.name.as_deref(), Some("hello"));
+            let lines: Vec<_> =
+                manifest.warnings.iter().map(|warning| warning.position.unwrap().line).collect();
+            assert_eq!(lines, [9]);
+        }
+        // Until a backend takes images.
+        Err(problems) => {
+            assert!(problems.iter().all(|problem| problem.message.contains("image")), "{problems:?}")
+        }
+    }
 }
