@@ -9,6 +9,7 @@ pub mod control;
 pub mod embedded;
 pub mod fake;
 pub mod interpreters;
+mod local;
 pub mod shim_files;
 
 use std::collections::BTreeMap;
@@ -241,6 +242,28 @@ pub struct Capability {
     pub detail: String,
     /// What to do to have it, when it does not work.
     pub remedy: Option<String>,
+}
+
+/// Why the backend cannot be opened.
+#[derive(Debug, thiserror::Error)]
+pub enum OpenError {
+    /// The machine lacks something that no instance can do without.
+    #[error("this machine cannot {what}: {remedy}")]
+    Unsupported {
+        /// What it lacks.
+        what: String,
+        /// How to get it.
+        remedy: String,
+    },
+    /// A step of the setting up went wrong.
+    #[error("{step}")]
+    Step {
+        /// What was being done, with the path.
+        step: String,
+        /// What the system said.
+        #[source]
+        source: std::io::Error,
+    },
 }
 
 /// Why a backend could not do what it was asked for.

@@ -48,7 +48,7 @@ pub enum Error {
     Shim(#[from] shim_files::Error),
     /// The backend.
     #[error(transparent)]
-    Open(#[from] embedded::OpenError),
+    Open(#[from] backend::OpenError),
     /// What an earlier run left cannot be looked at.
     #[error("cannot look for instances of an earlier run")]
     Backend(#[from] backend::Error),

@@ -10,8 +10,8 @@ use tokio::io::unix::AsyncFd;
 use tokio::sync::watch;
 
 use super::cgroup::Group;
-use super::directory::Directory;
 use super::process::{self, Fate};
+use crate::backend::local::directory::Directory;
 use crate::backend::{Exit, Started};
 
 /// How often it is asked how a child of ours ended, and how long apart: the launcher's worker, whose child it was at first, may be a

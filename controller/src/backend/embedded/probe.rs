@@ -3,9 +3,10 @@
 use std::fs;
 use std::path::Path;
 
-use super::{blocking, cgroup, network};
+use super::{cgroup, network};
 use crate::backend::Capability;
 use crate::backend::interpreters::{self, Language};
+use crate::backend::local::blocking;
 
 /// The oldest kernel that has all that is used: `mount_setattr` (5.12) and `cgroup.kill` (5.14; without it there is a slower way).
 const OLDEST_KERNEL: [u32; 2] = [5, 12];

@@ -8,15 +8,15 @@ use std::process::{Command, Stdio};
 
 /// What must be let through.
 #[derive(Debug, Clone)]
-pub(super) struct Exception {
+pub(in crate::backend) struct Exception {
     /// The bridge's name; the rules' comment too.
-    pub(super) bridge: String,
+    pub(in crate::backend) bridge: String,
     /// The bridge's address.
-    pub(super) gateway: Ipv4Addr,
+    pub(in crate::backend) gateway: Ipv4Addr,
     /// Ports that instances may reach there.
-    pub(super) ports: Vec<u16>,
+    pub(in crate::backend) ports: Vec<u16>,
     /// Interfaces by which they reach the outside; to others, Docker's own rules keep their say.
-    pub(super) ways_out: Vec<String>,
+    pub(in crate::backend) ways_out: Vec<String>,
 }
 
 impl Exception {
@@ -24,7 +24,7 @@ impl Exception {
     ///
     /// # Errors
     /// When a rule that is needed cannot be made.
-    pub(super) fn make(&self) -> io::Result<()> {
+    pub(in crate::backend) fn make(&self) -> io::Result<()> {
         for (chain, rule) in self.wanted(&state()) {
             let present = iptables(&arguments("-C", chain, &rule)).is_ok();
             if !present {
@@ -35,7 +35,7 @@ impl Exception {
     }
 
     /// Takes every exception away, needed or not.
-    pub(super) fn remove(&self) {
+    pub(in crate::backend) fn remove(&self) {
         let comment = format!("--comment {}", self.bridge);
         let quoted = format!("--comment \"{}\"", self.bridge);
         for line in state().lines().filter(|line| line.contains(&comment) || line.contains(&quoted)) {
