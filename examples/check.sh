@@ -3,7 +3,7 @@
 #
 #   examples/check.sh [NAME...]        all of them without a name
 #
-# HEARTH names the binary (default: the release build, made when it is missing). Needs root and curl.
+# HEARTH names the binary (default: the release build, made when it is missing), HEARTH_BACKEND where instances run. Needs root and curl.
 set -uo pipefail
 cd "$(dirname "$0")/.." || exit 1
 
@@ -56,9 +56,11 @@ leftovers() {
   tag=$(printf %s "$(readlink -f "$HEARTH_DATA_DIR")" | sha256sum | cut -c1-8)
   find /sys/fs/cgroup -type d -path "*$tag*" 2>/dev/null
   grep -e "$tag" -e "$HEARTH_DATA_DIR" /proc/self/mounts
-  find "/run/hearth/$tag" -mindepth 1 2>/dev/null
+  find "/run/hearth/$tag" "/run/hearth/$tag-docker" -mindepth 1 2>/dev/null
   pgrep --full --list-full -- "$tag|$HEARTH_DATA_DIR"
   ip -oneline link 2>/dev/null | grep "$tag"
+  # With HEARTH_BACKEND=docker.
+  command -v docker >/dev/null && docker ps --all --quiet --filter "label=dev.hearth.data=$tag" 2>/dev/null
 }
 
 start() { # the manifests' directory

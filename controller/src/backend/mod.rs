@@ -1,4 +1,4 @@
-//! Where instances run. One trait, [`Backend`], with as few methods as the life of an instance needs; `embedded` now, `docker` and
+//! Where instances run. One trait, [`Backend`], with as few methods as the life of an instance needs; `embedded` and `docker` now,
 //! `kubernetes` later, and a fake with injected faults for tests. All of them pass the same conformance suite.
 //!
 //! A backend makes containers and takes them away. It does not know Functions, routes or scaling, and it does not speak the
@@ -6,6 +6,7 @@
 
 pub mod conformance;
 pub mod control;
+pub mod docker;
 pub mod embedded;
 pub mod fake;
 pub mod interpreters;
@@ -143,6 +144,8 @@ pub enum Root {
     },
     /// An unpacked image at this path of the host.
     Directory(PathBuf),
+    /// An image by its name, which an engine has or pulls.
+    Image(String),
 }
 
 /// Code on the host and where it is seen.

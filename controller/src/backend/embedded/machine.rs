@@ -9,9 +9,9 @@ use std::path::{Path, PathBuf};
 use serde::{Deserialize, Serialize};
 
 use super::process::Identity;
-use super::{Config, OpenError, cgroup, launch, network};
+use super::{Config, OpenError, launch, network};
 use crate::backend::Started;
-use crate::backend::local::{records, root, tag};
+use crate::backend::local::{cgroup, records, root, tag};
 
 /// What `started.json` says of an instance.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]

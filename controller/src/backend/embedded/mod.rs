@@ -3,7 +3,6 @@
 //! libcontainer forks in the process that calls it, which a process with threads must not do. So a launcher runs beside the controller:
 //! the same binary, re-executed with one thread ([`launcher`]), which forks one short-lived worker for each start.
 
-mod cgroup;
 mod instance;
 mod launch;
 pub mod launcher;

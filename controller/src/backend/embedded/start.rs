@@ -5,13 +5,14 @@ use std::net::Ipv4Addr;
 use std::os::fd::{AsFd as _, OwnedFd};
 use std::time::{Duration, Instant};
 
-use super::cgroup::Group;
 use super::launcher::{Reply, Request};
 use super::machine::{Machine, Record};
 use super::oci;
 use super::process::Identity;
-use crate::backend::local::{directory::Directory, open_files, shim};
-use crate::backend::{Error, InstanceSpec, Network, Started};
+use crate::backend::local::cgroup::Group;
+use crate::backend::local::directory::Directory;
+use crate::backend::local::{open_files, shim};
+use crate::backend::{Error, InstanceSpec, Network, Root, Started};
 
 /// A start that is complete.
 pub(super) struct Launched {
@@ -29,7 +30,13 @@ pub(super) fn start(machine: &Machine, spec: &InstanceSpec) -> Result<Launched, 
     let step =
         |step: &'static str| move |source: io::Error| Error::Step { step, instance: spec.id.clone(), source };
     let begin = Instant::now();
-    let shim = shim::config(spec)?;
+    if let Root::Image(reference) = &spec.root {
+        return Err(Error::Unsupported {
+            what: format!("run the image {reference} without an engine"),
+            remedy: "start hearth with --backend docker, or unpack the image".to_owned(),
+        });
+    }
+    let shim = shim::config(spec, shim::interpreter(spec))?;
     let root = machine.roots.template(&spec.root).map_err(step("put the root together"))?;
     let directory = Directory::of(&machine.directory, &spec.id);
     let group = machine.parent.group(spec.id.as_str());

@@ -1,11 +1,14 @@
 //! What the backends share whose containers run on this machine: the directory of an instance, its root, what its shim is told, mounts
 //! into it from outside, and the network with its rules. What makes the containers is each backend's own.
 
+pub(in crate::backend) mod cgroup;
 pub(in crate::backend) mod directory;
 pub(in crate::backend) mod mounts;
 pub(in crate::backend) mod network;
+pub(in crate::backend) mod report;
 pub(in crate::backend) mod root;
 pub(in crate::backend) mod shim;
+pub(in crate::backend) mod watch;
 
 use std::fs;
 use std::path::Path;

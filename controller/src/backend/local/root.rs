@@ -76,6 +76,11 @@ impl Roots {
         Self { directory: data_dir.join("roots"), shim, host, known: Mutex::new(HashMap::new()) }
     }
 
+    /// The shim's files on the host.
+    pub(in crate::backend) fn shim(&self) -> &Path {
+        &self.shim
+    }
+
     /// The root for an instance, built if there is none.
     ///
     /// # Errors
@@ -91,6 +96,10 @@ impl Roots {
         let template = match root {
             Root::Host { interpreter } => self.host_root(interpreter.as_deref())?,
             Root::Directory(path) => self.directory_root(path)?,
+            Root::Image(_) => {
+                let text = "an image is an engine's to unpack";
+                return Err(io::Error::new(io::ErrorKind::Unsupported, text));
+            }
         };
         known.insert(root.clone(), (changed, template.clone()));
         Ok(template)

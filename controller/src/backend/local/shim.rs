@@ -4,11 +4,17 @@ use hearth_protocol::config::{ShimConfig, ShimProcess};
 
 use crate::backend::{Error, InstanceSpec, Process, Root};
 
-/// What the shim is told.
-pub(in crate::backend) fn config(spec: &InstanceSpec) -> Result<ShimConfig, Error> {
+/// What the shim is told. `interpreter` is where the root has it.
+///
+/// # Errors
+/// When one is needed and there is none.
+pub(in crate::backend) fn config(
+    spec: &InstanceSpec,
+    interpreter: Option<String>,
+) -> Result<ShimConfig, Error> {
     let process = match &spec.process {
-        Process::Nodejs => ShimProcess::Nodejs { interpreter: interpreter(&spec.root, "node")? },
-        Process::Python => ShimProcess::Python { interpreter: interpreter(&spec.root, "python3")? },
+        Process::Nodejs => ShimProcess::Nodejs { interpreter: found(interpreter, "node")? },
+        Process::Python => ShimProcess::Python { interpreter: found(interpreter, "python3")? },
         Process::Http { command } => ShimProcess::Http { command: command.clone() },
         Process::Exec { command } => ShimProcess::Exec { command: command.clone() },
         Process::Job { command } => ShimProcess::Job { command: command.clone() },
@@ -27,18 +33,28 @@ pub(in crate::backend) fn config(spec: &InstanceSpec) -> Result<ShimConfig, Erro
     Ok(config)
 }
 
-/// The interpreter as the instance sees it.
-fn interpreter(root: &Root, program: &str) -> Result<String, Error> {
-    let found = match root {
+/// The interpreter that a start has found.
+fn found(interpreter: Option<String>, program: &str) -> Result<String, Error> {
+    interpreter.ok_or_else(|| Error::Invalid {
+        what: format!("the instance's root has no {program}"),
+        remedy: format!("use a root with {program} in /usr/local/bin or /usr/bin"),
+    })
+}
+
+/// The interpreter as the instance sees it, where the root is the host's own or a directory.
+pub(in crate::backend) fn interpreter(spec: &InstanceSpec) -> Option<String> {
+    let program = match spec.process {
+        Process::Nodejs => "node",
+        Process::Python => "python3",
+        Process::Http { .. } | Process::Exec { .. } | Process::Job { .. } => return None,
+    };
+    match &spec.root {
         Root::Host { interpreter } => interpreter.as_ref().map(|path| path.to_string_lossy().into_owned()),
         Root::Directory(path) => ["usr/local/bin", "usr/bin", "bin"]
             .iter()
             .map(|place| format!("{place}/{program}"))
             .find(|place| path.join(place).exists())
             .map(|place| format!("/{place}")),
-    };
-    found.ok_or_else(|| Error::Invalid {
-        what: format!("the instance's root has no {program}"),
-        remedy: format!("use a root with {program} in /usr/local/bin or /usr/bin"),
-    })
+        Root::Image(_) => None,
+    }
 }

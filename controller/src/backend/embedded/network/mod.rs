@@ -80,6 +80,7 @@ impl Networks {
             ports,
             interfaces: config.interfaces.clone(),
             separation: Separation::ByPort,
+            gateway: None,
         });
         let bridge = bridge.map_err(|error| error.to_string());
         if let Err(error) = &bridge {

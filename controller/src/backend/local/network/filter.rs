@@ -60,8 +60,8 @@ const META_NFPROTO: u32 = 15;
 const META_L4PROTO: u32 = 16;
 const META_IIFNAME: u32 = 6;
 const META_OIFNAME: u32 = 7;
-/// `NFT_META_BRI_IIFNAME`: the bridge that the packet came in by.
-const META_BRIDGE: u32 = 17;
+const META_PROTOCOL: u32 = 1;
+const ETHERTYPE_IPV4: [u8; 2] = [0x08, 0x00];
 
 /// What the rules are about.
 #[derive(Debug, Clone)]
@@ -156,7 +156,8 @@ pub(in crate::backend) fn install(rules: &Rules) -> io::Result<()> {
 }
 
 /// Keeps the bridge's ports apart: what comes from one goes to the host, never to another. A table of the bridge's own family, since the
-/// others do not see what a bridge passes on by itself.
+/// others do not see what a bridge passes on by itself. By address, for not every kernel can tell the bridges apart there: instances have
+/// no address but their own, and may not make packets by hand.
 ///
 /// # Errors
 /// What the kernel says, which may lack this family; nothing is changed then.
@@ -171,7 +172,12 @@ pub(in crate::backend) fn separate(rules: &Rules) -> io::Result<()> {
             BRIDGE,
             rules,
             "forward",
-            [meta_is(META_BRIDGE, &interface(&rules.bridge)), vec![verdict(NF_DROP)]],
+            [
+                meta_is(META_PROTOCOL, &ETHERTYPE_IPV4),
+                source_in_subnet(rules, Is::Equal),
+                in_subnet(DESTINATION, rules.gateway, rules.prefix, Is::Equal),
+                vec![verdict(NF_DROP)],
+            ],
         ),
     ])
 }

@@ -22,6 +22,9 @@ use self::netlink::Socket;
 
 const IP_FORWARD: &str = "/proc/sys/net/ipv4/ip_forward";
 
+/// Where nothing else is known.
+const ETHERNET_MTU: u32 = 1500;
+
 /// How often firewalls of others and the host's ways out are looked at again: Docker may have been started since, or a VPN.
 pub(in crate::backend) const LOOK_AGAIN: Duration = Duration::from_secs(15);
 
@@ -49,6 +52,34 @@ pub(in crate::backend) struct Setup {
     pub(in crate::backend) interfaces: Vec<String>,
     /// How ports are kept apart.
     pub(in crate::backend) separation: Separation,
+    /// Its address; `None` to choose one.
+    pub(in crate::backend) gateway: Option<Ipv4Addr>,
+}
+
+/// The first address of a private subnet that nothing on this machine meets.
+///
+/// # Errors
+/// When there is none, or the kernel does not tell.
+pub(in crate::backend) fn choose() -> io::Result<Ipv4Addr> {
+    let routes = link::routes(&mut Socket::route()?)?;
+    free(&routes)
+}
+
+fn free(routes: &[link::Route]) -> io::Result<Ipv4Addr> {
+    let resolvers = fs::read_to_string("/etc/resolv.conf").unwrap_or_default();
+    addresses::choose(routes, &resolvers)
+        .ok_or_else(|| io::Error::other("every private subnet that Hearth tries is in use on this machine"))
+}
+
+/// The packet size of the host's way out.
+pub(in crate::backend) fn way_out_mtu() -> u32 {
+    let mtu = || {
+        let mut socket = Socket::route().ok()?;
+        let routes = link::routes(&mut socket).ok()?;
+        let way_out = routes.iter().find(|route| route.prefix == 0)?.link?;
+        link::mtu(&mut socket, way_out).ok()
+    };
+    mtu().unwrap_or(ETHERNET_MTU)
 }
 
 /// Hearth's bridge.
@@ -77,25 +108,22 @@ impl Bridge {
     /// What the machine cannot do, or what the kernel says; nothing is left then.
     pub(in crate::backend) fn open(setup: Setup) -> io::Result<Self> {
         let mut socket = Socket::route()?;
-        let Setup { name, tag, run_dir, ports, interfaces, separation } = setup;
+        let Setup { name, tag, run_dir, ports, interfaces, separation, gateway } = setup;
         let said = |what: &'static str| {
             move |error: io::Error| io::Error::new(error.kind(), format!("{what}: {error}"))
         };
         filter::available().map_err(said("nf_tables"))?;
         let routes = link::routes(&mut socket)?;
-        let way_out = routes.iter().find(|route| route.prefix == 0).and_then(|route| route.link);
-        let mtu = way_out.and_then(|link| link::mtu(&mut socket, link).ok()).unwrap_or(1500);
+        let mtu = way_out_mtu();
         let existing = link::index(&mut socket, &name).ok();
         let own = existing.and_then(|index| link::addresses(&mut socket, index).ok()?.first().copied());
+        let own = own.filter(|own| gateway.is_none_or(|gateway| gateway == *own));
         // A bridge with its address is one of before, with instances on it perhaps; one without is half made.
         let (index, gateway) = if let (Some(index), Some(gateway)) = (existing, own) {
             (index, gateway)
         } else {
             link::delete(&mut socket, &name)?;
-            let resolvers = fs::read_to_string("/etc/resolv.conf").unwrap_or_default();
-            let gateway = addresses::choose(&routes, &resolvers).ok_or_else(|| {
-                io::Error::other("every private subnet that Hearth tries is in use on this machine")
-            })?;
+            let gateway = gateway.map_or_else(|| free(&routes), Ok)?;
             link::create_bridge(&mut socket, &name, mtu, hardware_address(&tag))
                 .map_err(said("make a bridge"))?;
             let index = link::index(&mut socket, &name)?;
@@ -192,6 +220,7 @@ impl Bridge {
         self.exception.remove();
         filter::remove(&self.rules.table)?;
         if self.separation == Separation::ByRule {
+            self.exception.remove_of_others();
             filter::join(&self.rules.table)?;
         }
         link::delete(&mut socket, &self.name)?;
@@ -240,7 +269,7 @@ fn hardware_address(tag: &str) -> [u8; 6] {
     [0x02, 0x68, a, b, c, d]
 }
 
-fn netmask(prefix: u8) -> u32 {
+pub(in crate::backend) fn netmask(prefix: u8) -> u32 {
     u32::MAX.checked_shl(32 - u32::from(prefix)).unwrap_or(0)
 }
 
