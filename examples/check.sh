@@ -13,7 +13,6 @@ HEARTH=$(readlink -f "$HEARTH")
 
 work=$(mktemp -d)
 export HEARTH_GATEWAY_LISTEN=127.0.0.1:${PORT:-18180} HEARTH_MANAGEMENT_LISTEN=127.0.0.1:${MANAGEMENT_PORT:-17170}
-export HEARTH_DATA_DIR=$work/data
 URL=http://$HEARTH_GATEWAY_LISTEN
 export URL
 
@@ -107,6 +106,9 @@ trap 'exit 130' INT TERM
 [ $# -gt 0 ] || set -- $(find examples -mindepth 2 -maxdepth 2 -name check.sh -printf '%h\n' | xargs -n1 basename | sort)
 for name in "$@"; do
   EXAMPLE=examples/$name
+  # Of its own: the functions of another would be ready before this one's are there.
+  export HEARTH_DATA_DIR=$work/data/$name
+  mkdir -p "$HEARTH_DATA_DIR"
   before=$failures began=$SECONDS
   unset -f before after 2>/dev/null
   # An example that needs something beside it starts it in a setup.sh, which may define `after`.

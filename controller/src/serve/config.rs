@@ -125,6 +125,8 @@ options! {
     docker: Engine {
         /// Its socket on this machine, as in `unix:///var/run/docker.sock`. Default: none given, that of the variable DOCKER_HOST, or the first of Docker's and Podman's usual ones that answers.
         host: Option<String> = None,
+        /// Whether instances are reached by TCP on loopback, with the instance's secret, even where their Unix sockets would do. Default: no, only where a connect to the first one's fails.
+        tcp: bool = false,
     }
     /// What instances reach.
     network: Network {

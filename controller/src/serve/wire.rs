@@ -312,6 +312,7 @@ async fn open_backend(
 fn docker_config(config: &Config, listen: SocketAddr, shim: PathBuf) -> docker::Config {
     docker::Config {
         host: config.docker_host(),
+        tcp: config.docker.tcp,
         parallel_starts: usize::try_from(config.start_parallelism()).unwrap_or(usize::MAX),
         gateway_port: listen.port(),
         host_ports: config.network.host_ports.clone(),

@@ -14,9 +14,18 @@ const READY_WITHIN: Duration = Duration::from_secs(30);
 pub(crate) struct Engine {
     /// Its socket.
     pub(crate) socket: PathBuf,
-    own: Option<(Child, tempfile::TempDir)>,
+    own: Option<Own>,
 }
 
+#[derive(Debug)]
+struct Own {
+    command: Command,
+    process: Option<Child>,
+    directory: tempfile::TempDir,
+}
+
+// Each test uses a part of it.
+#[allow(dead_code)]
 impl Engine {
     /// The Docker Engine of this machine, or one of our own.
     pub(crate) fn docker() -> Result<Self, String> {
@@ -34,7 +43,7 @@ impl Engine {
         let mut command = Command::new("dockerd");
         command.args(["--data-root", &at("data"), "--exec-root", &at("exec"), "--pidfile", &at("pid")]);
         command.args(["--host", &format!("unix://{}", at("sock")), "--bridge", "none"]).args(options);
-        Self::run(command, directory)
+        Self::own(command, directory)
     }
 
     /// Podman's service, which speaks Docker's API.
@@ -48,29 +57,47 @@ impl Engine {
             command.args(["--runtime", "runc"]);
         }
         command.args(["system", "service", "--time=0", &socket]);
-        Self::run(command, directory)
+        Self::own(command, directory)
     }
 
-    fn run(mut command: Command, directory: tempfile::TempDir) -> Result<Self, String> {
-        let program = command.get_program().to_string_lossy().into_owned();
-        let log = directory.path().join("log");
-        let output = std::fs::File::create(&log).unwrap();
+    fn own(mut command: Command, directory: tempfile::TempDir) -> Result<Self, String> {
         let path = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
-        command.env("PATH", path).stdin(Stdio::null()).stdout(output.try_clone().unwrap()).stderr(output);
-        let mut child = command.spawn().map_err(|error| format!("{program}: {error}"))?;
+        // Some write beside themselves (conmon: a file `oom`).
+        command.current_dir(directory.path()).env("PATH", path).stdin(Stdio::null());
         let socket = directory.path().join("sock");
+        let mut this = Self { socket, own: Some(Own { command, process: None, directory }) };
+        this.start().map(|()| this)
+    }
+
+    /// Starts it, for the first time or again, and waits until it answers.
+    pub(crate) fn start(&mut self) -> Result<(), String> {
+        let own = self.own.as_mut().expect("one of our own");
+        let log = own.directory.path().join("log");
+        let output = std::fs::File::create(&log).unwrap();
+        own.command.stdout(output.try_clone().unwrap()).stderr(output);
+        let program = own.command.get_program().to_string_lossy().into_owned();
+        let process = own.process.insert(own.command.spawn().map_err(|error| format!("{program}: {error}"))?);
         let begin = Instant::now();
-        while !answers(&socket) {
-            if begin.elapsed() > READY_WITHIN || child.try_wait().unwrap().is_some() {
-                child.kill().ok();
-                child.wait().ok();
+        while !answers(&self.socket) {
+            if begin.elapsed() > READY_WITHIN || process.try_wait().unwrap().is_some() {
                 let said = std::fs::read_to_string(&log).unwrap_or_default();
                 let last: Vec<_> = said.lines().rev().take(5).collect();
                 return Err(format!("{program} does not answer: {}", last.join(" | ")));
             }
             std::thread::park_timeout(Duration::from_millis(50));
         }
-        Ok(Self { socket, own: Some((child, directory)) })
+        Ok(())
+    }
+
+    /// Stops one of our own in good order: it ends its containers and its own helpers.
+    pub(crate) fn stop(&mut self) {
+        let Some(mut process) = self.own.as_mut().and_then(|own| own.process.take()) else { return };
+        rustix::process::kill_process(
+            rustix::process::Pid::from_child(&process),
+            rustix::process::Signal::TERM,
+        )
+        .ok();
+        process.wait().ok();
     }
 
     /// Names of containers of that label, dead ones too.
@@ -88,12 +115,7 @@ impl Engine {
 
 impl Drop for Engine {
     fn drop(&mut self) {
-        if let Some((mut child, _)) = self.own.take() {
-            // Orderly: it ends its containers and its own helpers.
-            let pid = rustix::process::Pid::from_child(&child);
-            rustix::process::kill_process(pid, rustix::process::Signal::TERM).ok();
-            child.wait().ok();
-        }
+        self.stop();
     }
 }
 

@@ -1,13 +1,15 @@
 //! An instance as an engine wants it told, and what an engine says of one. Pure; what is in here is what an instance may do.
 
 use std::collections::HashMap;
+use std::net::{Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use bollard::models::{
-    ContainerCreateBody, ContainerStatsResponse, ContainerUpdateBody, HealthConfig, HostConfig,
-    HostConfigLogConfig, Mount, MountType, ResourcesUlimits,
+    ContainerCreateBody, ContainerInspectResponse, ContainerStatsResponse, ContainerUpdateBody, HealthConfig,
+    HostConfig, HostConfigLogConfig, Mount, MountType, PortBinding, ResourcesUlimits,
 };
+use hearth_protocol::config::Relay;
 
 use crate::backend::local::{HOSTNAME, MASKED, OOM_SCORE, READ_ONLY};
 use crate::backend::{Exit, InstanceSpec, Limits, Network, Stats};
@@ -28,6 +30,9 @@ const PERIOD_MICROS: i64 = 100_000;
 /// The weight of a whole core.
 const SHARES_OF_A_CORE: i64 = 1024;
 
+/// Ports of a container whose sockets are reached by TCP; out of the way of what people choose.
+pub(super) const RELAY: Relay = Relay { invoke: 64_310, control: 64_311 };
+
 /// What the engine keeps of what the shim itself prints, which is nothing unless it cannot start.
 const LOG_SIZE: &str = "64k";
 
@@ -46,6 +51,8 @@ pub(super) struct Place {
     pub(super) network: String,
     /// Open files that an instance may have.
     pub(super) open_files: u64,
+    /// Whether its sockets are reached by TCP.
+    pub(super) relayed: bool,
     /// Processes of the function's user on the whole machine, which is every instance's: to be said to an engine that has a limit of its own.
     pub(super) processes: Option<u64>,
 }
@@ -76,6 +83,7 @@ pub(super) fn create(spec: &InstanceSpec, place: &Place) -> ContainerCreateBody 
         healthcheck: Some(HealthConfig { test: Some(vec!["NONE".to_owned()]), ..HealthConfig::default() }),
         labels: Some(labels),
         stop_signal: Some("SIGTERM".to_owned()),
+        exposed_ports: place.relayed.then(|| ports().to_vec()),
         host_config: Some(host_config(spec, place)),
         ..ContainerCreateBody::default()
     }
@@ -115,10 +123,33 @@ fn host_config(spec: &InstanceSpec, place: &Place) -> HostConfig {
             typ: Some("json-file".to_owned()),
             config: Some(HashMap::from([("max-size".to_owned(), LOG_SIZE.to_owned())])),
         }),
+        port_bindings: place.relayed.then(|| ports().map(|port| (port, Some(vec![anywhere()]))).into()),
         masked_paths: Some(strings(&MASKED)),
         readonly_paths: Some(strings(&READ_ONLY)),
         ..HostConfig::default()
     }
+}
+
+/// The ports of the container, as an engine writes them.
+fn ports() -> [String; 2] {
+    [RELAY.invoke, RELAY.control].map(|port| format!("{port}/tcp"))
+}
+
+/// A port of this host's loopback that the engine chooses.
+fn anywhere() -> PortBinding {
+    PortBinding { host_ip: Some("127.0.0.1".to_owned()), host_port: Some("0".to_owned()) }
+}
+
+/// Where the engine has published the two ports: of the invocation protocol, and of the shim.
+pub(super) fn published(inspected: &ContainerInspectResponse) -> Option<[SocketAddr; 2]> {
+    let published = inspected.network_settings.as_ref()?.ports.as_ref()?;
+    let address = |port: &String| {
+        let binding = published.get(port)?.as_ref()?.first()?;
+        let port = binding.host_port.as_ref()?.parse().ok()?;
+        Some(SocketAddr::from((Ipv4Addr::LOCALHOST, port)))
+    };
+    let [invoke, control] = ports();
+    Some([address(&invoke)?, address(&control)?])
 }
 
 fn mounts(spec: &InstanceSpec, place: &Place) -> Vec<Mount> {
@@ -239,6 +270,7 @@ mod tests {
             sockets: "/run/hearth/x/s".into(),
             network: "hearth-0a1b2c3d".to_owned(),
             open_files: 1024,
+            relayed: false,
             processes: None,
         }
     }
@@ -274,6 +306,25 @@ mod tests {
         let outbound = InstanceSpec { network: Network::Outbound, ..spec() };
         let host = create(&outbound, &place()).host_config.unwrap();
         assert_eq!(host.network_mode.as_deref(), Some("hearth-0a1b2c3d"));
+    }
+
+    #[test]
+    fn by_tcp_both_ports_are_published_on_loopback_only() {
+        let body = create(&spec(), &Place { relayed: true, ..place() });
+        let bindings = body.host_config.unwrap().port_bindings.unwrap();
+        assert_eq!(bindings.len(), 2);
+        assert!(bindings.values().flatten().flatten().all(|one| one.host_ip.as_deref() == Some("127.0.0.1")));
+        assert_eq!(create(&spec(), &place()).host_config.unwrap().port_bindings, None);
+        let binding = |port: &str| Some(vec![PortBinding { host_port: Some(port.to_owned()), ..anywhere() }]);
+        let [invoke, control] = ports();
+        let inspected = ContainerInspectResponse {
+            network_settings: Some(bollard::models::NetworkSettings {
+                ports: Some(HashMap::from([(invoke, binding("41000")), (control, binding("41001"))])),
+                ..Default::default()
+            }),
+            ..Default::default()
+        };
+        assert_eq!(published(&inspected).unwrap().map(|at| at.port()), [41000, 41001]);
     }
 
     #[test]

@@ -9,6 +9,7 @@ use bollard::Docker;
 use bollard::models::{ContainerSummary, ContainerSummaryStateEnum, EventMessage};
 use bollard::query_parameters::{EventsOptions, InspectContainerOptions, ListContainersOptions};
 use futures_util::StreamExt as _;
+use hearth_function::InstanceId;
 use tokio::time::{MissedTickBehavior, interval, sleep};
 
 use super::Shared;
@@ -180,18 +181,27 @@ pub(super) fn lives(container: &ContainerSummary) -> bool {
     matches!(container.state, Some(State::RUNNING | State::PAUSED | State::RESTARTING | State::STOPPING))
 }
 
-/// Compares the list with the books: instances that have ended are told.
+/// Compares the list with the books: instances that have ended are told, and what a start left while the engine was away is taken away.
 async fn compare(shared: &Arc<Shared>) {
     // The books first: what is started after is not missed in a list of before.
     let running = shared.running_instances();
-    if running.is_empty() {
-        return;
-    }
     let Ok(containers) = containers(&shared.engine.api, &shared.place.tag).await else { return };
     for instance in running {
         let found = containers.iter().find(|one| instance_of(one) == Some(instance.id.as_str()));
         if !found.is_some_and(lives) {
             conclude(shared, instance, None);
+        }
+    }
+    for container in containers {
+        let Some(id) = instance_of(&container).and_then(|name| InstanceId::parse(name).ok()) else {
+            continue;
+        };
+        // One that is to be adopted has a directory.
+        if shared.any(id.as_str()).is_none() && !shared.place.directory.join(id.as_str()).exists() {
+            tracing::info!(instance = %id, "taking away a container that is nobody's");
+            if let Err(error) = shared.remove(&id).await {
+                tracing::warn!(instance = %id, error = plain(&error), "it stays");
+            }
         }
     }
 }

@@ -30,7 +30,7 @@ use std::net::Ipv4Addr;
 use std::os::fd::OwnedFd;
 use std::path::PathBuf;
 use std::sync::atomic::Ordering;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -72,6 +72,9 @@ pub struct Config {
     pub host_ports: Vec<u16>,
     /// Interfaces by which instances reach the outside, beside those of the host's default routes. Default: none.
     pub interfaces: Vec<String>,
+    /// Whether instances are reached by TCP even where their Unix sockets would do. Default: no, only where a connect to the first one's
+    /// fails, as with an engine in a virtual machine.
+    pub tcp: bool,
 }
 
 impl Config {
@@ -88,6 +91,7 @@ impl Config {
             gateway_port: 8080,
             host_ports: Vec::new(),
             interfaces: Vec::new(),
+            tcp: false,
         }
     }
 }
@@ -114,6 +118,15 @@ pub struct Docker {
     _listening: DropGuard,
 }
 
+/// How an instance is reached.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Way {
+    /// By its sockets in a directory that it shares with the host.
+    Sockets,
+    /// By ports that the engine publishes on this host's loopback.
+    Ports,
+}
+
 /// Where this controller's things are.
 #[derive(Debug)]
 struct Here {
@@ -128,6 +141,8 @@ struct Shared {
     place: Here,
     roots: Roots,
     images: image::Images,
+    /// Found out with the first start.
+    way: OnceLock<Way>,
     /// Hearth's bridge, or why there is none.
     bridge: Result<Bridge, String>,
     instances: Mutex<HashMap<InstanceId, Life>>,

@@ -4,18 +4,25 @@ use std::collections::BTreeMap;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
-use bollard::query_parameters::{CreateContainerOptions, RemoveContainerOptions, StartContainerOptions};
+use bollard::query_parameters::{
+    CreateContainerOptions, InspectContainerOptions, RemoveContainerOptions, StartContainerOptions,
+};
 use hearth_function::InstanceId;
+use hearth_protocol::ShimConfig;
 
 use super::container::{self, Place};
-use super::engine::{plain, status};
+use super::engine::{is_away, plain, status};
 use super::instance::{Instance, Record};
-use super::{Shared, network};
+use super::{Shared, Way, network};
 use crate::backend::local::directory::Directory;
 use crate::backend::local::{blocking, open_files, shim, watch};
-use crate::backend::{Error, InstanceSpec, Limits, Network, Process, Root, Started};
+use crate::backend::{Address, Error, InstanceSpec, Limits, Network, Process, Root, Started};
+
+/// How long the first container's shim may take to listen, before its sockets are given up; and how often it is tried.
+const LISTENS_WITHIN: Duration = Duration::from_secs(5);
+const RETRY: Duration = Duration::from_millis(1);
 
 /// The kernel's own default.
 const PID_MAX: u64 = 32_768;
@@ -84,35 +91,56 @@ impl Shared {
     }
 
     async fn launch(&self, spec: &InstanceSpec, instance: &Arc<Instance>) -> Result<Started, Error> {
-        let step = |step: &'static str| {
-            move |source: io::Error| Error::Step { step, instance: spec.id.clone(), source }
-        };
-        let begin = Instant::now();
         if let (Network::Outbound, Err(reason)) = (spec.network, &self.bridge) {
             return Err(Error::Unsupported {
                 what: format!("give instances a network ({reason})"),
                 remedy: "set `network: none`, or see `hearth doctor` for what is missing".to_owned(),
             });
         }
-        let (image, binds, interpreter) = self.root(spec).await?;
-        let shim = shim::config(spec, interpreter)?;
-        let (directory, written) = (instance.directory.clone(), spec.clone());
-        let prepare = move || {
-            // Some engines make what is not there.
-            for path in
-                written.code.iter().flat_map(|code| [Some(&code.path), code.dependencies.as_ref()]).flatten()
-            {
-                std::fs::metadata(path)
-                    .map_err(|error| io::Error::new(error.kind(), format!("{}: {error}", path.display())))?;
-            }
-            directory.create(&written, &shim)?;
-            if let Some(build) = &written.build_dir {
-                let user = Some(hearth_protocol::config::USER);
-                std::os::unix::fs::chown(build, user, user)?;
-            }
-            Ok(())
+        let begin = Instant::now();
+        let way = self.way.get().copied().unwrap_or(Way::Sockets);
+        let record = self.make(spec, instance, way, begin).await?;
+        let record = if self.way.get().is_none() && !self.try_sockets(instance).await {
+            tracing::warn!(
+                "the sockets of containers cannot be connected to from here: instances are reached by TCP"
+            );
+            self.take_away(instance).await;
+            self.make(spec, instance, Way::Ports, begin).await?
+        } else {
+            record
         };
-        blocking(prepare).await.map_err(step("make the instance's directory"))?;
+        let started = record.started.clone();
+        let (directory, written) = (instance.directory.clone(), record.clone());
+        blocking(move || directory.record(&written)).await.map_err(|source| Error::Step {
+            step: "write down what was started",
+            instance: spec.id.clone(),
+            source,
+        })?;
+        // It is set here and nowhere else.
+        instance.record.set(record).ok();
+        Ok(started)
+    }
+
+    /// Makes and starts the container.
+    async fn make(
+        &self,
+        spec: &InstanceSpec,
+        instance: &Instance,
+        way: Way,
+        begin: Instant,
+    ) -> Result<Record, Error> {
+        if way == Way::Ports && spec.network == Network::None {
+            return Err(Error::Unsupported {
+                what: "reach an instance without a network, for its sockets cannot be connected to"
+                    .to_owned(),
+                remedy: "set `network: outbound`, or use an engine that is not in a virtual machine"
+                    .to_owned(),
+            });
+        }
+        let (image, binds, interpreter) = self.root(spec).await?;
+        let mut shim = shim::config(spec, interpreter)?;
+        shim.relay = (way == Way::Ports).then_some(container::RELAY);
+        self.prepare(spec, instance, shim).await?;
         let prepared = begin.elapsed();
 
         let place = Place {
@@ -122,12 +150,14 @@ impl Shared {
             sockets: instance.directory.sockets(),
             network: network::name(&self.place.tag),
             open_files: open_files(),
+            relayed: way == Way::Ports,
             // Podman's own default is more than it may set where it lacks the right to raise limits.
             processes: self.engine.about.is_podman().then(processes),
         };
-        let name = self.container(&spec.id);
-        let options =
-            CreateContainerOptions { name: Some(name.clone()), ..CreateContainerOptions::default() };
+        let options = CreateContainerOptions {
+            name: Some(self.container(&spec.id)),
+            ..CreateContainerOptions::default()
+        };
         let created = self.engine.api.create_container(Some(options), container::create(spec, &place)).await;
         let container = match created {
             Ok(created) => created.id,
@@ -145,15 +175,70 @@ impl Shared {
             .await
             .map_err(|error| self.step("start the container", &spec.id, &error))?;
         let create = begin.elapsed();
-        let (invoke, control) = (instance.directory.invoke(), instance.directory.control());
-        let started = Started { invoke, control, create };
-        let record = Record { container, started: started.clone() };
-        let (directory, written) = (instance.directory.clone(), record.clone());
-        blocking(move || directory.record(&written)).await.map_err(step("write down what was started"))?;
-        // It is set here and nowhere else.
-        instance.record.set(record).ok();
         tracing::debug!(instance = %spec.id, ?prepared, create = ?(made - prepared), start = ?(create - made), "container started");
-        Ok(started)
+        let (invoke, control) = match way {
+            Way::Sockets => (instance.directory.invoke(), instance.directory.control()),
+            Way::Ports => self.ports(&spec.id, &container).await?,
+        };
+        Ok(Record { container, started: Started { invoke, control, create } })
+    }
+
+    async fn prepare(&self, spec: &InstanceSpec, instance: &Instance, shim: ShimConfig) -> Result<(), Error> {
+        let (directory, spec) = (instance.directory.clone(), spec.clone());
+        let id = spec.id.clone();
+        let prepared = blocking(move || {
+            // Some engines make what is not there.
+            for path in
+                spec.code.iter().flat_map(|code| std::iter::once(&code.path).chain(&code.dependencies))
+            {
+                std::fs::metadata(path)
+                    .map_err(|error| io::Error::new(error.kind(), format!("{}: {error}", path.display())))?;
+            }
+            directory.create(&spec, &shim)?;
+            match &spec.build_dir {
+                Some(build) => {
+                    let user = Some(hearth_protocol::config::USER);
+                    std::os::unix::fs::chown(build, user, user)
+                }
+                None => Ok(()),
+            }
+        });
+        prepared.await.map_err(|source| Error::Step {
+            step: "make the instance's directory",
+            instance: id,
+            source,
+        })
+    }
+
+    /// Where the engine has published the ports.
+    async fn ports(&self, id: &InstanceId, container: &str) -> Result<(Address, Address), Error> {
+        const STEP: &str = "find the container's ports";
+        let inspected = self.engine.api.inspect_container(container, None::<InspectContainerOptions>).await;
+        let inspected = inspected.map_err(|error| self.step(STEP, id, &error))?;
+        let [invoke, control] = container::published(&inspected).ok_or_else(|| Error::Step {
+            step: STEP,
+            instance: id.clone(),
+            source: io::Error::other("the engine has published none"),
+        })?;
+        Ok((Address::Tcp(invoke), Address::Tcp(control)))
+    }
+
+    /// Whether the sockets of a fresh instance can be connected to; kept for all that come. An instance that ends meanwhile proves nothing.
+    async fn try_sockets(&self, instance: &Instance) -> bool {
+        let Address::Unix(path) = instance.directory.control() else { return false };
+        let deadline = tokio::time::Instant::now() + LISTENS_WITHIN;
+        while !instance.has_ended() {
+            if tokio::net::UnixStream::connect(&path).await.is_ok() {
+                self.way.set(Way::Sockets).ok();
+                return true;
+            }
+            if tokio::time::Instant::now() > deadline {
+                self.way.set(Way::Ports).ok();
+                return self.way.get() == Some(&Way::Sockets);
+            }
+            tokio::time::sleep(RETRY).await;
+        }
+        true
     }
 
     /// Image, mounts, and where the interpreter is in there.
@@ -225,10 +310,16 @@ impl Shared {
             // What is there is another's.
             return;
         }
+        self.take_away(instance).await;
+    }
+
+    async fn take_away(&self, instance: &Instance) {
         let options = RemoveContainerOptions { force: true, v: true, ..RemoveContainerOptions::default() };
         let removed = self.engine.api.remove_container(&self.container(&instance.id), Some(options)).await;
         if let Err(error) = removed
             && !super::is_done_already(&error)
+            // When the engine is back, what is nobody's is taken away.
+            && !is_away(&error)
         {
             tracing::warn!(instance = %instance.id, error = plain(&error), "a start that failed left its container behind");
         }

@@ -93,7 +93,7 @@ impl Shared {
     }
 
     /// Kills and takes the container away; one that is gone is no error.
-    async fn remove(&self, id: &InstanceId) -> Result<(), EngineError> {
+    pub(super) async fn remove(&self, id: &InstanceId) -> Result<(), EngineError> {
         let container = self.container(id);
         let deadline = tokio::time::Instant::now() + GONE_WITHIN;
         loop {
