@@ -6,12 +6,11 @@ functions: a burst no larger than the pool, the rate at which a pool is filled a
     bench/prewarmed.py [PAIRS]        default 30
 """
 
-import re
 import sys
 import threading
 import time
 
-from common import BENCH, RUNTIMES, Hearth, Verdict, bare, first_byte, free_port, function, get, interpreter, median, percentile, table, wait_for
+from common import BENCH, RUNTIMES, Hearth, Verdict, bare, call, free_port, function, interpreter, median, percentile, rungs, table, wait_for
 
 PAIRS = int(sys.argv[1]) if len(sys.argv) > 1 else 30
 POOL = 6
@@ -19,13 +18,6 @@ POOL = 6
 COPIES = 4
 BURSTS = 5
 ARRIVALS_SECONDS = 5
-
-
-def rungs(hearth):
-    """How many instances stand on each rung."""
-    _, _, text = get("127.0.0.1", hearth.management, "/metrics")
-    found = re.findall(r'^hearth_ladder_instances\{rung="(\w+)"\} (\d+)', text.decode(), re.M)
-    return {name: int(count) for name, count in found}
 
 
 def at_rest(hearth):
@@ -38,15 +30,6 @@ def at_rest(hearth):
     # What the metrics show is up to 50 ms old.
     time.sleep(0.1)
     wait_for(rests, "a full pool and nothing else", hearth.process)
-
-
-def call(hearth, name):
-    """Milliseconds to the first byte, and what the request met."""
-    since = time.perf_counter()
-    took, answer = first_byte(hearth.host, hearth.port, f"/{name}", since)
-    head = answer.split("\r\n\r\n")[0].lower()
-    assert " 200 " in head.split("\r\n")[0] and "hello, world!" in answer.lower(), answer
-    return took, re.search(r"x-hearth-start: (\w+)", head)[1]
 
 
 def together(hearth, name, count, gap=0.0):
