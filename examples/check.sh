@@ -3,7 +3,7 @@
 #
 #   examples/check.sh [NAME...]        all of them without a name
 #
-# HEARTH names the binary (default: the release build, made when it is missing). Needs root and curl.
+# HEARTH names the binary (default: the release build, made when it is missing), HEARTH_BACKEND where instances run. Needs root and curl.
 set -uo pipefail
 cd "$(dirname "$0")/.." || exit 1
 
@@ -13,7 +13,6 @@ HEARTH=$(readlink -f "$HEARTH")
 
 work=$(mktemp -d)
 export HEARTH_GATEWAY_LISTEN=127.0.0.1:${PORT:-18180} HEARTH_MANAGEMENT_LISTEN=127.0.0.1:${MANAGEMENT_PORT:-17170}
-export HEARTH_DATA_DIR=$work/data
 URL=http://$HEARTH_GATEWAY_LISTEN
 export URL
 
@@ -56,9 +55,11 @@ leftovers() {
   tag=$(printf %s "$(readlink -f "$HEARTH_DATA_DIR")" | sha256sum | cut -c1-8)
   find /sys/fs/cgroup -type d -path "*$tag*" 2>/dev/null
   grep -e "$tag" -e "$HEARTH_DATA_DIR" /proc/self/mounts
-  find "/run/hearth/$tag" -mindepth 1 2>/dev/null
+  find "/run/hearth/$tag" "/run/hearth/$tag-docker" -mindepth 1 2>/dev/null
   pgrep --full --list-full -- "$tag|$HEARTH_DATA_DIR"
   ip -oneline link 2>/dev/null | grep "$tag"
+  # With HEARTH_BACKEND=docker.
+  command -v docker >/dev/null && docker ps --all --quiet --filter "label=dev.hearth.data=$tag" 2>/dev/null
 }
 
 start() { # the manifests' directory
@@ -107,6 +108,9 @@ trap 'exit 130' INT TERM
 [ $# -gt 0 ] || set -- $(find examples -mindepth 2 -maxdepth 2 -name check.sh -printf '%h\n' | xargs -n1 basename | sort)
 for name in "$@"; do
   EXAMPLE=examples/$name
+  # Of its own: the functions of another would be ready before this one's are there.
+  export HEARTH_DATA_DIR=$work/data/$name
+  mkdir -p "$HEARTH_DATA_DIR"
   before=$failures began=$SECONDS
   unset -f before after 2>/dev/null
   # An example that needs something beside it starts it in a setup.sh, which may define `after`.

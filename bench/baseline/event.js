@@ -1,4 +1,4 @@
-// The event handler under plain node:http, as a program of its own would run it: node event.js FILE PORT
+// The event handler under plain node:http, as a program of its own would run it: node event.js FILE PORT [ADDRESS]
 const handler = require(process.argv[2]).handler;
 
 require('node:http')
@@ -7,4 +7,4 @@ require('node:http')
     res.writeHead(200, { 'content-type': 'application/json', 'content-length': Buffer.byteLength(body) });
     res.end(body);
   })
-  .listen(Number(process.argv[3]), '127.0.0.1');
+  .listen(Number(process.argv[3]), process.argv[4] ?? '127.0.0.1');

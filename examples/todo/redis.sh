@@ -12,7 +12,9 @@ redis_on_the_bridge() {
   tag=$(printf %s "$(readlink -m "$HEARTH_DATA_DIR")" | sha256sum | cut -c1-8)
   until [ -n "$address" ]; do
     sleep 0.2
-    address=$(ip -4 -oneline address show dev "hearth$tag" 2>/dev/null | sed -n 's/.* inet \([0-9.]*\)\/.*/\1/p')
+    # The second is the bridge with HEARTH_BACKEND=docker.
+    address=$(for bridge in "hearth$tag" "hearthd$tag"; do ip -4 -oneline address show dev "$bridge" 2>/dev/null; done |
+      sed -n 's/.* inet \([0-9.]*\)\/.*/\1/p')
   done
   exec redis-server --bind "$address" --protected-mode no --port 6390 --save '' --appendonly no --dir "$redis_dir"
 }

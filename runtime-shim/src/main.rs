@@ -14,6 +14,7 @@ mod exec;
 mod http;
 mod logs;
 mod process;
+mod relay;
 mod supervisor;
 mod wire;
 

@@ -20,7 +20,7 @@ use crate::confine::{self, Filters};
 use crate::control::Control;
 use crate::logs::Logs;
 use crate::process::{Group, Processes};
-use crate::{bootstrap, exec, http};
+use crate::{bootstrap, exec, http, relay};
 
 /// How long the runtime may take to end after the shim itself has decided on the end (nobody else would kill it).
 const GRACE: Duration = Duration::from_secs(10);
@@ -108,6 +108,9 @@ async fn live(
     let mut terminate = signal(SignalKind::terminate())?;
     let mut background = JoinSet::new();
     let control = Control::start(Rc::clone(&shim), control, &mut background)?;
+    if let Some(relay) = shim.config.relay {
+        relay::start(relay, directory, &mut background).await?;
+    }
     let reaper = Rc::clone(&shim);
     background.spawn_local(async move {
         loop {

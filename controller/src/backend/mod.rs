@@ -1,4 +1,4 @@
-//! Where instances run. One trait, [`Backend`], with as few methods as the life of an instance needs; `embedded` now, `docker` and
+//! Where instances run. One trait, [`Backend`], with as few methods as the life of an instance needs; `embedded` and `docker` now,
 //! `kubernetes` later, and a fake with injected faults for tests. All of them pass the same conformance suite.
 //!
 //! A backend makes containers and takes them away. It does not know Functions, routes or scaling, and it does not speak the
@@ -6,9 +6,11 @@
 
 pub mod conformance;
 pub mod control;
+pub mod docker;
 pub mod embedded;
 pub mod fake;
 pub mod interpreters;
+mod local;
 pub mod shim_files;
 
 use std::collections::BTreeMap;
@@ -142,6 +144,8 @@ pub enum Root {
     },
     /// An unpacked image at this path of the host.
     Directory(PathBuf),
+    /// An image by its name, which an engine has or pulls.
+    Image(String),
 }
 
 /// Code on the host and where it is seen.
@@ -241,6 +245,28 @@ pub struct Capability {
     pub detail: String,
     /// What to do to have it, when it does not work.
     pub remedy: Option<String>,
+}
+
+/// Why the backend cannot be opened.
+#[derive(Debug, thiserror::Error)]
+pub enum OpenError {
+    /// The machine lacks something that no instance can do without.
+    #[error("this machine cannot {what}: {remedy}")]
+    Unsupported {
+        /// What it lacks.
+        what: String,
+        /// How to get it.
+        remedy: String,
+    },
+    /// A step of the setting up went wrong.
+    #[error("{step}")]
+    Step {
+        /// What was being done, with the path.
+        step: String,
+        /// What the system said.
+        #[source]
+        source: std::io::Error,
+    },
 }
 
 /// Why a backend could not do what it was asked for.

@@ -101,7 +101,7 @@ pub(super) struct ServerOptions {
     /// Directory of the server's state [default: /var/lib/hearth] [env: HEARTH_DATA_DIR]
     #[arg(long, value_name = "DIR")]
     pub(super) data_dir: Option<String>,
-    /// Where instances run [default: embedded] [env: HEARTH_BACKEND]
+    /// Where instances run, embedded or docker [default: embedded] [env: HEARTH_BACKEND]
     #[arg(long, value_name = "NAME")]
     pub(super) backend: Option<String>,
     /// Configuration file, YAML or TOML [default: /etc/hearth/config.yaml, .yml or .toml if there] [env: HEARTH_CONFIG]

@@ -90,7 +90,7 @@ options! {
     main: Main {
         /// Directory of the database, bundles, dependencies, logs, keys. Default: where the file system standard puts a service's state.
         data_dir: PathBuf = PathBuf::from("/var/lib/hearth"),
-        /// Where instances run. Default: `embedded`, which needs nothing installed.
+        /// Where instances run: `embedded`, or `docker` for an engine on this machine, Docker's or Podman's. Default: `embedded`, which needs nothing installed.
         backend: String = "embedded".to_owned(),
     }
     /// The gateway: the way of requests to functions.
@@ -120,6 +120,13 @@ options! {
         listen: SocketAddr = SocketAddr::from(([127, 0, 0, 1], 7070)),
         /// Host names by which clients call it, beside `localhost` and addresses: other names are refused, against DNS rebinding. Default: none.
         names: Vec<String> = Vec::new(),
+    }
+    /// The engine of the backend `docker`.
+    docker: Engine {
+        /// Its socket on this machine, as in `unix:///var/run/docker.sock`. Default: none given, that of the variable DOCKER_HOST, or the first of Docker's and Podman's usual ones that answers.
+        host: Option<String> = None,
+        /// Whether instances are reached by TCP on loopback, with the instance's secret, even where their Unix sockets would do. Default: no, only where a connect to the first one's fails.
+        tcp: bool = false,
     }
     /// What instances reach.
     network: Network {
@@ -187,7 +194,20 @@ options! {
     }
 }
 
+/// The backend that needs nothing installed.
+pub const EMBEDDED: &str = "embedded";
+
+/// The backend on a container engine of this machine.
+pub const DOCKER: &str = "docker";
+
 impl Config {
+    /// The engine's address: as configured, or as every program finds it that talks to an engine.
+    #[must_use]
+    pub fn docker_host(&self) -> Option<String> {
+        let usual = || std::env::var("DOCKER_HOST").ok().filter(|host| !host.is_empty());
+        self.docker.host.clone().or_else(usual)
+    }
+
     /// Whether the values fit together; [`load`] calls it after every layer was read.
     ///
     /// # Errors
@@ -195,10 +215,13 @@ impl Config {
     pub fn validate(&self) -> Result<(), Vec<(&'static str, String)>> {
         let mut problems = Vec::new();
         let mut broken = |key: &'static str, message: String| problems.push((key, message));
-        if self.main.backend != "embedded" {
+        if ![EMBEDDED, DOCKER].contains(&self.main.backend.as_str()) {
             broken(
                 "backend",
-                format!("{:?} is no backend of this build: use \"embedded\"", self.main.backend),
+                format!(
+                    "{:?} is no backend of this build: use {EMBEDDED:?} or {DOCKER:?}",
+                    self.main.backend
+                ),
             );
         }
         if self.main.data_dir.as_os_str().is_empty() {

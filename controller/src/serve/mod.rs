@@ -19,10 +19,13 @@ mod wire;
 pub use running::Running;
 pub use wire::{Error, start};
 
-use crate::backend::{Capability, embedded};
+use crate::backend::{Capability, docker, embedded};
 use config::Config;
 
 /// What this machine can and cannot do, looked at without a server.
-pub async fn probe(_config: &Config) -> Vec<Capability> {
-    embedded::probe().await
+pub async fn probe(config: &Config) -> Vec<Capability> {
+    match config.main.backend.as_str() {
+        config::DOCKER => docker::probe(config.docker_host().as_deref()).await,
+        _ => embedded::probe().await,
+    }
 }

@@ -1,7 +1,7 @@
 //! Starts every part with what it needs of the others.
 
 use std::io;
-use std::net::{IpAddr, SocketAddr, TcpListener};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener};
 use std::num::{NonZeroU32, NonZeroUsize};
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -9,13 +9,13 @@ use std::sync::Arc;
 use tokio::sync::{mpsc, oneshot};
 use tokio_util::sync::CancellationToken;
 
-use super::config::{Config, Size};
+use super::config::{Config, DOCKER, Size};
 use super::lock;
 use super::memory;
 use super::parts::{Health, Wired};
 use super::running::{Running, Tasks};
 use crate::autoscale::{self, Adoptable};
-use crate::backend::{self, Backend, embedded, shim_files};
+use crate::backend::{self, Backend, docker, embedded, shim_files};
 use crate::build::{self, Bundles, Dependencies};
 use crate::gateway::{self, Gateway};
 use crate::pool::Pool;
@@ -48,7 +48,7 @@ pub enum Error {
     Shim(#[from] shim_files::Error),
     /// The backend.
     #[error(transparent)]
-    Open(#[from] embedded::OpenError),
+    Open(#[from] backend::OpenError),
     /// What an earlier run left cannot be looked at.
     #[error("cannot look for instances of an earlier run")]
     Backend(#[from] backend::Error),
@@ -129,9 +129,8 @@ pub async fn start(config: Config) -> Result<Running, Error> {
     });
 
     let shim = shim_files::install(&data)?;
-    let embedded = embedded::Embedded::open(embedded_config(&config, listen, shim)?).await?;
-    let bridge = embedded.gateway_address().map(|address| SocketAddr::from((address, listen.port())));
-    let backend: Arc<dyn Backend> = embedded;
+    let (backend, bridge) = open_backend(&config, listen, shim).await?;
+    let bridge = bridge.map(|address| SocketAddr::from((address, listen.port())));
     let started = Start { config, data, lock, listen, bridge, store, logs, backend, tasks };
     let backend = Arc::clone(&started.backend);
     match started.go_on().await {
@@ -292,6 +291,34 @@ impl Start {
             },
             forwarding: gateway::ForwardingLimits::default(),
         }
+    }
+}
+
+/// The configured backend, and the address by which its instances reach the gateway.
+async fn open_backend(
+    config: &Config,
+    listen: SocketAddr,
+    shim: PathBuf,
+) -> Result<(Arc<dyn Backend>, Option<Ipv4Addr>), Error> {
+    if config.main.backend == DOCKER {
+        let docker = docker::Docker::open(docker_config(config, listen, shim)).await?;
+        let bridge = docker.gateway_address();
+        return Ok((docker, bridge));
+    }
+    let embedded = embedded::Embedded::open(embedded_config(config, listen, shim)?).await?;
+    let bridge = embedded.gateway_address();
+    Ok((embedded, bridge))
+}
+
+fn docker_config(config: &Config, listen: SocketAddr, shim: PathBuf) -> docker::Config {
+    docker::Config {
+        host: config.docker_host(),
+        tcp: config.docker.tcp,
+        parallel_starts: usize::try_from(config.start_parallelism()).unwrap_or(usize::MAX),
+        gateway_port: listen.port(),
+        host_ports: config.network.host_ports.clone(),
+        interfaces: config.network.interfaces.clone(),
+        ..docker::Config::new(config.main.data_dir.clone(), shim)
     }
 }
 

@@ -70,6 +70,18 @@ pub struct ShimConfig {
     /// Whether the shim locks itself and the runtime in.
     #[serde(default)]
     pub confinement: Confinement,
+    /// Ports by which the sockets are reached too, where the host cannot connect to them.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub relay: Option<Relay>,
+}
+
+/// TCP ports of the instance that lead to its sockets.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Relay {
+    /// To [`INVOKE_SOCKET`].
+    pub invoke: u16,
+    /// To [`CONTROL_SOCKET`].
+    pub control: u16,
 }
 
 /// What the shim runs.
@@ -152,6 +164,7 @@ impl ShimConfig {
             log_ring_bytes: default_log_ring_bytes(),
             controller_absence_ms: default_controller_absence_ms(),
             confinement: Confinement::default(),
+            relay: None,
         }
     }
 }

@@ -5,13 +5,12 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use hearth_function::InstanceId;
-use tokio::io::Interest;
-use tokio::io::unix::AsyncFd;
-use tokio::sync::watch;
+use tokio::sync::watch::Sender;
 
-use super::cgroup::Group;
-use super::directory::Directory;
 use super::process::{self, Fate};
+use crate::backend::local::cgroup::Group;
+use crate::backend::local::directory::Directory;
+use crate::backend::local::watch;
 use crate::backend::{Exit, Started};
 
 /// How often it is asked how a child of ours ended, and how long apart: the launcher's worker, whose child it was at first, may be a
@@ -40,18 +39,14 @@ pub(super) struct Instance {
     /// Whether there is code at `/code`: injecting twice would stack mounts silently.
     pub(super) has_code: AtomicBool,
     /// How it ended, once it has.
-    pub(super) end: watch::Sender<Option<Exit>>,
+    pub(super) end: Sender<Option<Exit>>,
 }
 
 impl Instance {
     /// Waits for the end of the shim and says how the instance ended.
     pub(super) async fn watch(&self) -> Exit {
-        match self.pidfd.try_clone().and_then(readiness) {
-            Ok(pidfd) => {
-                // A pidfd is readable from the end of its process on, and only then.
-                pidfd.readable().await.ok();
-            }
-            Err(error) => tracing::error!(instance = %self.id, %error, "cannot watch the instance's process"),
+        if let Err(error) = watch::end(&self.pidfd).await {
+            tracing::error!(instance = %self.id, %error, "cannot watch the instance's process");
         }
         let exit = self.conclude().await;
         self.end.send_replace(Some(exit));
@@ -88,12 +83,6 @@ impl Instance {
     pub(super) fn give_code_place_back(&self) {
         self.has_code.store(false, Ordering::Release);
     }
-}
-
-#[expect(unsafe_code, reason = "tokio wants to be promised that the descriptor stays what it is")]
-fn readiness(pidfd: OwnedFd) -> std::io::Result<AsyncFd<OwnedFd>> {
-    // SAFETY: an `OwnedFd` is open, and the same one, for as long as it lives; it lives in what is returned.
-    Ok(unsafe { AsyncFd::register_with_interest(pidfd, Interest::READABLE) }?)
 }
 
 /// How an instance ended: by the shim's record, else by the shim's own end; and whether the kernel killed for want of memory.

@@ -10,8 +10,8 @@ use std::time::Duration;
 use rustix::event::{PollFd, PollFlags, Timespec};
 use rustix::net::{AddressFamily, SocketFlags, SocketType};
 
-use super::cgroup::Entrances;
 use super::launcher::{ARGUMENT, MAX_MESSAGE, Reply, Request, receive, send};
+use crate::backend::local::cgroup::Entrances;
 
 /// How long the launcher may take to be ready, and a worker to make a container: a machine under load, not a broken one.
 const PATIENCE: Duration = Duration::from_secs(30);

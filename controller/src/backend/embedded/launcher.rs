@@ -33,6 +33,8 @@ use rustix::thread::LinkNameSpaceType;
 use serde::{Deserialize, Serialize};
 
 use super::sys;
+use crate::backend::local::mounts;
+use crate::backend::local::root::Template;
 
 /// The first argument that makes the `hearth` binary a launcher. Not for people.
 pub const ARGUMENT: &str = "__launcher";
@@ -51,15 +53,6 @@ pub(super) struct Request {
     pub(super) unified: bool,
     /// Its root.
     pub(super) root: Template,
-}
-
-/// A root as it is put together once, in the launcher's mount namespace.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub(super) struct Template {
-    /// The directory; the key too: one path has always the same binds.
-    pub(super) path: PathBuf,
-    /// What is mounted in it, read-only: a path of the host, and a path below the root, without the leading slash.
-    pub(super) binds: Vec<(PathBuf, PathBuf)>,
 }
 
 /// How it went.
@@ -230,7 +223,7 @@ fn assemble(root: &Template) -> Result<(), String> {
             OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC | OpenTreeFlags::AT_RECURSIVE;
         let tree =
             rustix::mount::open_tree(rustix::fs::CWD, source, flags).map_err(|error| said(source, error))?;
-        sys::make_read_only(&tree, true).map_err(|error| format!("{}: {error}", source.display()))?;
+        mounts::make_read_only(&tree, true).map_err(|error| format!("{}: {error}", source.display()))?;
         let flags = rustix::mount::MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH;
         rustix::mount::move_mount(&tree, "", rustix::fs::CWD, &target, flags)
             .map_err(|error| said(&target, error))?;

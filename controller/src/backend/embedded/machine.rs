@@ -3,13 +3,27 @@
 
 use std::fs;
 use std::io;
+use std::net::Ipv4Addr;
 use std::path::{Path, PathBuf};
 
-use hearth_function::InstanceId;
-use sha2::{Digest as _, Sha256};
+use serde::{Deserialize, Serialize};
 
-use super::directory::Directory;
-use super::{Config, OpenError, cgroup, launch, network, root};
+use super::process::Identity;
+use super::{Config, OpenError, launch, network};
+use crate::backend::Started;
+use crate::backend::local::{cgroup, records, root, tag};
+
+/// What `started.json` says of an instance.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub(in crate::backend) struct Record {
+    /// The shim.
+    pub(in crate::backend) process: Identity,
+    /// Its address on the bridge, if it has one.
+    pub(in crate::backend) address: Option<Ipv4Addr>,
+    /// What the start answered.
+    pub(in crate::backend) started: Started,
+}
 
 /// What this backend has made of the machine. Everything in here blocks.
 #[derive(Debug)]
@@ -50,8 +64,9 @@ impl Machine {
         rustix::process::set_child_subreaper(Some(rustix::process::getpid()))
             .map_err(|error| step("become the parent of orphans".to_owned())(error.into()))?;
         sweep(&directory, &parent);
-        let taken =
-            records(&directory).filter_map(|(_, directory)| directory.read_record()?.address).collect();
+        let taken = records(&directory)
+            .filter_map(|(_, directory)| directory.read_record::<Record>()?.address)
+            .collect();
         let networks = network::Networks::open(config, &tag, taken);
         let roots = root::Roots::new(&data_dir, config.shim_dir.clone(), networks.gateway());
         fs::create_dir_all(data_dir.join("roots")).map_err(step("make the directory of roots".to_owned()))?;
@@ -64,30 +79,10 @@ impl Machine {
     }
 }
 
-/// Eight hex digits that stand for the data directory.
-fn tag(data_dir: &Path) -> String {
-    Sha256::digest(data_dir.as_os_str().as_encoded_bytes())
-        .iter()
-        .take(4)
-        .map(|byte| format!("{byte:02x}"))
-        .collect()
-}
-
-/// The instances that have a directory.
-pub(super) fn records(parent: &Path) -> impl Iterator<Item = (InstanceId, Directory)> + use<> {
-    let parent = parent.to_owned();
-    let entries = fs::read_dir(&parent).into_iter().flatten().flatten();
-    entries.filter_map(move |entry| {
-        let id = InstanceId::parse(entry.file_name().to_str()?).ok()?;
-        let directory = Directory::of(&parent, &id);
-        Some((id, directory))
-    })
-}
-
 /// Takes away starts that a killed controller did not complete, and groups that have no instance.
 fn sweep(parent: &Path, groups: &cgroup::Parent) {
     for (id, directory) in records(parent) {
-        if directory.read_record().is_none() || directory.read_spec().is_none() {
+        if directory.read_record::<Record>().is_none() || directory.read_spec().is_none() {
             let gone = groups.group(id.as_str()).destroy().and_then(|()| directory.remove());
             if let Err(error) = gone {
                 tracing::warn!(instance = %id, %error, "cannot take away an unfinished start");

@@ -3,9 +3,6 @@
 //! libcontainer forks in the process that calls it, which a process with threads must not do. So a launcher runs beside the controller:
 //! the same binary, re-executed with one thread ([`launcher`]), which forks one short-lived worker for each start.
 
-mod cgroup;
-mod directory;
-mod inject;
 mod instance;
 mod launch;
 pub mod launcher;
@@ -14,7 +11,6 @@ mod network;
 mod oci;
 mod probe;
 mod process;
-mod root;
 mod start;
 mod sys;
 
@@ -33,14 +29,16 @@ use rustix::process::Signal;
 use tokio::sync::{Semaphore, mpsc, watch};
 use tokio_util::task::TaskTracker;
 
-use self::directory::Directory;
 use self::instance::{Instance, Kin};
-use self::machine::{Machine, records};
+use self::machine::{Machine, Record};
 pub use self::probe::probe;
 use self::process::Fate;
 
+use super::local::directory::Directory;
+use super::local::{blocking, mounts, records};
 use super::{
-    Backend, Capability, CodeMount, Ended, Error, Found, InstanceSpec, Limits, Owner, Started, Stats,
+    Backend, Capability, CodeMount, Ended, Error, Found, InstanceSpec, Limits, OpenError, Owner, Started,
+    Stats,
 };
 
 /// How the embedded backend is set up.
@@ -84,28 +82,6 @@ impl Config {
             spare_networks: 4,
         }
     }
-}
-
-/// Why the backend cannot be opened.
-#[derive(Debug, thiserror::Error)]
-pub enum OpenError {
-    /// The machine lacks something that no instance can do without.
-    #[error("this machine cannot {what}: {remedy}")]
-    Unsupported {
-        /// What it lacks.
-        what: String,
-        /// How to get it.
-        remedy: String,
-    },
-    /// A step of the setting up went wrong.
-    #[error("{step}")]
-    Step {
-        /// What was being done, with the path.
-        step: String,
-        /// What the system said.
-        #[source]
-        source: std::io::Error,
-    },
 }
 
 /// Ends that nobody has taken yet. The tasks that tell of them wait when it is full.
@@ -162,18 +138,6 @@ impl Embedded {
     #[must_use]
     pub fn gateway_address(&self) -> Option<Ipv4Addr> {
         self.shared.machine.networks.gateway()
-    }
-}
-
-/// Runs work that blocks on a thread for it.
-async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> T {
-    match tokio::task::spawn_blocking(work).await {
-        Ok(value) => value,
-        Err(error) => match error.try_into_panic() {
-            Ok(panic) => std::panic::resume_unwind(panic),
-            // Only a runtime that shuts down cancels such a task, and with it whoever waits here.
-            Err(_) => std::future::pending().await,
-        },
     }
 }
 
@@ -257,7 +221,7 @@ impl Shared {
         let cleared = blocking(move || {
             let machine = &shared.machine;
             let directory = Directory::of(&machine.directory, &name);
-            let address = directory.read_record().and_then(|record| record.address);
+            let address = directory.read_record::<Record>().and_then(|record| record.address);
             machine.parent.group(name.as_str()).destroy()?;
             directory.remove()?;
             Ok(address)
@@ -276,7 +240,7 @@ impl Shared {
 
     /// Takes up an instance that this controller did not start.
     fn adopt(self: &Arc<Self>, id: InstanceId, directory: Directory) -> Option<Found> {
-        let (spec, record) = (directory.read_spec()?, directory.read_record()?);
+        let (spec, record) = (directory.read_spec()?, directory.read_record::<Record>()?);
         let group = self.machine.parent.group(id.as_str());
         let started = record.started.clone();
         let Some(pidfd) = record.process.open() else {
@@ -347,7 +311,7 @@ impl Backend for Embedded {
         let (owner, code) = (owner.clone(), code.clone());
         let target = Arc::clone(&running);
         let injected = blocking(move || {
-            inject::mount(&target.pidfd, pairs)?;
+            mounts::mount(&target.pidfd, pairs)?;
             // After the mount: what is found between the two is nobody's, and is taken away.
             target.directory.rewrite_spec(|spec| (spec.owner, spec.code) = (Some(owner), Some(code)))
         })
@@ -366,7 +330,7 @@ impl Backend for Embedded {
         blocking(move || {
             let before = running.directory.read_spec().map(|spec| spec.limits);
             if before.is_some_and(|before| before.tmp_bytes != limits.tmp_bytes) {
-                inject::resize_tmp(&running.pidfd, limits.tmp_bytes)?;
+                mounts::resize_tmp(&running.pidfd, limits.tmp_bytes)?;
             }
             if before == Some(limits) {
                 Ok(())

@@ -10,37 +10,7 @@ use libcontainer::oci_spec::runtime::{
 };
 
 use crate::backend::InstanceSpec;
-
-/// The name every instance has for itself; `/etc/hosts` of the root knows it.
-pub(super) const HOSTNAME: &str = "function";
-
-/// Open files, for the runtime and for the shim: enough for a few thousand connections.
-const OPEN_FILES: u64 = 65_536;
-
-/// The kernel, short of memory on the whole machine, takes a function before the controller and the host's own services.
-const OOM_SCORE: i32 = 300;
-
-/// What of the kernel's `/proc` says or does something about the host. Docker's list, less what needs `/sys`, which is not mounted.
-const MASKED: [&str; 9] = [
-    "/proc/acpi",
-    "/proc/asound",
-    "/proc/interrupts",
-    "/proc/kcore",
-    "/proc/keys",
-    "/proc/latency_stats",
-    "/proc/sched_debug",
-    "/proc/scsi",
-    "/proc/timer_list",
-];
-
-/// What of `/proc` would change the host.
-const READ_ONLY: [&str; 5] = ["/proc/bus", "/proc/fs", "/proc/irq", "/proc/sys", "/proc/sysrq-trigger"];
-
-/// Open files that an instance may have: [`OPEN_FILES`], or fewer where this process may have no more itself and could not give more.
-pub(super) fn open_files() -> u64 {
-    let own = rustix::process::getrlimit(rustix::process::Resource::Nofile).maximum;
-    own.map_or(OPEN_FILES, |own| own.min(OPEN_FILES))
-}
+use crate::backend::local::{HOSTNAME, MASKED, OOM_SCORE, READ_ONLY};
 
 /// Makes the specification. `root` is the tree that the launcher has put together, `sockets` the host's directory that is `/run/hearth`,
 /// `open_files` the limit on those.

@@ -3,9 +3,10 @@
 use std::fs;
 use std::path::Path;
 
-use super::{blocking, cgroup, network};
+use super::network;
 use crate::backend::Capability;
-use crate::backend::interpreters::{self, Language};
+use crate::backend::local::report::{lacks, node, python, root, works};
+use crate::backend::local::{blocking, cgroup};
 
 /// The oldest kernel that has all that is used: `mount_setattr` (5.12) and `cgroup.kill` (5.14; without it there is a slower way).
 const OLDEST_KERNEL: [u32; 2] = [5, 12];
@@ -28,23 +29,6 @@ pub async fn probe() -> Vec<Capability> {
         ]
     })
     .await
-}
-
-fn works(name: &str, detail: impl Into<String>) -> Capability {
-    Capability { name: name.to_owned(), works: true, detail: detail.into(), remedy: None }
-}
-
-fn lacks(name: &str, detail: impl Into<String>, remedy: impl Into<String>) -> Capability {
-    Capability { name: name.to_owned(), works: false, detail: detail.into(), remedy: Some(remedy.into()) }
-}
-
-fn root() -> Capability {
-    let user = rustix::process::geteuid();
-    if user.is_root() {
-        works("root", "running as root")
-    } else {
-        lacks("root", format!("running as user {}", user.as_raw()), "start hearth as root (sudo)")
-    }
 }
 
 fn kernel() -> Capability {
@@ -117,17 +101,6 @@ fn pausing() -> Capability {
     }
 }
 
-fn networks() -> Capability {
-    match network::check() {
-        Ok(detail) => works("networks", detail),
-        Err(error) => lacks(
-            "networks",
-            error.to_string(),
-            "run as root on a kernel with nf_tables, bridge and veth; without them only functions with `network: none` run",
-        ),
-    }
-}
-
 fn docker() -> Capability {
     let running = fs::symlink_metadata("/sys/class/net/docker0").is_ok();
     let iptables = ["/usr/sbin/iptables", "/sbin/iptables", "/usr/bin/iptables"]
@@ -144,40 +117,14 @@ fn docker() -> Capability {
     }
 }
 
-fn node() -> Capability {
-    interpreter("nodejs", Language::Nodejs)
-}
-
-fn python() -> Capability {
-    interpreter("python", Language::Python)
-}
-
-fn interpreter(runtime: &str, language: Language) -> Capability {
-    match interpreters::find(runtime) {
-        Ok(chosen) => {
-            let dotted = |version: [u32; 3]| version.map(|part| part.to_string()).join(".");
-            let others: Vec<String> = interpreters::all(language)
-                .iter()
-                .filter(|one| one.path != chosen.path)
-                .map(|one| dotted(one.version))
-                .collect();
-            let others =
-                if others.is_empty() { String::new() } else { format!("; also here: {}", others.join(", ")) };
-            let refused: String = interpreters::refused(language)
-                .iter()
-                .map(|one| format!("; not used: {}, {}", one.path.display(), one.why))
-                .collect();
-            works(
-                runtime,
-                format!("{} at {}{others}{refused}", dotted(chosen.version), chosen.path.display()),
-            )
-        }
-        Err(interpreters::Error::None { wanted, found, remedy }) => {
-            lacks(runtime, format!("no {wanted}: {found}"), remedy)
-        }
-        Err(error @ interpreters::Error::NotARuntime(_)) => {
-            lacks(runtime, error.to_string(), "use another name")
-        }
+fn networks() -> Capability {
+    match network::check() {
+        Ok(detail) => works("networks", detail),
+        Err(error) => lacks(
+            "networks",
+            error.to_string(),
+            "run as root on a kernel with nf_tables, bridge and veth; without them only functions with `network: none` run",
+        ),
     }
 }
 

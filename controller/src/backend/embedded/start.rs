@@ -5,15 +5,14 @@ use std::net::Ipv4Addr;
 use std::os::fd::{AsFd as _, OwnedFd};
 use std::time::{Duration, Instant};
 
-use hearth_protocol::config::{ShimConfig, ShimProcess};
-
-use super::cgroup::Group;
-use super::directory::{Directory, Record};
 use super::launcher::{Reply, Request};
-use super::machine::Machine;
+use super::machine::{Machine, Record};
 use super::oci;
 use super::process::Identity;
-use crate::backend::{Error, InstanceSpec, Network, Process, Root, Started};
+use crate::backend::local::cgroup::Group;
+use crate::backend::local::directory::Directory;
+use crate::backend::local::{open_files, shim};
+use crate::backend::{Error, InstanceSpec, Network, Root, Started};
 
 /// A start that is complete.
 pub(super) struct Launched {
@@ -31,15 +30,24 @@ pub(super) fn start(machine: &Machine, spec: &InstanceSpec) -> Result<Launched, 
     let step =
         |step: &'static str| move |source: io::Error| Error::Step { step, instance: spec.id.clone(), source };
     let begin = Instant::now();
-    let shim = shim_config(spec)?;
+    if let Root::Image(reference) = &spec.root {
+        return Err(Error::Unsupported {
+            what: format!("run the image {reference} without an engine"),
+            remedy: "start hearth with --backend docker, or unpack the image".to_owned(),
+        });
+    }
+    let shim = shim::config(spec, shim::interpreter(spec))?;
     let root = machine.roots.template(&spec.root).map_err(step("put the root together"))?;
     let directory = Directory::of(&machine.directory, &spec.id);
     let group = machine.parent.group(spec.id.as_str());
     // From here on something may be left; the guard takes it away unless the start is complete.
     let mut undo =
         Undo { machine, directory: directory.clone(), group: group.clone(), address: None, done: false };
-    directory.create(spec, &shim).map_err(step("make the instance's directory"))?;
-    oci::spec(spec, &root.path, &directory.sockets(), oci::open_files())
+    directory
+        .create(spec, &shim)
+        .and_then(|()| directory.create_oci())
+        .map_err(step("make the instance's directory"))?;
+    oci::spec(spec, &root.path, &directory.sockets(), open_files())
         .and_then(|spec| spec.save(directory.oci().join("config.json")))
         .map_err(io::Error::other)
         .map_err(step("write the container's specification"))?;
@@ -118,43 +126,4 @@ impl Drop for Undo<'_> {
             self.machine.networks.release(address);
         }
     }
-}
-
-/// What the shim is told.
-fn shim_config(spec: &InstanceSpec) -> Result<ShimConfig, Error> {
-    let process = match &spec.process {
-        Process::Nodejs => ShimProcess::Nodejs { interpreter: interpreter(&spec.root, "node")? },
-        Process::Python => ShimProcess::Python { interpreter: interpreter(&spec.root, "python3")? },
-        Process::Http { command } => ShimProcess::Http { command: command.clone() },
-        Process::Exec { command } => ShimProcess::Exec { command: command.clone() },
-        Process::Job { command } => ShimProcess::Job { command: command.clone() },
-    };
-    let mut config = ShimConfig::new(
-        spec.id.as_str(),
-        spec.secret.as_str(),
-        process,
-        spec.concurrency,
-        spec.limits.memory_bytes,
-    );
-    config.env = spec.env.clone();
-    if spec.build_dir.is_some() {
-        "/build".clone_into(&mut config.working_directory);
-    }
-    Ok(config)
-}
-
-/// The interpreter as the instance sees it.
-fn interpreter(root: &Root, program: &str) -> Result<String, Error> {
-    let found = match root {
-        Root::Host { interpreter } => interpreter.as_ref().map(|path| path.to_string_lossy().into_owned()),
-        Root::Directory(path) => ["usr/local/bin", "usr/bin", "bin"]
-            .iter()
-            .map(|place| format!("{place}/{program}"))
-            .find(|place| path.join(place).exists())
-            .map(|place| format!("/{place}")),
-    };
-    found.ok_or_else(|| Error::Invalid {
-        what: format!("the instance's root has no {program}"),
-        remedy: format!("use a root with {program} in /usr/local/bin or /usr/bin"),
-    })
 }

@@ -1,36 +1,7 @@
 //! The system calls of this backend that no safe crate offers, each wrapped once.
 
-use std::ffi::CStr;
 use std::io;
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
-
-/// Makes the mount that `tree` is, and with `recursive` those below it, read-only, without set-user-id and without devices.
-///
-/// # Errors
-/// What `mount_setattr(2)` says.
-#[expect(unsafe_code, reason = "rustix has no mount_setattr")]
-pub(super) fn make_read_only(tree: impl AsFd, recursive: bool) -> io::Result<()> {
-    let attributes = libc::mount_attr {
-        attr_set: libc::MOUNT_ATTR_RDONLY | libc::MOUNT_ATTR_NOSUID | libc::MOUNT_ATTR_NODEV,
-        attr_clr: 0,
-        propagation: libc::MS_PRIVATE,
-        userns_fd: 0,
-    };
-    let flags = libc::AT_EMPTY_PATH | if recursive { libc::AT_RECURSIVE } else { 0 };
-    let empty: &CStr = c"";
-    // SAFETY: the path is a string that ends in NUL, the attributes outlive the call and their size is the one given.
-    let result = unsafe {
-        libc::syscall(
-            libc::SYS_mount_setattr,
-            tree.as_fd().as_raw_fd(),
-            empty.as_ptr(),
-            flags,
-            std::ptr::from_ref(&attributes),
-            size_of::<libc::mount_attr>(),
-        )
-    };
-    if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
-}
+use std::os::fd::{AsRawFd, BorrowedFd};
 
 /// `CLONE_INTO_CGROUP`, since Linux 5.7.
 const CLONE_INTO_CGROUP: u64 = 1 << 33;

@@ -216,6 +216,8 @@ fn npm_of(root: &Root, interpreter: &Path, prefix: &Path) -> Option<PathBuf> {
             .canonicalize()
             .is_ok_and(|real| real.is_file() && (real.starts_with("/usr") || real.starts_with(prefix))),
         Root::Directory(root) => inside.strip_prefix("/").is_ok_and(|inside| root.join(inside).is_file()),
+        // It cannot be looked into from here; most images have it beside the interpreter, which is the first place.
+        Root::Image(_) => true,
     })
 }
 

@@ -70,7 +70,7 @@ fn every_problem_of_every_layer_is_told() {
     told.sort();
     insta::assert_snapshot!(told.join("\n"), @r#"
     -: sets no option; did you mean HEARTH_DRAIN_DEADLINE?
-    backend: "dokcer" is no backend of this build: use "embedded"
+    backend: "dokcer" is no backend of this build: use "embedded" or "docker"
     drain: is a section: its options stand below it
     gateway.lissten: there is no such option; did you mean gateway.listen?
     gateway.listen: "here" is not an address and a port, as in 127.0.0.1:8080

@@ -1,41 +1,26 @@
 //! Networks of instances.
 //!
 //! `none` is a namespace with nothing but its own loopback. `outbound` has a link to Hearth's bridge, whose ports are isolated from
-//! each other; what may pass is [`filter`]'s. Both kinds are made ahead by a thread and held by descriptor, so that a start takes one and
-//! a controller that is killed leaves none behind. A namespace serves one instance and is never used again.
-//!
-//! The bridge, the table of rules and the sysctl outlive a controller that is killed: instances may still run. The next one of the same
-//! data directory takes them over, by their names, or takes them away.
+//! each other; what may pass is the bridge's to say. Both kinds are made ahead by a thread and held by descriptor, so that a start takes
+//! one and a controller that is killed leaves none behind. A namespace serves one instance and is never used again.
 
-mod addresses;
-mod filter;
-mod foreign;
-mod link;
 mod namespace;
-mod netlink;
 
-use std::collections::{BTreeSet, VecDeque};
-use std::fs;
+use std::collections::VecDeque;
 use std::io;
 use std::net::Ipv4Addr;
 use std::os::fd::OwnedFd;
-use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::mpsc::{RecvTimeoutError, SyncSender, sync_channel};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
-use self::addresses::{Addresses, PREFIX};
 use self::namespace::Uplink;
-use self::netlink::Socket;
 use super::Config;
 use crate::backend::Network;
-
-const IP_FORWARD: &str = "/proc/sys/net/ipv4/ip_forward";
-
-/// How often firewalls of others and the host's ways out are looked at again: Docker may have been started since, or a VPN.
-const LOOK_AGAIN: Duration = Duration::from_secs(15);
+use crate::backend::local::network::addresses::{Addresses, PREFIX};
+use crate::backend::local::network::{Bridge, LOOK_AGAIN, Separation, Setup};
 
 /// A network namespace for one instance.
 #[derive(Debug)]
@@ -59,6 +44,11 @@ pub(super) struct Networks {
 struct Shared {
     /// The bridge, or why there is none.
     bridge: Result<Bridge, String>,
+    /// Of the bridge.
+    addresses: Mutex<Addresses>,
+    /// Links made so far.
+    links: AtomicU32,
+    tag: String,
     spares: Mutex<Spares>,
     wanted: usize,
 }
@@ -78,35 +68,34 @@ impl Spares {
     }
 }
 
-/// Hearth's bridge.
-#[derive(Debug)]
-struct Bridge {
-    name: String,
-    index: u32,
-    gateway: Ipv4Addr,
-    mtu: u32,
-    rules: filter::Rules,
-    exception: foreign::Exception,
-    /// What the two above were last made with: a laptop changes its way out, and a VPN comes and goes.
-    ways_out: Mutex<Vec<String>>,
-    /// Further ways out, as configured.
-    listed: Vec<String>,
-    addresses: Mutex<Addresses>,
-    links: AtomicU32,
-    tag: String,
-    /// There when forwarding was off before the first of the Hearths of this machine; the last one switches it off again, even one that
-    /// was killed and started again.
-    forwarding_was_off: PathBuf,
-}
-
 impl Networks {
     /// Makes the bridge and the firewall's rules, or takes them over. `taken` are the addresses of instances that run already.
     pub(super) fn open(config: &Config, tag: &str, taken: Vec<Ipv4Addr>) -> Self {
-        let bridge = Bridge::open(config, tag, taken).map_err(|error| error.to_string());
+        let mut ports = vec![config.gateway_port];
+        ports.extend(&config.host_ports);
+        let bridge = Bridge::open(Setup {
+            name: format!("hearth{tag}"),
+            tag: tag.to_owned(),
+            run_dir: config.run_dir.clone(),
+            ports,
+            interfaces: config.interfaces.clone(),
+            separation: Separation::ByPort,
+            gateway: None,
+        });
+        let bridge = bridge.map_err(|error| error.to_string());
         if let Err(error) = &bridge {
             tracing::warn!(%error, "no networks here: instances with network outbound will be refused");
         }
-        let shared = Arc::new(Shared { bridge, spares: Mutex::default(), wanted: config.spare_networks });
+        let gateway = bridge.as_ref().map_or(Ipv4Addr::UNSPECIFIED, |bridge| bridge.gateway);
+        let shared = Arc::new(Shared {
+            bridge,
+            addresses: Mutex::new(Addresses::new(gateway, taken)),
+            // Names of links that a killed controller left may linger; the process id makes it unlikely to meet one.
+            links: AtomicU32::new(std::process::id().wrapping_mul(4099)),
+            tag: tag.to_owned(),
+            spares: Mutex::default(),
+            wanted: config.spare_networks,
+        });
         let (wake, woken) = sync_channel(1);
         let making = Arc::clone(&shared);
         let maker = std::thread::Builder::new().name("hearth-networks".to_owned()).spawn(move || {
@@ -190,15 +179,15 @@ impl Shared {
             .bridge
             .as_ref()
             .map_err(|reason| io::Error::new(io::ErrorKind::Unsupported, reason.clone()))?;
-        let address = bridge.addresses.lock().unwrap_or_else(PoisonError::into_inner).take();
+        let address = self.addresses.lock().unwrap_or_else(PoisonError::into_inner).take();
         let address = address.ok_or_else(|| io::Error::other("every address of the subnet is in use"))?;
-        let number = bridge.links.fetch_add(1, Ordering::Relaxed) & 0xff_ffff;
+        let number = self.links.fetch_add(1, Ordering::Relaxed) & 0xff_ffff;
         let uplink = Uplink {
             bridge: bridge.index,
             gateway: bridge.gateway,
             prefix: PREFIX,
             mtu: bridge.mtu,
-            name: format!("hv{}{number:06x}", bridge.tag.get(..4).unwrap_or_default()),
+            name: format!("hv{}{number:06x}", self.tag.get(..4).unwrap_or_default()),
             address,
         };
         match namespace::make(Some(uplink)) {
@@ -211,9 +200,7 @@ impl Shared {
     }
 
     fn release(&self, address: Ipv4Addr) {
-        if let Ok(bridge) = &self.bridge {
-            bridge.addresses.lock().unwrap_or_else(PoisonError::into_inner).release(address);
-        }
+        self.addresses.lock().unwrap_or_else(PoisonError::into_inner).release(address);
     }
 
     fn refill(&self) {
@@ -244,168 +231,10 @@ impl Shared {
     }
 
     fn look_at_others(&self) {
-        let Ok(bridge) = &self.bridge else { return };
-        if let Err(error) = bridge.follow_ways_out() {
-            tracing::warn!(%error, "instances may not reach the outside");
-        }
-        if let Err(error) = bridge.exception().make() {
-            tracing::warn!(%error, "another firewall may drop what instances send");
+        if let Ok(bridge) = &self.bridge {
+            bridge.look_at_others();
         }
     }
-}
-
-impl Bridge {
-    fn open(config: &Config, tag: &str, taken: Vec<Ipv4Addr>) -> io::Result<Self> {
-        let mut socket = Socket::route()?;
-        let name = format!("hearth{tag}");
-        let said = |what: &'static str| {
-            move |error: io::Error| io::Error::new(error.kind(), format!("{what}: {error}"))
-        };
-        filter::available().map_err(said("nf_tables"))?;
-        let routes = link::routes(&mut socket)?;
-        let way_out = routes.iter().find(|route| route.prefix == 0).and_then(|route| route.link);
-        let mtu = way_out.and_then(|link| link::mtu(&mut socket, link).ok()).unwrap_or(1500);
-        let existing = link::index(&mut socket, &name).ok();
-        let own = existing.and_then(|index| link::addresses(&mut socket, index).ok()?.first().copied());
-        // A bridge with its address is one of before, with instances on it perhaps; one without is half made.
-        let (index, gateway) = if let (Some(index), Some(gateway)) = (existing, own) {
-            (index, gateway)
-        } else {
-            link::delete(&mut socket, &name)?;
-            let resolvers = fs::read_to_string("/etc/resolv.conf").unwrap_or_default();
-            let gateway = addresses::choose(&routes, &resolvers).ok_or_else(|| {
-                io::Error::other("every private subnet that Hearth tries is in use on this machine")
-            })?;
-            link::create_bridge(&mut socket, &name, mtu, hardware_address(tag))
-                .map_err(said("make a bridge"))?;
-            let index = link::index(&mut socket, &name)?;
-            fs::write(format!("/proc/sys/net/ipv6/conf/{name}/disable_ipv6"), "1").ok();
-            link::add_address(&mut socket, index, gateway, PREFIX)?;
-            link::up(&mut socket, index)?;
-            (index, gateway)
-        };
-        let mut ports = vec![config.gateway_port];
-        ports.extend(&config.host_ports);
-        let ways_out = ways_out(&mut socket, &routes, &name, &config.interfaces)?;
-        let bridge = Self {
-            index,
-            gateway,
-            mtu,
-            rules: filter::Rules {
-                table: name.clone(),
-                bridge: name.clone(),
-                gateway,
-                prefix: PREFIX,
-                ports: ports.clone(),
-                ways_out: Vec::new(),
-            },
-            exception: foreign::Exception { bridge: name.clone(), gateway, ports, ways_out: Vec::new() },
-            ways_out: Mutex::new(ways_out),
-            listed: config.interfaces.clone(),
-            addresses: Mutex::new(Addresses::new(gateway, taken)),
-            // Names of links that a killed controller left may linger; the process id makes it unlikely to meet one.
-            links: AtomicU32::new(std::process::id().wrapping_mul(4099)),
-            tag: tag.to_owned(),
-            forwarding_was_off: config.run_dir.join("forwarding.was.off"),
-            name,
-        };
-        bridge.open_ways().inspect_err(|_| {
-            bridge.close().ok();
-        })?;
-        Ok(bridge)
-    }
-
-    fn open_ways(&self) -> io::Result<()> {
-        self.install()?;
-        // Of an earlier run, which may have had other ways out.
-        self.exception.remove();
-        self.exception().make()?;
-        if fs::read_to_string(IP_FORWARD)?.trim() == "0" {
-            fs::write(&self.forwarding_was_off, "")?;
-            fs::write(IP_FORWARD, "1")?;
-        }
-        Ok(())
-    }
-
-    fn install(&self) -> io::Result<()> {
-        filter::install(&filter::Rules { ways_out: self.ways_out(), ..self.rules.clone() })
-            .map_err(|error| io::Error::new(error.kind(), format!("nf_tables rules: {error}")))
-    }
-
-    fn exception(&self) -> foreign::Exception {
-        foreign::Exception { ways_out: self.ways_out(), ..self.exception.clone() }
-    }
-
-    fn ways_out(&self) -> Vec<String> {
-        self.ways_out.lock().unwrap_or_else(PoisonError::into_inner).clone()
-    }
-
-    /// Makes the rules anew when the host's ways out are others than before.
-    fn follow_ways_out(&self) -> io::Result<()> {
-        let mut socket = Socket::route()?;
-        let routes = link::routes(&mut socket)?;
-        let now = ways_out(&mut socket, &routes, &self.name, &self.listed)?;
-        if now == self.ways_out() {
-            return Ok(());
-        }
-        tracing::info!(ways_out = ?now, "the host's ways out have changed");
-        *self.ways_out.lock().unwrap_or_else(PoisonError::into_inner) = now;
-        self.exception.remove();
-        self.install()
-    }
-
-    fn close(&self) -> io::Result<()> {
-        let mut socket = Socket::route()?;
-        self.exception.remove();
-        filter::remove(&self.rules.table)?;
-        link::delete(&mut socket, &self.name)?;
-        if self.forwarding_was_off.exists() && !needs_forwarding(&link::names(&mut socket)?) {
-            fs::remove_file(&self.forwarding_was_off)?;
-            fs::write(IP_FORWARD, "0")?;
-        }
-        Ok(())
-    }
-}
-
-/// Interfaces by which instances reach the outside: those that a default route of the host leads to, in whatever table, and those listed.
-/// Half of all addresses counts as everything: that is how VPNs take over without touching the default route.
-fn ways_out(
-    socket: &mut Socket,
-    routes: &[link::Route],
-    bridge: &str,
-    listed: &[String],
-) -> io::Result<Vec<String>> {
-    let mut names: BTreeSet<String> = listed.iter().cloned().collect();
-    for index in routes.iter().filter(|route| route.prefix <= 1).filter_map(|route| route.link) {
-        if index == link::LOOPBACK {
-            continue;
-        }
-        match link::name(socket, index) {
-            Ok(name) => names.extend([name]),
-            // It has just gone.
-            Err(error) if error.raw_os_error() == Some(libc::ENODEV) => {}
-            Err(error) => return Err(error),
-        }
-    }
-    names.remove(bridge);
-    Ok(names.into_iter().collect())
-}
-
-/// Whether somebody who is still here relies on forwarding: another Hearth, or Docker, which finds it on and does not switch it on itself.
-fn needs_forwarding(links: &[String]) -> bool {
-    links.iter().any(|link| link.starts_with("hearth") || link == "docker0" || link.starts_with("br-"))
-}
-
-/// The bridge's own hardware address. Without one it takes its lowest port's, and changes with the ports.
-fn hardware_address(tag: &str) -> [u8; 6] {
-    let number = u32::from_str_radix(tag, 16).unwrap_or(1);
-    let [a, b, c, d] = number.to_be_bytes();
-    // Locally administered, one station.
-    [0x02, 0x68, a, b, c, d]
-}
-
-fn netmask(prefix: u8) -> u32 {
-    u32::MAX.checked_shl(32 - u32::from(prefix)).unwrap_or(0)
 }
 
 /// Whether this machine can do networks, for `hearth doctor`: nothing is changed.
@@ -413,23 +242,7 @@ fn netmask(prefix: u8) -> u32 {
 /// # Errors
 /// What stands in the way.
 pub(super) fn check() -> io::Result<String> {
-    let mut socket = Socket::route()?;
-    let routes = link::routes(&mut socket)?;
-    filter::available().map_err(|error| io::Error::new(error.kind(), format!("nf_tables: {error}")))?;
     namespace::make(None)
         .map_err(|error| io::Error::new(error.kind(), format!("network namespaces: {error}")))?;
-    let resolvers = fs::read_to_string("/etc/resolv.conf").unwrap_or_default();
-    let subnet = addresses::choose(&routes, &resolvers)
-        .ok_or_else(|| io::Error::other("no private subnet is free"))?;
-    let ways_out = ways_out(&mut socket, &routes, "", &[])?;
-    let way_out = if ways_out.is_empty() {
-        "without a way out: no default route".to_owned()
-    } else {
-        format!("with a way out by {}", ways_out.join(", "))
-    };
-    let bridging = Path::new("/sys/module/bridge").exists();
-    Ok(format!(
-        "{subnet}/{PREFIX} is free, {way_out}{}",
-        if bridging { "" } else { "; the bridge module is loaded when needed" }
-    ))
+    crate::backend::local::network::check()
 }

@@ -4,8 +4,8 @@ use std::io;
 use std::net::Ipv4Addr;
 use std::os::fd::{AsFd as _, AsRawFd as _, OwnedFd};
 
-use super::link;
-use super::netlink::Socket;
+use crate::backend::local::network::link;
+use crate::backend::local::network::netlink::Socket;
 
 /// How a namespace reaches the bridge.
 #[derive(Debug, Clone)]

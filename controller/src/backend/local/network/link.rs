@@ -7,9 +7,9 @@ use std::os::fd::RawFd;
 use super::netlink::{CREATE, EXCLUSIVE, Message, Socket, attributes, u16_at, u32_at};
 
 /// The loopback interface's index in every namespace.
-pub(super) const LOOPBACK: u32 = 1;
+pub(in crate::backend) const LOOPBACK: u32 = 1;
 /// The name of the link in an instance.
-pub(super) const INSIDE: &str = "eth0";
+pub(in crate::backend) const INSIDE: &str = "eth0";
 
 const RTM_NEWLINK: u16 = 16;
 const RTM_DELLINK: u16 = 17;
@@ -53,19 +53,19 @@ fn link_head(family: u8, index: u32, flags: u32, change: u32) -> Vec<u8> {
 }
 
 /// Switches a link on.
-pub(super) fn up(socket: &mut Socket, index: u32) -> io::Result<()> {
+pub(in crate::backend) fn up(socket: &mut Socket, index: u32) -> io::Result<()> {
     socket.request(Message::new(RTM_NEWLINK, 0, &link_head(0, index, IFF_UP, IFF_UP)))
 }
 
 /// The index of the link of that name.
-pub(super) fn index(socket: &mut Socket, name: &str) -> io::Result<u32> {
+pub(in crate::backend) fn index(socket: &mut Socket, name: &str) -> io::Result<u32> {
     let (_, payload) =
         socket.get(Message::new(RTM_GETLINK, 0, &link_head(0, 0, 0, 0)).text(IFLA_IFNAME, name))?;
     u32_at(&payload, 4).ok_or_else(|| io::Error::from(io::ErrorKind::InvalidData))
 }
 
 /// Makes a pair of links: `name`, up, on the bridge; and [`INSIDE`] in the namespace that `namespace` is a descriptor of.
-pub(super) fn create_pair(
+pub(in crate::backend) fn create_pair(
     socket: &mut Socket,
     name: &str,
     bridge: u32,
@@ -91,14 +91,19 @@ pub(super) fn create_pair(
 }
 
 /// Keeps a port of the bridge from talking to the other isolated ports.
-pub(super) fn isolate(socket: &mut Socket, index: u32) -> io::Result<()> {
+pub(in crate::backend) fn isolate(socket: &mut Socket, index: u32) -> io::Result<()> {
     let message = Message::new(RTM_SETLINK, 0, &link_head(AF_BRIDGE, index, 0, 0))
         .nested(IFLA_PROTINFO, |port| port.attribute(IFLA_BRPORT_ISOLATED, &[1]));
     socket.request(message)
 }
 
 /// Makes a bridge with that hardware address.
-pub(super) fn create_bridge(socket: &mut Socket, name: &str, mtu: u32, address: [u8; 6]) -> io::Result<()> {
+pub(in crate::backend) fn create_bridge(
+    socket: &mut Socket,
+    name: &str,
+    mtu: u32,
+    address: [u8; 6],
+) -> io::Result<()> {
     let message = Message::new(RTM_NEWLINK, CREATE | EXCLUSIVE, &link_head(0, 0, 0, 0))
         .text(IFLA_IFNAME, name)
         .number(IFLA_MTU, mtu)
@@ -108,7 +113,7 @@ pub(super) fn create_bridge(socket: &mut Socket, name: &str, mtu: u32, address: 
 }
 
 /// Takes a link away; one that is gone is no error.
-pub(super) fn delete(socket: &mut Socket, name: &str) -> io::Result<()> {
+pub(in crate::backend) fn delete(socket: &mut Socket, name: &str) -> io::Result<()> {
     match socket.request(Message::new(RTM_DELLINK, 0, &link_head(0, 0, 0, 0)).text(IFLA_IFNAME, name)) {
         Err(error) if error.raw_os_error() != Some(libc::ENODEV) => Err(error),
         _ => Ok(()),
@@ -116,13 +121,13 @@ pub(super) fn delete(socket: &mut Socket, name: &str) -> io::Result<()> {
 }
 
 /// Names of all links.
-pub(super) fn names(socket: &mut Socket) -> io::Result<Vec<String>> {
+pub(in crate::backend) fn names(socket: &mut Socket) -> io::Result<Vec<String>> {
     let links = socket.dump(RTM_GETLINK, &link_head(0, 0, 0, 0))?;
     Ok(links.iter().filter_map(|(_, payload)| name_in(payload)).collect())
 }
 
 /// The name of the link of that index.
-pub(super) fn name(socket: &mut Socket, index: u32) -> io::Result<String> {
+pub(in crate::backend) fn name(socket: &mut Socket, index: u32) -> io::Result<String> {
     let (_, payload) = socket.get(Message::new(RTM_GETLINK, 0, &link_head(0, index, 0, 0)))?;
     name_in(&payload).ok_or_else(|| io::Error::from(io::ErrorKind::InvalidData))
 }
@@ -134,7 +139,12 @@ fn name_in(link: &[u8]) -> Option<String> {
 }
 
 /// Gives a link an address.
-pub(super) fn add_address(socket: &mut Socket, index: u32, address: Ipv4Addr, prefix: u8) -> io::Result<()> {
+pub(in crate::backend) fn add_address(
+    socket: &mut Socket,
+    index: u32,
+    address: Ipv4Addr,
+    prefix: u8,
+) -> io::Result<()> {
     // `struct ifaddrmsg`.
     let mut head = vec![AF_INET, prefix, 0, 0];
     head.extend_from_slice(&index.to_ne_bytes());
@@ -145,7 +155,7 @@ pub(super) fn add_address(socket: &mut Socket, index: u32, address: Ipv4Addr, pr
 }
 
 /// The IPv4 addresses of a link.
-pub(super) fn addresses(socket: &mut Socket, index: u32) -> io::Result<Vec<Ipv4Addr>> {
+pub(in crate::backend) fn addresses(socket: &mut Socket, index: u32) -> io::Result<Vec<Ipv4Addr>> {
     let list = socket.dump(RTM_GETADDR, &[AF_INET, 0, 0, 0, 0, 0, 0, 0])?;
     let own = list.iter().filter(|(_, payload)| u32_at(payload, 4) == Some(index));
     Ok(own
@@ -164,7 +174,7 @@ fn route_head(destination_bits: u8) -> [u8; 12] {
 }
 
 /// Sends everything by `gateway`.
-pub(super) fn default_route(socket: &mut Socket, gateway: Ipv4Addr) -> io::Result<()> {
+pub(in crate::backend) fn default_route(socket: &mut Socket, gateway: Ipv4Addr) -> io::Result<()> {
     let message = Message::new(RTM_NEWROUTE, CREATE | EXCLUSIVE, &route_head(0))
         .attribute(RTA_GATEWAY, &gateway.octets());
     socket.request(message)
@@ -172,17 +182,17 @@ pub(super) fn default_route(socket: &mut Socket, gateway: Ipv4Addr) -> io::Resul
 
 /// A route of the host.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Route {
+pub(in crate::backend) struct Route {
     /// Where to.
-    pub(super) destination: Ipv4Addr,
+    pub(in crate::backend) destination: Ipv4Addr,
     /// How many bits of it count; 0: the way out.
-    pub(super) prefix: u8,
+    pub(in crate::backend) prefix: u8,
     /// By which link.
-    pub(super) link: Option<u32>,
+    pub(in crate::backend) link: Option<u32>,
 }
 
 /// All IPv4 routes of the host, in every table.
-pub(super) fn routes(socket: &mut Socket) -> io::Result<Vec<Route>> {
+pub(in crate::backend) fn routes(socket: &mut Socket) -> io::Result<Vec<Route>> {
     let list = socket.dump(RTM_GETROUTE, &[AF_INET, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0])?;
     Ok(list.iter().filter_map(|(_, payload)| read_route(payload)).flatten().collect())
 }
@@ -216,7 +226,7 @@ fn links_of_hops(mut bytes: &[u8]) -> Vec<u32> {
 }
 
 /// The packet size of a link.
-pub(super) fn mtu(socket: &mut Socket, index: u32) -> io::Result<u32> {
+pub(in crate::backend) fn mtu(socket: &mut Socket, index: u32) -> io::Result<u32> {
     let (_, payload) = socket.get(Message::new(RTM_GETLINK, 0, &link_head(0, index, 0, 0)))?;
     let list = attributes(&payload, 16);
     let value = list.into_iter().find(|(kind, _)| *kind == IFLA_MTU).and_then(|(_, value)| u32_at(value, 0));

@@ -13,10 +13,10 @@ use std::path::{Component, Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
 use std::time::SystemTime;
 
+use serde::{Deserialize, Serialize};
 use sha2::{Digest as _, Sha256};
 
-use super::launcher::Template;
-use super::oci::HOSTNAME;
+use super::HOSTNAME;
 use crate::backend::{Root, interpreters};
 
 /// Directories that every root has: where things are mounted.
@@ -49,9 +49,18 @@ const ETC_FILES: [&str; 12] = [
 /// Resolvers of last resort, when the host has only loopback ones and does not say where those ask: well-known public ones.
 const PUBLIC_RESOLVERS: [&str; 2] = ["1.1.1.1", "8.8.8.8"];
 
+/// A root before it is put together.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(in crate::backend) struct Template {
+    /// The directory; the key too: one path has always the same binds.
+    pub(in crate::backend) path: PathBuf,
+    /// What is mounted in it, read-only: a path of the host, and a path below the root, without the leading slash.
+    pub(in crate::backend) binds: Vec<(PathBuf, PathBuf)>,
+}
+
 /// Builds the roots and remembers them.
 #[derive(Debug)]
-pub(super) struct Roots {
+pub(in crate::backend) struct Roots {
     /// `<data-dir>/roots`.
     directory: PathBuf,
     /// Bound at `/hearth` of every root.
@@ -63,15 +72,20 @@ pub(super) struct Roots {
 }
 
 impl Roots {
-    pub(super) fn new(data_dir: &Path, shim: PathBuf, host: Option<Ipv4Addr>) -> Self {
+    pub(in crate::backend) fn new(data_dir: &Path, shim: PathBuf, host: Option<Ipv4Addr>) -> Self {
         Self { directory: data_dir.join("roots"), shim, host, known: Mutex::new(HashMap::new()) }
+    }
+
+    /// The shim's files on the host.
+    pub(in crate::backend) fn shim(&self) -> &Path {
+        &self.shim
     }
 
     /// The root for an instance, built if there is none.
     ///
     /// # Errors
     /// When the host cannot be read or the data directory not be written.
-    pub(super) fn template(&self, root: &Root) -> io::Result<Template> {
+    pub(in crate::backend) fn template(&self, root: &Root) -> io::Result<Template> {
         let changed = fs::metadata("/etc/resolv.conf").and_then(|file| file.modified()).ok();
         let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some((then, template)) = known.get(root)
@@ -82,6 +96,10 @@ impl Roots {
         let template = match root {
             Root::Host { interpreter } => self.host_root(interpreter.as_deref())?,
             Root::Directory(path) => self.directory_root(path)?,
+            Root::Image(_) => {
+                let text = "an image is an engine's to unpack";
+                return Err(io::Error::new(io::ErrorKind::Unsupported, text));
+            }
         };
         known.insert(root.clone(), (changed, template.clone()));
         Ok(template)
@@ -163,7 +181,7 @@ impl Roots {
     }
 
     /// Takes away every skeleton but those that were asked for since the start; only while no instance runs.
-    pub(super) fn sweep(&self) {
+    pub(in crate::backend) fn sweep(&self) {
         let known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
         let Ok(entries) = fs::read_dir(&self.directory) else { return };
         for entry in entries.flatten() {

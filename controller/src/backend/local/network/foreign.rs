@@ -8,15 +8,15 @@ use std::process::{Command, Stdio};
 
 /// What must be let through.
 #[derive(Debug, Clone)]
-pub(super) struct Exception {
+pub(in crate::backend) struct Exception {
     /// The bridge's name; the rules' comment too.
-    pub(super) bridge: String,
+    pub(in crate::backend) bridge: String,
     /// The bridge's address.
-    pub(super) gateway: Ipv4Addr,
+    pub(in crate::backend) gateway: Ipv4Addr,
     /// Ports that instances may reach there.
-    pub(super) ports: Vec<u16>,
+    pub(in crate::backend) ports: Vec<u16>,
     /// Interfaces by which they reach the outside; to others, Docker's own rules keep their say.
-    pub(super) ways_out: Vec<String>,
+    pub(in crate::backend) ways_out: Vec<String>,
 }
 
 impl Exception {
@@ -24,7 +24,7 @@ impl Exception {
     ///
     /// # Errors
     /// When a rule that is needed cannot be made.
-    pub(super) fn make(&self) -> io::Result<()> {
+    pub(in crate::backend) fn make(&self) -> io::Result<()> {
         for (chain, rule) in self.wanted(&state()) {
             let present = iptables(&arguments("-C", chain, &rule)).is_ok();
             if !present {
@@ -35,14 +35,21 @@ impl Exception {
     }
 
     /// Takes every exception away, needed or not.
-    pub(super) fn remove(&self) {
-        let comment = format!("--comment {}", self.bridge);
-        let quoted = format!("--comment \"{}\"", self.bridge);
-        for line in state().lines().filter(|line| line.contains(&comment) || line.contains(&quoted)) {
-            let Some(rule) = line.strip_prefix("-A ") else { continue };
-            let arguments: Vec<String> =
-                rule.split_whitespace().map(|word| word.trim_matches('"').to_owned()).collect();
-            iptables(&[vec!["-D".to_owned()], arguments].concat()).ok();
+    pub(in crate::backend) fn remove(&self) {
+        self.remove_where(|words| follows(words, &["--comment"], &self.bridge));
+    }
+
+    /// Takes away every rule of others that names the bridge: some leave theirs behind when the bridge goes.
+    pub(in crate::backend) fn remove_of_others(&self) {
+        self.remove_where(|words| follows(words, &["-i", "-o"], &self.bridge));
+    }
+
+    fn remove_where(&self, which: impl Fn(&[String]) -> bool) {
+        for line in state().lines() {
+            let Some(rule) = line.strip_prefix("-A ").map(words).filter(|words| which(words)) else {
+                continue;
+            };
+            iptables(&[vec!["-D".to_owned()], rule].concat()).ok();
         }
     }
 
@@ -78,6 +85,26 @@ impl Exception {
         }
         rules
     }
+}
+
+/// Whether one of `options` has this value in a rule.
+fn follows(words: &[String], options: &[&str], value: &str) -> bool {
+    words
+        .windows(2)
+        .any(|pair| matches!(pair, [option, given] if options.contains(&option.as_str()) && given == value))
+}
+
+/// The words of a rule as `iptables -S` prints it: texts with blanks are in quotes.
+fn words(rule: &str) -> Vec<String> {
+    let mut words = Vec::new();
+    for (number, part) in rule.split('"').enumerate() {
+        if number % 2 == 1 {
+            words.push(part.to_owned());
+        } else {
+            words.extend(part.split_whitespace().map(str::to_owned));
+        }
+    }
+    words
 }
 
 fn arguments(action: &str, chain: &str, rule: &[String]) -> Vec<String> {
@@ -126,6 +153,17 @@ mod tests {
             .into_iter()
             .map(|(chain, rule)| format!("{chain} {}", rule.join(" ")))
             .collect()
+    }
+
+    #[test]
+    fn a_rule_that_names_the_bridge_is_known_whatever_its_comment_says() {
+        let rule =
+            "CNI-X -i hearthd0a1b2c3d ! -o hearthd0a1b2c3d -m comment --comment \"CNI rules (x)\" -j CNI-Y";
+        let words = words(rule);
+        assert_eq!(words[8], "CNI rules (x)");
+        assert!(follows(&words, &["-i", "-o"], "hearthd0a1b2c3d"));
+        assert!(!follows(&words, &["-i", "-o"], "hearthd0a1b2c3"));
+        assert!(!follows(&words, &["--comment"], "hearthd0a1b2c3d"));
     }
 
     #[test]

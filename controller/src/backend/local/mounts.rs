@@ -3,20 +3,19 @@
 //! Entering a mount namespace needs a thread that shares its working directory and root with no other, so a thread of its own does it
 //! and ends. 0.2 ms, whatever the size of the tree.
 
+use std::ffi::CStr;
 use std::io;
-use std::os::fd::{AsFd as _, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd as _, OwnedFd};
 use std::path::{Path, PathBuf};
 
 use rustix::mount::{MountFlags, MoveMountFlags, OpenTreeFlags};
 use rustix::thread::ThreadNameSpaceType;
 
-use super::sys;
-
 /// Mounts each pair's directory of the host, read-only, at the place in the instance.
 ///
 /// # Errors
 /// What the kernel says. Those of the pairs that came before stay.
-pub(super) fn mount(pidfd: &OwnedFd, pairs: Vec<(PathBuf, &'static str)>) -> io::Result<()> {
+pub(in crate::backend) fn mount(pidfd: &OwnedFd, pairs: Vec<(PathBuf, &'static str)>) -> io::Result<()> {
     inside(pidfd, move |enter| {
         let trees = pairs
             .into_iter()
@@ -40,7 +39,7 @@ pub(super) fn mount(pidfd: &OwnedFd, pairs: Vec<(PathBuf, &'static str)>) -> io:
 ///
 /// # Errors
 /// What the kernel says; among others when more is in it already.
-pub(super) fn resize_tmp(pidfd: &OwnedFd, bytes: u64) -> io::Result<()> {
+pub(in crate::backend) fn resize_tmp(pidfd: &OwnedFd, bytes: u64) -> io::Result<()> {
     inside(pidfd, move |enter| {
         enter()?;
         let size = std::ffi::CString::new(format!("size={bytes}"))?;
@@ -53,8 +52,36 @@ pub(super) fn resize_tmp(pidfd: &OwnedFd, bytes: u64) -> io::Result<()> {
 fn detached(source: &Path) -> io::Result<OwnedFd> {
     let flags = OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC;
     let tree = rustix::mount::open_tree(rustix::fs::CWD, source, flags)?;
-    sys::make_read_only(&tree, false)?;
+    make_read_only(&tree, false)?;
     Ok(tree)
+}
+
+/// Makes the mount that `tree` is, and with `recursive` those below it, read-only, without set-user-id and without devices.
+///
+/// # Errors
+/// What `mount_setattr(2)` says.
+#[expect(unsafe_code, reason = "rustix has no mount_setattr")]
+pub(in crate::backend) fn make_read_only(tree: impl AsFd, recursive: bool) -> io::Result<()> {
+    let attributes = libc::mount_attr {
+        attr_set: libc::MOUNT_ATTR_RDONLY | libc::MOUNT_ATTR_NOSUID | libc::MOUNT_ATTR_NODEV,
+        attr_clr: 0,
+        propagation: libc::MS_PRIVATE,
+        userns_fd: 0,
+    };
+    let flags = libc::AT_EMPTY_PATH | if recursive { libc::AT_RECURSIVE } else { 0 };
+    let empty: &CStr = c"";
+    // SAFETY: the path is a string that ends in NUL, the attributes outlive the call and their size is the one given.
+    let result = unsafe {
+        libc::syscall(
+            libc::SYS_mount_setattr,
+            tree.as_fd().as_raw_fd(),
+            empty.as_ptr(),
+            flags,
+            std::ptr::from_ref(&attributes),
+            size_of::<libc::mount_attr>(),
+        )
+    };
+    if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
 }
 
 /// Runs `work` in a thread that may enter the mount namespace of the process, by the function it is given.

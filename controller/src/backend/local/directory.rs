@@ -3,77 +3,70 @@
 //! ```text
 //! <run-dir>/<tag>/<instance>/      root only
 //!     spec.json                    what was asked for
-//!     started.json                 its process and addresses; not there: the start did not finish
-//!     shim.log                     what the shim itself printed
-//!     oci/                         libcontainer's
+//!     started.json                 its process or container and its addresses; not there: the start did not finish
+//!     shim.log                     what the shim itself printed (embedded)
+//!     oci/                         libcontainer's (embedded)
 //!     s/                           `/run/hearth` in the container: config.json, invoke.sock, control.sock, exit.json
 //! ```
 
 use std::fs;
 use std::io::{self, Write as _};
-use std::net::Ipv4Addr;
 use std::os::fd::OwnedFd;
 use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
 
 use hearth_function::InstanceId;
+use serde::Serialize;
 use serde::de::DeserializeOwned;
-use serde::{Deserialize, Serialize};
 
-use super::process::Identity;
-use crate::backend::{Address, InstanceSpec, Started};
+use crate::backend::{Address, InstanceSpec};
 
 /// `exit.json` and `shim.log` come out of an instance: no more than this is read of them.
 const MAX_READ: u64 = 16 * 1024;
 
-/// What `started.json` says.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase")]
-pub(super) struct Record {
-    /// The shim.
-    pub(super) process: Identity,
-    /// Its address on the bridge, if it has one.
-    pub(super) address: Option<Ipv4Addr>,
-    /// What the start answered.
-    pub(super) started: Started,
-}
-
 /// The directory of one instance.
 #[derive(Debug, Clone)]
-pub(super) struct Directory {
+pub(in crate::backend) struct Directory {
     path: PathBuf,
 }
 
 impl Directory {
-    pub(super) fn of(parent: &Path, instance: &InstanceId) -> Self {
+    pub(in crate::backend) fn of(parent: &Path, instance: &InstanceId) -> Self {
         Self { path: parent.join(instance.as_str()) }
     }
 
-    /// Makes it, with what the shim and libcontainer need in it.
+    /// Makes it, with what the shim needs in it.
     ///
     /// # Errors
     /// When it is there already, or the disk refuses.
-    pub(super) fn create(&self, spec: &InstanceSpec, shim: &impl Serialize) -> io::Result<()> {
+    pub(in crate::backend) fn create(&self, spec: &InstanceSpec, shim: &impl Serialize) -> io::Result<()> {
         let closed = |path: &Path| fs::DirBuilder::new().mode(0o700).create(path);
         closed(&self.path)?;
-        closed(&self.oci())?;
         closed(&self.sockets())?;
         write(&self.path.join("spec.json"), &json(spec)?)?;
         write(&self.sockets().join("config.json"), &json(shim)?)
     }
 
     /// The directory itself, on the host.
-    pub(super) fn path(&self) -> &Path {
+    pub(in crate::backend) fn path(&self) -> &Path {
         &self.path
     }
 
     /// libcontainer's bundle.
-    pub(super) fn oci(&self) -> PathBuf {
+    pub(in crate::backend) fn oci(&self) -> PathBuf {
         self.path.join("oci")
     }
 
+    /// Makes libcontainer's bundle.
+    ///
+    /// # Errors
+    /// When the disk refuses.
+    pub(in crate::backend) fn create_oci(&self) -> io::Result<()> {
+        fs::DirBuilder::new().mode(0o700).create(self.oci())
+    }
+
     /// `/run/hearth` of the container.
-    pub(super) fn sockets(&self) -> PathBuf {
+    pub(in crate::backend) fn sockets(&self) -> PathBuf {
         self.path.join("s")
     }
 
@@ -81,7 +74,7 @@ impl Directory {
     ///
     /// # Errors
     /// When it cannot be made.
-    pub(super) fn log(&self) -> io::Result<OwnedFd> {
+    pub(in crate::backend) fn log(&self) -> io::Result<OwnedFd> {
         let file = fs::OpenOptions::new()
             .read(true)
             .append(true)
@@ -92,17 +85,17 @@ impl Directory {
     }
 
     /// What the shim printed so far, its first part.
-    pub(super) fn printed(&self) -> String {
+    pub(in crate::backend) fn printed(&self) -> String {
         read_some(&self.path.join("shim.log"))
             .map(|bytes| String::from_utf8_lossy(&bytes).into_owned())
             .unwrap_or_default()
     }
 
-    pub(super) fn invoke(&self) -> Address {
+    pub(in crate::backend) fn invoke(&self) -> Address {
         Address::Unix(self.sockets().join("invoke.sock"))
     }
 
-    pub(super) fn control(&self) -> Address {
+    pub(in crate::backend) fn control(&self) -> Address {
         Address::Unix(self.sockets().join("control.sock"))
     }
 
@@ -110,14 +103,14 @@ impl Directory {
     ///
     /// # Errors
     /// When the disk refuses.
-    pub(super) fn record(&self, record: &Record) -> io::Result<()> {
+    pub(in crate::backend) fn record(&self, record: &impl Serialize) -> io::Result<()> {
         // Renamed into place: a controller killed in the middle leaves a start that did not finish, not half a record.
         let aside = self.path.join(".started.json");
         write(&aside, &json(record)?)?;
         fs::rename(aside, self.path.join("started.json"))
     }
 
-    pub(super) fn read_spec(&self) -> Option<InstanceSpec> {
+    pub(in crate::backend) fn read_spec(&self) -> Option<InstanceSpec> {
         read_json(&self.path.join("spec.json"))
     }
 
@@ -125,7 +118,7 @@ impl Directory {
     ///
     /// # Errors
     /// When the disk refuses, or there is none.
-    pub(super) fn rewrite_spec(&self, change: impl FnOnce(&mut InstanceSpec)) -> io::Result<()> {
+    pub(in crate::backend) fn rewrite_spec(&self, change: impl FnOnce(&mut InstanceSpec)) -> io::Result<()> {
         let mut spec = self.read_spec().ok_or_else(|| io::Error::from(io::ErrorKind::NotFound))?;
         change(&mut spec);
         let aside = self.path.join(".spec.json");
@@ -133,12 +126,12 @@ impl Directory {
         fs::rename(aside, self.path.join("spec.json"))
     }
 
-    pub(super) fn read_record(&self) -> Option<Record> {
+    pub(in crate::backend) fn read_record<T: DeserializeOwned>(&self) -> Option<T> {
         read_json(&self.path.join("started.json"))
     }
 
     /// How the runtime ended, as the shim wrote it. It lies where a shim that was taken over could write anything.
-    pub(super) fn read_exit<T: DeserializeOwned>(&self) -> Option<T> {
+    pub(in crate::backend) fn read_exit<T: DeserializeOwned>(&self) -> Option<T> {
         serde_json::from_slice(&read_some(&self.sockets().join("exit.json"))?).ok()
     }
 
@@ -146,7 +139,7 @@ impl Directory {
     ///
     /// # Errors
     /// When the disk refuses.
-    pub(super) fn remove(&self) -> io::Result<()> {
+    pub(in crate::backend) fn remove(&self) -> io::Result<()> {
         match fs::remove_dir_all(&self.path) {
             Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
             _ => Ok(()),

@@ -119,3 +119,12 @@ fn shares_become_weights_as_elsewhere() {
     assert_eq!(weight(512), 20);
     assert_eq!(weight(262_144), 10_000);
 }
+
+#[test]
+fn a_process_tells_its_group() {
+    let hybrid = "13:memory:/docker/abc\n2:cpu,cpuacct:/docker/abc\n0::/system.slice/x\n";
+    assert_eq!(membership(hybrid, true), Some(PathBuf::from("docker/abc")));
+    assert_eq!(membership(hybrid, false), Some(PathBuf::from("system.slice/x")));
+    assert_eq!(membership("0::/a:b\n", false), Some(PathBuf::from("a:b")));
+    assert_eq!(membership("", true), None);
+}

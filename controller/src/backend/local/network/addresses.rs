@@ -7,10 +7,10 @@ use super::link::Route;
 use super::netmask;
 
 /// Bits of the subnet: 4093 instances.
-pub(super) const PREFIX: u8 = 20;
+pub(in crate::backend) const PREFIX: u8 = 20;
 
 /// A private subnet, with the bridge's address as its first, that no route of the host and no resolver meets.
-pub(super) fn choose(routes: &[Route], resolv_conf: &str) -> Option<Ipv4Addr> {
+pub(in crate::backend) fn choose(routes: &[Route], resolv_conf: &str) -> Option<Ipv4Addr> {
     let resolvers: Vec<Ipv4Addr> = resolv_conf
         .lines()
         .filter_map(|line| line.trim().strip_prefix("nameserver")?.trim().parse().ok())
@@ -31,7 +31,7 @@ pub(super) fn choose(routes: &[Route], resolv_conf: &str) -> Option<Ipv4Addr> {
 
 /// Addresses of one subnet. Given out in turn, so that one is not used again while somebody still remembers its last owner.
 #[derive(Debug)]
-pub(super) struct Addresses {
+pub(in crate::backend) struct Addresses {
     first: u32,
     last: u32,
     next: u32,
@@ -40,7 +40,7 @@ pub(super) struct Addresses {
 
 impl Addresses {
     /// The subnet of `gateway`, which is taken, as are those of instances that run already.
-    pub(super) fn new(gateway: Ipv4Addr, taken: Vec<Ipv4Addr>) -> Self {
+    pub(in crate::backend) fn new(gateway: Ipv4Addr, taken: Vec<Ipv4Addr>) -> Self {
         let mask = netmask(PREFIX);
         let subnet = gateway.to_bits() & mask;
         let taken: BTreeSet<u32> =
@@ -51,7 +51,7 @@ impl Addresses {
     }
 
     /// One that nobody has.
-    pub(super) fn take(&mut self) -> Option<Ipv4Addr> {
+    pub(in crate::backend) fn take(&mut self) -> Option<Ipv4Addr> {
         for _ in self.first..=self.last {
             self.next = if self.next >= self.last { self.first } else { self.next + 1 };
             if self.taken.insert(self.next) {
@@ -62,7 +62,7 @@ impl Addresses {
     }
 
     /// It is nobody's any more.
-    pub(super) fn release(&mut self, address: Ipv4Addr) {
+    pub(in crate::backend) fn release(&mut self, address: Ipv4Addr) {
         self.taken.remove(&address.to_bits());
     }
 }

@@ -27,7 +27,7 @@ const FROZEN_WITHIN: Duration = Duration::from_secs(2);
 
 /// A controller that instances are limited with.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub(super) enum Controller {
+pub(in crate::backend) enum Controller {
     /// Quota and weight.
     Cpu,
     /// Used cpu time; a part of `Cpu` in v2.
@@ -47,7 +47,7 @@ enum Version {
 
 /// Where this machine's trees are.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Layout {
+pub(in crate::backend) struct Layout {
     controllers: BTreeMap<Controller, (Version, PathBuf)>,
     unified: Option<PathBuf>,
     freezer: Option<PathBuf>,
@@ -58,7 +58,7 @@ impl Layout {
     ///
     /// # Errors
     /// When `/proc/self/mountinfo` cannot be read.
-    pub(super) fn detect() -> io::Result<Self> {
+    pub(in crate::backend) fn detect() -> io::Result<Self> {
         let mounts = fs::read_to_string("/proc/self/mountinfo")?;
         Ok(Self::parse(&mounts, |tree| {
             fs::read_to_string(tree.join("cgroup.controllers")).unwrap_or_default()
@@ -109,7 +109,7 @@ impl Layout {
     }
 
     /// In words, for `hearth doctor`.
-    pub(super) fn describe(&self) -> &'static str {
+    pub(in crate::backend) fn describe(&self) -> &'static str {
         let v1 = self.controllers.values().any(|(version, _)| *version == Version::V1);
         match (v1, self.unified.is_some()) {
             (true, true) => "hybrid: v1 controllers, v2 for freezing and killing",
@@ -120,12 +120,12 @@ impl Layout {
     }
 
     /// Whether `controller` can be used.
-    pub(super) fn has(&self, controller: Controller) -> bool {
+    pub(in crate::backend) fn has(&self, controller: Controller) -> bool {
         self.controllers.contains_key(&controller)
     }
 
     /// Whether instances can be paused.
-    pub(super) fn freezes(&self) -> bool {
+    pub(in crate::backend) fn freezes(&self) -> bool {
         self.unified.is_some() || self.freezer.is_some()
     }
 
@@ -160,7 +160,7 @@ impl Layout {
 
 /// The parent of this controller's groups, `hearth/<tag>` in every tree.
 #[derive(Debug, Clone)]
-pub(super) struct Parent {
+pub(in crate::backend) struct Parent {
     layout: Layout,
     name: PathBuf,
 }
@@ -170,7 +170,7 @@ impl Parent {
     ///
     /// # Errors
     /// When a tree cannot be written, which is so in most containers.
-    pub(super) fn create(layout: Layout, tag: &str) -> io::Result<Self> {
+    pub(in crate::backend) fn create(layout: Layout, tag: &str) -> io::Result<Self> {
         let parent = Self { name: Path::new("hearth").join(tag), layout };
         for tree in parent.layout.trees() {
             fs::create_dir_all(tree.join(&parent.name))
@@ -186,7 +186,7 @@ impl Parent {
     }
 
     /// Names of the groups that are here, of instances that run and of ones that were left.
-    pub(super) fn members(&self) -> Vec<String> {
+    pub(in crate::backend) fn members(&self) -> Vec<String> {
         let trees = self.layout.trees();
         let directories = trees.iter().filter_map(|tree| fs::read_dir(tree.join(&self.name)).ok());
         let entries = directories.flatten().flatten().filter(|entry| entry.path().is_dir());
@@ -198,12 +198,12 @@ impl Parent {
     }
 
     /// The groups of one instance, whether they exist or not.
-    pub(super) fn group(&self, instance: &str) -> Group {
+    pub(in crate::backend) fn group(&self, instance: &str) -> Group {
         Group { layout: self.layout.clone(), name: self.name.join(instance) }
     }
 
     /// Takes the parent groups away; other controllers' stay.
-    pub(super) fn remove(&self) {
+    pub(in crate::backend) fn remove(&self) {
         for tree in self.layout.trees() {
             // `hearth` itself goes with the last of its children, and not before.
             fs::remove_dir(tree.join(&self.name)).ok();
@@ -214,26 +214,39 @@ impl Parent {
 
 /// How a process comes into the groups of an instance.
 #[derive(Debug)]
-pub(super) struct Entrances {
+pub(in crate::backend) struct Entrances {
     /// v1: a thread that writes `0` to each is in. For a process with one thread it is the same as `cgroup.procs`, without its lock.
-    pub(super) tasks: Vec<OwnedFd>,
+    pub(in crate::backend) tasks: Vec<OwnedFd>,
     /// v2: the directory, for a process to be born in.
-    pub(super) unified: Option<OwnedFd>,
+    pub(in crate::backend) unified: Option<OwnedFd>,
 }
 
 /// The groups of one instance, one in each tree.
 #[derive(Debug, Clone)]
-pub(super) struct Group {
+pub(in crate::backend) struct Group {
     layout: Layout,
     name: PathBuf,
 }
 
 impl Group {
+    /// The groups that a process is in: those of a container that somebody else has made. They are taken to have one name in every tree.
+    ///
+    /// # Errors
+    /// When the process is gone.
+    pub(in crate::backend) fn of(pid: i32) -> io::Result<Self> {
+        let layout = Layout::detect()?;
+        let text = fs::read_to_string(format!("/proc/{pid}/cgroup"))?;
+        let v1 =
+            layout.controllers.get(&Controller::Memory).is_some_and(|(version, _)| *version == Version::V1);
+        let name = membership(&text, v1).ok_or_else(|| io::Error::from(io::ErrorKind::NotFound))?;
+        Ok(Self { layout, name })
+    }
+
     /// Makes the groups, with limits on memory and processes. No cpu quota yet: a small one would make the start many times as long.
     ///
     /// # Errors
     /// When a group cannot be made or a limit not be set; what was made is gone then.
-    pub(super) fn create(&self, limits: &Limits) -> io::Result<()> {
+    pub(in crate::backend) fn create(&self, limits: &Limits) -> io::Result<()> {
         let make = || {
             for tree in self.layout.trees() {
                 let group = tree.join(&self.name);
@@ -244,11 +257,16 @@ impl Group {
         make().inspect_err(|_| self.remove_directories())
     }
 
+    /// Whether a name is part of the group's.
+    pub(in crate::backend) fn is_named_after(&self, name: &str) -> bool {
+        self.name.to_string_lossy().contains(name)
+    }
+
     /// The ways into the groups, open. Both avoid the lock of the whole machine that moving a process into a group takes.
     ///
     /// # Errors
     /// When one cannot be opened.
-    pub(super) fn entrances(&self) -> io::Result<Entrances> {
+    pub(in crate::backend) fn entrances(&self) -> io::Result<Entrances> {
         let open = |file: PathBuf, writable: bool| {
             let opened = fs::OpenOptions::new().read(!writable).write(writable).open(&file);
             opened.map(OwnedFd::from).map_err(|error| at(error, &file))
@@ -277,7 +295,7 @@ impl Group {
     ///
     /// # Errors
     /// When one cannot be set. A controller that the machine does not have is no error: `open` has decided about that.
-    pub(super) fn limit(&self, limits: &Limits) -> io::Result<()> {
+    pub(in crate::backend) fn limit(&self, limits: &Limits) -> io::Result<()> {
         let memory = limits.memory_bytes.to_string();
         if let Some((version, file)) = self.file(Controller::Memory, "memory.limit_in_bytes", "memory.max") {
             match version {
@@ -328,7 +346,7 @@ impl Group {
     }
 
     /// What is used now.
-    pub(super) fn stats(&self) -> Stats {
+    pub(in crate::backend) fn stats(&self) -> Stats {
         let number =
             |file: Option<(Version, PathBuf)>| file.and_then(|(_, file)| read_number(&file)).unwrap_or(0);
         let cpu = match self.file(Controller::CpuAccount, "cpuacct.usage", "cpu.stat") {
@@ -350,7 +368,7 @@ impl Group {
     }
 
     /// Whether the kernel killed a process of the instance because its memory was full.
-    pub(super) fn out_of_memory(&self) -> bool {
+    pub(in crate::backend) fn out_of_memory(&self) -> bool {
         let file = self.file(Controller::Memory, "memory.oom_control", "memory.events");
         file.and_then(|(_, file)| read_key(&file, "oom_kill")).is_some_and(|kills| kills > 0)
     }
@@ -359,7 +377,7 @@ impl Group {
     ///
     /// # Errors
     /// When the machine cannot freeze, or a process does not stop.
-    pub(super) fn freeze(&self) -> io::Result<()> {
+    pub(in crate::backend) fn freeze(&self) -> io::Result<()> {
         self.set_frozen(true)?;
         let deadline = Instant::now() + FROZEN_WITHIN;
         while !self.is_frozen() {
@@ -379,7 +397,7 @@ impl Group {
     ///
     /// # Errors
     /// When the file cannot be written.
-    pub(super) fn thaw(&self) -> io::Result<()> {
+    pub(in crate::backend) fn thaw(&self) -> io::Result<()> {
         self.set_frozen(false)
     }
 
@@ -409,7 +427,7 @@ impl Group {
     }
 
     /// The processes that are in a group of the instance.
-    pub(super) fn processes(&self) -> Vec<i32> {
+    pub(in crate::backend) fn processes(&self) -> Vec<i32> {
         let texts = self.process_files().into_iter().filter_map(|file| fs::read_to_string(file).ok());
         let mut processes: Vec<i32> = texts
             .flat_map(|text| text.lines().filter_map(|line| line.parse().ok()).collect::<Vec<_>>())
@@ -423,7 +441,7 @@ impl Group {
     ///
     /// # Errors
     /// When a process does not die, which happens when it waits in the kernel for a device.
-    pub(super) fn destroy(&self) -> io::Result<()> {
+    pub(in crate::backend) fn destroy(&self) -> io::Result<()> {
         let deadline = Instant::now() + EMPTY_WITHIN;
         let mut wait = Duration::from_micros(200);
         loop {
@@ -464,6 +482,17 @@ impl Group {
             fs::remove_dir(tree.join(&self.name)).ok();
         }
     }
+}
+
+/// The group in the text of `/proc/<pid>/cgroup`: of v1's memory tree, or of the v2 tree.
+fn membership(text: &str, v1: bool) -> Option<PathBuf> {
+    text.lines().find_map(|line| {
+        let mut parts = line.splitn(3, ':').skip(1);
+        let (controllers, path) = (parts.next()?, parts.next()?);
+        let right =
+            if v1 { controllers.split(',').any(|one| one == "memory") } else { controllers.is_empty() };
+        right.then(|| PathBuf::from(path.trim_start_matches('/')))
+    })
 }
 
 /// v2's weight for v1's shares, as the runtimes of the field convert them: 2..=262144 to 1..=10000, 1024 shares being 39.

@@ -14,11 +14,11 @@ const REQUEST_ACK: u16 = 0x1 | 0x4;
 /// `NLM_F_DUMP`.
 const DUMP: u16 = 0x300;
 /// `NLM_F_CREATE`.
-pub(super) const CREATE: u16 = 0x400;
+pub(in crate::backend) const CREATE: u16 = 0x400;
 /// `NLM_F_EXCL`: it is an error if it exists.
-pub(super) const EXCLUSIVE: u16 = 0x200;
+pub(in crate::backend) const EXCLUSIVE: u16 = 0x200;
 /// `NLM_F_APPEND`.
-pub(super) const APPEND: u16 = 0x800;
+pub(in crate::backend) const APPEND: u16 = 0x800;
 /// `NLA_F_NESTED`.
 const NESTED: u16 = 0x8000;
 
@@ -28,13 +28,13 @@ const DONE: u16 = 3;
 
 /// A message while it is built.
 #[derive(Debug, Clone)]
-pub(super) struct Message {
+pub(in crate::backend) struct Message {
     bytes: Vec<u8>,
 }
 
 impl Message {
     /// A request of `kind` with the fixed part that belongs to it, padded.
-    pub(super) fn new(kind: u16, flags: u16, fixed: &[u8]) -> Self {
+    pub(in crate::backend) fn new(kind: u16, flags: u16, fixed: &[u8]) -> Self {
         let mut bytes = Vec::with_capacity(256);
         bytes.extend_from_slice(&[0; 4]);
         bytes.extend_from_slice(&kind.to_ne_bytes());
@@ -47,7 +47,7 @@ impl Message {
     }
 
     /// Not to be answered: the ends of a batch.
-    pub(super) fn unanswered(mut self) -> Self {
+    pub(in crate::backend) fn unanswered(mut self) -> Self {
         if let Some(flags) = self.bytes.get_mut(6..8) {
             flags.copy_from_slice(&1u16.to_ne_bytes());
         }
@@ -59,7 +59,7 @@ impl Message {
     }
 
     /// Adds an attribute.
-    pub(super) fn attribute(mut self, kind: u16, value: &[u8]) -> Self {
+    pub(in crate::backend) fn attribute(mut self, kind: u16, value: &[u8]) -> Self {
         let length = u16::try_from(value.len() + 4).expect("attributes here are short");
         self.bytes.extend_from_slice(&length.to_ne_bytes());
         self.bytes.extend_from_slice(&kind.to_ne_bytes());
@@ -69,23 +69,23 @@ impl Message {
     }
 
     /// Adds a number in the host's byte order.
-    pub(super) fn number(self, kind: u16, value: u32) -> Self {
+    pub(in crate::backend) fn number(self, kind: u16, value: u32) -> Self {
         self.attribute(kind, &value.to_ne_bytes())
     }
 
     /// Adds a number in network byte order.
-    pub(super) fn big(self, kind: u16, value: u32) -> Self {
+    pub(in crate::backend) fn big(self, kind: u16, value: u32) -> Self {
         self.attribute(kind, &value.to_be_bytes())
     }
 
     /// Adds a text that ends in NUL.
-    pub(super) fn text(self, kind: u16, value: &str) -> Self {
+    pub(in crate::backend) fn text(self, kind: u16, value: &str) -> Self {
         let bytes: Vec<u8> = value.bytes().chain([0]).collect();
         self.attribute(kind, &bytes)
     }
 
     /// Adds attributes within an attribute.
-    pub(super) fn nested(mut self, kind: u16, inside: impl FnOnce(Self) -> Self) -> Self {
+    pub(in crate::backend) fn nested(mut self, kind: u16, inside: impl FnOnce(Self) -> Self) -> Self {
         let start = self.bytes.len();
         self.bytes.extend_from_slice(&[0; 2]);
         self.bytes.extend_from_slice(&(kind | NESTED).to_ne_bytes());
@@ -98,7 +98,7 @@ impl Message {
     }
 
     /// Adds bytes as they are: a fixed part inside an attribute.
-    pub(super) fn raw(mut self, bytes: &[u8]) -> Self {
+    pub(in crate::backend) fn raw(mut self, bytes: &[u8]) -> Self {
         self.bytes.extend_from_slice(bytes);
         self.pad();
         self
@@ -117,11 +117,11 @@ impl Message {
 }
 
 /// A message that came: its kind and what is behind the header.
-pub(super) type Answer = (u16, Vec<u8>);
+pub(in crate::backend) type Answer = (u16, Vec<u8>);
 
 /// A socket in the network namespace of the thread that opened it.
 #[derive(Debug)]
-pub(super) struct Socket {
+pub(in crate::backend) struct Socket {
     socket: OwnedFd,
     sequence: u32,
 }
@@ -131,7 +131,7 @@ impl Socket {
     ///
     /// # Errors
     /// When the kernel refuses.
-    pub(super) fn route() -> io::Result<Self> {
+    pub(in crate::backend) fn route() -> io::Result<Self> {
         Self::open(None)
     }
 
@@ -139,7 +139,7 @@ impl Socket {
     ///
     /// # Errors
     /// When the kernel refuses.
-    pub(super) fn netfilter() -> io::Result<Self> {
+    pub(in crate::backend) fn netfilter() -> io::Result<Self> {
         Self::open(Some(rustix::net::netlink::NETFILTER))
     }
 
@@ -163,7 +163,7 @@ impl Socket {
     ///
     /// # Errors
     /// What the kernel says.
-    pub(super) fn request(&mut self, message: Message) -> io::Result<()> {
+    pub(in crate::backend) fn request(&mut self, message: Message) -> io::Result<()> {
         self.batch(vec![message], 1)
     }
 
@@ -171,7 +171,7 @@ impl Socket {
     ///
     /// # Errors
     /// The first thing that the kernel refuses.
-    pub(super) fn batch(&mut self, messages: Vec<Message>, answers: usize) -> io::Result<()> {
+    pub(in crate::backend) fn batch(&mut self, messages: Vec<Message>, answers: usize) -> io::Result<()> {
         let mut bytes = Vec::new();
         for message in messages {
             self.sequence += 1;
@@ -194,7 +194,7 @@ impl Socket {
     ///
     /// # Errors
     /// What the kernel says.
-    pub(super) fn dump(&mut self, kind: u16, fixed: &[u8]) -> io::Result<Vec<Answer>> {
+    pub(in crate::backend) fn dump(&mut self, kind: u16, fixed: &[u8]) -> io::Result<Vec<Answer>> {
         self.sequence += 1;
         let bytes = Message::new(kind, DUMP, fixed).finish(self.sequence);
         rustix::net::send(&self.socket, &bytes, SendFlags::empty())?;
@@ -217,7 +217,7 @@ impl Socket {
     ///
     /// # Errors
     /// What the kernel says.
-    pub(super) fn get(&mut self, message: Message) -> io::Result<Answer> {
+    pub(in crate::backend) fn get(&mut self, message: Message) -> io::Result<Answer> {
         self.sequence += 1;
         rustix::net::send(&self.socket, &message.finish(self.sequence), SendFlags::empty())?;
         let mut found = None;
@@ -261,7 +261,7 @@ fn acknowledged(payload: &[u8]) -> io::Result<()> {
 }
 
 /// Attributes behind a fixed part of `skip` bytes.
-pub(super) fn attributes(payload: &[u8], skip: usize) -> Vec<(u16, &[u8])> {
+pub(in crate::backend) fn attributes(payload: &[u8], skip: usize) -> Vec<(u16, &[u8])> {
     let mut rest = payload.get(skip..).unwrap_or_default();
     let mut list = Vec::new();
     while let (Some(length), Some(kind)) = (u16_at(rest, 0), u16_at(rest, 2)) {
@@ -273,11 +273,11 @@ pub(super) fn attributes(payload: &[u8], skip: usize) -> Vec<(u16, &[u8])> {
     list
 }
 
-pub(super) fn u32_at(bytes: &[u8], at: usize) -> Option<u32> {
+pub(in crate::backend) fn u32_at(bytes: &[u8], at: usize) -> Option<u32> {
     Some(u32::from_ne_bytes(bytes.get(at..at + 4)?.try_into().ok()?))
 }
 
-pub(super) fn u16_at(bytes: &[u8], at: usize) -> Option<u16> {
+pub(in crate::backend) fn u16_at(bytes: &[u8], at: usize) -> Option<u16> {
     Some(u16::from_ne_bytes(bytes.get(at..at + 2)?.try_into().ok()?))
 }
 

@@ -36,6 +36,8 @@ const BATCH_END: u16 = 0x11;
 
 /// `NFPROTO_INET`: both IPv4 and IPv6.
 const INET: u8 = 1;
+/// `NFPROTO_BRIDGE`.
+const BRIDGE: u8 = 7;
 /// `NFPROTO_IPV4`.
 const IPV4: u8 = 2;
 const TCP: u8 = 6;
@@ -58,40 +60,45 @@ const META_NFPROTO: u32 = 15;
 const META_L4PROTO: u32 = 16;
 const META_IIFNAME: u32 = 6;
 const META_OIFNAME: u32 = 7;
+const META_PROTOCOL: u32 = 1;
+const ETHERTYPE_IPV4: [u8; 2] = [0x08, 0x00];
 
 /// What the rules are about.
 #[derive(Debug, Clone)]
-pub(super) struct Rules {
+pub(in crate::backend) struct Rules {
     /// The table's name.
-    pub(super) table: String,
+    pub(in crate::backend) table: String,
     /// The bridge's name.
-    pub(super) bridge: String,
+    pub(in crate::backend) bridge: String,
     /// The bridge's address.
-    pub(super) gateway: Ipv4Addr,
+    pub(in crate::backend) gateway: Ipv4Addr,
     /// Bits of the subnet.
-    pub(super) prefix: u8,
+    pub(in crate::backend) prefix: u8,
     /// Ports of the host that instances may reach at the bridge's address: the gateway's, and what the operator lists.
-    pub(super) ports: Vec<u16>,
+    pub(in crate::backend) ports: Vec<u16>,
     /// Interfaces by which instances reach the outside.
-    pub(super) ways_out: Vec<String>,
+    pub(in crate::backend) ways_out: Vec<String>,
 }
 
 /// Puts the rules in force, instead of any of the same name.
 ///
 /// # Errors
 /// What the kernel says; nothing is changed then.
-pub(super) fn install(rules: &Rules) -> io::Result<()> {
-    let mut messages = vec![new_table(&rules.table), delete_table(&rules.table), new_table(&rules.table)];
+pub(in crate::backend) fn install(rules: &Rules) -> io::Result<()> {
+    let mut messages =
+        vec![new_table(INET, &rules.table), delete_table(INET, &rules.table), new_table(INET, &rules.table)];
     let from = || meta_is(META_IIFNAME, &interface(&rules.bridge));
     let to = || meta_is(META_OIFNAME, &interface(&rules.bridge));
 
-    messages.push(chain(rules, "prerouting", "filter", 0, -300));
+    messages.push(chain(INET, rules, "prerouting", "filter", 0, -300));
     messages.push(rule(
+        INET,
         rules,
         "prerouting",
         [from(), meta_is_not(META_NFPROTO, &[IPV4]), vec![verdict(NF_DROP)]],
     ));
     messages.push(rule(
+        INET,
         rules,
         "prerouting",
         [from(), ipv4(), source_in_subnet(rules, Is::Not), vec![verdict(NF_DROP)]],
@@ -103,37 +110,44 @@ pub(super) fn install(rules: &Rules) -> io::Result<()> {
     for protocol in [TCP, UDP] {
         let protocol = meta_is(META_L4PROTO, &[protocol]);
         messages.push(rule(
+            INET,
             rules,
             "prerouting",
             [from(), link_local(), protocol, to_port(DNS), vec![verdict(NF_ACCEPT)]],
         ));
     }
-    messages.push(rule(rules, "prerouting", [from(), link_local(), vec![verdict(NF_DROP)]]));
+    messages.push(rule(INET, rules, "prerouting", [from(), link_local(), vec![verdict(NF_DROP)]]));
 
-    messages.push(chain(rules, "input", "filter", 1, 0));
+    messages.push(chain(INET, rules, "input", "filter", 1, 0));
     for port in &rules.ports {
         let tcp = meta_is(META_L4PROTO, &[TCP]);
         let port = to_port(*port);
         let gateway = load_and_compare(payload(1, DESTINATION, 4), Is::Equal, &rules.gateway.octets());
-        messages.push(rule(rules, "input", [from(), ipv4(), gateway, tcp, port, vec![verdict(NF_ACCEPT)]]));
+        messages.push(rule(
+            INET,
+            rules,
+            "input",
+            [from(), ipv4(), gateway, tcp, port, vec![verdict(NF_ACCEPT)]],
+        ));
     }
-    messages.push(rule(rules, "input", [from(), answer(Is::Not), vec![verdict(NF_ACCEPT)]]));
-    messages.push(rule(rules, "input", [from(), vec![verdict(NF_DROP)]]));
+    messages.push(rule(INET, rules, "input", [from(), answer(Is::Not), vec![verdict(NF_ACCEPT)]]));
+    messages.push(rule(INET, rules, "input", [from(), vec![verdict(NF_DROP)]]));
 
-    messages.push(chain(rules, "forward", "filter", 2, 0));
-    messages.push(rule(rules, "forward", [from(), to(), vec![verdict(NF_DROP)]]));
-    messages.push(rule(rules, "forward", [to(), answer(Is::Equal), vec![verdict(NF_DROP)]]));
+    messages.push(chain(INET, rules, "forward", "filter", 2, 0));
+    messages.push(rule(INET, rules, "forward", [from(), to(), vec![verdict(NF_DROP)]]));
+    messages.push(rule(INET, rules, "forward", [to(), answer(Is::Equal), vec![verdict(NF_DROP)]]));
     let translated = connection(CT_STATUS, TRANSLATED, Is::Not);
-    messages.push(rule(rules, "forward", [from(), translated, vec![verdict(NF_DROP)]]));
+    messages.push(rule(INET, rules, "forward", [from(), translated, vec![verdict(NF_DROP)]]));
     for way in &rules.ways_out {
         let by = meta_is(META_OIFNAME, &interface(way));
-        messages.push(rule(rules, "forward", [from(), by, vec![verdict(NF_ACCEPT)]]));
+        messages.push(rule(INET, rules, "forward", [from(), by, vec![verdict(NF_ACCEPT)]]));
     }
-    messages.push(rule(rules, "forward", [from(), vec![verdict(NF_DROP)]]));
+    messages.push(rule(INET, rules, "forward", [from(), vec![verdict(NF_DROP)]]));
 
-    messages.push(chain(rules, "postrouting", "nat", 4, 100));
+    messages.push(chain(INET, rules, "postrouting", "nat", 4, 100));
     let elsewhere = meta_is_not(META_OIFNAME, &interface(&rules.bridge));
     messages.push(rule(
+        INET,
         rules,
         "postrouting",
         [ipv4(), source_in_subnet(rules, Is::Equal), elsewhere, vec![expression("masq", |data| data)]],
@@ -141,19 +155,54 @@ pub(super) fn install(rules: &Rules) -> io::Result<()> {
     transaction(messages)
 }
 
+/// Keeps the bridge's ports apart: what comes from one goes to the host, never to another. A table of the bridge's own family, since the
+/// others do not see what a bridge passes on by itself. By address, for not every kernel can tell the bridges apart there: instances have
+/// no address but their own, and may not make packets by hand.
+///
+/// # Errors
+/// What the kernel says, which may lack this family; nothing is changed then.
+pub(in crate::backend) fn separate(rules: &Rules) -> io::Result<()> {
+    let table = &rules.table;
+    transaction(vec![
+        new_table(BRIDGE, table),
+        delete_table(BRIDGE, table),
+        new_table(BRIDGE, table),
+        chain(BRIDGE, rules, "forward", "filter", 2, 0),
+        rule(
+            BRIDGE,
+            rules,
+            "forward",
+            [
+                meta_is(META_PROTOCOL, &ETHERTYPE_IPV4),
+                source_in_subnet(rules, Is::Equal),
+                in_subnet(DESTINATION, rules.gateway, rules.prefix, Is::Equal),
+                vec![verdict(NF_DROP)],
+            ],
+        ),
+    ])
+}
+
+/// Takes away what [`separate`] made.
+///
+/// # Errors
+/// What the kernel says.
+pub(in crate::backend) fn join(table: &str) -> io::Result<()> {
+    transaction(vec![new_table(BRIDGE, table), delete_table(BRIDGE, table)])
+}
+
 /// Takes the table away; one that is not there is no error.
 ///
 /// # Errors
 /// What the kernel says.
-pub(super) fn remove(table: &str) -> io::Result<()> {
-    transaction(vec![new_table(table), delete_table(table)])
+pub(in crate::backend) fn remove(table: &str) -> io::Result<()> {
+    transaction(vec![new_table(INET, table), delete_table(INET, table)])
 }
 
 /// Whether the kernel has nf_tables and lets us use it.
 ///
 /// # Errors
 /// What the kernel says.
-pub(super) fn available() -> io::Result<()> {
+pub(in crate::backend) fn available() -> io::Result<()> {
     Socket::netfilter()?.dump(GET_TABLE, &head(0)).map(drop)
 }
 
@@ -171,16 +220,16 @@ fn head(family: u8) -> [u8; 4] {
     [family, 0, 0, 0]
 }
 
-fn new_table(name: &str) -> Message {
-    Message::new(NEW_TABLE, CREATE, &head(INET)).text(1, name)
+fn new_table(family: u8, name: &str) -> Message {
+    Message::new(NEW_TABLE, CREATE, &head(family)).text(1, name)
 }
 
-fn delete_table(name: &str) -> Message {
-    Message::new(DELETE_TABLE, 0, &head(INET)).text(1, name)
+fn delete_table(family: u8, name: &str) -> Message {
+    Message::new(DELETE_TABLE, 0, &head(family)).text(1, name)
 }
 
-fn chain(rules: &Rules, name: &str, kind: &str, hook: u32, priority: i32) -> Message {
-    Message::new(NEW_CHAIN, CREATE, &head(INET))
+fn chain(family: u8, rules: &Rules, name: &str, kind: &str, hook: u32, priority: i32) -> Message {
+    Message::new(NEW_CHAIN, CREATE, &head(family))
         .text(1, &rules.table)
         .text(3, name)
         .nested(4, |place| place.big(1, hook).big(2, priority.cast_unsigned()))
@@ -191,8 +240,8 @@ fn chain(rules: &Rules, name: &str, kind: &str, hook: u32, priority: i32) -> Mes
 /// What a rule is made of: adds itself to the list of expressions.
 type Expression = Box<dyn FnOnce(Message) -> Message>;
 
-fn rule<const N: usize>(rules: &Rules, chain: &str, parts: [Vec<Expression>; N]) -> Message {
-    Message::new(NEW_RULE, CREATE | APPEND, &head(INET))
+fn rule<const N: usize>(family: u8, rules: &Rules, chain: &str, parts: [Vec<Expression>; N]) -> Message {
+    Message::new(NEW_RULE, CREATE | APPEND, &head(family))
         .text(1, &rules.table)
         .text(2, chain)
         .nested(4, |list| parts.into_iter().flatten().fold(list, |list, expression| expression(list)))

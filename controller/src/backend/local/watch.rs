@@ -1,0 +1,22 @@
+//! Waiting for the end of a process that need not be a child.
+
+use std::io;
+use std::os::fd::OwnedFd;
+
+use tokio::io::Interest;
+use tokio::io::unix::AsyncFd;
+
+/// Waits until the process that a pidfd stands for has ended.
+///
+/// # Errors
+/// When the descriptor cannot be watched.
+pub(in crate::backend) async fn end(pidfd: &OwnedFd) -> io::Result<()> {
+    // A pidfd is readable from the end of its process on, and only then.
+    readiness(pidfd.try_clone()?)?.readable().await.map(drop)
+}
+
+#[expect(unsafe_code, reason = "tokio wants to be promised that the descriptor stays what it is")]
+fn readiness(pidfd: OwnedFd) -> io::Result<AsyncFd<OwnedFd>> {
+    // SAFETY: an `OwnedFd` is open, and the same one, for as long as it lives; it lives in what is returned.
+    Ok(unsafe { AsyncFd::register_with_interest(pidfd, Interest::READABLE) }?)
+}

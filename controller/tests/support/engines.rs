@@ -1,0 +1,134 @@
+//! Container engines for tests: the one that runs on this machine, or one of the test's own that goes when the test does.
+
+use std::io::{Read as _, Write as _};
+use std::os::unix::net::UnixStream;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+
+/// How long an engine may take to answer after its start.
+const READY_WITHIN: Duration = Duration::from_secs(30);
+
+/// An engine that answers.
+#[derive(Debug)]
+pub(crate) struct Engine {
+    /// Its socket.
+    pub(crate) socket: PathBuf,
+    own: Option<Own>,
+}
+
+#[derive(Debug)]
+struct Own {
+    command: Command,
+    process: Option<Child>,
+    directory: tempfile::TempDir,
+}
+
+// Each test uses a part of it.
+#[allow(dead_code)]
+impl Engine {
+    /// The Docker Engine of this machine, or one of our own.
+    pub(crate) fn docker() -> Result<Self, String> {
+        let running = Path::new("/var/run/docker.sock");
+        if answers(running) {
+            return Ok(Self { socket: running.to_owned(), own: None });
+        }
+        Self::own_docker(&[])
+    }
+
+    /// A Docker Engine of our own: its containers, images and networks are nobody else's.
+    pub(crate) fn own_docker(options: &[&str]) -> Result<Self, String> {
+        let directory = tempfile::Builder::new().prefix("hd").tempdir_in("/tmp").unwrap();
+        let at = |name: &str| directory.path().join(name).display().to_string();
+        let mut command = Command::new("dockerd");
+        command.args(["--data-root", &at("data"), "--exec-root", &at("exec"), "--pidfile", &at("pid")]);
+        command.args(["--host", &format!("unix://{}", at("sock")), "--bridge", "none"]).args(options);
+        Self::own(command, directory)
+    }
+
+    /// Podman's service, which speaks Docker's API.
+    pub(crate) fn podman() -> Result<Self, String> {
+        let directory = tempfile::Builder::new().prefix("hp").tempdir_in("/tmp").unwrap();
+        let socket = format!("unix://{}", directory.path().join("sock").display());
+        let mut command = Command::new("podman");
+        // crun refuses a machine that has both kinds of control groups and controllers in either; runc does not.
+        let hybrid = std::fs::read_to_string("/sys/fs/cgroup/unified/cgroup.controllers").unwrap_or_default();
+        if !hybrid.trim().is_empty() {
+            command.args(["--runtime", "runc"]);
+        }
+        command.args(["system", "service", "--time=0", &socket]);
+        Self::own(command, directory)
+    }
+
+    fn own(mut command: Command, directory: tempfile::TempDir) -> Result<Self, String> {
+        let path = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
+        // Some write beside themselves (conmon: a file `oom`).
+        command.current_dir(directory.path()).env("PATH", path).stdin(Stdio::null());
+        let socket = directory.path().join("sock");
+        let mut this = Self { socket, own: Some(Own { command, process: None, directory }) };
+        this.start().map(|()| this)
+    }
+
+    /// Starts it, for the first time or again, and waits until it answers.
+    pub(crate) fn start(&mut self) -> Result<(), String> {
+        let own = self.own.as_mut().expect("one of our own");
+        let log = own.directory.path().join("log");
+        let output = std::fs::File::create(&log).unwrap();
+        own.command.stdout(output.try_clone().unwrap()).stderr(output);
+        let program = own.command.get_program().to_string_lossy().into_owned();
+        let process = own.process.insert(own.command.spawn().map_err(|error| format!("{program}: {error}"))?);
+        let begin = Instant::now();
+        while !answers(&self.socket) {
+            if begin.elapsed() > READY_WITHIN || process.try_wait().unwrap().is_some() {
+                let said = std::fs::read_to_string(&log).unwrap_or_default();
+                let last: Vec<_> = said.lines().rev().take(5).collect();
+                return Err(format!("{program} does not answer: {}", last.join(" | ")));
+            }
+            std::thread::park_timeout(Duration::from_millis(50));
+        }
+        Ok(())
+    }
+
+    /// Stops one of our own in good order: it ends its containers and its own helpers.
+    pub(crate) fn stop(&mut self) {
+        let Some(mut process) = self.own.as_mut().and_then(|own| own.process.take()) else { return };
+        rustix::process::kill_process(
+            rustix::process::Pid::from_child(&process),
+            rustix::process::Signal::TERM,
+        )
+        .ok();
+        process.wait().ok();
+    }
+
+    /// Names of containers of that label, dead ones too.
+    pub(crate) fn containers(&self, label: &str) -> Vec<String> {
+        let filters = format!("%7B%22label%22%3A%5B%22{}%22%5D%7D", label.replace('=', "%3D"));
+        let answer = get(&self.socket, &format!("/containers/json?all=1&filters={filters}")).unwrap();
+        answer.split("\"Names\":").skip(1).map(|rest| rest.chars().take(60).collect()).collect()
+    }
+
+    /// Names of networks of that name.
+    pub(crate) fn networks(&self, name: &str) -> bool {
+        get(&self.socket, "/networks").unwrap().contains(&format!("\"{name}\""))
+    }
+}
+
+impl Drop for Engine {
+    fn drop(&mut self) {
+        self.stop();
+    }
+}
+
+fn answers(socket: &Path) -> bool {
+    get(socket, "/_ping")
+        .is_ok_and(|answer| answer.starts_with("HTTP/1.0 200") || answer.starts_with("HTTP/1.1 200"))
+}
+
+fn get(socket: &Path, path: &str) -> std::io::Result<String> {
+    let mut stream = UnixStream::connect(socket)?;
+    stream.set_read_timeout(Some(Duration::from_secs(10)))?;
+    write!(stream, "GET /v1.40{path} HTTP/1.0\r\nHost: engine\r\nConnection: close\r\n\r\n")?;
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer)?;
+    Ok(answer)
+}

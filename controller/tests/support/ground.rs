@@ -1,0 +1,143 @@
+//! What the conformance suites of all backends stand on: whom instances may reach and whom not, what is left on the machine, and the way
+//! through the cases. `HEARTH_CASE=text` runs only the cases whose name has that text.
+
+use std::fs;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr, UdpSocket};
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use hearth::backend::conformance::{Suite, cases};
+use tokio::net::TcpListener;
+
+use crate::containers::Containers;
+
+/// Traces of `name` on this machine: processes, control groups, mounts, files.
+pub(crate) fn traces(run_dir: &Path, name: &str) -> Vec<String> {
+    let mut traces = Vec::new();
+    for process in fs::read_dir("/proc").unwrap().flatten() {
+        let groups = fs::read_to_string(process.path().join("cgroup")).unwrap_or_default();
+        if groups.lines().any(|line| line.ends_with(&format!("/{name}"))) {
+            traces.push(format!("process {}", process.path().display()));
+        }
+    }
+    let mut directories = vec![PathBuf::from("/sys/fs/cgroup")];
+    while let Some(directory) = directories.pop() {
+        for entry in
+            fs::read_dir(directory).into_iter().flatten().flatten().filter(|entry| entry.path().is_dir())
+        {
+            // Where Hearth makes groups, and nowhere else: the rest of the tree is not ours to walk.
+            let depth = entry.path().components().count();
+            if entry.file_name() == name {
+                traces.push(format!("control group {}", entry.path().display()));
+            } else if depth <= 5 || entry.path().components().any(|part| part.as_os_str() == "hearth") {
+                directories.push(entry.path());
+            }
+        }
+    }
+    let mounts = fs::read_to_string("/proc/self/mountinfo").unwrap();
+    traces.extend(mounts.lines().filter(|line| line.contains(name)).map(|line| format!("mount {line}")));
+    let mut directories = vec![run_dir.to_owned()];
+    while let Some(directory) = directories.pop() {
+        for entry in fs::read_dir(directory).into_iter().flatten().flatten() {
+            if entry.file_name() == name {
+                traces.push(format!("file {}", entry.path().display()));
+            } else if entry.path().is_dir() {
+                directories.push(entry.path());
+            }
+        }
+    }
+    traces
+}
+
+/// Links and tables of the packet filter with Hearth's name.
+pub(crate) fn network_traces(tag: &str) -> Vec<String> {
+    let links =
+        fs::read_dir("/sys/class/net").unwrap().flatten().map(|link| link.file_name().into_string().unwrap());
+    let mut traces: Vec<String> =
+        links.filter(|link| link.contains(tag)).map(|link| format!("link {link}")).collect();
+    if let Ok(tables) = Command::new("nft").args(["list", "tables"]).output() {
+        let tables = String::from_utf8_lossy(&tables.stdout).into_owned();
+        traces.extend(tables.lines().filter(|table| table.contains(tag)).map(str::to_owned));
+    }
+    if let Ok(rules) = Command::new("iptables").args(["-w", "5", "-S"]).output() {
+        let rules = String::from_utf8_lossy(&rules.stdout).into_owned();
+        traces.extend(rules.lines().filter(|rule| rule.contains(tag)).map(|rule| format!("rule {rule}")));
+    }
+    traces
+}
+
+/// An address of this host on the way out, if there is a way out.
+fn own_address() -> Option<IpAddr> {
+    let socket = UdpSocket::bind("0.0.0.0:0").ok()?;
+    socket.connect("192.0.2.1:9").ok()?;
+    Some(socket.local_addr().ok()?.ip())
+}
+
+/// A port that nobody listens on.
+pub(crate) async fn free_port() -> u16 {
+    let free = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    free.local_addr().unwrap().port()
+}
+
+/// Who listens, and whether instances may reach it.
+#[derive(Debug, Default)]
+pub(crate) struct Neighbours {
+    pub(crate) reachable: Vec<SocketAddr>,
+    pub(crate) unreachable: Vec<SocketAddr>,
+    _listeners: Vec<TcpListener>,
+}
+
+impl Neighbours {
+    /// Listens at the gateway's port and at others; `None` for a machine without networks.
+    pub(crate) async fn of(
+        gateway: Option<Ipv4Addr>,
+        gateway_port: u16,
+        others: &Result<Containers, String>,
+    ) -> Self {
+        let mut this = Self::default();
+        let Some(address) = gateway else {
+            eprintln!("NOT RUN: the cases about networks; this machine cannot do them (see `hearth doctor`)");
+            return this;
+        };
+        let gateway = TcpListener::bind((address, gateway_port)).await.unwrap();
+        this.reachable.push(gateway.local_addr().unwrap());
+        let other = TcpListener::bind("0.0.0.0:0").await.unwrap();
+        let port = other.local_addr().unwrap().port();
+        this.unreachable.push(SocketAddr::from((address, port)));
+        this.unreachable.extend(own_address().map(|own| SocketAddr::from((own, port))));
+        this._listeners.extend([gateway, other]);
+        match others {
+            Ok(others) => {
+                // The first is on an interface that the operator lists.
+                let [listed, unlisted] = others.addresses;
+                this.reachable.push(listed);
+                this.unreachable.extend([unlisted, others.link_local, (address, others.published).into()]);
+            }
+            Err(reason) => eprintln!("NOT RUN: the cases about containers of others: {reason}"),
+        }
+        this
+    }
+}
+
+/// Runs the cases, closes the backend, and says what did not hold.
+pub(crate) async fn run(suite: Suite, others: &Result<Containers, String>, networks: bool) -> Vec<String> {
+    let only = std::env::var("HEARTH_CASE").unwrap_or_default();
+    let mut failures = Vec::new();
+    for case in cases().into_iter().filter(|case| case.name.contains(&only)) {
+        let begin = std::time::Instant::now();
+        match suite.run(case).await {
+            Ok(()) => eprintln!("ok      {} ({:?})", case.name, begin.elapsed()),
+            Err(failure) => {
+                eprintln!("FAILED  {}: {failure}", case.name);
+                failures.push(format!("{}: {failure}", case.name));
+            }
+        }
+    }
+    suite.backend().close().await.unwrap();
+    if let (true, true, Ok(others)) = (networks, only.is_empty(), others)
+        && others.translated() == 0
+    {
+        failures.push("the published port was never tried".to_owned());
+    }
+    failures
+}
