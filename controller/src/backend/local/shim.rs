@@ -1,7 +1,10 @@
 //! What the shim of an instance is told.
 
+use std::path::Path;
+
 use hearth_protocol::config::{ShimConfig, ShimProcess};
 
+use crate::backend::rooted::Rooted;
 use crate::backend::{Error, InstanceSpec, Process, Root};
 
 /// What the shim is told.
@@ -24,7 +27,18 @@ pub(in crate::backend) fn config(spec: &InstanceSpec) -> Result<ShimConfig, Erro
     if spec.build_dir.is_some() {
         "/build".clone_into(&mut config.working_directory);
     }
+    if let Some(directory) = &spec.working_directory {
+        config.working_directory.clone_from(directory);
+    }
+    if let Some(user) = spec.user {
+        (config.uid, config.gid) = (user.uid, user.gid);
+    }
     Ok(config)
+}
+
+/// Whether an image's root has a file there, its links taken as its own.
+fn is_there(root: &Path, place: &str) -> bool {
+    Rooted::open(root).is_ok_and(|root| root.file(Path::new(place)).is_ok())
 }
 
 /// The interpreter as the instance sees it.
@@ -34,8 +48,10 @@ fn interpreter(root: &Root, program: &str) -> Result<String, Error> {
         Root::Directory(path) => ["usr/local/bin", "usr/bin", "bin"]
             .iter()
             .map(|place| format!("{place}/{program}"))
-            .find(|place| path.join(place).exists())
+            .find(|place| is_there(path, place))
             .map(|place| format!("/{place}")),
+        // Its engine knows what is in it; what finds programs in it does, too.
+        Root::Image(_) => Some(program.to_owned()),
     };
     found.ok_or_else(|| Error::Invalid {
         what: format!("the instance's root has no {program}"),

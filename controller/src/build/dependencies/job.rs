@@ -216,6 +216,7 @@ fn npm_of(root: &Root, interpreter: &Path, prefix: &Path) -> Option<PathBuf> {
             .canonicalize()
             .is_ok_and(|real| real.is_file() && (real.starts_with("/usr") || real.starts_with(prefix))),
         Root::Directory(root) => inside.strip_prefix("/").is_ok_and(|inside| root.join(inside).is_file()),
+        Root::Image(_) => false,
     })
 }
 
@@ -243,6 +244,8 @@ fn spec(
         process: Process::Job { command },
         code: None,
         build_dir: Some(build.to_owned()),
+        user: None,
+        working_directory: None,
         root: plan.toolchain.root.clone(),
         env,
         limits: Limits {

@@ -31,11 +31,6 @@ const UNBUILT: &[Unbuilt] = &[
         used: |spec| one(spec.source.git.is_some(), "spec.source.git"),
     },
     Unbuilt {
-        what: "a source from an image",
-        instead: "use `path`, with `runtime: http` and the command of the image",
-        used: |spec| one(spec.source.image.is_some(), "spec.source.image"),
-    },
-    Unbuilt {
         what: "`valueFrom`",
         instead: "use `value`",
         used: |spec| each(&spec.env, |variable| variable.value_from.is_some(), "spec.env", ".valueFrom"),
