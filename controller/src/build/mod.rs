@@ -19,6 +19,7 @@
 
 pub mod bundles;
 pub mod dependencies;
+pub mod fetch;
 mod headers;
 pub mod images;
 pub mod pack;
@@ -27,6 +28,7 @@ mod unpack;
 
 pub use bundles::{Bundles, Limits};
 pub use dependencies::{Dependencies, DependencyKey, Plan, Progress, Toolchain, Update, plan};
+pub use fetch::Fetcher;
 pub use images::Images;
 pub use pack::{PackOptions, Packed, pack, pack_inline};
 

@@ -42,7 +42,7 @@ pub(super) fn verified(
     limits: &Limits,
 ) -> Result<Sync, Error> {
     let mut source = Source::new(packed, limits.packed_bytes);
-    let outcome = unpack(&mut source, into, limits);
+    let outcome = plain(gunzip(&mut source), into, limits);
     if let Err(error @ Error::File(_)) = outcome {
         return Err(error);
     }
@@ -99,12 +99,17 @@ impl<R: Read> Read for Source<R> {
     }
 }
 
-fn unpack(source: impl Read, into: &Path, limits: &Limits) -> Result<Sync, Error> {
-    let mut archive = tar::Archive::new(GzDecoder::new(BufReader::with_capacity(64 * 1024, source)));
+/// What an archive compressed by gzip is when it is not.
+pub(super) fn gunzip(source: impl Read) -> impl Read {
+    GzDecoder::new(BufReader::with_capacity(64 * 1024, source))
+}
+
+/// Unpacks an archive that is not compressed into the directory `into`. After an error the directory holds anything; the caller removes it.
+pub(super) fn plain(source: impl Read, into: &Path, limits: &Limits) -> Result<Sync, Error> {
+    let mut archive = tar::Archive::new(source);
     // Raw: the library would read an extension header of any size into memory.
     let entries = archive.entries().map_err(Error::Archive)?.raw(true);
-    let mut tree =
-        Tree { root: into, limits, headers: 0, entries: 0, bytes: 0, files: 0, directories: HashSet::new() };
+    let mut tree = Tree::new(into, limits);
     let mut links = Vec::new();
     let mut extension = Extension::default();
     for entry in entries {
@@ -215,13 +220,13 @@ pub(super) fn link_stays_inside(path: &Path, target: &Path) -> bool {
 }
 
 /// What went wrong with one entry.
-enum EntryError {
+pub(super) enum EntryError {
     Refused(&'static str),
     Other(Error),
 }
 
 impl EntryError {
-    fn of(self, refused: impl FnOnce(&'static str) -> Error) -> Error {
+    pub(super) fn of(self, refused: impl FnOnce(&'static str) -> Error) -> Error {
         match self {
             Self::Refused(problem) => refused(problem),
             Self::Other(error) => error,
@@ -236,7 +241,7 @@ impl<E: Into<Error>> From<E> for EntryError {
 }
 
 /// What is written, and how much of it.
-struct Tree<'a> {
+pub(super) struct Tree<'a> {
     root: &'a Path,
     limits: &'a Limits,
     /// Headers in the archive: each costs time, even one that makes nothing.
@@ -249,7 +254,12 @@ struct Tree<'a> {
     directories: HashSet<PathBuf>,
 }
 
-impl Tree<'_> {
+impl<'a> Tree<'a> {
+    /// Nothing yet, in a directory that is empty.
+    pub(super) fn new(root: &'a Path, limits: &'a Limits) -> Self {
+        Self { root, limits, headers: 0, entries: 0, bytes: 0, files: 0, directories: HashSet::new() }
+    }
+
     fn count_header(&mut self) -> Result<(), Error> {
         self.headers += 1;
         if self.headers > self.limits.entries.saturating_mul(HEADERS_PER_ENTRY) {
@@ -266,7 +276,7 @@ impl Tree<'_> {
         Ok(())
     }
 
-    fn count_bytes(&mut self, size: u64) -> Result<(), Error> {
+    pub(super) fn count_bytes(&mut self, size: u64) -> Result<(), Error> {
         self.bytes = self.bytes.saturating_add(size);
         if self.bytes > self.limits.unpacked_bytes {
             return Err(Error::TooLarge { limit: self.limits.unpacked_bytes, unit: "bytes unpacked" });
@@ -275,7 +285,7 @@ impl Tree<'_> {
     }
 
     /// Makes the directory and those above it.
-    fn directory(&mut self, path: &Path) -> Result<(), EntryError> {
+    pub(super) fn directory(&mut self, path: &Path) -> Result<(), EntryError> {
         let mut above = PathBuf::new();
         for component in path.components() {
             above.push(component);
@@ -307,7 +317,7 @@ impl Tree<'_> {
         Ok(self.root.join(path))
     }
 
-    fn file(
+    pub(super) fn file(
         &mut self,
         path: &Path,
         executable: bool,
@@ -335,7 +345,7 @@ impl Tree<'_> {
         Ok(())
     }
 
-    fn symlink(&mut self, path: &Path, target: &Path) -> Result<(), EntryError> {
+    pub(super) fn symlink(&mut self, path: &Path, target: &Path) -> Result<(), EntryError> {
         let full = self.parents(path)?;
         self.count_entry()?;
         if !link_stays_inside(path, target) {

@@ -11,7 +11,7 @@ use hearth_function::{Code, Digest, FunctionSpec, ImageTemplate, Template};
 use crate::backend::interpreters::{self, Interpreter};
 use crate::backend::{ImageForm, Root, User};
 use crate::build::images;
-use crate::build::{self, Bundles, Dependencies, Images, Toolchain};
+use crate::build::{self, Bundles, Dependencies, Fetcher, Images, Toolchain};
 use crate::telemetry::chain;
 
 /// Code, dependencies and images. Clones share the stores.
@@ -21,6 +21,8 @@ pub struct Sources {
     pub bundles: Bundles,
     /// The installed dependencies.
     pub dependencies: Arc<Dependencies>,
+    /// What lies elsewhere.
+    pub fetcher: Fetcher,
     /// The unpacked images.
     pub images: Images,
     /// In which form the backend takes images.
@@ -83,6 +85,12 @@ impl Sources {
                     Ok(Code::Bundle(packed.digest))
                 };
                 blocking(packing).await
+            }
+            Some(SourceKind::Archive(archive)) => {
+                self.fetcher.archive(archive).await.map(Code::Bundle).map_err(|error| fetch_failed(&error))
+            }
+            Some(SourceKind::Git(git)) => {
+                self.fetcher.git(git).await.map(Code::Bundle).map_err(|error| fetch_failed(&error))
             }
             Some(kind) => {
                 let field = kind.field();
@@ -167,12 +175,23 @@ impl Sources {
         now: SystemTime,
     ) -> Result<usize, String> {
         let removed = self.bundles.collect(bundles, keep, now).map_err(|error| chain(&error))?.len();
+        self.fetcher.forget().map_err(|error| chain(&error))?;
         let live = self.dependencies.list().map_err(|error| chain(&error))?;
         let live = live.into_iter().filter(|key| keys.contains(key.as_str())).collect();
         let installed = self.dependencies.collect(&live, keep, now).map_err(|error| chain(&error))?.len();
         let unpacked = self.images.collect(images, keep, now).map_err(|error| chain(&error))?;
         Ok(removed + installed + unpacked)
     }
+}
+
+fn fetch_failed(error: &build::fetch::Error) -> Missing {
+    use build::fetch::Error;
+    let reason = match error {
+        Error::Fetch { .. } | Error::CutOff => "SourceMissing",
+        Error::Bundle(_) | Error::File(_) => "BuildFailed",
+        _ => "SourceInvalid",
+    };
+    Missing::new(reason, chain(error))
 }
 
 fn image_missing(error: &images::Error) -> Missing {

@@ -16,7 +16,7 @@ use super::parts::{Health, Wired};
 use super::running::{Running, Tasks};
 use crate::autoscale::{self, Adoptable};
 use crate::backend::{self, Backend, embedded, shim_files};
-use crate::build::{self, Bundles, Dependencies, Images};
+use crate::build::{self, Bundles, Dependencies, Fetcher, Images};
 use crate::gateway::{self, Gateway};
 use crate::pool::Pool;
 use crate::store::{self, Store};
@@ -55,6 +55,9 @@ pub enum Error {
     /// Bundles.
     #[error(transparent)]
     Bundles(#[from] build::bundles::Error),
+    /// Sources that lie elsewhere.
+    #[error(transparent)]
+    Fetch(#[from] build::fetch::Error),
     /// Images.
     #[error(transparent)]
     Images(#[from] build::images::Error),
@@ -165,6 +168,9 @@ impl Start {
         let metrics = Registry::new();
         let adoptable = self.adoptable().await?;
         let bundles = Bundles::open(&self.data, bundle_limits(&self.config))?;
+        let fetching =
+            build::fetch::Config { limits: bundle_limits(&self.config), timeout: self.config.build.timeout };
+        let fetcher = Fetcher::open(&self.data, bundles.clone(), fetching)?;
         let images = Images::open(&self.data, images_config(&self.config))?;
         let dependencies =
             Arc::new(Dependencies::open(&self.data, Arc::clone(&self.backend), build_config(&self.config))?);
@@ -195,6 +201,7 @@ impl Start {
         let sources = deploy::Sources {
             bundles: bundles.clone(),
             dependencies: Arc::clone(&dependencies),
+            fetcher,
             images: images.clone(),
             image_form: self.backend.image_form(),
         };
