@@ -177,22 +177,6 @@ def first_byte(host, port, target, since, tries_until=None):
     return took, data.decode("latin-1")
 
 
-def call(hearth, name):
-    """Milliseconds to the first byte, and what the request met."""
-    since = time.perf_counter()
-    took, answer = first_byte(hearth.host, hearth.port, f"/{name}", since)
-    head = answer.split("\r\n\r\n")[0].lower()
-    assert " 200 " in head.split("\r\n")[0] and "hello, world!" in answer.lower(), answer
-    return took, re.search(r"x-hearth-start: (\w+)", head)[1]
-
-
-def rungs(hearth):
-    """How many instances stand on each rung."""
-    _, _, text = get("127.0.0.1", hearth.management, "/metrics")
-    found = re.findall(r'^hearth_ladder_instances\{rung="(\w+)"\} (\d+)', text.decode(), re.M)
-    return {name: int(count) for name, count in found}
-
-
 # Of a runtime: the file of the code, the function of bench/functions, its handler, the baseline.
 RUNTIMES = {
     "nodejs": ("index.js", "hello.js", "index.handler", "event.js"),

@@ -68,6 +68,8 @@ fn job(id: &str, network: Network) -> InstanceSpec {
         root: Root::Host { interpreter: Some(python) },
         env: BTreeMap::from([("PATH".to_owned(), "/usr/bin:/bin".to_owned())]),
         limits: Limits { memory_bytes: 128 << 20, cpu_millis: None, tmp_bytes: 8 << 20, pids: 64 },
+        user: None,
+        working_directory: None,
         network,
         concurrency: 1,
         secret: SECRET.to_owned(),

@@ -58,6 +58,7 @@ pub(super) fn root_routes() -> Router<Context> {
             get(|State(context): State<Context>| async move { Json(context.parts.capabilities().await) }),
         )
         .route("/bundles/{digest}", get(bundle).put(put_bundle))
+        .merge(super::images::routes())
 }
 
 /// The Function of a path, which must be there.
@@ -167,7 +168,7 @@ fn target(uri: &http::Uri) -> String {
     }
 }
 
-fn parse_digest(text: &str) -> Result<String, Failure> {
+pub(super) fn parse_digest(text: &str) -> Result<String, Failure> {
     let digest: Digest = text
         .parse()
         .map_err(|_| Failure::bad_request(&format!("{text:?} is no digest: sha256: and 64 hex digits")))?;
@@ -201,7 +202,7 @@ async fn put_bundle(
     Ok(StatusCode::CREATED.into_response())
 }
 
-async fn receive(content: &mut Body, path: &FilePath, limit_bytes: u64) -> Result<(), Failure> {
+pub(super) async fn receive(content: &mut Body, path: &FilePath, limit_bytes: u64) -> Result<(), Failure> {
     let failed = |error: std::io::Error| {
         tracing::error!(%error, path = %path.display(), "management API: receiving a bundle");
         Failure::internal("storing the bundle")
@@ -219,10 +220,10 @@ async fn receive(content: &mut Body, path: &FilePath, limit_bytes: u64) -> Resul
 }
 
 /// A file that goes away with this value.
-struct Incoming(PathBuf);
+pub(super) struct Incoming(pub(super) PathBuf);
 
 impl Incoming {
-    fn new(directory: &FilePath) -> Self {
+    pub(super) fn new(directory: &FilePath) -> Self {
         static NEXT: AtomicU64 = AtomicU64::new(0);
         Self(directory.join(format!("{}.tar.gz", NEXT.fetch_add(1, Ordering::Relaxed))))
     }

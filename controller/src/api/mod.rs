@@ -16,6 +16,7 @@ mod discovery;
 mod failure;
 mod guard;
 mod identity;
+mod images;
 mod objects;
 mod patch;
 mod plain;
@@ -66,6 +67,8 @@ pub struct Config {
     pub incoming: PathBuf,
     /// Largest bundle, in bytes, packed.
     pub max_bundle_bytes: u64,
+    /// Largest blob of an image that is taken in, in bytes.
+    pub max_blob_bytes: u64,
 }
 
 /// Why the API could not be started.

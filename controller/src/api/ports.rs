@@ -52,6 +52,30 @@ pub trait Parts: Send + Sync + fmt::Debug + 'static {
     /// [`Error::Invalid`] when the digest differs, or the archive is broken, too large or holds what a bundle must not.
     async fn put_bundle(&self, digest: &str, file: &Path) -> Result<(), Error>;
 
+    /// Whether a blob of an image is here, packed or unpacked.
+    async fn has_blob(&self, digest: &str) -> Result<bool, Error>;
+
+    /// Takes in a blob of an image in `file`, which the API received and removes afterwards; verifies that it has this digest.
+    ///
+    /// # Errors
+    /// [`Error::Invalid`] when the digest differs.
+    async fn put_blob(&self, digest: &str, file: &Path) -> Result<(), Error>;
+
+    /// Whether an image is here, whole.
+    async fn has_image(&self, digest: &str) -> Result<bool, Error>;
+
+    /// Makes an image of blobs that were taken in before, by its manifest.
+    ///
+    /// # Errors
+    /// [`Error::Invalid`] when the digest differs, a blob is not here, or a layer is broken, too large or holds what it must not.
+    async fn put_image(&self, digest: &str, manifest: Vec<u8>) -> Result<(), Error>;
+
+    /// Every image that is here.
+    ///
+    /// # Errors
+    /// [`Error::Internal`] when the disk cannot be read.
+    async fn images(&self) -> Result<Vec<Image>, Error>;
+
     /// What this machine can and cannot do.
     async fn capabilities(&self) -> Vec<Capability>;
 
@@ -117,6 +141,20 @@ pub struct Instance {
     /// Cpu time since its start, in seconds; absent when it was not measured.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub cpu_seconds: Option<f64>,
+}
+
+/// An image that is here.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Image {
+    /// The digest of its manifest: what `source.image` names.
+    pub digest: String,
+    /// Bytes of its layers, unpacked.
+    pub bytes: u64,
+    /// How many layers it has.
+    pub layers: usize,
+    /// What it runs.
+    pub command: Vec<String>,
 }
 
 /// The warmth ladder, for `top`.

@@ -30,6 +30,7 @@ use crate::backend::Capability;
 struct Fake {
     bundles: Mutex<BTreeSet<String>>,
     received: Mutex<Vec<Vec<u8>>>,
+    images: Mutex<Vec<String>>,
 }
 
 #[async_trait]
@@ -90,6 +91,36 @@ impl Parts for Fake {
         Ok(self.bundles.lock().unwrap_or_else(PoisonError::into_inner).contains(digest))
     }
 
+    async fn has_blob(&self, digest: &str) -> Result<bool, PortError> {
+        self.has_bundle(digest).await
+    }
+
+    async fn put_blob(&self, digest: &str, file: &Path) -> Result<(), PortError> {
+        self.put_bundle(digest, file).await
+    }
+
+    async fn has_image(&self, _: &str) -> Result<bool, PortError> {
+        Ok(false)
+    }
+
+    async fn put_image(&self, digest: &str, manifest: Vec<u8>) -> Result<(), PortError> {
+        if manifest == b"broken" {
+            return Err(PortError::Invalid("the manifest is broken".to_owned()));
+        }
+        self.images.lock().unwrap().push(digest.to_owned());
+        Ok(())
+    }
+
+    async fn images(&self) -> Result<Vec<super::ports::Image>, PortError> {
+        let image = |digest: &String| super::ports::Image {
+            digest: digest.clone(),
+            bytes: 1,
+            layers: 1,
+            command: Vec::new(),
+        };
+        Ok(self.images.lock().unwrap().iter().map(image).collect())
+    }
+
     async fn put_bundle(&self, digest: &str, file: &Path) -> Result<(), PortError> {
         let content = std::fs::read(file).unwrap();
         if content == b"broken" {
@@ -138,6 +169,7 @@ async fn running_with_history(history: usize) -> Running {
         kubeconfig: at("kubeconfig"),
         incoming: at("incoming"),
         max_bundle_bytes: 1000,
+        max_blob_bytes: 1000,
     };
     let parts = Arc::new(Fake::default());
     let api = start(config, store.clone(), Arc::clone(&parts) as Arc<dyn Parts>).await.unwrap();
@@ -541,5 +573,6 @@ fn example(directory: &Path) -> Arc<Config> {
         kubeconfig: directory.join("kubeconfig"),
         incoming: directory.join("incoming"),
         max_bundle_bytes: 1000,
+        max_blob_bytes: 1000,
     })
 }

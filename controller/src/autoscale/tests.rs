@@ -34,7 +34,9 @@ fn target(name: &str, template: serde_json::Value, scale: impl FnOnce(&mut Polic
     let revision = revision(name, template);
     let mut policy = Policy::default();
     scale(&mut policy);
-    let template = Arc::new(Template::new(&revision, Places::default()).unwrap());
+    let template = Arc::new(
+        Template::new(&revision, Places { code: Some("/code".into()), ..Places::default() }).unwrap(),
+    );
     Target { template, policy, reach, pause: None, reserved: Windows::default() }
 }
 

@@ -168,6 +168,8 @@ impl Suite {
             process: Process::Job { command },
             code: None,
             build_dir: None,
+            user: None,
+            working_directory: None,
             root: self.fixture.root.clone(),
             env: BTreeMap::from([
                 ("GREETING".to_owned(), "hi".to_owned()),

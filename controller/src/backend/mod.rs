@@ -11,6 +11,7 @@ pub mod embedded;
 pub mod fake;
 pub mod interpreters;
 mod local;
+pub(crate) mod rooted;
 pub mod shim_files;
 
 use std::collections::BTreeMap;
@@ -55,6 +56,11 @@ pub trait Backend: Send + Sync + fmt::Debug + 'static {
     /// of it is left: processes, cgroups, mounts, network, files. Stopping an instance that is gone is no error.
     async fn stop(&self, instance: &InstanceId, grace: Duration) -> Result<(), Error>;
 
+    /// In which form it takes images.
+    fn image_form(&self) -> ImageForm {
+        ImageForm::Unpacked
+    }
+
     /// What the instance uses now.
     async fn stats(&self, instance: &InstanceId) -> Result<Stats, Error>;
 
@@ -93,6 +99,12 @@ pub struct InstanceSpec {
     pub limits: Limits,
     /// What it may reach.
     pub network: Network,
+    /// Whom the user's process runs as; `None`: Hearth's own user for functions.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub user: Option<User>,
+    /// Where the user's process starts; `None`: at `/code`, and an installation at `/build`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub working_directory: Option<String>,
     /// Calls it may run at once (the shim and the bootstrap attribute log lines by it).
     pub concurrency: u32,
     /// Whoever opens a connection must know this: 64 hex digits.
@@ -144,8 +156,26 @@ pub enum Root {
     },
     /// An unpacked image at this path of the host.
     Directory(PathBuf),
-    /// An image by its name, which an engine has or pulls.
+    /// An image that the backend's engine has, or pulls: a reference with a digest.
     Image(String),
+}
+
+/// A user and a group, by their numbers.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct User {
+    /// The user.
+    pub uid: u32,
+    /// Its group.
+    pub gid: u32,
+}
+
+/// In which form a backend takes the image of a Function.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ImageForm {
+    /// As [`Root::Directory`].
+    Unpacked,
+    /// As [`Root::Image`].
+    Reference,
 }
 
 /// Code on the host and where it is seen.

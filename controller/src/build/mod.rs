@@ -19,12 +19,17 @@
 
 pub mod bundles;
 pub mod dependencies;
+pub mod fetch;
+mod headers;
+pub mod images;
 pub mod pack;
 mod shelf;
 mod unpack;
 
 pub use bundles::{Bundles, Limits};
 pub use dependencies::{Dependencies, DependencyKey, Plan, Progress, Toolchain, Update, plan};
+pub use fetch::Fetcher;
+pub use images::Images;
 pub use pack::{PackOptions, Packed, is_scratch, pack, pack_inline};
 
 /// So many random bytes as hex: for names that nobody else has.

@@ -15,9 +15,10 @@ use std::path::{Component, Path, PathBuf};
 use flate2::bufread::GzDecoder;
 use hearth_function::Digest;
 use sha2::{Digest as _, Sha256};
-use tar::{EntryType, Header, PaxExtensions};
+use tar::{EntryType, Header};
 
 use super::bundles::{Error, Limits};
+use super::headers::{self, Extension, LONGEST_EXTENSION};
 use super::shelf::{At, Sync};
 
 /// Longest path of an entry, in bytes: Linux takes 4096 with the directory before it.
@@ -25,9 +26,6 @@ const LONGEST_PATH: usize = 3072;
 
 /// Longest name of one component, in bytes: what file systems take.
 const LONGEST_NAME: usize = 255;
-
-/// Most bytes of an extension header: a path and some times fit many times over.
-const LONGEST_EXTENSION: u64 = 64 * 1024;
 
 /// Headers for one entry: its own, a long name, a long link's target, and an extension.
 const HEADERS_PER_ENTRY: u64 = 4;
@@ -44,17 +42,17 @@ pub(super) fn verified(
     limits: &Limits,
 ) -> Result<Sync, Error> {
     let mut source = Source::new(packed, limits.packed_bytes);
-    let outcome = unpack(&mut source, into, limits);
+    let outcome = plain(gunzip(&mut source), into, limits);
     if let Err(error @ Error::File(_)) = outcome {
         return Err(error);
     }
     // The digest is over all that came, what the archive's end left unread too. A damaged upload is called that, and not a broken archive.
     let copied = io::copy(&mut source, &mut io::sink());
-    if source.over {
+    if source.is_over() {
         return Err(Error::TooLarge { limit: limits.packed_bytes, unit: "bytes packed" });
     }
     copied.map_err(Error::Read)?;
-    let actual = Digest::from_sha256(source.hash.finalize().into());
+    let actual = source.digest();
     if actual != *digest {
         return Err(Error::WrongDigest { expected: digest.clone(), actual });
     }
@@ -62,7 +60,7 @@ pub(super) fn verified(
 }
 
 /// What comes in: hashed and counted as it is read.
-struct Source<R> {
+pub(super) struct Source<R> {
     inner: R,
     hash: Sha256,
     left: u64,
@@ -70,8 +68,19 @@ struct Source<R> {
 }
 
 impl<R: Read> Source<R> {
-    fn new(inner: R, limit: u64) -> Self {
+    /// At most `limit` bytes of it.
+    pub(super) fn new(inner: R, limit: u64) -> Self {
         Self { inner, hash: Sha256::new(), left: limit, over: false }
+    }
+
+    /// Whether there was more than the limit.
+    pub(super) fn is_over(&self) -> bool {
+        self.over
+    }
+
+    /// The digest of what was read.
+    pub(super) fn digest(self) -> Digest {
+        Digest::from_sha256(self.hash.finalize().into())
     }
 }
 
@@ -90,12 +99,17 @@ impl<R: Read> Read for Source<R> {
     }
 }
 
-fn unpack(source: impl Read, into: &Path, limits: &Limits) -> Result<Sync, Error> {
-    let mut archive = tar::Archive::new(GzDecoder::new(BufReader::with_capacity(64 * 1024, source)));
+/// What an archive compressed by gzip is when it is not.
+pub(super) fn gunzip(source: impl Read) -> impl Read {
+    GzDecoder::new(BufReader::with_capacity(64 * 1024, source))
+}
+
+/// Unpacks an archive that is not compressed into the directory `into`. After an error the directory holds anything; the caller removes it.
+pub(super) fn plain(source: impl Read, into: &Path, limits: &Limits) -> Result<Sync, Error> {
+    let mut archive = tar::Archive::new(source);
     // Raw: the library would read an extension header of any size into memory.
     let entries = archive.entries().map_err(Error::Archive)?.raw(true);
-    let mut tree =
-        Tree { root: into, limits, headers: 0, entries: 0, bytes: 0, files: 0, directories: HashSet::new() };
+    let mut tree = Tree::new(into, limits);
     let mut links = Vec::new();
     let mut extension = Extension::default();
     for entry in entries {
@@ -103,24 +117,8 @@ fn unpack(source: impl Read, into: &Path, limits: &Limits) -> Result<Sync, Error
         tree.count_header()?;
         let header = entry.header().clone();
         let kind = header.entry_type();
-        match kind {
-            EntryType::XGlobalHeader => {
-                read_extension(&mut entry)?;
-                continue;
-            }
-            EntryType::XHeader => {
-                extension.read_pax(&read_extension(&mut entry)?)?;
-                continue;
-            }
-            EntryType::GNULongName => {
-                extension.path = Some(without_nul(read_extension(&mut entry)?));
-                continue;
-            }
-            EntryType::GNULongLink => {
-                extension.link = Some(without_nul(read_extension(&mut entry)?));
-                continue;
-            }
-            _ => {}
+        if extension.take(kind, &mut entry)? {
+            continue;
         }
         let named = std::mem::take(&mut extension);
         let raw = named.path.unwrap_or_else(|| header.path_bytes().into_owned());
@@ -170,47 +168,19 @@ fn size_of(header: &Header) -> Result<u64, Error> {
     header.size().map_err(Error::Archive)
 }
 
-/// What an extension header says of the entry after it.
-#[derive(Default)]
-struct Extension {
-    path: Option<Vec<u8>>,
-    link: Option<Vec<u8>>,
-}
-
-impl Extension {
-    fn read_pax(&mut self, bytes: &[u8]) -> Result<(), Error> {
-        for record in PaxExtensions::new(bytes) {
-            let record = record.map_err(Error::Archive)?;
-            match record.key_bytes() {
-                b"path" => self.path = Some(record.value_bytes().to_vec()),
-                b"linkpath" => self.link = Some(record.value_bytes().to_vec()),
-                // Sizes that need this are far beyond any limit; believing it would put us out of step with the archive.
-                b"size" => {
-                    let path = self.path.take().unwrap_or_default();
-                    let path = String::from_utf8_lossy(&path).into_owned();
-                    return Err(Error::Refused { path, problem: "has a size in an extension header" });
-                }
-                _ => {}
+impl From<headers::Problem> for Error {
+    fn from(problem: headers::Problem) -> Self {
+        match problem {
+            headers::Problem::Archive(error) => Self::Archive(error),
+            headers::Problem::TooLong => {
+                Self::TooLarge { limit: LONGEST_EXTENSION, unit: "bytes in an extension header" }
             }
+            headers::Problem::Size(path) => Self::Refused {
+                path: String::from_utf8_lossy(&path).into_owned(),
+                problem: "has a size in an extension header",
+            },
         }
-        Ok(())
     }
-}
-
-fn read_extension(entry: &mut impl Read) -> Result<Vec<u8>, Error> {
-    let mut bytes = Vec::new();
-    entry.take(LONGEST_EXTENSION + 1).read_to_end(&mut bytes).map_err(Error::Archive)?;
-    if bytes.len() as u64 > LONGEST_EXTENSION {
-        return Err(Error::TooLarge { limit: LONGEST_EXTENSION, unit: "bytes in an extension header" });
-    }
-    Ok(bytes)
-}
-
-fn without_nul(mut bytes: Vec<u8>) -> Vec<u8> {
-    while bytes.last() == Some(&0) {
-        bytes.pop();
-    }
-    bytes
 }
 
 /// Takes the path of an entry as one below a directory, without `.`; says what is wrong with it otherwise. An empty path is the directory.
@@ -250,13 +220,13 @@ pub(super) fn link_stays_inside(path: &Path, target: &Path) -> bool {
 }
 
 /// What went wrong with one entry.
-enum EntryError {
+pub(super) enum EntryError {
     Refused(&'static str),
     Other(Error),
 }
 
 impl EntryError {
-    fn of(self, refused: impl FnOnce(&'static str) -> Error) -> Error {
+    pub(super) fn of(self, refused: impl FnOnce(&'static str) -> Error) -> Error {
         match self {
             Self::Refused(problem) => refused(problem),
             Self::Other(error) => error,
@@ -271,7 +241,7 @@ impl<E: Into<Error>> From<E> for EntryError {
 }
 
 /// What is written, and how much of it.
-struct Tree<'a> {
+pub(super) struct Tree<'a> {
     root: &'a Path,
     limits: &'a Limits,
     /// Headers in the archive: each costs time, even one that makes nothing.
@@ -284,7 +254,12 @@ struct Tree<'a> {
     directories: HashSet<PathBuf>,
 }
 
-impl Tree<'_> {
+impl<'a> Tree<'a> {
+    /// Nothing yet, in a directory that is empty.
+    pub(super) fn new(root: &'a Path, limits: &'a Limits) -> Self {
+        Self { root, limits, headers: 0, entries: 0, bytes: 0, files: 0, directories: HashSet::new() }
+    }
+
     fn count_header(&mut self) -> Result<(), Error> {
         self.headers += 1;
         if self.headers > self.limits.entries.saturating_mul(HEADERS_PER_ENTRY) {
@@ -301,7 +276,7 @@ impl Tree<'_> {
         Ok(())
     }
 
-    fn count_bytes(&mut self, size: u64) -> Result<(), Error> {
+    pub(super) fn count_bytes(&mut self, size: u64) -> Result<(), Error> {
         self.bytes = self.bytes.saturating_add(size);
         if self.bytes > self.limits.unpacked_bytes {
             return Err(Error::TooLarge { limit: self.limits.unpacked_bytes, unit: "bytes unpacked" });
@@ -310,7 +285,7 @@ impl Tree<'_> {
     }
 
     /// Makes the directory and those above it.
-    fn directory(&mut self, path: &Path) -> Result<(), EntryError> {
+    pub(super) fn directory(&mut self, path: &Path) -> Result<(), EntryError> {
         let mut above = PathBuf::new();
         for component in path.components() {
             above.push(component);
@@ -342,7 +317,7 @@ impl Tree<'_> {
         Ok(self.root.join(path))
     }
 
-    fn file(
+    pub(super) fn file(
         &mut self,
         path: &Path,
         executable: bool,
@@ -370,7 +345,7 @@ impl Tree<'_> {
         Ok(())
     }
 
-    fn symlink(&mut self, path: &Path, target: &Path) -> Result<(), EntryError> {
+    pub(super) fn symlink(&mut self, path: &Path, target: &Path) -> Result<(), EntryError> {
         let full = self.parents(path)?;
         self.count_entry()?;
         if !link_stays_inside(path, target) {
@@ -413,7 +388,7 @@ impl Tree<'_> {
 }
 
 /// Copies exactly `size` bytes and tells what is wrong with the archive from what is wrong with the disk.
-fn copy(mut content: impl Read, size: u64, file: &mut File, path: &Path) -> Result<(), Error> {
+pub(super) fn copy(mut content: impl Read, size: u64, file: &mut File, path: &Path) -> Result<(), Error> {
     use std::io::Write;
     let mut buffer = vec![0; 64 * 1024];
     let mut left = size;

@@ -57,6 +57,9 @@ pub(super) enum Command {
     Logs(Logs),
     /// Write the calls that functions have had, as a trace for `hearth simulate`
     Record(Record),
+    /// Bring images to the server, and list those that it has
+    #[command(subcommand)]
+    Image(Image),
     /// Replay a trace against scaling policies and compare what they would have done
     Simulate(Simulate),
     /// Document a manifest's fields: meaning, form, default
@@ -410,6 +413,66 @@ pub(super) struct Logs {
     /// Where the functions are.
     #[command(flatten)]
     pub(super) place: Place,
+}
+
+/// `hearth image`.
+#[derive(Debug, Subcommand)]
+pub(super) enum Image {
+    /// Upload an image from this machine's disk and print what `source.image` names it by
+    Load(LoadImage),
+    /// Push an image from this machine's disk to a registry; needs no server
+    Push(PushImage),
+    /// List the images that the server has unpacked
+    #[command(alias = "ls")]
+    List(ListImages),
+}
+
+/// `hearth image load`.
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  hearth image load ./layout               an OCI layout directory, as hearth build and skopeo make it
+  docker save app:1 -o app.tar && hearth image load app.tar
+  hearth image load app.tar                an OCI archive too
+
+Only the layers that the server lacks are sent. Each image is named by the digest of its manifest: sha256:…")]
+pub(super) struct LoadImage {
+    /// OCI layout directory, OCI archive, or what `docker save` wrote
+    #[arg(value_name = "DIR|FILE")]
+    pub(super) path: PathBuf,
+    /// Which server.
+    #[command(flatten)]
+    pub(super) client: Client,
+}
+
+/// `hearth image push`.
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  hearth image push ./layout registry.example.com/team/app:1
+
+Credentials are those of `docker login` (~/.docker/config.json). What the registry has already is not sent again.")]
+pub(super) struct PushImage {
+    /// OCI layout directory, OCI archive, or what `docker save` wrote
+    #[arg(value_name = "DIR|FILE")]
+    pub(super) path: PathBuf,
+    /// Where it goes
+    #[arg(value_name = "REFERENCE")]
+    pub(super) reference: String,
+    /// The registry speaks plain HTTP, and it is not on this machine's loopback
+    #[arg(long)]
+    pub(super) plain_http: bool,
+}
+
+/// `hearth image list`.
+#[derive(Debug, Args)]
+pub(super) struct ListImages {
+    /// How it is printed.
+    #[command(flatten)]
+    pub(super) output: Output,
+    /// Which server.
+    #[command(flatten)]
+    pub(super) client: Client,
 }
 
 /// `hearth explain`.

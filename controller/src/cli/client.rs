@@ -6,9 +6,13 @@ use std::path::{Path, PathBuf};
 use bytes::Bytes;
 use http::{Request, Response, StatusCode};
 use http_body_util::BodyExt;
+use http_body_util::combinators::UnsyncBoxBody;
+use hyper::body::Incoming;
+use hyper_util::rt::TokioExecutor;
 use kube::Api;
-use kube::client::Body;
+use kube::client::{Body, ConfigExt as _};
 use kube::config::{Config as KubeConfig, KubeConfigOptions, Kubeconfig};
+use secrecy::ExposeSecret as _;
 use serde::de::DeserializeOwned;
 
 use hearth_function::{Function, Revision};
@@ -21,6 +25,7 @@ use crate::serve::config::{self, Layers};
 #[derive(Clone)]
 pub(super) struct Server {
     client: kube::Client,
+    config: KubeConfig,
     /// Its address, for messages.
     address: String,
     namespace: String,
@@ -72,8 +77,8 @@ impl Server {
         config.read_timeout = None;
         let address = config.cluster_url.to_string().trim_end_matches('/').to_owned();
         let namespace = config.default_namespace.clone();
-        let client = kube::Client::try_from(config).map_err(|error| bad(&error))?;
-        Ok(Self { client, address, namespace })
+        let client = kube::Client::try_from(config.clone()).map_err(|error| bad(&error))?;
+        Ok(Self { client, config, address, namespace })
     }
 
     /// The namespace that the command is about; the kubeconfig's if it names none.
@@ -106,6 +111,32 @@ impl Server {
     pub(super) async fn send(&self, request: Request<Body>) -> Result<Response<Body>, Error> {
         let response = self.send_raw(request).await?;
         if response.status().is_success() { Ok(response) } else { Err(self.refusal(response).await) }
+    }
+
+    /// Puts what is too large to be held in memory, which the kube client's requests are.
+    pub(super) async fn put_large(
+        &self,
+        path: &str,
+        body: UnsyncBoxBody<Bytes, io::Error>,
+    ) -> Result<(), Error> {
+        let failed = |error: &(dyn std::error::Error + 'static)| {
+            Error::failed(format!("sending to {}: {}", self.address, crate::telemetry::chain(error)))
+        };
+        let connector = self.config.rustls_https_connector().map_err(|error| failed(&error))?;
+        let client = hyper_util::client::legacy::Client::builder(TokioExecutor::new()).build(connector);
+        let mut request = Request::put(format!("{}{path}", self.address));
+        if let Some(token) = &self.config.auth_info.token {
+            request =
+                request.header(http::header::AUTHORIZATION, format!("Bearer {}", token.expose_secret()));
+        }
+        let request = request.body(body).map_err(|error| failed(&error))?;
+        let response: Response<Incoming> = client.request(request).await.map_err(|error| failed(&error))?;
+        let (parts, body) = response.into_parts();
+        if parts.status.is_success() {
+            return Ok(());
+        }
+        let body = body.collect().await.map(http_body_util::Collected::to_bytes).unwrap_or_default();
+        Err(self.refusal(Response::from_parts(parts, Body::from(body))).await)
     }
 
     /// Sends a request and gives the answer whatever it is.

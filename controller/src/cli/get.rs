@@ -334,7 +334,7 @@ impl Row for Function {
 
 impl Row for Revision {
     fn header(wide: bool) -> &'static [&'static str] {
-        const ALL: [&str; 6] = ["NAME", "FUNCTION", "STATE", "AGE", "BUNDLE", "MESSAGE"];
+        const ALL: [&str; 6] = ["NAME", "FUNCTION", "STATE", "AGE", "CODE", "MESSAGE"];
         if wide { &ALL } else { &ALL[..4] }
     }
 
@@ -347,9 +347,11 @@ impl Row for Revision {
             created(self, now),
         ];
         if wide {
-            let bundle: String =
-                self.spec.template.bundle.to_string().chars().take("sha256:".len() + 12).collect();
-            cells.extend([bundle, status.message.unwrap_or_default()]);
+            let template = &self.spec.template;
+            let image = template.image.as_ref().map(|image| &image.digest);
+            let code = template.bundle.as_ref().or(image).map(ToString::to_string).unwrap_or_default();
+            let code: String = code.chars().take("sha256:".len() + 12).collect();
+            cells.extend([code, status.message.unwrap_or_default()]);
         }
         cells
     }

@@ -14,6 +14,7 @@ mod doctor;
 mod error;
 mod explain;
 mod get;
+mod image;
 mod invoke;
 mod logs;
 mod manifest;
@@ -61,6 +62,7 @@ fn run(command: Command) -> Result<(), Error> {
         Command::Invoke(arguments) => client(invoke::run(arguments)),
         Command::Logs(arguments) => client(logs::run(arguments)),
         Command::Record(arguments) => client(record::run(arguments)),
+        Command::Image(arguments) => client(image::run(arguments)),
         Command::Doctor(arguments) => client(doctor::run(arguments)),
         Command::Version(arguments) => client(small::version(arguments)),
     }

@@ -9,10 +9,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use hearth_dispatch::StartFailure;
-use hearth_function::spec::Pause;
+use hearth_function::spec::{Pause, SourceKind};
 use hearth_function::{
-    Digest, Function, FunctionId, InstanceCounts, Revision, RevisionId, RevisionSpec, RevisionState,
-    RevisionStatus, Template, next_revision_name, revision_number,
+    Code, Digest, Function, FunctionId, FunctionSpec, InstanceCounts, Revision, RevisionId, RevisionSpec,
+    RevisionState, RevisionStatus, Template, next_revision_name, revision_number,
 };
 use hearth_scaler::{Policy, Reach};
 use jiff::Timestamp;
@@ -31,6 +31,9 @@ use crate::telemetry::logs::{Entry, Note};
 
 /// How long after a build or a look for parts has failed it is tried again: what was missing may have come (a bundle, the network).
 const RETRY: Duration = Duration::from_secs(30);
+
+/// The annotation of a Revision with the source that its code was found by.
+const SOURCE: &str = "hearth.dev/source";
 
 /// How often counts of instances are written, at most: each write is one to the disk.
 const COUNTS: Duration = Duration::from_secs(1);
@@ -74,8 +77,8 @@ struct Memory {
     /// The object that everything here belongs to; one of the same name and another uid begins anew.
     uid: Option<String>,
     function: Option<Arc<Function>>,
-    /// Digest of the code, by the generation that it was found out for.
-    code: Option<(i64, Result<Digest, Missing>)>,
+    /// Which code it is, by the generation that it was found out for.
+    code: Option<(i64, Result<Code, Missing>)>,
     /// Parts of the template of this digest, or why they are not there and when to look again.
     build: Option<(Digest, Result<Found, Missing>, Instant)>,
     /// How often that has failed, and when it is tried again, for people.
@@ -262,8 +265,28 @@ impl Task {
 
     async fn resolve(&mut self, generation: i64) {
         if let Some(function) = self.memory.function.clone() {
-            let code = self.shared.parts.sources.resolve(&function.spec).await;
+            let code = match self.resolved_before(&function.spec) {
+                Some(code) => Ok(code),
+                None => self.shared.parts.sources.resolve(&function.spec).await,
+            };
             self.memory.code = Some((generation, code));
+        }
+    }
+
+    /// What the newest Revision of the same source has found a tag, a branch or an address to mean. Without this a restart of the controller
+    /// could deploy something new, and could not go on without the registry.
+    fn resolved_before(&self, spec: &FunctionSpec) -> Option<Code> {
+        let source = source_text(spec)?;
+        let revisions = self.revisions();
+        let of_source = |revision: &&Arc<Revision>| {
+            let annotations = revision.metadata.annotations.as_ref();
+            annotations.and_then(|all| all.get(SOURCE)).is_some_and(|text| *text == source)
+        };
+        let code = revisions.values().rev().find(of_source)?.spec.template.code()?;
+        match &code {
+            // Collected meanwhile: it is fetched again.
+            Code::Bundle(bundle) if !self.shared.parts.sources.bundles.has(bundle) => None,
+            Code::Bundle(_) | Code::Image(_) => Some(code),
         }
     }
 
@@ -343,6 +366,8 @@ impl Task {
                 controller: Some(true),
                 block_owner_deletion: Some(true),
             }]),
+            annotations: source_text(&function.spec)
+                .map(|source| BTreeMap::from([(SOURCE.to_owned(), source)])),
             ..revision.metadata
         };
         let key = match &self.memory.build {
@@ -378,6 +403,7 @@ impl Task {
     ) -> Result<Arc<pool::Template>, (Missing, Instant)> {
         let places = pool::Places {
             code: found.code,
+            image: found.image,
             dependencies: found.dependencies,
             interpreter: found.interpreter,
             gateway: self.shared.config.url_inside.clone(),
@@ -520,6 +546,16 @@ type View = (InstanceCounts, bool, Option<StartFailure>);
 
 fn generation(function: Option<&Function>) -> i64 {
     function.and_then(|function| function.metadata.generation).unwrap_or(1)
+}
+
+/// The source of a Function that means what it means when it is looked up, as text; `None`: it names its code itself.
+fn source_text(spec: &FunctionSpec) -> Option<String> {
+    match spec.source.kind()? {
+        SourceKind::Image(_) | SourceKind::Archive(_) | SourceKind::Git(_) => {
+            serde_json::to_string(&spec.source).ok()
+        }
+        SourceKind::Path(_) | SourceKind::Inline(_) | SourceKind::Bundle(_) => None,
+    }
 }
 
 /// A step that a restarted controller does not wait for before it serves.

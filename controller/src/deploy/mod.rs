@@ -25,7 +25,7 @@ use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
-use hearth_function::{Digest, Function, FunctionId, Revision, RevisionId};
+use hearth_function::{Code, Digest, Function, FunctionId, Revision, RevisionId};
 use tokio::sync::{Notify, watch};
 use tokio::task::{Id, JoinError, JoinSet};
 use tokio_util::sync::CancellationToken;
@@ -300,23 +300,29 @@ impl Service {
         }
     }
 
-    /// Removes bundles and dependencies that nobody names.
+    /// Removes bundles, images and dependencies that nobody names.
     async fn collect(&self, store: &Store) {
         let mut bundles: HashSet<Digest> = HashSet::new();
+        let mut images: HashSet<Digest> = HashSet::new();
         let mut keys: HashSet<String> = HashSet::new();
         for revision in store.list::<Revision>(None).items {
-            bundles.insert(revision.spec.template.bundle.clone());
+            match revision.spec.template.code() {
+                Some(Code::Bundle(bundle)) => _ = bundles.insert(bundle),
+                Some(Code::Image(image)) => _ = images.insert(image.digest),
+                None => {}
+            }
             keys.extend(revision.status.as_ref().and_then(|status| status.dependencies.clone()));
         }
         for function in store.list::<Function>(None).items {
             bundles.extend(function.spec.source.bundle.clone());
+            images.extend(function.spec.source.image.as_ref().and_then(|image| image.parse::<Digest>().ok()));
         }
         let sources = self.shared.parts.sources.clone();
-        let work = move || sources.collect(&bundles, &keys, KEEP, SystemTime::now());
+        let work = move || sources.collect(&bundles, &images, &keys, KEEP, SystemTime::now());
         match tokio::task::spawn_blocking(work).await {
             Ok(Ok(0)) => {}
             Ok(Ok(removed)) => {
-                tracing::info!(removed, "bundles and dependencies that nobody uses are removed")
+                tracing::info!(removed, "bundles, images and dependencies that nobody uses are removed")
             }
             Ok(Err(error)) => tracing::warn!(error, "bundles and dependencies are not cleaned up"),
             Err(error) => tracing::error!(%error, "cleaning up bundles and dependencies panicked"),

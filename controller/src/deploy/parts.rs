@@ -6,19 +6,27 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use hearth_function::spec::SourceKind;
-use hearth_function::{Digest, FunctionSpec, Template};
+use hearth_function::{Code, Digest, FunctionSpec, ImageTemplate, Template};
 
 use crate::backend::interpreters::{self, Interpreter};
-use crate::build::{self, Bundles, Dependencies, Toolchain};
+use crate::backend::{ImageForm, Root, User};
+use crate::build::images;
+use crate::build::{self, Bundles, Dependencies, Fetcher, Images, Toolchain};
 use crate::telemetry::chain;
 
-/// Code and dependencies. Clones share both stores.
+/// Code, dependencies and images. Clones share the stores.
 #[derive(Debug, Clone)]
 pub struct Sources {
     /// The unpacked bundles.
     pub bundles: Bundles,
     /// The installed dependencies.
     pub dependencies: Arc<Dependencies>,
+    /// What lies elsewhere.
+    pub fetcher: Fetcher,
+    /// The unpacked images.
+    pub images: Images,
+    /// In which form the backend takes images.
+    pub image_form: ImageForm,
 }
 
 /// Why code or dependencies are not there.
@@ -48,7 +56,10 @@ pub(super) enum Told {
 /// Where the parts are.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(super) struct Found {
-    pub(super) code: PathBuf,
+    /// Unpacked; `None` where an image holds it.
+    pub(super) code: Option<PathBuf>,
+    /// The image's root, and whom it runs as.
+    pub(super) image: Option<(Root, Option<User>)>,
     pub(super) dependencies: Option<PathBuf>,
     pub(super) interpreter: Option<PathBuf>,
     /// Under which the dependencies are kept.
@@ -56,10 +67,20 @@ pub(super) struct Found {
 }
 
 impl Sources {
-    /// The digest of a Function's code. Files in the manifest become a bundle here.
-    pub(super) async fn resolve(&self, spec: &FunctionSpec) -> Result<Digest, Missing> {
+    /// Which code a Function has: the digest of a bundle or an image. Files in the manifest become a bundle here.
+    pub(super) async fn resolve(&self, spec: &FunctionSpec) -> Result<Code, Missing> {
         match spec.source.kind() {
-            Some(SourceKind::Bundle(digest)) => Ok(digest.clone()),
+            Some(SourceKind::Bundle(digest)) => Ok(Code::Bundle(digest.clone())),
+            Some(SourceKind::Image(reference)) => {
+                let image = self.images.resolve(reference).await.map_err(|error| image_missing(&error))?;
+                let needs_command = !spec.runtime.has_handler() && spec.command.is_empty();
+                if needs_command && image.command.is_empty() {
+                    let message =
+                        format!("the image {reference} says no command to run: give one as spec.command");
+                    return Err(Missing::new("SourceInvalid", message));
+                }
+                Ok(Code::Image(image))
+            }
             Some(SourceKind::Inline(files)) => {
                 let (bundles, files) = (self.bundles.clone(), files.clone());
                 let packing = move || {
@@ -70,9 +91,15 @@ impl Sources {
                             .put_blocking(&packed.digest, packed.bytes.as_slice())
                             .map_err(|error| Missing::new("SourceInvalid", chain(&error)))?;
                     }
-                    Ok(packed.digest)
+                    Ok(Code::Bundle(packed.digest))
                 };
                 blocking(packing).await
+            }
+            Some(SourceKind::Archive(archive)) => {
+                self.fetcher.archive(archive).await.map(Code::Bundle).map_err(|error| fetch_failed(&error))
+            }
+            Some(SourceKind::Git(git)) => {
+                self.fetcher.git(git).await.map(Code::Bundle).map_err(|error| fetch_failed(&error))
             }
             Some(kind) => {
                 let field = kind.field();
@@ -88,25 +115,29 @@ impl Sources {
         template: &Template,
         mut tell: impl FnMut(Told),
     ) -> Result<Found, Missing> {
-        let digest = &template.bundle;
+        let digest = match template.code() {
+            Some(Code::Bundle(digest)) => digest,
+            Some(Code::Image(image)) => return self.image(&image, |text| tell(Told::Progress(text))).await,
+            None => return Err(Missing::new("SourceInvalid", "the revision names neither bundle nor image")),
+        };
         let missing = || {
             let message = format!("the bundle {digest} is not on this server: upload it (hearth apply does)");
             Missing::new("BundleMissing", message)
         };
-        if !self.bundles.has(digest) {
+        if !self.bundles.has(&digest) {
             return Err(missing());
         }
-        let code = self.bundles.path(digest).ok_or_else(missing)?;
+        let code = self.bundles.path(&digest).ok_or_else(missing)?;
         let found = interpreter(template, code.clone()).await?;
         let Some(interpreter) = found else {
-            return Ok(Found { code, ..Found::default() });
+            return Ok(Found { code: Some(code), ..Found::default() });
         };
         let toolchain = Toolchain::host(interpreter.clone());
         let at = code.clone();
         let planned = blocking(move || {
             build::plan(&at, &toolchain).map_err(|error| Missing::new("BuildFailed", chain(&error)))
         });
-        let found = Found { code, interpreter: Some(interpreter.path), ..Found::default() };
+        let found = Found { code: Some(code), interpreter: Some(interpreter.path), ..Found::default() };
         let Some(plan) = planned.await? else { return Ok(found) };
         let key = plan.key.clone();
         let mut updates = self.dependencies.updates();
@@ -131,20 +162,58 @@ impl Sources {
         Ok(Found { dependencies: Some(path), key: Some(key.as_str().to_owned()), ..found })
     }
 
+    /// An image's root on this machine; or its name, for an engine that has its own.
+    async fn image(&self, image: &ImageTemplate, mut progress: impl FnMut(String)) -> Result<Found, Missing> {
+        let image = match self.image_form {
+            ImageForm::Unpacked => {
+                let ensuring = self.images.ensure(image, &mut progress).await;
+                let root = ensuring.map_err(|error| image_missing(&error))?;
+                (Root::Directory(root.path), root.user)
+            }
+            ImageForm::Reference => {
+                let named = images::pinned(image).map_err(|error| image_missing(&error))?;
+                (Root::Image(named), images::user_by_numbers(image).map_err(|error| image_missing(&error))?)
+            }
+        };
+        Ok(Found { image: Some(image), ..Found::default() })
+    }
+
     /// Removes what nobody names and nobody has asked for in the last `keep`; how much. Blocks.
     pub(super) fn collect(
         &self,
         bundles: &HashSet<Digest>,
+        images: &HashSet<Digest>,
         keys: &HashSet<String>,
         keep: Duration,
         now: SystemTime,
     ) -> Result<usize, String> {
         let removed = self.bundles.collect(bundles, keep, now).map_err(|error| chain(&error))?.len();
+        self.fetcher.forget().map_err(|error| chain(&error))?;
         let live = self.dependencies.list().map_err(|error| chain(&error))?;
         let live = live.into_iter().filter(|key| keys.contains(key.as_str())).collect();
         let installed = self.dependencies.collect(&live, keep, now).map_err(|error| chain(&error))?.len();
-        Ok(removed + installed)
+        let unpacked = self.images.collect(images, keep, now).map_err(|error| chain(&error))?;
+        Ok(removed + installed + unpacked)
     }
+}
+
+fn fetch_failed(error: &build::fetch::Error) -> Missing {
+    use build::fetch::Error;
+    let reason = match error {
+        Error::Fetch { .. } | Error::CutOff => "SourceMissing",
+        Error::Bundle(_) | Error::File(_) => "BuildFailed",
+        _ => "SourceInvalid",
+    };
+    Missing::new(reason, chain(error))
+}
+
+fn image_missing(error: &images::Error) -> Missing {
+    let reason = match error {
+        images::Error::NotLoaded(_) | images::Error::Registry { .. } => "ImageMissing",
+        error if error.is_clients() => "ImageInvalid",
+        _ => "BuildFailed",
+    };
+    Missing::new(reason, chain(error))
 }
 
 /// The interpreter that a template needs, if it needs one: a runtime with a handler always, a program as it looks.

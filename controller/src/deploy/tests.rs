@@ -71,6 +71,14 @@ async fn a_panic_in_the_task_of_one_function_stops_no_other_and_is_got_over() {
     let sources = Sources {
         bundles: Bundles::open(directory.path(), Default::default()).unwrap(),
         dependencies: Arc::new(Dependencies::open(directory.path(), backend, Default::default()).unwrap()),
+        fetcher: crate::build::Fetcher::open(
+            directory.path(),
+            Bundles::open(directory.path(), Default::default()).unwrap(),
+            Default::default(),
+        )
+        .unwrap(),
+        images: crate::build::Images::open(directory.path(), Default::default()).unwrap(),
+        image_form: crate::backend::ImageForm::Unpacked,
     };
     let panics = metrics.counter("panics_total", "Panics.");
     let parts = Parts { store: store.clone(), sources, autoscaler, routes, logs, panics: panics.clone() };

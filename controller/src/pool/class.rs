@@ -90,6 +90,8 @@ impl Class {
             },
             code: None,
             build_dir: None,
+            user: None,
+            working_directory: None,
             root: Root::Host { interpreter: self.interpreter.clone() },
             env,
             limits: self.limits(),

@@ -9,13 +9,13 @@ use hearth_function::{FunctionId, IdError, InstanceId, Revision, RevisionId, Run
 use hearth_protocol as protocol;
 
 use super::class::Class;
-use crate::backend::{CodeMount, InstanceSpec, Limits, Network, Owner, Process, Root};
+use crate::backend::{CodeMount, InstanceSpec, Limits, Network, Owner, Process, Root, User};
 
 /// Processes and threads of one instance. Node has 11 threads; a thread pool for each of a hundred calls fits, a fork bomb does not.
 pub(super) const PIDS: u32 = 512;
 
 /// Where the servers of `http` functions listen, in the network namespace of their instance: what most of them do without being told.
-const HTTP_PORT: &str = "8080";
+const HTTP_PORT: u16 = 8080;
 
 /// What an instance finds programs by; the interpreter's own directory comes first.
 const PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
@@ -27,12 +27,14 @@ const DEPENDENCY_MODULES: &str = "/deps/python";
 /// What a Revision does not say by itself: where its parts are on this machine.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Places {
-    /// The unpacked bundle.
-    pub code: PathBuf,
+    /// The unpacked bundle; `None` where an image holds the code.
+    pub code: Option<PathBuf>,
     /// The installed dependencies, when it has any.
     pub dependencies: Option<PathBuf>,
     /// The interpreter, for `nodejs`, `python` and programs that need one.
     pub interpreter: Option<PathBuf>,
+    /// The root that the Revision's image is here, and whom it runs as.
+    pub image: Option<(Root, Option<User>)>,
     /// The gateway's address as instances with `network: outbound` reach it: `http://10.0.0.1:8080`.
     pub gateway: Option<String>,
 }
@@ -45,10 +47,12 @@ pub struct Template {
     pub(super) start_timeout: Duration,
     pub(super) single_use: bool,
     process: Process,
-    pub(super) code: CodeMount,
+    pub(super) code: Option<CodeMount>,
     class: Option<Class>,
     root: Root,
     env: BTreeMap<String, String>,
+    user: Option<User>,
+    working_directory: Option<String>,
     pub(super) limits: Limits,
     network: Network,
     slots: u32,
@@ -67,7 +71,11 @@ impl Template {
             spec::Network::Outbound => Network::Outbound,
         };
         let slots = template.concurrency_limit();
-        let class = Class::of(template, places.interpreter.as_deref(), network);
+        // An instance that waits for its function has the host for a root.
+        let class = match &template.image {
+            None => Class::of(template, places.interpreter.as_deref(), network),
+            Some(_) => None,
+        };
         let memory_bytes = template.resources.memory.bytes();
         let env = environment(&owner, revision, &places, network);
         let load = protocol::Load {
@@ -98,16 +106,26 @@ impl Template {
             process: match template.runtime {
                 RuntimeName::Nodejs(_) => Process::Nodejs,
                 RuntimeName::Python(_) => Process::Python,
-                RuntimeName::Exec => Process::Exec { command: template.command.clone() },
+                RuntimeName::Exec => Process::Exec { command: template.program().to_vec() },
                 // `provided` is refused before there is a Revision of it.
                 RuntimeName::Http | RuntimeName::Provided => {
-                    Process::Http { command: template.command.clone() }
+                    Process::Http { command: template.program().to_vec() }
                 }
             },
-            code: CodeMount { path: places.code, dependencies: places.dependencies },
+            code: places.code.map(|path| CodeMount { path, dependencies: places.dependencies }),
             class,
-            root: Root::Host { interpreter: places.interpreter },
+            user: places.image.as_ref().and_then(|(_, user)| *user),
+            root: match places.image {
+                Some((root, _)) => root,
+                None => Root::Host { interpreter: places.interpreter },
+            },
             env,
+            // A bootstrap starts where it looks for the code, in an image too.
+            working_directory: template
+                .image
+                .as_ref()
+                .filter(|_| !template.runtime.has_handler())
+                .map(|image| image.working_directory.clone()),
             limits: Limits {
                 memory_bytes,
                 cpu_millis: template.resources.cpu.map(hearth_function::CpuMillis::millis),
@@ -169,10 +187,12 @@ impl Template {
             id,
             owner: Some(self.owner.clone()),
             process: self.process.clone(),
-            code: Some(self.code.clone()),
+            code: self.code.clone(),
             build_dir: None,
             root: self.root.clone(),
             env,
+            user: self.user,
+            working_directory: self.working_directory.clone(),
             limits: Limits { cpu_millis: None, ..self.limits },
             network: self.network,
             concurrency: self.slots,
@@ -208,6 +228,9 @@ fn environment(
     if installed && let Some(path) = env.get_mut("PATH") {
         *path = format!("{DEPENDENCY_PROGRAMS}:{path}");
     }
+    if let Some(image) = &template.image {
+        env.extend(image.env.clone());
+    }
     for variable in &template.env {
         env.insert(variable.name.clone(), variable.value.clone().unwrap_or_default());
     }
@@ -227,7 +250,8 @@ fn environment(
         own("HEARTH_GATEWAY", gateway);
     }
     if template.runtime == RuntimeName::Http {
-        own("PORT", HTTP_PORT);
+        let port = template.image.as_ref().and_then(|image| image.port);
+        own("PORT", &port.unwrap_or(HTTP_PORT).to_string());
     }
     env
 }

@@ -173,6 +173,15 @@ options! {
         /// Variables of the installing instance, each `NAME=value`: a mirror's address, a proxy. Values may hold credentials and are not shown. Default: none.
         env: Vec<Secret> = Vec::new(),
     }
+    /// Images of functions.
+    images: Images {
+        /// Registries, each as `host` or `host:port`, that are spoken to by plain HTTP; those of this machine's own loopback always are. Default: none, for what comes in the clear could be anybody's.
+        plain_http: Vec<String> = Vec::new(),
+        /// Largest image, in bytes, unpacked. Default: that of a large machine learning stack.
+        max_unpacked: Size = Size::mib(8192),
+        /// Time that fetching an image from its registry may take. Default: a gigabyte on a slow line.
+        timeout: Duration = Duration::from_secs(900),
+    }
     /// Logs of functions.
     logs: Logs {
         /// Kept on disk for each Function, in bytes; the oldest go first. Default: a day of a chatty function.
@@ -252,6 +261,7 @@ impl Config {
             ("gateway.head_timeout", self.gateway.head_timeout),
             ("gateway.body_timeout", self.gateway.body_timeout),
             ("build.timeout", self.build.timeout),
+            ("images.timeout", self.images.timeout),
         ] {
             if value.is_zero() {
                 broken(key, "no time at all: give at least 1ms".to_owned());
@@ -316,6 +326,7 @@ impl Config {
             kubeconfig: self.kubeconfig(),
             incoming: self.main.data_dir.join("incoming"),
             max_bundle_bytes: self.build.max_bundle.as_bytes(),
+            max_blob_bytes: self.images.max_unpacked.as_bytes(),
         }
     }
 

@@ -13,12 +13,13 @@ use hearth_function::{Digest, FunctionId, InstanceId, RevisionId, revision_numbe
 use jiff::Timestamp;
 
 use crate::api::ports::{
-    Activity, Error, Instance, Ladder, LogLine, LogQuery, LoggedCall, Occurrence, Parts, PoolSize, Rung,
-    StartRecord,
+    Activity, Error, Image, Instance, Ladder, LogLine, LogQuery, LoggedCall, Occurrence, Parts, PoolSize,
+    Rung, StartRecord,
 };
 use crate::autoscale;
 use crate::backend::{Backend, Capability};
-use crate::build::Bundles;
+use crate::build::images;
+use crate::build::{Bundles, Images};
 use crate::pool::life::State;
 use crate::telemetry::logs::{self, Entry, Logs, Query};
 use crate::telemetry::metrics::Label as _;
@@ -30,6 +31,7 @@ pub(super) struct Wired {
     pub(super) autoscaler: autoscale::Handle,
     pub(super) backend: Arc<dyn Backend>,
     pub(super) bundles: Bundles,
+    pub(super) images: Images,
     pub(super) logs: Logs,
     pub(super) metrics: Registry,
     pub(super) gateway: SocketAddr,
@@ -176,6 +178,44 @@ impl Parts for Wired {
         }
     }
 
+    async fn has_blob(&self, digest: &str) -> Result<bool, Error> {
+        let digest = parse(digest)?;
+        let images = self.images.clone();
+        let look = tokio::task::spawn_blocking(move || images.has_blob(&digest));
+        look.await.map_err(|error| internal("look for the blob", error))
+    }
+
+    async fn put_blob(&self, digest: &str, file: &Path) -> Result<(), Error> {
+        let digest = parse(digest)?;
+        let (images, file) = (self.images.clone(), file.to_owned());
+        let putting = tokio::task::spawn_blocking(move || images.put_blob(&digest, &file));
+        putting.await.map_err(|error| internal("store the blob", error))?.map_err(of_image)
+    }
+
+    async fn has_image(&self, digest: &str) -> Result<bool, Error> {
+        let digest = parse(digest)?;
+        let images = self.images.clone();
+        let look = tokio::task::spawn_blocking(move || images.has(&digest));
+        look.await.map_err(|error| internal("look for the image", error))
+    }
+
+    async fn put_image(&self, digest: &str, manifest: Vec<u8>) -> Result<(), Error> {
+        self.images.put(&parse(digest)?, &manifest).await.map_err(of_image)
+    }
+
+    async fn images(&self) -> Result<Vec<Image>, Error> {
+        let images = self.images.clone();
+        let listing = tokio::task::spawn_blocking(move || images.list());
+        let listed = listing.await.map_err(|error| internal("list the images", error))?.map_err(of_image)?;
+        let image = |one: images::Listed| Image {
+            digest: one.digest.to_string(),
+            bytes: one.bytes,
+            layers: one.layers,
+            command: one.command,
+        };
+        Ok(listed.into_iter().map(image).collect())
+    }
+
     async fn capabilities(&self) -> Vec<Capability> {
         self.backend.probe().await
     }
@@ -270,6 +310,14 @@ fn line(entry: Entry) -> LogLine {
 
 fn parse(digest: &str) -> Result<Digest, Error> {
     digest.parse().map_err(|error| Error::Invalid(format!("{error}")))
+}
+
+fn of_image(error: images::Error) -> Error {
+    if error.is_clients() {
+        Error::Invalid(crate::telemetry::chain(&error))
+    } else {
+        internal("take in the image", error)
+    }
 }
 
 fn unreadable(error: logs::Error) -> Error {

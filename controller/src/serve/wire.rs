@@ -16,7 +16,7 @@ use super::parts::{Health, Wired};
 use super::running::{Running, Tasks};
 use crate::autoscale::{self, Adoptable};
 use crate::backend::{self, Backend, docker, embedded, shim_files};
-use crate::build::{self, Bundles, Dependencies};
+use crate::build::{self, Bundles, Dependencies, Fetcher, Images};
 use crate::gateway::{self, Gateway};
 use crate::pool::Pool;
 use crate::store::{self, Store};
@@ -55,6 +55,12 @@ pub enum Error {
     /// Bundles.
     #[error(transparent)]
     Bundles(#[from] build::bundles::Error),
+    /// Sources that lie elsewhere.
+    #[error(transparent)]
+    Fetch(#[from] build::fetch::Error),
+    /// Images.
+    #[error(transparent)]
+    Images(#[from] build::images::Error),
     /// Dependencies.
     #[error(transparent)]
     Dependencies(#[from] build::dependencies::Error),
@@ -162,6 +168,10 @@ impl Start {
         let metrics = Registry::new();
         let adoptable = self.adoptable().await?;
         let bundles = Bundles::open(&self.data, bundle_limits(&self.config))?;
+        let fetching =
+            build::fetch::Config { limits: bundle_limits(&self.config), timeout: self.config.build.timeout };
+        let fetcher = Fetcher::open(&self.data, bundles.clone(), fetching)?;
+        let images = Images::open(&self.data, images_config(&self.config))?;
         let dependencies =
             Arc::new(Dependencies::open(&self.data, Arc::clone(&self.backend), build_config(&self.config))?);
 
@@ -188,7 +198,13 @@ impl Start {
 
         let health = Arc::new(Health::default());
         let deploying = CancellationToken::new();
-        let sources = deploy::Sources { bundles: bundles.clone(), dependencies: Arc::clone(&dependencies) };
+        let sources = deploy::Sources {
+            bundles: bundles.clone(),
+            dependencies: Arc::clone(&dependencies),
+            fetcher,
+            images: images.clone(),
+            image_form: self.backend.image_form(),
+        };
         let routes = deploy::Routes::default();
         let deployer = deploy::Service::new(
             deploy::Config {
@@ -225,6 +241,7 @@ impl Start {
             autoscaler: autoscaler.clone(),
             backend: Arc::clone(&self.backend),
             bundles,
+            images,
             logs: self.logs.clone(),
             metrics,
             gateway: reachable(self.listen),
@@ -347,6 +364,15 @@ fn prewarming(config: &Config) -> autoscale::Prewarming {
 fn bundle_limits(config: &Config) -> build::Limits {
     let packed_bytes = config.build.max_bundle.as_bytes();
     build::Limits { packed_bytes, unpacked_bytes: packed_bytes.saturating_mul(4), ..build::Limits::default() }
+}
+
+fn images_config(config: &Config) -> build::images::Config {
+    build::images::Config {
+        unpacked_bytes: config.images.max_unpacked.as_bytes(),
+        timeout: config.images.timeout,
+        access: build::images::Access { plain: config.images.plain_http.clone() },
+        ..build::images::Config::default()
+    }
 }
 
 fn build_config(config: &Config) -> build::dependencies::Config {

@@ -12,6 +12,7 @@
 
 pub(crate) mod http;
 pub(crate) mod http2;
+pub(crate) mod images;
 pub(crate) mod leftovers;
 pub(crate) mod neighbour;
 pub(crate) mod tls;
@@ -298,7 +299,7 @@ pub(crate) fn eventually<T>(mut ask: impl FnMut() -> Option<T>) -> Option<T> {
 }
 
 /// An address that nobody listens on. The kernel hands such ports out in no order, so that tests beside each other get different ones.
-fn free_port() -> SocketAddr {
+pub(crate) fn free_port() -> SocketAddr {
     let listener = TcpListener::bind(("127.0.0.1", 0)).expect("loopback has a free port");
     listener.local_addr().expect("a bound socket has an address")
 }

@@ -23,8 +23,8 @@ pub use explain::explain;
 pub use ids::{FunctionId, IdError, InstanceId, RevisionId};
 pub use problem::{Position, Problem};
 pub use revision::{
-    Revision, RevisionSpec, RevisionState, RevisionStatus, Template, next_revision_name, revision_number,
-    template_digest,
+    Code, ImageTemplate, Revision, RevisionSpec, RevisionState, RevisionStatus, Template, next_revision_name,
+    revision_number, template_digest,
 };
 pub use spec::{Function, FunctionSpec};
 pub use status::{Condition, ConditionStatus, ConditionType, FunctionStatus, InstanceCounts, set_condition};

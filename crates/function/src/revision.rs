@@ -1,5 +1,7 @@
 //! Revisions: immutable snapshots of what a Function runs, and their names.
 
+use std::collections::BTreeMap;
+
 use kube_derive::CustomResource;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -44,8 +46,12 @@ pub struct RevisionSpec {
 pub struct Template {
     /// What runs the code.
     pub runtime: RuntimeName,
-    /// The bundle of the code.
-    pub bundle: Digest,
+    /// The bundle of the code; absent where an image holds it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub bundle: Option<Digest>,
+    /// The image that holds the code.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub image: Option<ImageTemplate>,
     /// Which export of which file is called.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub handler: Option<Handler>,
@@ -75,10 +81,49 @@ pub struct Template {
     pub concurrency: Concurrency,
 }
 
+/// An image as it was when a Revision was made: what a tag leads to later is of no concern to it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct ImageTemplate {
+    /// The image as the manifest names it.
+    pub reference: String,
+    /// The digest of its manifest.
+    pub digest: Digest,
+    /// Its entry point and arguments.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub command: Vec<String>,
+    /// Its variables, below those of the manifest.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub env: BTreeMap<String, String>,
+    /// Its user, as it names it; absent: Hearth's own for functions.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub user: Option<String>,
+    /// Where its command starts.
+    pub working_directory: String,
+    /// Where its server listens, when it says so.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub port: Option<u16>,
+}
+
+/// The code of a Function, once it is known which.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Code {
+    /// This bundle.
+    Bundle(Digest),
+    /// This image.
+    Image(ImageTemplate),
+}
+
+impl From<Digest> for Code {
+    fn from(bundle: Digest) -> Self {
+        Self::Bundle(bundle)
+    }
+}
+
 impl Template {
-    /// The template of `spec` with its code at `bundle`.
+    /// The template of `spec` with this code.
     #[must_use]
-    pub fn of(spec: &FunctionSpec, bundle: Digest) -> Self {
+    pub fn of(spec: &FunctionSpec, code: impl Into<Code>) -> Self {
         // Every field is named, so that a new one cannot be forgotten here.
         let FunctionSpec {
             runtime,
@@ -96,9 +141,14 @@ impl Template {
             triggers: _,
             traffic: _,
         } = spec;
+        let (bundle, image) = match code.into() {
+            Code::Bundle(bundle) => (Some(bundle), None),
+            Code::Image(image) => (None, Some(image)),
+        };
         Self {
             runtime: *runtime,
             bundle,
+            image,
             handler: handler.clone(),
             command: command.clone(),
             signature: *signature,
@@ -123,6 +173,22 @@ impl Template {
     #[must_use]
     pub fn concurrency_limit(&self) -> u32 {
         self.concurrency.limit_for(self.process_model)
+    }
+
+    /// Program and arguments: the manifest's, or those of the image.
+    #[must_use]
+    pub fn program(&self) -> &[String] {
+        match &self.image {
+            Some(image) if self.command.is_empty() => &image.command,
+            _ => &self.command,
+        }
+    }
+
+    /// Its code.
+    #[must_use]
+    pub fn code(&self) -> Option<Code> {
+        let bundle = self.bundle.clone().map(Code::Bundle);
+        bundle.or_else(|| self.image.clone().map(Code::Image))
     }
 }
 

@@ -256,6 +256,8 @@ mod tests {
             root: Root::Host { interpreter: None },
             env: BTreeMap::from([("SECRET".to_owned(), "hidden".to_owned())]),
             limits: Limits { memory_bytes: 128 << 20, cpu_millis: Some(500), tmp_bytes: 8 << 20, pids: 64 },
+            user: None,
+            working_directory: None,
             network: Network::None,
             concurrency: 1,
             secret: "s".repeat(64),

@@ -49,7 +49,8 @@ use super::local::network::Bridge;
 use super::local::root::Roots;
 use super::local::{blocking, mounts};
 use super::{
-    Backend, Capability, CodeMount, Ended, Error, Exit, Found, InstanceSpec, Limits, Owner, Started, Stats,
+    Backend, Capability, CodeMount, Ended, Error, Exit, Found, ImageForm, InstanceSpec, Limits, Owner,
+    Started, Stats,
 };
 
 /// How the Docker backend is set up.
@@ -285,6 +286,10 @@ impl Shared {
 impl Backend for Docker {
     fn name(&self) -> &'static str {
         "docker"
+    }
+
+    fn image_form(&self) -> ImageForm {
+        ImageForm::Reference
     }
 
     async fn start(&self, spec: &InstanceSpec) -> Result<Started, Error> {

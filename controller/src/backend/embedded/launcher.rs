@@ -12,11 +12,12 @@
 //! Requests come as one datagram each: JSON, with descriptors: where to answer, standard
 //! streams, network namespace, the directory of the instance's v2 control group if there is one, and the open `tasks` files of its v1 groups.
 
-use std::collections::HashSet;
+use std::collections::HashMap;
 use std::fs;
 use std::io::{self, IoSliceMut, Write as _};
 use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::Instant;
@@ -89,7 +90,7 @@ pub fn main() -> ExitCode {
     if ready.is_err() {
         return ExitCode::FAILURE;
     }
-    let mut templates = HashSet::new();
+    let mut templates = HashMap::new();
     let mut buffer = vec![0; MAX_MESSAGE];
     loop {
         match receive(socket, &mut buffer) {
@@ -177,7 +178,7 @@ fn failed(step: &str, error: impl std::fmt::Display) -> Reply {
 }
 
 /// Carries out one request in a forked worker.
-fn launch(message: &[u8], descriptors: Vec<OwnedFd>, templates: &mut HashSet<PathBuf>) {
+fn launch(message: &[u8], descriptors: Vec<OwnedFd>, templates: &mut Assembled) {
     let mut descriptors = descriptors.into_iter();
     let (Some(reply), Some(streams), Some(network)) =
         (descriptors.next(), descriptors.next(), descriptors.next())
@@ -189,11 +190,12 @@ fn launch(message: &[u8], descriptors: Vec<OwnedFd>, templates: &mut HashSet<Pat
         Ok(request) => request,
         Err(error) => return answer(reply.as_fd(), &failed("read the request", error), &[]),
     };
-    if !templates.contains(&request.root.path) {
+    if !is_assembled(&request.root, templates) {
         if let Err(error) = assemble(&request.root) {
             return answer(reply.as_fd(), &failed("put the root together", error), &[]);
         }
-        templates.insert(request.root.path.clone());
+        let inode = inode(&request.root.path);
+        templates.insert(request.root.path.clone(), (inode, request.root.binds.clone()));
     }
     let unified = if request.unified { descriptors.next() } else { None };
     match sys::fork(unified.as_ref().map(AsFd::as_fd)) {
@@ -210,6 +212,21 @@ fn launch(message: &[u8], descriptors: Vec<OwnedFd>, templates: &mut HashSet<Pat
         }
         Err(error) => answer(reply.as_fd(), &failed("fork a worker", error), &[]),
     }
+}
+
+/// The roots that are put together: by path, which directory that was, and what is mounted in it.
+type Assembled = HashMap<PathBuf, (Option<u64>, Vec<(PathBuf, PathBuf)>)>;
+
+/// Whether a root is put together as it should be. An image's may have been removed and made again, and then nothing is mounted on it; what is
+/// mounted in it may be another file now. Then it is put together anew, above what was there.
+fn is_assembled(root: &Template, templates: &Assembled) -> bool {
+    templates
+        .get(&root.path)
+        .is_some_and(|(known, binds)| *known == inode(&root.path) && *binds == root.binds)
+}
+
+fn inode(path: &Path) -> Option<u64> {
+    fs::metadata(path).ok().map(|metadata| metadata.ino())
 }
 
 /// Mounts what a root consists of over its directory.

@@ -11,6 +11,8 @@ fn spec(id: &str) -> InstanceSpec {
         process: Process::Nodejs,
         code: None,
         build_dir: None,
+        user: None,
+        working_directory: None,
         root: Root::Host { interpreter: None },
         env: BTreeMap::new(),
         limits: Limits { memory_bytes: 1 << 20, cpu_millis: None, tmp_bytes: 1 << 20, pids: 16 },

@@ -5,6 +5,7 @@
 //! and never changed: its name is a digest of all that is in it, so a host whose resolvers change gets another.
 
 use std::collections::HashMap;
+use std::ffi::OsStr;
 use std::fs;
 use std::io;
 use std::net::{IpAddr, Ipv4Addr};
@@ -13,15 +14,20 @@ use std::path::{Component, Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
 use std::time::SystemTime;
 
+use rustix::fs::{Mode, OFlags};
 use serde::{Deserialize, Serialize};
 use sha2::{Digest as _, Sha256};
 
 use super::HOSTNAME;
+use crate::backend::rooted::{self, Links, Rooted};
 use crate::backend::{Root, interpreters};
 
 /// Directories that every root has: where things are mounted.
 const MOUNT_POINTS: [&str; 10] =
     ["build", "code", "deps", "dev", "hearth", "proc", "run/hearth", "tmp", "usr", "var/tmp"];
+
+/// Those of them that are no place for links: the launcher mounts on them without resolving them in the root.
+const MOUNTED_BY_NAME: [&str; 4] = ["build", "code", "deps", "hearth"];
 
 /// Top-level directories of the host that are links into `/usr` on most distributions, and are bound where they are not.
 const TOP_LEVEL: [&str; 6] = ["bin", "lib", "lib32", "lib64", "libx32", "sbin"];
@@ -52,7 +58,7 @@ const PUBLIC_RESOLVERS: [&str; 2] = ["1.1.1.1", "8.8.8.8"];
 /// A root before it is put together.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(in crate::backend) struct Template {
-    /// The directory; the key too: one path has always the same binds.
+    /// The directory.
     pub(in crate::backend) path: PathBuf,
     /// What is mounted in it, read-only: a path of the host, and a path below the root, without the leading slash.
     pub(in crate::backend) binds: Vec<(PathBuf, PathBuf)>,
@@ -95,10 +101,11 @@ impl Roots {
         }
         let template = match root {
             Root::Host { interpreter } => self.host_root(interpreter.as_deref())?,
-            Root::Directory(path) => self.directory_root(path)?,
-            Root::Image(_) => {
-                let text = "an image is an engine's to unpack";
-                return Err(io::Error::new(io::ErrorKind::Unsupported, text));
+            // Not remembered: it may be removed and made again.
+            Root::Directory(path) => return self.directory_root(path),
+            Root::Image(reference) => {
+                let text = format!("{reference} is not unpacked: this backend has no engine that does");
+                return Err(io::Error::new(io::ErrorKind::InvalidInput, text));
             }
         };
         known.insert(root.clone(), (changed, template.clone()));
@@ -159,25 +166,53 @@ impl Roots {
         skeleton
             .file("etc/passwd", "root:x:0:0:root:/:/bin/sh\nfunction:x:65532:65532:function:/tmp:/bin/sh\n");
         skeleton.file("etc/group", "root:x:0:\nfunction:x:65532:\n");
+        self.network_files(skeleton);
+        Ok(())
+    }
+
+    /// What `/etc` says of the network.
+    fn network_files(&self, skeleton: &mut Skeleton) {
         skeleton.file("etc/hostname", format!("{HOSTNAME}\n"));
         skeleton.file("etc/hosts", hosts(self.host));
         let read = |path| fs::read_to_string(path).unwrap_or_default();
         let resolvers = resolvers(&read("/etc/resolv.conf"), &read("/run/systemd/resolve/resolv.conf"));
         skeleton.file("etc/resolv.conf", resolvers);
-        Ok(())
     }
 
-    /// An unpacked image: it lacks our mount points, which are made in it.
+    /// An unpacked image: it lacks our mount points, which are made in it, and its `/etc` says nothing of the network here, which is mounted.
+    /// Its links are its own: nothing that it holds leads to anything outside of it (INV-14).
     fn directory_root(&self, path: &Path) -> io::Result<Template> {
         let path = fs::canonicalize(path)?;
+        let root = Rooted::open(&path)?;
+        let told = |directory: &str, error: io::Error| {
+            let text = format!("the image's /{directory} cannot be mounted over: {error}");
+            io::Error::new(io::ErrorKind::InvalidInput, text)
+        };
         for directory in MOUNT_POINTS {
-            fs::create_dir_all(path.join(directory))?;
+            // The launcher mounts these by their names.
+            let links = if MOUNTED_BY_NAME.contains(&directory) { Links::Refused } else { Links::InTree };
+            root.make(Path::new(directory), links, |_| ()).map_err(|error| told(directory, error))?;
         }
-        let link = path.join("node_modules");
-        if fs::symlink_metadata(&link).is_err() {
-            std::os::unix::fs::symlink("/deps/node_modules", link)?;
+        if rooted::look(&root, OsStr::new("node_modules"))?.is_none() {
+            rustix::fs::symlinkat("/deps/node_modules", &root, "node_modules")?;
         }
-        Ok(Template { path, binds: vec![(self.shim.clone(), PathBuf::from("hearth"))] })
+        let etc = root.make(Path::new("etc"), Links::Refused, |_| ()).map_err(|error| told("etc", error))?;
+        let mut network = Skeleton::default();
+        self.network_files(&mut network);
+        let files = network.files.clone();
+        let made = network.build(&self.directory)?;
+        let mut binds = vec![(self.shim.clone(), PathBuf::from("hearth"))];
+        for (file, _) in files {
+            let Some(name) = file.file_name() else { continue };
+            // An empty file of the root's own: what a layer has there, a link perhaps, is the layer's.
+            if !rooted::look(&etc, name)?.is_some_and(|there| is_placeholder(&there)) {
+                rooted::remove(&etc, name)?;
+                let flags = OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+                rustix::fs::openat(&etc, name, flags, Mode::from_raw_mode(0o644))?;
+            }
+            binds.push((made.path.join(&file), file));
+        }
+        Ok(Template { path, binds })
     }
 
     /// Takes away every skeleton but those that were asked for since the start; only while no instance runs.
@@ -287,6 +322,12 @@ fn open_directories(root: &Path, below: &Path) -> io::Result<()> {
         }
     }
     Ok(())
+}
+
+/// Whether it is an empty file with one name, as is made for a file to be mounted on.
+fn is_placeholder(there: &rustix::fs::Stat) -> bool {
+    let is_file = rustix::fs::FileType::from_raw_mode(there.st_mode) == rustix::fs::FileType::RegularFile;
+    is_file && there.st_size == 0 && there.st_nlink == 1
 }
 
 fn hosts(host: Option<Ipv4Addr>) -> String {

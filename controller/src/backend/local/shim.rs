@@ -1,7 +1,10 @@
 //! What the shim of an instance is told.
 
+use std::path::Path;
+
 use hearth_protocol::config::{ShimConfig, ShimProcess};
 
+use crate::backend::rooted::Rooted;
 use crate::backend::{Error, InstanceSpec, Process, Root};
 
 /// What the shim is told. `interpreter` is where the root has it.
@@ -30,7 +33,18 @@ pub(in crate::backend) fn config(
     if spec.build_dir.is_some() {
         "/build".clone_into(&mut config.working_directory);
     }
+    if let Some(directory) = &spec.working_directory {
+        config.working_directory.clone_from(directory);
+    }
+    if let Some(user) = spec.user {
+        (config.uid, config.gid) = (user.uid, user.gid);
+    }
     Ok(config)
+}
+
+/// Whether an image's root has a file there, its links taken as its own.
+fn is_there(root: &Path, place: &str) -> bool {
+    Rooted::open(root).is_ok_and(|root| root.file(Path::new(place)).is_ok())
 }
 
 /// The interpreter that a start has found.
@@ -53,7 +67,7 @@ pub(in crate::backend) fn interpreter(spec: &InstanceSpec) -> Option<String> {
         Root::Directory(path) => ["usr/local/bin", "usr/bin", "bin"]
             .iter()
             .map(|place| format!("{place}/{program}"))
-            .find(|place| path.join(place).exists())
+            .find(|place| is_there(path, place))
             .map(|place| format!("/{place}")),
         Root::Image(_) => None,
     }

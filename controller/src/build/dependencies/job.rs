@@ -245,6 +245,8 @@ fn spec(
         process: Process::Job { command },
         code: None,
         build_dir: Some(build.to_owned()),
+        user: None,
+        working_directory: None,
         root: plan.toolchain.root.clone(),
         env,
         limits: Limits {

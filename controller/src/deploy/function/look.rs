@@ -92,8 +92,8 @@ impl Task {
     pub(super) fn template(&self) -> Option<Template> {
         let function = self.memory.function.as_deref()?;
         match &self.memory.code {
-            Some((generation, Ok(digest))) if *generation == self::generation(Some(function)) => {
-                Some(Template::of(&function.spec, digest.clone()))
+            Some((generation, Ok(code))) if *generation == self::generation(Some(function)) => {
+                Some(Template::of(&function.spec, code.clone()))
             }
             _ => None,
         }

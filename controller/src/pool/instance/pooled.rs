@@ -114,8 +114,11 @@ impl Task {
         if unhurried != class.limits() {
             self.limit(&unhurried).await.map_err(NotReady::platform)?;
         }
-        let injected = self.backend.inject(&self.spec.id, &template.owner, &template.code).await;
-        injected.map_err(|error| NotReady::Failed(Failure::backend(&error)).platform())?;
+        // What has no code to mount has no class either, and never comes here.
+        if let Some(code) = &template.code {
+            let injected = self.backend.inject(&self.spec.id, &template.owner, code).await;
+            injected.map_err(|error| NotReady::Failed(Failure::backend(&error)).platform())?;
+        }
         phases.create = began.elapsed();
         let loading = pending.load(template.load_for_pooled(), deadline);
         let loaded = self.unless_it_ends(loading, template.start_timeout).await?;

@@ -20,18 +20,19 @@ pub struct Source {
     /// The digest of a bundle that was uploaded before: sha256: and 64 hex digits.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub bundle: Option<Digest>,
-    /// A tar.gz or zip to download.
+    /// A tar, tar.gz or zip to download.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub archive: Option<Archive>,
     /// A Git repository.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub git: Option<Git>,
-    /// A container image that holds the code and its server.
+    /// A container image that holds the code, or a server and all that it needs: a reference, as in registry.example.com/app:1.2, or the
+    /// digest that `hearth image load` printed. A tag is looked up once, when the source is new.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub image: Option<String>,
 }
 
-/// A tar.gz or zip to download.
+/// A tar, tar.gz or zip to download.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct Archive {
@@ -39,17 +40,23 @@ pub struct Archive {
     pub url: String,
     /// The sha256 of the archive: 64 hex digits.
     pub sha256: String,
+    /// The directory in it that holds the code; its root when left out.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub path: Option<String>,
 }
 
 /// A Git repository.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct Git {
-    /// Where it is.
+    /// Where it is: http or https.
     pub url: String,
-    /// A branch, tag or commit; the repository's own default when left out.
+    /// A branch, tag or commit; the repository's own default when left out. A branch or tag is looked up once, when the source is new.
     #[serde(rename = "ref", default, skip_serializing_if = "Option::is_none")]
     pub reference: Option<String>,
+    /// The directory in it that holds the code; its root when left out.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub path: Option<String>,
 }
 
 /// The one field of a [`Source`] that is set.

@@ -57,8 +57,11 @@ fn source(spec: &FunctionSpec, side: Side, found: &mut Problems) {
                     found.add("spec.source.archive.sha256", "this is not a sha256", fix);
                 }
             }
-            SourceKind::Git(git) if git.url.is_empty() => {
-                found.add("spec.source.git.url", "the address is empty", "write where the repository is");
+            SourceKind::Git(git) => {
+                if !["http://", "https://"].iter().any(|scheme| git.url.starts_with(scheme)) {
+                    let message = format!("{:?} is not a web address", git.url);
+                    found.add("spec.source.git.url", message, "begin it with https://");
+                }
             }
             SourceKind::Image("") => {
                 found.add(
@@ -67,7 +70,7 @@ fn source(spec: &FunctionSpec, side: Side, found: &mut Problems) {
                     "write its reference, as in example.com/app:1",
                 );
             }
-            SourceKind::Path(_) | SourceKind::Bundle(_) | SourceKind::Git(_) | SourceKind::Image(_) => {}
+            SourceKind::Path(_) | SourceKind::Bundle(_) | SourceKind::Image(_) => {}
         }
     }
 }

@@ -21,21 +21,6 @@ const UNBUILT: &[Unbuilt] = &[
         used: |spec| one(spec.runtime == RuntimeName::Provided, "spec.runtime"),
     },
     Unbuilt {
-        what: "a source from an archive",
-        instead: "use `path` or `inline`",
-        used: |spec| one(spec.source.archive.is_some(), "spec.source.archive"),
-    },
-    Unbuilt {
-        what: "a source from Git",
-        instead: "check it out and use `path`",
-        used: |spec| one(spec.source.git.is_some(), "spec.source.git"),
-    },
-    Unbuilt {
-        what: "a source from an image",
-        instead: "use `path`, with `runtime: http` and the command of the image",
-        used: |spec| one(spec.source.image.is_some(), "spec.source.image"),
-    },
-    Unbuilt {
         what: "`valueFrom`",
         instead: "use `value`",
         used: |spec| each(&spec.env, |variable| variable.value_from.is_some(), "spec.env", ".valueFrom"),

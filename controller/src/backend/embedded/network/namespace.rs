@@ -44,6 +44,8 @@ fn in_new_namespace(uplink: Option<Uplink>) -> io::Result<OwnedFd> {
     let namespace = OwnedFd::from(std::fs::File::open("/proc/thread-self/ns/net")?);
     let mut inside = Socket::route()?;
     link::up(&mut inside, link::LOOPBACK)?;
+    // A server of an image may listen on port 80 as in any container; there is nobody here to be mistaken for.
+    std::fs::write("/proc/sys/net/ipv4/ip_unprivileged_port_start", "0").ok();
     if let (Some(uplink), Some(outside)) = (uplink, outside.as_mut()) {
         // Without IPv6 there is no link-local address by which an instance could reach the host's services.
         for which in ["all", "default"] {
