@@ -67,7 +67,7 @@ fn job(id: &str, network: Network) -> InstanceSpec {
         build_dir: None,
         root: Root::Host { interpreter: Some(python) },
         env: BTreeMap::from([("PATH".to_owned(), "/usr/bin:/bin".to_owned())]),
-        limits: Limits { memory_bytes: 128 << 20, cpu_millis: None, tmp_bytes: 8 << 20, pids: 64 },
+        limits: Limits { memory_bytes: 128 << 20, cpu_millis: None, tmp_bytes: 8 << 20, pids: 64, patient: false },
         user: None,
         working_directory: None,
         network,

@@ -395,7 +395,7 @@ impl Service {
             return;
         }
         let Some(record) = self.records.get_mut(revision) else { return };
-        let instance = self.pool.start(&record.target.template, waited);
+        let instance = self.pool.start(&record.target.template, waited, record.waiting == 0);
         record.instances.insert(instance, Member::new(now));
         self.stale.insert(revision.clone());
     }

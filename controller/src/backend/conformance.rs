@@ -175,7 +175,7 @@ impl Suite {
                 ("GREETING".to_owned(), "hi".to_owned()),
                 ("PATH".to_owned(), "/usr/bin:/bin".to_owned()),
             ]),
-            limits: Limits { memory_bytes: 128 << 20, cpu_millis: None, tmp_bytes: 8 << 20, pids: 64 },
+            limits: Limits { memory_bytes: 128 << 20, cpu_millis: None, tmp_bytes: 8 << 20, pids: 64, patient: false },
             network: Network::None,
             concurrency: 1,
             secret: "0123456789abcdef".repeat(4),

@@ -198,7 +198,13 @@ pub struct Limits {
     pub tmp_bytes: u64,
     /// Processes and threads.
     pub pids: u32,
+    /// Whether it gives way while cpu is short: a start that no request waits for, and an installation.
+    #[serde(default)]
+    pub patient: bool,
 }
+
+/// The part of its weight that a patient instance has: enough to go on, too little to be felt beside one that somebody waits for.
+pub const PATIENT_PART: u32 = 16;
 
 /// What an instance may reach.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]

@@ -66,7 +66,7 @@ impl Class {
 
     /// The limits that its instances are started with.
     pub(super) fn limits(&self) -> Limits {
-        Limits { memory_bytes: self.memory_bytes, cpu_millis: None, tmp_bytes: TMP_BYTES, pids: PIDS }
+        Limits { memory_bytes: self.memory_bytes, cpu_millis: None, tmp_bytes: TMP_BYTES, pids: PIDS, patient: false }
     }
 
     /// The beginning of its instances' names.
@@ -94,7 +94,8 @@ impl Class {
             working_directory: None,
             root: Root::Host { interpreter: self.interpreter.clone() },
             env,
-            limits: self.limits(),
+            // Until it is pooled.
+            limits: Limits { patient: true, ..self.limits() },
             network: self.network,
             concurrency: CONCURRENCY,
             secret,

@@ -134,10 +134,12 @@ impl Pool {
         }
     }
 
-    /// Starts an instance and says its name. `waited` is how long its turn took, for the phases.
-    pub fn start(&mut self, template: &Arc<Template>, waited: Duration) -> InstanceId {
+    /// Starts an instance and says its name. `waited` is how long its turn took, for the phases. A start that no request waits for is
+    /// `patient`: until it is Ready it gives way to those that one waits for.
+    pub fn start(&mut self, template: &Arc<Template>, waited: Duration, patient: bool) -> InstanceId {
         let id = self.new_id(template.function().name());
-        let spec = template.spec(id.clone(), secret());
+        let mut spec = template.spec(id.clone(), secret());
+        spec.limits.patient = patient;
         self.spawn(Subject::Function(Arc::clone(template)), spec, Origin::New { waited });
         id
     }

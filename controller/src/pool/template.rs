@@ -131,6 +131,7 @@ impl Template {
                 cpu_millis: template.resources.cpu.map(hearth_function::CpuMillis::millis),
                 tmp_bytes: template.resources.tmp().bytes(),
                 pids: PIDS,
+                patient: false,
             },
             network,
             slots,

@@ -12,7 +12,7 @@ use bollard::models::{
 use hearth_protocol::config::Relay;
 
 use crate::backend::local::{HOSTNAME, MASKED, OOM_SCORE, READ_ONLY};
-use crate::backend::{Exit, InstanceSpec, Limits, Network, Stats};
+use crate::backend::{Exit, InstanceSpec, Limits, Network, PATIENT_PART, Stats};
 
 /// The label that says which data directory something belongs to: its tag.
 pub(super) const DATA: &str = "dev.hearth.data";
@@ -99,7 +99,7 @@ fn host_config(spec: &InstanceSpec, place: &Place) -> HostConfig {
         memory_swap: Some(memory),
         pids_limit: Some(spec.limits.pids.into()),
         // No quota yet: a small one would make the start many times as long.
-        cpu_shares: Some(SHARES_OF_A_CORE),
+        cpu_shares: Some(shares(None, spec.limits.patient)),
         oom_score_adj: Some(OOM_SCORE.into()),
         readonly_rootfs: Some(true),
         cap_drop: Some(strings(&["ALL"])),
@@ -191,6 +191,13 @@ fn signed(bytes: u64) -> i64 {
     i64::try_from(bytes).unwrap_or(i64::MAX)
 }
 
+/// The weight for so many thousandths of a core.
+fn shares(millis: Option<i64>, patient: bool) -> i64 {
+    let full = millis.map_or(SHARES_OF_A_CORE, |millis| millis * SHARES_OF_A_CORE / 1000);
+    let part = if patient { i64::from(PATIENT_PART) } else { 1 };
+    (full / part).max(2)
+}
+
 /// What changes with new limits.
 pub(super) fn update(limits: &Limits) -> ContainerUpdateBody {
     let memory = signed(limits.memory_bytes);
@@ -201,7 +208,7 @@ pub(super) fn update(limits: &Limits) -> ContainerUpdateBody {
         pids_limit: Some(limits.pids.into()),
         cpu_period: Some(PERIOD_MICROS),
         cpu_quota: Some(millis.map_or(-1, |millis| millis * PERIOD_MICROS / 1000)),
-        cpu_shares: Some(millis.map_or(SHARES_OF_A_CORE, |millis| (millis * SHARES_OF_A_CORE / 1000).max(2))),
+        cpu_shares: Some(shares(millis, limits.patient)),
         ..ContainerUpdateBody::default()
     }
 }
@@ -255,7 +262,7 @@ mod tests {
             build_dir: None,
             root: Root::Host { interpreter: None },
             env: BTreeMap::from([("SECRET".to_owned(), "hidden".to_owned())]),
-            limits: Limits { memory_bytes: 128 << 20, cpu_millis: Some(500), tmp_bytes: 8 << 20, pids: 64 },
+            limits: Limits { memory_bytes: 128 << 20, cpu_millis: Some(500), tmp_bytes: 8 << 20, pids: 64, patient: false },
             user: None,
             working_directory: None,
             network: Network::None,

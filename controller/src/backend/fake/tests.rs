@@ -15,7 +15,7 @@ fn spec(id: &str) -> InstanceSpec {
         working_directory: None,
         root: Root::Host { interpreter: None },
         env: BTreeMap::new(),
-        limits: Limits { memory_bytes: 1 << 20, cpu_millis: None, tmp_bytes: 1 << 20, pids: 16 },
+        limits: Limits { memory_bytes: 1 << 20, cpu_millis: None, tmp_bytes: 1 << 20, pids: 16, patient: false },
         network: Network::None,
         concurrency: 1,
         secret: "s".repeat(64),

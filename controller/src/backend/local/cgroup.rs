@@ -11,7 +11,7 @@ use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-use crate::backend::{Limits, Stats};
+use crate::backend::{Limits, PATIENT_PART, Stats};
 
 /// Period of the cpu quota, in microseconds: the kernel's default.
 const PERIOD_MICROS: u64 = 100_000;
@@ -325,10 +325,11 @@ impl Group {
             put(&file, &limits.pids.to_string())?;
         }
         let quota = limits.cpu_millis.map(|millis| u64::from(millis) * PERIOD_MICROS / 1000);
-        let shares = (limits
+        let full = limits
             .cpu_millis
-            .map_or(SHARES_OF_A_CORE, |millis| u64::from(millis) * SHARES_OF_A_CORE / 1000))
-        .max(2);
+            .map_or(SHARES_OF_A_CORE, |millis| u64::from(millis) * SHARES_OF_A_CORE / 1000);
+        let part = if limits.patient { u64::from(PATIENT_PART) } else { 1 };
+        let shares = (full / part).max(2);
         match self.file(Controller::Cpu, "cpu.cfs_quota_us", "cpu.max") {
             Some((Version::V1, file)) => {
                 put(&file.with_file_name("cpu.cfs_period_us"), &PERIOD_MICROS.to_string())?;

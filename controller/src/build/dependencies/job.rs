@@ -254,6 +254,7 @@ fn spec(
             cpu_millis: None,
             tmp_bytes: TMP_BYTES,
             pids: inner.config.pids,
+            patient: true,
         },
         network: Network::Outbound,
         concurrency: 1,

@@ -48,7 +48,12 @@ impl Task {
         lines: &LastLines,
     ) {
         let began = Instant::now();
-        let pending = match self.warm_up(started, &mut phases, deadline).await {
+        let warmed = match self.warm_up(started, &mut phases, deadline).await {
+            // It has given way for long enough: what comes next, somebody waits for.
+            Ok(pending) => self.limit(&class.limits()).await.map(|()| pending),
+            Err(error) => Err(error),
+        };
+        let pending = match warmed {
             Ok(pending) => pending,
             Err(error) => {
                 let total = phases.create + began.elapsed();

@@ -12,7 +12,7 @@ const HYBRID: &str = "\
 ";
 
 const LIMITS: Limits =
-    Limits { memory_bytes: 128 << 20, cpu_millis: Some(500), tmp_bytes: 1 << 20, pids: 64 };
+    Limits { memory_bytes: 128 << 20, cpu_millis: Some(500), tmp_bytes: 1 << 20, pids: 64, patient: false };
 
 /// A v2 tree in an ordinary directory. The kernel makes a group's files with the group; here the test does.
 fn v2_in(directory: &Path) -> Layout {
@@ -82,6 +82,9 @@ fn v2_hands_its_controllers_down_and_takes_limits() {
     fs::write(path.join("cpu.max"), "").unwrap();
     group.limit(&Limits { cpu_millis: None, ..LIMITS }).unwrap();
     assert_eq!(read("cpu.max"), "max 100000");
+    assert_eq!(read("cpu.weight"), "39");
+    group.limit(&Limits { cpu_millis: None, patient: true, ..LIMITS }).unwrap();
+    assert_eq!(read("cpu.weight"), "3", "a sixteenth of the shares");
     assert_eq!(group.process_files(), [path.join("cgroup.procs")]);
 }
 
