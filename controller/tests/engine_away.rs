@@ -1,5 +1,5 @@
-//! The Docker backend on an engine of its own: one that goes away and comes back, and one whose containers are reached by TCP. Real
-//! containers, so as root.
+//! The Docker backend on an engine of its own: one that goes away and comes back, one whose containers are reached by TCP, one that remaps
+//! users; and images of its own. Real containers, so as root.
 
 #![expect(clippy::tests_outside_test_module, clippy::unwrap_used, reason = "all of it is a test")]
 
@@ -7,14 +7,17 @@
 mod engines;
 
 use std::collections::BTreeMap;
+use std::path::Path;
+use std::process::Command;
 use std::time::Duration;
 
 use hearth::backend::docker::{Config, Docker};
 use hearth::backend::{
-    Address, Backend, InstanceSpec, Limits, Network, Process, Root, Started, control, interpreters,
-    shim_files,
+    Address, Backend, CodeMount, Error, InstanceSpec, Limits, Network, Owner, Process, Root, Started,
+    control, interpreters, shim_files,
 };
-use hearth_function::InstanceId;
+use hearth_function::{FunctionId, InstanceId, RevisionId};
+use tokio::sync::{Mutex, MutexGuard};
 use tokio::time::{Instant, timeout};
 
 use engines::Engine;
@@ -22,20 +25,25 @@ use engines::Engine;
 const PATIENCE: Duration = Duration::from_secs(60);
 const SECRET: &str = "0123456789abcdef0123456789abcdef0123456789abcdef0123456789abcdef";
 
+/// One at a time: two engines that start at once are in each other's way in the firewall.
+static ALONE: Mutex<()> = Mutex::const_new(());
+
 /// What a test stands on; `None` where it cannot run.
 struct Ground {
     engine: Engine,
     config: Config,
     _directories: [tempfile::TempDir; 2],
+    _alone: MutexGuard<'static, ()>,
 }
 
 impl Ground {
-    fn new() -> Option<Self> {
+    async fn new(options: &[&str]) -> Option<Self> {
+        let alone = ALONE.lock().await;
         if !rustix::process::geteuid().is_root() {
             eprintln!("NOT RUN: the Docker backend needs root");
             return None;
         }
-        let engine = match Engine::own_docker(&[]) {
+        let engine = match Engine::own_docker(options) {
             Ok(engine) => engine,
             Err(reason) => {
                 eprintln!("NOT RUN: the Docker backend on an engine of its own: {reason}");
@@ -50,7 +58,7 @@ impl Ground {
             run_dir: run.path().to_owned(),
             ..Config::new(data.path().to_owned(), shim)
         };
-        Some(Self { engine, config, _directories: [data, run] })
+        Some(Self { engine, config, _directories: [data, run], _alone: alone })
     }
 }
 
@@ -88,7 +96,7 @@ fn text(error: &dyn std::error::Error) -> String {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn an_engine_that_goes_away_and_comes_back_is_survived() {
-    let Some(mut ground) = Ground::new() else { return };
+    let Some(mut ground) = Ground::new(&[]).await else { return };
     let backend = Docker::open(ground.config.clone()).await.unwrap();
     let mut ends = backend.exits();
     let first = job("before", Network::None);
@@ -119,7 +127,7 @@ async fn an_engine_that_goes_away_and_comes_back_is_survived() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn instances_are_reached_by_tcp_where_sockets_cannot_be_shared() {
-    let Some(ground) = Ground::new() else { return };
+    let Some(ground) = Ground::new(&[]).await else { return };
     let config = Config { tcp: true, ..ground.config.clone() };
     let backend = Docker::open(config).await.unwrap();
     if backend.gateway_address().is_none() {
@@ -138,5 +146,92 @@ async fn instances_are_reached_by_tcp_where_sockets_cannot_be_shared() {
     backend.stop(&spec.id, Duration::ZERO).await.unwrap();
     let lonely = text(&backend.start(&job("lonely", Network::None)).await.unwrap_err());
     assert!(lonely.contains("network: outbound"), "{lonely}");
+    backend.close().await.unwrap();
+}
+
+/// A user and a group that have a range of numbers in `/etc/subuid` and `/etc/subgid`, as an engine with remapped users needs.
+fn remappable() -> Option<String> {
+    let names = |file| {
+        let text = std::fs::read_to_string(file).unwrap_or_default();
+        text.lines().filter_map(|line| line.split(':').next().map(str::to_owned)).collect::<Vec<_>>()
+    };
+    let groups = names("/etc/group");
+    let user = names("/etc/subuid").into_iter().next()?;
+    let group = names("/etc/subgid").into_iter().find(|group| groups.contains(group))?;
+    Some(format!("{user}:{group}"))
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_engine_that_remaps_users_runs_instances() {
+    let Some(name) = remappable() else {
+        eprintln!("NOT RUN: an engine that remaps users: /etc/subuid and /etc/subgid have no range");
+        return;
+    };
+    let Some(ground) = Ground::new(&["--userns-remap", &name]).await else { return };
+    let backend = Docker::open(ground.config.clone()).await.unwrap();
+    let spec = job("remapped", Network::None);
+    let started = backend.start(&spec).await.unwrap();
+    assert!(matches!(started.control, Address::Unix(_)), "root reaches the sockets of any user");
+    listens(&started).await.unwrap();
+    backend.stop(&spec.id, Duration::ZERO).await.unwrap();
+    backend.close().await.unwrap();
+}
+
+/// An image with a shell and what it needs of libraries, and nothing else.
+fn shell(engine: &Engine, work: &Path) {
+    let listed = Command::new("ldd").arg("/bin/sh").output().unwrap();
+    let listed = String::from_utf8(listed.stdout).unwrap();
+    let libraries = listed.split_whitespace().filter(|word| word.starts_with('/'));
+    let archive = work.join("shell.tar");
+    let mut tar = Command::new("tar");
+    tar.args(["--create", "--dereference", "--absolute-names", "--file"]).arg(&archive).arg("/bin/sh");
+    assert!(tar.args(libraries).status().unwrap().success());
+    let host = format!("unix://{}", engine.socket.display());
+    let import = Command::new("docker")
+        .args(["--host", &host, "import"])
+        .arg(&archive)
+        .arg("hearth-test/shell")
+        .output();
+    let import = import.unwrap();
+    assert!(import.status.success(), "{}", String::from_utf8_lossy(&import.stderr));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_image_that_the_engine_has_is_a_root() {
+    let Some(ground) = Ground::new(&[]).await else { return };
+    let backend = Docker::open(ground.config.clone()).await.unwrap();
+    let mut ends = backend.exits();
+    let work = tempfile::tempdir().unwrap();
+    shell(&ground.engine, work.path());
+    std::fs::write(work.path().join("hello.txt"), "hello").unwrap();
+    std::os::unix::fs::chown(work.path(), Some(65532), None).unwrap();
+    let code = CodeMount { path: work.path().to_owned(), dependencies: None };
+
+    // Without code at first, as in a pool; then with.
+    let script = "until [ -f /code/hello.txt ]; do :; done; [ -e /usr/bin/env ] || exit 7";
+    let command = ["/bin/sh", "-c", script].map(str::to_owned).to_vec();
+    let image = Root::Image("hearth-test/shell".to_owned());
+    let spec = InstanceSpec { process: Process::Job { command }, root: image, ..job("image", Network::None) };
+    let started = backend.start(&spec).await.unwrap();
+    listens(&started).await.unwrap();
+    let owner = Owner {
+        function: FunctionId::parse("default/image").unwrap(),
+        revision: RevisionId::parse("default/image-00001").unwrap(),
+    };
+    backend.inject(&spec.id, &owner, &code).await.unwrap();
+    let ended = timeout(PATIENCE, ends.recv()).await.expect("it ends").unwrap();
+    assert_eq!(ended.exit.code, Some(7), "nothing of the host's /usr is there");
+    backend.stop(&spec.id, Duration::ZERO).await.unwrap();
+
+    let lacking =
+        InstanceSpec { process: Process::Nodejs, id: InstanceId::parse("lacking").unwrap(), ..spec.clone() };
+    let refused = backend.start(&lacking).await.unwrap_err();
+    assert!(matches!(&refused, Error::Invalid { what, .. } if what.contains("has no node")), "{refused}");
+    let missing = "localhost:1/hearth-test/nothing:1";
+    let unknown = InstanceSpec { root: Root::Image(missing.to_owned()), ..lacking };
+    let refused = backend.start(&unknown).await.unwrap_err();
+    assert!(matches!(&refused, Error::Invalid { what, .. } if what.contains(missing)), "{refused}");
+    assert!(backend.list().await.unwrap().is_empty(), "nothing half made is left");
+    assert!(ground.engine.containers("dev.hearth.data").is_empty());
     backend.close().await.unwrap();
 }

@@ -41,8 +41,8 @@ pub(super) struct About {
     pub(super) version: String,
     /// Runs without root's rights.
     pub(super) rootless: bool,
-    /// Gives containers users of their own.
-    pub(super) remaps_users: bool,
+    /// The host's user and group that are root in containers, when users are remapped.
+    pub(super) remapped: Option<(u32, u32)>,
     /// Storage driver.
     pub(super) storage: String,
     /// Version of the control groups.
@@ -139,12 +139,18 @@ impl About {
             name,
             version: info.server_version.clone().unwrap_or_default(),
             rootless: has("rootless"),
-            remaps_users: has("userns"),
+            remapped: has("userns").then(|| remapped(info.docker_root_dir.as_deref()?)).flatten(),
             storage: info.driver.clone().unwrap_or_default(),
             cgroups: info.cgroup_version.map(|version| version.to_string()).unwrap_or_default(),
             live_restore: info.live_restore_enabled.unwrap_or(false),
         }
     }
+}
+
+/// User and group in `/var/lib/docker/100000.100000`, where a remapping engine keeps its containers: it says them nowhere else.
+fn remapped(root: &str) -> Option<(u32, u32)> {
+    let (user, group) = root.rsplit('/').next()?.split_once('.')?;
+    Some((user.parse().ok()?, group.parse().ok()?))
 }
 
 /// The path in `unix:///var/run/docker.sock`, or a bare one.
@@ -225,10 +231,12 @@ mod tests {
         let info = SystemInfo {
             security_options: Some(vec!["name=seccomp,profile=default".into(), "name=userns".into()]),
             driver: Some("overlay2".into()),
+            docker_root_dir: Some("/var/lib/docker/100000.200000".into()),
             ..SystemInfo::default()
         };
         let about = About::of("Docker", &info);
-        assert!(about.remaps_users && !about.rootless);
+        assert_eq!(about.remapped, Some((100_000, 200_000)));
+        assert!(!about.rootless);
         assert_eq!(about.storage, "overlay2");
     }
 }

@@ -252,8 +252,8 @@ mod tests {
                 (entry.path().unwrap().display().to_string(), entry.header().mode().unwrap())
             })
             .collect();
-        assert_eq!(modes["tmp/"], 0o1777);
-        assert_eq!(modes["var/"], 0o755);
+        assert_eq!(modes["tmp"], 0o1777);
+        assert_eq!(modes["var"], 0o755);
         assert_eq!(modes["etc/hosts"], 0o644);
         assert!(modes.contains_key("bin"));
     }

@@ -57,8 +57,8 @@ fn answers(engine: &Engine) -> Capability {
 fn facts(about: &About) -> Vec<Capability> {
     let rootless = if about.rootless {
         lacks("engine's rights", "rootless", "use an engine that runs as root")
-    } else if about.remaps_users {
-        works("engine's rights", "root; users of containers are remapped, functions run as the remapped ones")
+    } else if let Some((user, group)) = about.remapped {
+        works("engine's rights", format!("root; in containers, root is {user}:{group} of the host"))
     } else {
         works("engine's rights", "root")
     };

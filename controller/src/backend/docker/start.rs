@@ -185,7 +185,7 @@ impl Shared {
 
     async fn prepare(&self, spec: &InstanceSpec, instance: &Instance, shim: ShimConfig) -> Result<(), Error> {
         let (directory, spec) = (instance.directory.clone(), spec.clone());
-        let id = spec.id.clone();
+        let (id, remapped) = (spec.id.clone(), self.engine.about.remapped);
         let prepared = blocking(move || {
             // Some engines make what is not there.
             for path in
@@ -195,13 +195,12 @@ impl Shared {
                     .map_err(|error| io::Error::new(error.kind(), format!("{}: {error}", path.display())))?;
             }
             directory.create(&spec, &shim)?;
-            match &spec.build_dir {
-                Some(build) => {
-                    let user = Some(hearth_protocol::config::USER);
-                    std::os::unix::fs::chown(build, user, user)
-                }
-                None => Ok(()),
+            if let Some((user, group)) = remapped {
+                directory.give_sockets_to(user, group)?;
             }
+            let (user, group) = remapped.unwrap_or((0, 0));
+            let own = |root: u32| Some(root.saturating_add(hearth_protocol::config::USER));
+            spec.build_dir.iter().try_for_each(|build| std::os::unix::fs::chown(build, own(user), own(group)))
         });
         prepared.await.map_err(|source| Error::Step {
             step: "make the instance's directory",

@@ -47,6 +47,16 @@ impl Directory {
         write(&self.sockets().join("config.json"), &json(shim)?)
     }
 
+    /// Gives what the container writes and reads to the user who is root in it.
+    ///
+    /// # Errors
+    /// When the disk refuses.
+    pub(in crate::backend) fn give_sockets_to(&self, user: u32, group: u32) -> io::Result<()> {
+        use std::os::unix::fs::chown;
+        chown(self.sockets().join("config.json"), Some(user), Some(group))?;
+        chown(self.sockets(), Some(user), Some(group))
+    }
+
     /// The directory itself, on the host.
     pub(in crate::backend) fn path(&self) -> &Path {
         &self.path

@@ -160,7 +160,7 @@ mod tests {
         let rule =
             "CNI-X -i hearthd0a1b2c3d ! -o hearthd0a1b2c3d -m comment --comment \"CNI rules (x)\" -j CNI-Y";
         let words = words(rule);
-        assert_eq!(words[8], "CNI rules (x)");
+        assert_eq!(words[9], "CNI rules (x)");
         assert!(follows(&words, &["-i", "-o"], "hearthd0a1b2c3d"));
         assert!(!follows(&words, &["-i", "-o"], "hearthd0a1b2c3"));
         assert!(!follows(&words, &["--comment"], "hearthd0a1b2c3d"));
