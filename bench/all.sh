@@ -4,7 +4,7 @@
 #   bench/all.sh | tee /tmp/results.md        needs root; apt-get install apache2-utils docker.io hey wrk nginx redis-server
 cd "$(dirname "$0")" || exit 1
 missed=
-for script in from-zero.py cold-start.py prewarmed.py paused.py reserved.py shapes.py no-loss.py throughput.py latency.py neighbours.py footprint.py docker.py; do
+for script in from-zero.py cold-start.py prewarmed.py paused.py reserved.py shapes.py no-loss.py throughput.py latency.py neighbours.py footprint.py docker.py rebuild.py; do
   ./$script || missed="$missed $script"
 done
 [ -z "$missed" ] || { echo "missed:$missed"; exit 1; }

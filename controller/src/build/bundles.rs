@@ -157,6 +157,30 @@ impl Bundles {
         Ok(names.iter().filter_map(|name| format!("sha256:{name}").parse().ok()).collect())
     }
 
+    /// Removes bundles that are not in `live`, those first that nobody has asked for the longest, until at most `most` bytes are left of them;
+    /// nothing that was asked for in the last `grace`. How many. Blocks.
+    ///
+    /// # Errors
+    /// When the file system fails.
+    pub fn shrink(
+        &self,
+        live: &HashSet<Digest>,
+        most: u64,
+        grace: Duration,
+        now: SystemTime,
+    ) -> Result<usize, Error> {
+        let live: HashSet<&str> = live.iter().map(Digest::hex).collect();
+        Ok(self.shelf.shrink(|name| live.contains(name), most, grace, now)?.len())
+    }
+
+    /// Bytes of all bundles, unpacked. Looks at every file: blocks.
+    ///
+    /// # Errors
+    /// When the file system fails.
+    pub fn bytes(&self) -> Result<u64, Error> {
+        Ok(self.shelf.entries()?.iter().map(|entry| entry.bytes).sum())
+    }
+
     /// Removes the bundles that are not in `live` and that nobody has put or asked for in the last `keep` (an upload comes before the
     /// Function that names it). `live` must hold those of running instances too: a mount does not keep files that are removed. Blocks.
     ///

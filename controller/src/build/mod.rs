@@ -18,6 +18,7 @@
 //! removed when the store is opened.
 
 pub mod bundles;
+pub mod compose;
 pub mod dependencies;
 pub mod fetch;
 mod headers;

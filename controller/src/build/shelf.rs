@@ -125,6 +125,68 @@ impl Shelf {
     }
 }
 
+/// A whole directory of a shelf: its name, the bytes of its files, and when somebody last asked for it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Entry {
+    pub(crate) name: String,
+    pub(crate) bytes: u64,
+    pub(crate) asked: SystemTime,
+}
+
+impl Shelf {
+    /// All that is whole, with its size. Looks at every file: it takes a while.
+    pub(crate) fn entries(&self) -> Result<Vec<Entry>, FileError> {
+        let mut entries = Vec::new();
+        for name in self.list()? {
+            let path = self.root.join(&name);
+            // Gone meanwhile.
+            let Ok(asked) = fs::metadata(&path).and_then(|metadata| metadata.modified()) else { continue };
+            entries.push(Entry { name, bytes: bytes(&path), asked });
+        }
+        Ok(entries)
+    }
+
+    /// Removes, those first that nobody has asked for the longest, until at most `most` bytes are left of what `live` does not need; nothing
+    /// that was asked for in the last `grace`, for somebody may be about to use it.
+    pub(crate) fn shrink(
+        &self,
+        live: impl Fn(&str) -> bool,
+        most: u64,
+        grace: Duration,
+        now: SystemTime,
+    ) -> Result<Vec<String>, FileError> {
+        let mut unneeded: Vec<Entry> =
+            self.entries()?.into_iter().filter(|entry| !live(&entry.name)).collect();
+        unneeded.sort_by_key(|entry| entry.asked);
+        let mut left: u64 = unneeded.iter().map(|entry| entry.bytes).sum();
+        let mut removed = Vec::new();
+        for entry in unneeded {
+            if left <= most {
+                break;
+            }
+            if now.duration_since(entry.asked).is_ok_and(|age| age >= grace) {
+                self.remove(&entry.name)?;
+                left -= entry.bytes;
+                removed.push(entry.name);
+            }
+        }
+        Ok(removed)
+    }
+}
+
+/// Bytes of the files below a directory; a file with several names in it counts for each.
+fn bytes(directory: &Path) -> u64 {
+    let entries = fs::read_dir(directory).into_iter().flatten().flatten();
+    entries.fold(0, |total, entry| {
+        let bytes = match entry.metadata() {
+            Ok(metadata) if metadata.is_dir() => bytes(&entry.path()),
+            Ok(metadata) if metadata.is_file() => metadata.len(),
+            _ => 0,
+        };
+        total.saturating_add(bytes)
+    })
+}
+
 impl Half {
     /// Where it is made.
     pub(crate) fn path(&self) -> &Path {
@@ -209,6 +271,25 @@ mod tests {
             assert_eq!(fs::read_to_string(path.join("file")).unwrap(), "first");
         }
         assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 1);
+    }
+
+    #[test]
+    fn what_was_not_asked_for_the_longest_makes_room_first() {
+        let dir = tempfile::tempdir().unwrap();
+        let shelf = Shelf::open(dir.path().to_owned()).unwrap();
+        let now = SystemTime::now();
+        for (name, ago) in [("needed", 900), ("oldest", 800), ("older", 700), ("young", 1)] {
+            let half = shelf.begin().unwrap();
+            fs::write(half.path().join("file"), [0; 100]).unwrap();
+            let path = half.finish(&shelf, name, Sync::Done).unwrap();
+            fs::File::open(path).unwrap().set_modified(now - Duration::from_secs(ago)).unwrap();
+        }
+        let shrink =
+            |most| shelf.shrink(|name| name == "needed", most, Duration::from_secs(60), now).unwrap();
+        assert!(shrink(300).is_empty());
+        assert_eq!(shrink(200), ["oldest"]);
+        assert_eq!(shrink(0), ["older"], "and not what somebody may be about to use");
+        assert_eq!(shelf.list().unwrap().len(), 2);
     }
 
     #[test]

@@ -57,6 +57,15 @@ pub(super) enum Command {
     Logs(Logs),
     /// Write the calls that functions have had, as a trace for `hearth simulate`
     Record(Record),
+    /// Make a new function from a template, in a directory of its own
+    Init(Init),
+    /// Build the image of a function: its runtime, its dependencies and its code, without a daemon
+    Build(Build),
+    /// List the runtimes that are usable on this machine, and why others are not
+    Runtimes(Runtimes),
+    /// Make an image of a runtime
+    #[command(subcommand)]
+    Runtime(Runtime),
     /// Bring images to the server, and list those that it has
     #[command(subcommand)]
     Image(Image),
@@ -415,6 +424,124 @@ pub(super) struct Logs {
     pub(super) place: Place,
 }
 
+/// `hearth init`.
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  hearth init hello --runtime nodejs && hearth up hello
+  hearth init words --runtime exec
+
+The directory NAME gets a manifest and the code; what is there already is never changed.")]
+pub(super) struct Init {
+    /// The function, and its directory
+    pub(super) name: String,
+    /// What runs it
+    #[arg(long, value_enum, default_value = "nodejs")]
+    pub(super) runtime: Template,
+}
+
+/// A template of a function.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(super) enum Template {
+    /// A handler in Node.js
+    Nodejs,
+    /// A handler in Python
+    Python,
+    /// A server of its own, in Python
+    Http,
+    /// A program for each call, in sh
+    Exec,
+}
+
+/// Where a built image goes.
+#[derive(Debug, Clone, Default, Args)]
+#[command(next_help_heading = "Where the image goes")]
+pub(super) struct Destination {
+    /// Into an OCI layout directory
+    #[arg(long, value_name = "oci:DIR", value_parser = oci_directory)]
+    pub(super) output: Option<PathBuf>,
+    /// To a registry, with the credentials of `docker login`
+    #[arg(long, value_name = "REFERENCE")]
+    pub(super) push: Option<String>,
+    /// The registry speaks plain HTTP, and it is not on this machine's loopback
+    #[arg(long)]
+    pub(super) plain_http: bool,
+    /// Into the local engine, under this name [default: the function's]
+    #[arg(long, value_name = "NAME", num_args = 0..=1, default_missing_value = "")]
+    pub(super) load: Option<String>,
+    /// Where layers and dependencies are kept for the next time [default: ~/.cache/hearth]
+    #[arg(long, value_name = "DIR", env = "HEARTH_CACHE")]
+    pub(super) cache_dir: Option<PathBuf>,
+}
+
+/// `hearth build`.
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  hearth build hello --output oci:hello-image
+  hearth build hello --push registry.example.com/team/hello:1
+  hearth build hello --load                then: docker image ls hello
+  hearth build server --base registry.example.com/debian:12 --output oci:out
+
+Three layers: the base (the host's own interpreter, unless --base), the dependencies, the code. The same input gives the same digest. The
+variables of the manifest and files such as .env and *.pem are in none of them. Dependencies are installed in a container, which needs root.")]
+pub(super) struct Build {
+    /// Manifest, or directory of manifests
+    #[arg(value_name = "DIR|FILE")]
+    pub(super) path: PathBuf,
+    /// Which function, where there are several
+    #[arg(long, value_name = "NAME")]
+    pub(super) function: Option<String>,
+    /// Upon what it is built: a reference, an OCI layout directory as oci:DIR, or an archive of `docker save`
+    #[arg(long, value_name = "IMAGE")]
+    pub(super) base: Option<String>,
+    /// Where it goes.
+    #[command(flatten)]
+    pub(super) destination: Destination,
+}
+
+/// `hearth runtimes`.
+#[derive(Debug, Args)]
+pub(super) struct Runtimes {
+    /// How it is printed.
+    #[command(flatten)]
+    pub(super) output: Output,
+}
+
+/// `hearth runtime`.
+#[derive(Debug, Subcommand)]
+pub(super) enum Runtime {
+    /// Of the host's own interpreter and its libraries, so that no registry is needed
+    FromHost(FromHost),
+    /// Write what a runtime image needs beside an interpreter, for the Dockerfiles of runtime-shim/images
+    Files(RuntimeFiles),
+}
+
+/// `hearth runtime files`.
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Example:
+  hearth runtime files out
+  docker build -f runtime-shim/images/nodejs.Dockerfile -t hearth-nodejs out")]
+pub(super) struct RuntimeFiles {
+    /// A directory that is not there yet
+    pub(super) directory: PathBuf,
+}
+
+/// `hearth runtime from-host`.
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  hearth runtime from-host nodejs --output oci:nodejs
+  hearth runtime from-host python3.11 --push registry.example.com/runtimes/python:3.11")]
+pub(super) struct FromHost {
+    /// `nodejs`, `nodejs22`, `python`, `python3.12`
+    pub(super) runtime: String,
+    /// Where it goes.
+    #[command(flatten)]
+    pub(super) destination: Destination,
+}
+
 /// `hearth image`.
 #[derive(Debug, Subcommand)]
 pub(super) enum Image {
@@ -532,6 +659,13 @@ pub(super) struct Version {
     /// Which server.
     #[command(flatten)]
     pub(super) client: Client,
+}
+
+fn oci_directory(text: &str) -> Result<PathBuf, String> {
+    match text.strip_prefix("oci:") {
+        Some(path) if !path.is_empty() => Ok(PathBuf::from(path)),
+        _ => Err("give the form and the directory, as in oci:out".to_owned()),
+    }
 }
 
 fn key_value(text: &str) -> Result<(String, String), String> {

@@ -5,6 +5,7 @@
 
 mod apply;
 mod args;
+mod build;
 mod client;
 mod config;
 mod convert;
@@ -15,11 +16,13 @@ mod error;
 mod explain;
 mod get;
 mod image;
+mod init;
 mod invoke;
 mod logs;
 mod manifest;
 mod out;
 mod record;
+mod runtime;
 mod server;
 mod simulate;
 mod small;
@@ -62,6 +65,10 @@ fn run(command: Command) -> Result<(), Error> {
         Command::Invoke(arguments) => client(invoke::run(arguments)),
         Command::Logs(arguments) => client(logs::run(arguments)),
         Command::Record(arguments) => client(record::run(arguments)),
+        Command::Init(arguments) => init::run(&arguments),
+        Command::Build(arguments) => server::block_on(build::run(arguments)),
+        Command::Runtimes(arguments) => runtime::list(&arguments),
+        Command::Runtime(arguments) => client(runtime::run(arguments)),
         Command::Image(arguments) => client(image::run(arguments)),
         Command::Doctor(arguments) => client(doctor::run(arguments)),
         Command::Version(arguments) => client(small::version(arguments)),

@@ -30,13 +30,14 @@ use tokio::sync::{Notify, watch};
 use tokio::task::{Id, JoinError, JoinSet};
 use tokio_util::sync::CancellationToken;
 
-pub use parts::Sources;
+use parts::Live;
+pub use parts::{Sources, interpreter_of};
 pub use routes::{Gateway, Routes};
 
 use crate::autoscale::{self, RevisionView, Snapshot};
 use crate::store::{self, Store};
 use crate::telemetry::logs::Logs;
-use crate::telemetry::metrics::Counter;
+use crate::telemetry::metrics::{Counter, Gauge};
 
 /// How often every Function is looked at though nothing was heard of it.
 const RESYNC: Duration = Duration::from_secs(30);
@@ -44,9 +45,8 @@ const RESYNC: Duration = Duration::from_secs(30);
 /// How long after a panic the task of a Function begins anew: what made it panic may well be there again.
 const RESTART: Duration = Duration::from_millis(if cfg!(test) { 10 } else { 5000 });
 
-/// How often bundles and dependencies that nobody names are removed, and how long they stay for somebody who is about to.
+/// How often bundles, images and dependencies that nobody names are looked for.
 const COLLECT: Duration = Duration::from_secs(600);
-const KEEP: Duration = Duration::from_secs(3600);
 
 /// How the deployer is set up.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -55,6 +55,26 @@ pub struct Config {
     pub url: String,
     /// How instances reach it, if they can.
     pub url_inside: Option<String>,
+    /// How long, and how much, is kept of what nobody uses.
+    pub keeping: Keeping,
+}
+
+/// How long, and how much, is kept of bundles, dependencies and images that no Function uses.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Keeping {
+    /// After the last time that somebody asked for it.
+    pub age: Duration,
+    /// Bytes of each of the three stores.
+    pub unused_bytes: u64,
+}
+
+/// What is told of the stores.
+#[derive(Debug, Clone)]
+pub struct Stores {
+    /// Bytes of bundles, of dependencies and of images.
+    pub bytes: [Gauge; 3],
+    /// What was removed because nobody used it.
+    pub removed: Counter,
 }
 
 /// What the deployer works with.
@@ -72,6 +92,8 @@ pub struct Parts {
     pub logs: Logs,
     /// Tasks of Functions that panicked.
     pub panics: Counter,
+    /// What the stores hold.
+    pub stores: Stores,
 }
 
 /// Why the deployer ended.
@@ -302,27 +324,32 @@ impl Service {
 
     /// Removes bundles, images and dependencies that nobody names.
     async fn collect(&self, store: &Store) {
-        let mut bundles: HashSet<Digest> = HashSet::new();
-        let mut images: HashSet<Digest> = HashSet::new();
-        let mut keys: HashSet<String> = HashSet::new();
+        let mut live = Live::default();
         for revision in store.list::<Revision>(None).items {
             match revision.spec.template.code() {
-                Some(Code::Bundle(bundle)) => _ = bundles.insert(bundle),
-                Some(Code::Image(image)) => _ = images.insert(image.digest),
+                Some(Code::Bundle(bundle)) => _ = live.bundles.insert(bundle),
+                Some(Code::Image(image)) => _ = live.images.insert(image.digest),
                 None => {}
             }
-            keys.extend(revision.status.as_ref().and_then(|status| status.dependencies.clone()));
+            live.keys.extend(revision.status.as_ref().and_then(|status| status.dependencies.clone()));
         }
         for function in store.list::<Function>(None).items {
-            bundles.extend(function.spec.source.bundle.clone());
-            images.extend(function.spec.source.image.as_ref().and_then(|image| image.parse::<Digest>().ok()));
+            let source = &function.spec.source;
+            live.bundles.extend(source.bundle.clone());
+            live.images.extend(source.image.as_ref().and_then(|image| image.parse::<Digest>().ok()));
         }
-        let sources = self.shared.parts.sources.clone();
-        let work = move || sources.collect(&bundles, &images, &keys, KEEP, SystemTime::now());
+        let parts = &self.shared.parts;
+        let (sources, keeping) = (parts.sources.clone(), self.shared.config.keeping);
+        let work = move || sources.collect(&live, &keeping, SystemTime::now());
         match tokio::task::spawn_blocking(work).await {
-            Ok(Ok(0)) => {}
-            Ok(Ok(removed)) => {
-                tracing::info!(removed, "bundles, images and dependencies that nobody uses are removed")
+            Ok(Ok((removed, bytes))) => {
+                if removed > 0 {
+                    tracing::info!(removed, "bundles, images and dependencies that nobody uses are removed");
+                }
+                parts.stores.removed.inc_by(removed as u64);
+                for (gauge, bytes) in parts.stores.bytes.iter().zip(bytes) {
+                    gauge.set(i64::try_from(bytes).unwrap_or(i64::MAX));
+                }
             }
             Ok(Err(error)) => tracing::warn!(error, "bundles and dependencies are not cleaned up"),
             Err(error) => tracing::error!(%error, "cleaning up bundles and dependencies panicked"),

@@ -6,13 +6,16 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use hearth_function::spec::SourceKind;
-use hearth_function::{Code, Digest, FunctionSpec, ImageTemplate, Template};
+use hearth_function::{Code, Digest, FunctionSpec, ImageTemplate, RuntimeName, Template};
 
 use crate::backend::interpreters::{self, Interpreter};
 use crate::backend::{ImageForm, Root, User};
 use crate::build::images;
 use crate::build::{self, Bundles, Dependencies, Fetcher, Images, Toolchain};
 use crate::telemetry::chain;
+
+/// What was asked for so lately is not removed for room: a Function that names it may be about to come.
+const GRACE: Duration = Duration::from_secs(600);
 
 /// Code, dependencies and images. Clones share the stores.
 #[derive(Debug, Clone)]
@@ -178,23 +181,43 @@ impl Sources {
         Ok(Found { image: Some(image), ..Found::default() })
     }
 
-    /// Removes what nobody names and nobody has asked for in the last `keep`; how much. Blocks.
+    /// Removes what nobody names: what nobody has asked for in the last `keep`, and what there is no room for. How much went, and the bytes
+    /// that each store has then. Blocks.
     pub(super) fn collect(
         &self,
-        bundles: &HashSet<Digest>,
-        images: &HashSet<Digest>,
-        keys: &HashSet<String>,
-        keep: Duration,
+        live: &Live,
+        limits: &super::Keeping,
         now: SystemTime,
-    ) -> Result<usize, String> {
-        let removed = self.bundles.collect(bundles, keep, now).map_err(|error| chain(&error))?.len();
-        self.fetcher.forget().map_err(|error| chain(&error))?;
-        let live = self.dependencies.list().map_err(|error| chain(&error))?;
-        let live = live.into_iter().filter(|key| keys.contains(key.as_str())).collect();
-        let installed = self.dependencies.collect(&live, keep, now).map_err(|error| chain(&error))?.len();
-        let unpacked = self.images.collect(images, keep, now).map_err(|error| chain(&error))?;
-        Ok(removed + installed + unpacked)
+    ) -> Result<(usize, [u64; 3]), String> {
+        let super::Keeping { age, unused_bytes } = *limits;
+        let said = |error: &dyn std::error::Error| chain(error);
+        let mut removed = self.bundles.collect(&live.bundles, age, now).map_err(|error| said(&error))?.len();
+        let shrunk = self.bundles.shrink(&live.bundles, unused_bytes, GRACE, now);
+        removed += shrunk.map_err(|error| said(&error))?;
+        self.fetcher.forget().map_err(|error| said(&error))?;
+        let installed = self.dependencies.list().map_err(|error| said(&error))?;
+        let keys = installed.into_iter().filter(|key| live.keys.contains(key.as_str())).collect();
+        removed += self.dependencies.collect(&keys, age, now).map_err(|error| said(&error))?.len();
+        let shrunk = self.dependencies.shrink(&keys, unused_bytes, GRACE, now);
+        removed += shrunk.map_err(|error| said(&error))?;
+        let unpacked = self.images.collect(&live.images, age, unused_bytes, now);
+        removed += unpacked.map_err(|error| said(&error))?;
+        let bytes = [
+            self.bundles.bytes().map_err(|error| said(&error))?,
+            self.dependencies.bytes().map_err(|error| said(&error))?,
+            self.images.bytes().map_err(|error| said(&error))?,
+        ];
+        Ok((removed, bytes))
     }
+}
+
+/// What of it a Function or a Revision names.
+#[derive(Debug, Default)]
+pub(super) struct Live {
+    pub(super) bundles: HashSet<Digest>,
+    pub(super) images: HashSet<Digest>,
+    /// Of dependencies.
+    pub(super) keys: HashSet<String>,
 }
 
 fn fetch_failed(error: &build::fetch::Error) -> Missing {
@@ -216,25 +239,37 @@ fn image_missing(error: &images::Error) -> Missing {
     Missing::new(reason, chain(error))
 }
 
-/// The interpreter that a template needs, if it needs one: a runtime with a handler always, a program as it looks.
 async fn interpreter(template: &Template, code: PathBuf) -> Result<Option<Interpreter>, Missing> {
-    let missing = |error: interpreters::Error| Missing::new("RuntimeMissing", error.to_string());
-    if template.runtime.has_handler() {
-        let runtime = template.runtime.to_string();
-        return blocking(move || interpreters::find(&runtime).map(Some).map_err(missing)).await;
+    let (runtime, command) = (template.runtime, template.command.clone());
+    blocking(move || {
+        interpreter_of(runtime, &command, &code)
+            .map_err(|error| Missing::new("RuntimeMissing", error.to_string()))
+    })
+    .await
+}
+
+/// The interpreter that code needs, if it needs one: a runtime with a handler always, a program as it looks. Blocks.
+///
+/// # Errors
+/// When it needs one that is not here.
+pub fn interpreter_of(
+    runtime: RuntimeName,
+    command: &[String],
+    code: &Path,
+) -> Result<Option<Interpreter>, interpreters::Error> {
+    if runtime.has_handler() {
+        return interpreters::find(&runtime.to_string()).map(Some);
     }
-    let command = template.command.first().cloned().unwrap_or_default();
-    blocking(move || match named(&command) {
+    match named(command.first().map_or("", String::as_str)) {
         // One that is too old for a handler may do for a program, as long as nothing is to be installed for it.
         Some(runtime) => match interpreters::find(&runtime) {
             Ok(found) => Ok(Some(found)),
-            Err(error) if wants(&code).is_some() => Err(missing(error)),
+            Err(error) if wants(code).is_some() => Err(error),
             Err(_) => Ok(None),
         },
         // Without one it is tried as it is: what the bundle holds may be for somebody else.
-        None => Ok(wants(&code).and_then(|runtime| interpreters::find(runtime).ok())),
-    })
-    .await
+        None => Ok(wants(code).and_then(|runtime| interpreters::find(runtime).ok())),
+    }
 }
 
 /// The runtime whose interpreter a command names, as in `python3.12` and `/usr/bin/node`.

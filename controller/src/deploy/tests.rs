@@ -81,10 +81,23 @@ async fn a_panic_in_the_task_of_one_function_stops_no_other_and_is_got_over() {
         image_form: crate::backend::ImageForm::Unpacked,
     };
     let panics = metrics.counter("panics_total", "Panics.");
-    let parts = Parts { store: store.clone(), sources, autoscaler, routes, logs, panics: panics.clone() };
+    let gauge = |name| metrics.gauge(name, "Bytes.");
+    let stores = Stores {
+        bytes: ["bundles_bytes", "dependencies_bytes", "images_bytes"].map(gauge),
+        removed: metrics.counter("removed_total", "Removed."),
+    };
+    let panics_of = panics.clone();
+    let parts = Parts { store: store.clone(), sources, autoscaler, routes, logs, panics: panics_of, stores };
     // One is there when the service begins, which waits for it, and one comes later.
     store.create(function("bad"), jiff::Timestamp::UNIX_EPOCH).await.unwrap();
-    let service = Service::new(Config { url: String::new(), url_inside: None }, parts);
+    let service = Service::new(
+        Config {
+            url: String::new(),
+            url_inside: None,
+            keeping: Keeping { age: Duration::from_secs(60), unused_bytes: 1 << 30 },
+        },
+        parts,
+    );
     let shutdown = CancellationToken::new();
     let mut tasks = JoinSet::new();
     tasks.spawn(scaler.run());

@@ -66,7 +66,13 @@ impl Class {
 
     /// The limits that its instances are started with.
     pub(super) fn limits(&self) -> Limits {
-        Limits { memory_bytes: self.memory_bytes, cpu_millis: None, tmp_bytes: TMP_BYTES, pids: PIDS, patient: false }
+        Limits {
+            memory_bytes: self.memory_bytes,
+            cpu_millis: None,
+            tmp_bytes: TMP_BYTES,
+            pids: PIDS,
+            patient: false,
+        }
     }
 
     /// The beginning of its instances' names.

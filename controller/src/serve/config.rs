@@ -182,6 +182,13 @@ options! {
         /// Time that fetching an image from its registry may take. Default: a gigabyte on a slow line.
         timeout: Duration = Duration::from_secs(900),
     }
+    /// What no Function uses any more: bundles, dependencies, images.
+    cache: Cache {
+        /// How long it is kept after the last time that somebody asked for it. Default: what is deployed again the next day is not fetched or installed again.
+        keep: Duration = Duration::from_secs(86_400),
+        /// Bytes of it that are kept at most, of each of the three; what was not asked for the longest goes first. Default: some tens of large trees.
+        max_unused: Size = Size::mib(10_240),
+    }
     /// Logs of functions.
     logs: Logs {
         /// Kept on disk for each Function, in bytes; the oldest go first. Default: a day of a chatty function.

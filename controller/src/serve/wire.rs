@@ -210,6 +210,10 @@ impl Start {
             deploy::Config {
                 url: format!("http://{}", reachable(self.listen)),
                 url_inside: self.bridge.map(|bridge| format!("http://{bridge}")),
+                keeping: deploy::Keeping {
+                    age: self.config.cache.keep,
+                    unused_bytes: self.config.cache.max_unused.as_bytes(),
+                },
             },
             deploy::Parts {
                 store: self.store.clone(),
@@ -221,6 +225,7 @@ impl Start {
                     "hearth_deploy_panics_total",
                     "Panics in the tasks of Functions; each begins anew.",
                 ),
+                stores: stores(&metrics),
             },
         );
         let stop = deploying.clone();
@@ -364,6 +369,20 @@ fn prewarming(config: &Config) -> autoscale::Prewarming {
 fn bundle_limits(config: &Config) -> build::Limits {
     let packed_bytes = config.build.max_bundle.as_bytes();
     build::Limits { packed_bytes, unpacked_bytes: packed_bytes.saturating_mul(4), ..build::Limits::default() }
+}
+
+fn stores(metrics: &Registry) -> deploy::Stores {
+    deploy::Stores {
+        bytes: [
+            metrics.gauge("hearth_bundles_bytes", "Unpacked bundles, at the last look."),
+            metrics.gauge("hearth_dependencies_bytes", "Installed dependencies, at the last look."),
+            metrics.gauge("hearth_images_bytes", "Unpacked layers of images, at the last look."),
+        ],
+        removed: metrics.counter(
+            "hearth_unused_removed_total",
+            "Bundles, dependencies, images and layers that were removed because no Function used them.",
+        ),
+    }
 }
 
 fn images_config(config: &Config) -> build::images::Config {

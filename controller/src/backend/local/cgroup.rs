@@ -325,9 +325,8 @@ impl Group {
             put(&file, &limits.pids.to_string())?;
         }
         let quota = limits.cpu_millis.map(|millis| u64::from(millis) * PERIOD_MICROS / 1000);
-        let full = limits
-            .cpu_millis
-            .map_or(SHARES_OF_A_CORE, |millis| u64::from(millis) * SHARES_OF_A_CORE / 1000);
+        let full =
+            limits.cpu_millis.map_or(SHARES_OF_A_CORE, |millis| u64::from(millis) * SHARES_OF_A_CORE / 1000);
         let part = if limits.patient { u64::from(PATIENT_PART) } else { 1 };
         let shares = (full / part).max(2);
         match self.file(Controller::Cpu, "cpu.cfs_quota_us", "cpu.max") {

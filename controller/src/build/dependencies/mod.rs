@@ -231,6 +231,13 @@ impl Dependencies {
         Ok(Self { inner: Arc::new(inner) })
     }
 
+    /// Where dependencies are in a data directory that nobody has opened, if they are installed there.
+    #[must_use]
+    pub fn installed(data_dir: &Path, key: &DependencyKey) -> Option<PathBuf> {
+        let path = data_dir.join("deps").join(key.as_str());
+        path.is_dir().then_some(path)
+    }
+
     /// Where these dependencies are, if they are installed.
     #[must_use]
     pub fn path(&self, key: &DependencyKey) -> Option<PathBuf> {
@@ -274,6 +281,30 @@ impl Dependencies {
     pub fn list(&self) -> Result<BTreeSet<DependencyKey>, Error> {
         let names = self.inner.shelf.list()?;
         Ok(names.into_iter().map(|name| DependencyKey(name.into())).collect())
+    }
+
+    /// Removes what is not in `live`, that first which nobody has asked for the longest, until at most `most` bytes are left of it; nothing that
+    /// was asked for in the last `grace`. How much. Blocks.
+    ///
+    /// # Errors
+    /// When the file system fails.
+    pub fn shrink(
+        &self,
+        live: &HashSet<DependencyKey>,
+        most: u64,
+        grace: Duration,
+        now: SystemTime,
+    ) -> Result<usize, Error> {
+        let live: HashSet<&str> = live.iter().map(DependencyKey::as_str).collect();
+        Ok(self.inner.shelf.shrink(|name| live.contains(name), most, grace, now)?.len())
+    }
+
+    /// Bytes of all that is installed. Looks at every file: blocks.
+    ///
+    /// # Errors
+    /// When the file system fails.
+    pub fn bytes(&self) -> Result<u64, Error> {
+        Ok(self.inner.shelf.entries()?.iter().map(|entry| entry.bytes).sum())
     }
 
     /// Removes what is not in `live` and what nobody has asked for in the last `keep`. `live` must hold the keys of running instances too.

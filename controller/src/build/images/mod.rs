@@ -39,6 +39,7 @@ use crate::backend::User;
 use crate::backend::rooted::Rooted;
 
 pub use config::Settings;
+pub(crate) use config::architecture;
 pub use push::Sent;
 pub use registry::{Access, Remote, reference};
 
@@ -47,6 +48,9 @@ const LAYERS: usize = 3;
 
 /// Images that are fetched at once; more wait.
 const PULLS: usize = 4;
+
+/// What was asked for so lately is not removed for room: somebody may be about to use it.
+const GRACE: Duration = Duration::from_secs(600);
 
 /// Files of an image's root that are read to find its user.
 const LARGEST_PASSWD: u64 = 1 << 20;
@@ -568,24 +572,37 @@ impl Images {
         Ok(listed.collect())
     }
 
-    /// Removes the images that are not in `live` and that nobody has asked for in the last `keep`, the layers of no image, and blobs that
-    /// nobody made an image of. `live` must hold those of running instances too. How many directories and files went. Blocks.
+    /// Removes the images that are not in `live` and that nobody has asked for in the last `keep`, then the layers of no image, those first
+    /// that nobody has asked for the longest, down to `most` bytes, and blobs that nobody made an image of. `live` must hold those of
+    /// running instances too. How many directories and files went. Blocks.
     ///
     /// # Errors
     /// When the file system fails.
-    pub fn collect(&self, live: &HashSet<Digest>, keep: Duration, now: SystemTime) -> Result<usize, Error> {
+    pub fn collect(
+        &self,
+        live: &HashSet<Digest>,
+        keep: Duration,
+        most: u64,
+        now: SystemTime,
+    ) -> Result<usize, Error> {
         let live: HashSet<&str> = live.iter().map(Digest::hex).collect();
-        let mut removed = self.inner.roots.collect(|name| live.contains(name), keep, now)?.len();
+        let inner = &self.inner;
+        let is_live = |name: &str| live.contains(name);
+        let mut removed = inner.roots.collect(is_live, keep, now)?.len();
+        // Their files are their layers': without them these have the room.
+        removed += inner.roots.shrink(is_live, most, GRACE, now)?.len();
         let mut used: HashSet<String> = HashSet::new();
-        for name in self.inner.roots.list()? {
-            if let Some(path) = self.inner.roots.path(&name)
+        for name in inner.roots.list()? {
+            if let Some(path) = inner.roots.path(&name)
                 && let Ok(stored) = read_json::<Stored>(&path.join("image.json"))
             {
                 used.extend(stored.layers.iter().map(|layer| layer.hex().to_owned()));
             }
         }
-        removed += self.inner.layers.collect(|name| used.contains(name), keep, now)?.len();
-        for entry in fs::read_dir(&self.inner.blobs).at("list", &self.inner.blobs)?.flatten() {
+        let is_used = |name: &str| used.contains(name);
+        removed += inner.layers.collect(is_used, keep, now)?.len();
+        removed += inner.layers.shrink(is_used, most, GRACE, now)?.len();
+        for entry in fs::read_dir(&inner.blobs).at("list", &inner.blobs)?.flatten() {
             let put = entry.metadata().and_then(|metadata| metadata.modified());
             if put.is_ok_and(|put| now.duration_since(put).is_ok_and(|age| age >= keep)) {
                 fs::remove_file(entry.path()).at("remove", &entry.path())?;
@@ -593,6 +610,14 @@ impl Images {
             }
         }
         Ok(removed)
+    }
+
+    /// Bytes of all layers, unpacked. Looks at every file: blocks.
+    ///
+    /// # Errors
+    /// When the file system fails.
+    pub fn bytes(&self) -> Result<u64, Error> {
+        Ok(self.inner.layers.entries()?.iter().map(|entry| entry.bytes).sum())
     }
 }
 

@@ -2,6 +2,7 @@
 //! (`~/.docker/config.json` or `DOCKER_CONFIG`, with its credential helpers).
 
 use std::error::Error as _;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use docker_credential::{CredentialRetrievalError, DockerCredential};
@@ -213,6 +214,51 @@ impl Remote {
             came(chunk.len() as u64);
         }
         file.flush().await.map_err(Error::Store)
+    }
+
+    /// Saves the image into a directory below `parent`, an OCI layout named by its digest; one that is there is not fetched again. `missing`
+    /// hears how many bytes are to come, `came` of each that did.
+    ///
+    /// # Errors
+    /// As [`Error`] says; what came whole is not fetched again.
+    pub async fn save(
+        &self,
+        parent: &Path,
+        missing: impl FnOnce(u64),
+        came: impl Fn(u64) + Send + std::marker::Sync,
+    ) -> Result<PathBuf, Error> {
+        let documents = self.documents().await?;
+        let directory = parent.join(documents.digest.hex());
+        if directory.join("index.json").is_file() {
+            return Ok(directory);
+        }
+        let layers = config::layers(&config::manifest(&documents.manifest)?, &documents.config)?;
+        let blobs = directory.join("blobs/sha256");
+        std::fs::create_dir_all(&blobs).map_err(Error::Store)?;
+        let lacking: Vec<_> =
+            layers.iter().filter(|layer| !blobs.join(layer.digest.hex()).is_file()).collect();
+        missing(lacking.iter().map(|layer| layer.size).sum());
+        for layer in lacking {
+            let half = blobs.join(format!("{}.half", layer.digest.hex()));
+            let file = tokio::fs::File::create(&half).await.map_err(Error::Store)?;
+            self.blob(&layer.digest, layer.size, file, &came).await?;
+            std::fs::rename(&half, blobs.join(layer.digest.hex())).map_err(Error::Store)?;
+        }
+        let config = Digest::of(&documents.config);
+        let index = serde_json::json!({ "schemaVersion": 2, "manifests": [{
+            "mediaType": "application/vnd.oci.image.manifest.v1+json",
+            "digest": documents.digest, "size": documents.manifest.len(),
+        }] });
+        for (path, bytes) in [
+            (blobs.join(config.hex()), documents.config),
+            (blobs.join(documents.digest.hex()), documents.manifest),
+            (directory.join("oci-layout"), br#"{"imageLayoutVersion":"1.0.0"}"#.to_vec()),
+            // Last: with it the layout is whole.
+            (directory.join("index.json"), index.to_string().into_bytes()),
+        ] {
+            std::fs::write(path, bytes).map_err(Error::Store)?;
+        }
+        Ok(directory)
     }
 
     /// What it means that an answer broke off.

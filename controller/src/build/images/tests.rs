@@ -311,8 +311,8 @@ async fn what_a_crash_left_and_what_nobody_uses_goes() {
     let later = SystemTime::now() + Duration::from_secs(7200);
     let keep = Duration::from_secs(3600);
     let live = HashSet::from([image.digest.clone()]);
-    assert_eq!(images.collect(&live, keep, later).unwrap(), 0);
-    assert_eq!(images.collect(&HashSet::new(), keep, later).unwrap(), 2, "the root and its layer");
+    assert_eq!(images.collect(&live, keep, u64::MAX, later).unwrap(), 0);
+    assert_eq!(images.collect(&HashSet::new(), keep, u64::MAX, later).unwrap(), 2, "the root and its layer");
     let error = images.ensure(&image, |_| ()).await.unwrap_err();
     assert!(error.to_string().contains("hearth image load"), "{error}");
 }
