@@ -15,7 +15,6 @@ use std::future::poll_fn;
 use std::pin::Pin;
 use std::rc::Rc;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU32, Ordering};
 use std::task::{Context, Poll, Waker};
 use std::time::{Duration, Instant};
 
@@ -44,10 +43,6 @@ const LEAST_ROOM: usize = 8 * 1024;
 /// From here on the instance has something to do: some ten small calls.
 const FLUSH_BYTES: usize = 8 * 1024;
 
-/// While one call is all that runs, its answer is looked for so long before the thread sleeps: a small function's answer comes sooner than
-/// a sleeping thread wakes, which is the greater part of what a gateway adds to a call (on a virtual machine, tens of microseconds).
-const WATCH: Duration = Duration::from_micros(80);
-
 /// Reads in a row before the other tasks of the thread get their turn.
 const READS_IN_A_ROW: usize = 8;
 
@@ -74,10 +69,6 @@ pub(in crate::gateway) struct Peer {
     /// Once it is connected.
     socket: OnceCell<SharedSocket>,
     state: RefCell<State>,
-    /// Calls on the shared connections of all threads.
-    running: Arc<AtomicU32>,
-    /// Whether another core is there for the instance while this thread watches.
-    watches: bool,
 }
 
 #[derive(Debug, Default)]
@@ -94,8 +85,6 @@ struct State {
     alarm: Option<Instant>,
     /// When the pong is due.
     pong_due: Option<Instant>,
-    /// Until when the answer of a call that is alone is watched for.
-    watch_until: Option<Instant>,
 }
 
 impl State {
@@ -131,13 +120,11 @@ impl Peer {
         instance: Arc<Instance>,
         revision: Arc<Revision>,
         limits: ForwardingLimits,
-        running: Arc<AtomicU32>,
     ) -> Rc<Self> {
         let state = RefCell::new(State::default());
         let hello = Hello::new(Role::Invoke, instance.endpoint.secret.as_str());
         Frame::Hello(hello).encode(&mut state.borrow_mut().out).expect("a hello is a few hundred bytes");
-        let watches = std::thread::available_parallelism().is_ok_and(|cores| cores.get() > 1);
-        Rc::new(Self { instance, revision, limits, socket: OnceCell::new(), state, running, watches })
+        Rc::new(Self { instance, revision, limits, socket: OnceCell::new(), state })
     }
 
     /// Whether no more calls can be sent on it.
@@ -179,12 +166,9 @@ impl Peer {
             return Err(never(What::TooLong));
         };
         state.last = stream;
-        let slot_taken = slot.taken();
-        let due = slot_taken + execute;
+        let due = slot.taken() + execute;
         let call = Rc::new(RefCell::new(Call::new(flow, slot, due, invoke.idle)));
         state.calls.insert(stream, Rc::clone(&call));
-        self.running.fetch_add(1, Ordering::Relaxed);
-        state.watch_until = Some(slot_taken + WATCH);
         state.due(due);
         if state.out.len() >= FLUSH_BYTES
             && let Some(socket) = self.socket.get()
@@ -265,7 +249,6 @@ impl Peer {
             state.ended = Some(Arc::clone(&reason));
             std::mem::take(&mut state.calls)
         };
-        self.running.fetch_sub(u32::try_from(calls.len()).unwrap_or(u32::MAX), Ordering::Relaxed);
         // Before the slots come back: nobody else is to be sent there.
         match end {
             // If it has something to say against the instance, the next connection finds out.
@@ -336,23 +319,7 @@ impl Peer {
             Some(waker) => waker.clone_from(cx.waker()),
             none => *none = Some(cx.waker().clone()),
         }
-        if self.watches(&mut state) {
-            // Comes back here after everything else had its turn and the sockets were looked at, without sleep.
-            let again = std::pin::pin!(tokio::task::yield_now());
-            let _pending = again.poll(cx).is_pending();
-        }
         Poll::Pending
-    }
-
-    /// Whether to look again at once, and not sleep.
-    fn watches(&self, state: &mut State) -> bool {
-        let alone = self.watches && state.calls.len() == 1 && self.running.load(Ordering::Relaxed) == 1;
-        let until = state.watch_until.filter(|_| alone);
-        let watches = until.is_some_and(|until| now() < until);
-        if !watches {
-            state.watch_until = None;
-        }
-        watches
     }
 
     fn poll_read(
@@ -414,8 +381,8 @@ impl Peer {
             if let Some(due) = entry.due {
                 state.due(due);
             }
-            if (slot.is_some() || entry.is_over()) && state.calls.remove(&outline.stream).is_some() {
-                self.running.fetch_sub(1, Ordering::Relaxed);
+            if slot.is_some() || entry.is_over() {
+                state.calls.remove(&outline.stream);
             }
             drop((entry, state));
             // Wakes whoever waits for it.
