@@ -88,6 +88,11 @@ struct State {
 }
 
 impl State {
+    /// The number of the next call; `None` when all are used up: those that run end here, and the next ones need another connection.
+    const fn next_stream(&self) -> Option<u32> {
+        self.last.checked_add(1)
+    }
+
     fn wake(&mut self) {
         if let Some(driver) = self.driver.take() {
             driver.wake();
@@ -129,7 +134,8 @@ impl Peer {
 
     /// Whether no more calls can be sent on it.
     pub(in crate::gateway) fn has_ended(&self) -> bool {
-        self.state.borrow().ended.is_some()
+        let state = self.state.borrow();
+        state.ended.is_some() || state.next_stream().is_none()
     }
 
     pub(super) fn never_connected(&self) -> bool {
@@ -153,7 +159,11 @@ impl Peer {
             slot.unused();
             return Err(failure);
         }
-        let stream = state.last + 1;
+        let Some(stream) = state.next_stream() else {
+            // Whoever found this connection asked first whether it takes calls.
+            slot.unused();
+            return Err(never(What::Lost("the connection has had as many calls as it can".to_owned())));
+        };
         let flags = Flags::new(invoke.end, invoke.accept);
         let execute = invoke.execute;
         let deadline = u32::try_from(execute.as_millis()).unwrap_or(u32::MAX).max(1);
@@ -286,9 +296,14 @@ impl Peer {
         }
     }
 
-    /// Ends when the instance was revoked and its last call has ended.
+    /// Ends when the instance was revoked, or no more calls can be numbered, and the last call has ended.
     async fn unneeded(&self) {
-        self.instance.revoked.cancelled().await;
+        // A call's begin and end wake the task, which polls this one too.
+        let used_up = || self.state.borrow().next_stream().is_none();
+        tokio::select! {
+            () = self.instance.revoked.cancelled() => {}
+            () = poll_fn(|_| if used_up() { Poll::Ready(()) } else { Poll::Pending }) => {}
+        }
         // The call's end is seen by the task's other arm, which polls this one again.
         poll_fn(|_| if self.state.borrow().calls.is_empty() { Poll::Ready(()) } else { Poll::Pending }).await;
     }
@@ -314,6 +329,9 @@ impl Peer {
                 Poll::Ready(Err(error)) => return Poll::Ready(self.broken(&state, &error.to_string())),
                 Poll::Pending => break,
             }
+        }
+        if state.out.is_empty() {
+            socket.is_written();
         }
         match &mut state.driver {
             Some(waker) => waker.clone_from(cx.waker()),
@@ -443,5 +461,18 @@ impl Peer {
             state.due(due);
         }
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn numbers_of_calls_are_used_up_and_never_used_again() {
+        let state = |last| State { last, ..State::default() };
+        assert_eq!(state(0).next_stream(), Some(1));
+        assert_eq!(state(u32::MAX - 1).next_stream(), Some(u32::MAX));
+        assert_eq!(state(u32::MAX).next_stream(), None);
     }
 }
