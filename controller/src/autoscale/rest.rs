@@ -5,7 +5,8 @@
 //!           due            Quiet               frozen
 //!  Awake ────────► Asked ────────► Freezing ────────────► Paused
 //!    ▲               │ InUse          │ not frozen          │
-//!    └───────────────┴────────────────┴─────────────────────┘  (Resumed, from any)
+//!    └───────────────┴────────────────┴──────────── Waking ◄┘  (Resumed, from any)
+//!                                                 reserved
 //! ```
 
 use std::time::Duration;
@@ -25,9 +26,14 @@ pub(super) enum Rest {
         round: u64,
     },
     /// It is being frozen.
-    Freezing,
+    Freezing {
+        /// As above: what is heard of an earlier one counts no more.
+        round: u64,
+    },
     /// It stands still.
     Paused,
+    /// The gateway was told to have it run again.
+    Waking,
 }
 
 /// An instance that serves.
@@ -55,7 +61,7 @@ pub(super) fn due(sleepers: &[Sleeper<'_>], after: Duration, reserved: u32, now:
 
 /// Which of a Revision's instances are to run again: when fewer are awake than are reserved, the oldest of those that stand still.
 pub(super) fn to_wake(sleepers: &[Sleeper<'_>], reserved: u32) -> Vec<InstanceId> {
-    let awake = sleepers.iter().filter(|sleeper| sleeper.rest == Rest::Awake).count();
+    let awake = sleepers.iter().filter(|sleeper| matches!(sleeper.rest, Rest::Awake | Rest::Waking)).count();
     let lacking = usize::try_from(reserved).unwrap_or(usize::MAX).saturating_sub(awake);
     let mut paused: Vec<&Sleeper<'_>> =
         sleepers.iter().filter(|sleeper| sleeper.rest == Rest::Paused).collect();
@@ -78,7 +84,7 @@ mod tests {
             sleeper(1, Rest::Awake, Some(at(5)), at(1)),
             sleeper(2, Rest::Awake, None, at(2)),
             sleeper(3, Rest::Paused, Some(at(0)), at(3)),
-            sleeper(4, Rest::Freezing, Some(at(0)), at(4)),
+            sleeper(4, Rest::Freezing { round: 1 }, Some(at(0)), at(4)),
         ];
         let due = |reserved, second| due(&sleepers, Duration::from_secs(10), reserved, at(second));
         assert_eq!(due(0, 9), []);
@@ -98,10 +104,15 @@ mod tests {
             sleeper(0, Rest::Awake, began(0)),
             sleeper(1, Rest::Paused, began(3)),
             sleeper(2, Rest::Paused, began(2)),
-            sleeper(3, Rest::Freezing, began(1)),
+            sleeper(3, Rest::Freezing { round: 1 }, began(1)),
         ];
         assert_eq!(to_wake(&sleepers, 1), []);
         assert_eq!(to_wake(&sleepers, 2), [names[2].clone()]);
         assert_eq!(to_wake(&sleepers, 9), [names[2].clone(), names[1].clone()]);
+        // Who was told so already is not told again.
+        let mut sleepers = sleepers;
+        sleepers[2].rest = Rest::Waking;
+        assert_eq!(to_wake(&sleepers, 2), []);
+        assert_eq!(to_wake(&sleepers, 9), [names[1].clone()]);
     }
 }

@@ -9,6 +9,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use hearth_dispatch::StartFailure;
+use hearth_dispatch::routes::Conflict;
 use hearth_function::spec::{Pause, SourceKind};
 use hearth_function::{
     Code, Digest, Function, FunctionId, FunctionSpec, InstanceCounts, Revision, RevisionId, RevisionSpec,
@@ -21,7 +22,7 @@ use tokio::sync::{Notify, watch};
 use tokio::time::{Instant, sleep_until};
 
 use super::parts::{Found, Missing, Told};
-use super::plan::{Action, Number, Observed, Wanted, plan};
+use super::plan::{Action, Awaited, Number, Observed, Wanted, awaited, plan};
 use super::status;
 use super::{RESYNC, Shared, routes};
 use crate::autoscale::{Target, TrialError, Windows};
@@ -37,6 +38,9 @@ const SOURCE: &str = "hearth.dev/source";
 
 /// How often counts of instances are written, at most: each write is one to the disk.
 const COUNTS: Duration = Duration::from_secs(1);
+
+/// No task looks again sooner, whatever is due: a look for which there turns out to be no step must not keep a core busy.
+const SOONEST: Duration = Duration::from_secs(1);
 
 /// Whether a Function differs in anything that its task goes by (its own status writes do not count).
 pub(super) fn is_news(known: Option<&Function>, newest: Option<&Function>) -> bool {
@@ -101,6 +105,19 @@ struct Memory {
     /// When the status was written last, and from which views.
     written: Option<Instant>,
     shown: Vec<(Number, View)>,
+    /// And with which routes lost.
+    conflicts: Vec<Conflict>,
+}
+
+impl Memory {
+    /// When what the plan waits for is due.
+    fn due(&self, awaited: Awaited) -> Option<Instant> {
+        match awaited {
+            Awaited::Build => self.build.as_ref().map(|(.., at)| *at),
+            Awaited::Parts(number) => self.prepared.get(&number)?.as_ref().err().map(|(_, at)| *at),
+            Awaited::Trial(number) => self.trials.next(number).map(|(at, _)| at),
+        }
+    }
 }
 
 impl Task {
@@ -143,7 +160,7 @@ impl Task {
                 }
                 Box::pin(self.write_status(&observed)).await;
                 self.settle();
-                self.wait(&observed).await;
+                self.wait(&wanted, &observed).await;
                 continue;
             };
             if takes_long(&action) {
@@ -179,18 +196,13 @@ impl Task {
     }
 
     /// Until something has changed, or a retry or the resync is due.
-    async fn wait(&mut self, observed: &Observed) {
-        let retries =
-            self.memory.prepared.values().filter_map(|known| known.as_ref().err().map(|(_, at)| *at));
-        let build = self.memory.build.iter().filter(|(_, found, _)| found.is_err()).map(|(.., at)| *at);
-        let trial =
-            observed.revisions.last_key_value().and_then(|(number, _)| self.memory.trials.next(*number));
-        let trial = trial.map(|(at, _)| at);
-        let wake = retries.chain(build).chain(trial).chain([Instant::now() + RESYNC]).min();
+    async fn wait(&mut self, wanted: &Wanted, observed: &Observed) {
+        let now = Instant::now();
+        let due = awaited(wanted, observed).into_iter().filter_map(|awaited| self.memory.due(awaited));
+        let wake = due.min().map_or(now + RESYNC, |due| due.clamp(now + SOONEST, now + RESYNC));
         let mut conflicts = self.shared.parts.routes.conflicts();
-        let conflicts_before = self.conflicts();
         // What has changed since the status was made counts too.
-        if self.views(observed) != self.memory.shown {
+        if self.views(observed) != self.memory.shown || self.conflicts() != self.memory.conflicts {
             return self.pace().await;
         }
         loop {
@@ -205,10 +217,10 @@ impl Task {
                 () = self.stirred.notified() => if self.views(observed) != self.memory.shown {
                     return self.pace().await;
                 },
-                Ok(()) = conflicts.changed() => if self.conflicts() != conflicts_before {
+                Ok(()) = conflicts.changed() => if self.conflicts() != self.memory.conflicts {
                     return;
                 },
-                () = sleep_until(wake.unwrap_or_else(Instant::now)) => return,
+                () = sleep_until(wake) => return,
             }
         }
     }
@@ -240,7 +252,12 @@ impl Task {
             Action::Prepare(number) => self.prepare(number, observed).await?,
             Action::Put(number, reach) => self.put(number, reach, observed.generation).await,
             Action::Try(number) => self.try_out(number).await?,
-            Action::Mark(number, state) => self.mark(number, state, None).await?,
+            Action::Mark(number, state) => {
+                self.mark(number, state, None).await?;
+                if state == RevisionState::Ready {
+                    self.memory.trials.forget(number);
+                }
+            }
             Action::Serve(number) => self.serve(number, observed.generation),
             Action::Unserve => {
                 self.shared.parts.routes.unserve(&self.id);
@@ -511,10 +528,13 @@ impl Task {
             return;
         }
         self.memory.shown = self.views(observed);
-        let known = self.known(observed);
+        let mut known = self.known(observed);
         if observed.served.is_none() && stored.metadata.deletion_timestamp.is_none() {
             self.say_unready(&known);
+            // Only now it is known which of its routes others have.
+            known = self.known(observed);
         }
+        self.memory.conflicts.clone_from(&known.conflicts);
         let status = status::status(stored.status.as_ref(), &known, Timestamp::now());
         if stored.status.as_ref() == Some(&status) {
             return self.keep(stored);

@@ -7,6 +7,8 @@ use std::time::{Duration, SystemTime};
 
 use hearth_function::spec::SourceKind;
 use hearth_function::{Code, Digest, FunctionSpec, ImageTemplate, RuntimeName, Template};
+use tokio::sync::broadcast;
+use tokio::sync::broadcast::error::{RecvError, TryRecvError};
 
 use crate::backend::interpreters::{self, Interpreter};
 use crate::backend::{ImageForm, Root, User};
@@ -143,24 +145,13 @@ impl Sources {
         let found = Found { code: Some(code), interpreter: Some(interpreter.path), ..Found::default() };
         let Some(plan) = planned.await? else { return Ok(found) };
         let key = plan.key.clone();
-        let mut updates = self.dependencies.updates();
-        let mut ensuring = std::pin::pin!(self.dependencies.ensure(&plan));
-        let path = loop {
-            tokio::select! {
-                path = &mut ensuring => break path,
-                Ok(update) = updates.recv() => {
-                    if update.key == key {
-                        said(&update.progress).into_iter().for_each(&mut tell);
-                    }
-                }
-            }
-        };
-        // The last lines are on their way when the end is known.
-        while let Ok(update) = updates.try_recv() {
+        let updates = self.dependencies.updates();
+        let tell = |update: build::Update| {
             if update.key == key {
                 said(&update.progress).into_iter().for_each(&mut tell);
             }
-        }
+        };
+        let path = follow(updates, self.dependencies.ensure(&plan), tell).await;
         let path = path.map_err(|error| Missing::new("BuildFailed", chain(error.as_ref())))?;
         Ok(Found { dependencies: Some(path), key: Some(key.as_str().to_owned()), ..found })
     }
@@ -295,6 +286,34 @@ fn wants(code: &Path) -> Option<&'static str> {
     }
 }
 
+/// The outcome of `work`; `tell` hears every update meanwhile but those that were too many at once.
+async fn follow<T, U: Clone>(
+    mut updates: broadcast::Receiver<U>,
+    work: impl Future<Output = T>,
+    mut tell: impl FnMut(U),
+) -> T {
+    let mut work = std::pin::pin!(work);
+    let mut open = true;
+    let outcome = loop {
+        tokio::select! {
+            outcome = &mut work => break outcome,
+            update = updates.recv(), if open => match update {
+                Ok(update) => tell(update),
+                Err(RecvError::Lagged(_)) => {}
+                Err(RecvError::Closed) => open = false,
+            },
+        }
+    };
+    // The last lines are on their way when the end is known.
+    loop {
+        match updates.try_recv() {
+            Ok(update) => tell(update),
+            Err(TryRecvError::Lagged(_)) => {}
+            Err(TryRecvError::Empty | TryRecvError::Closed) => return outcome,
+        }
+    }
+}
+
 /// What the condition and the log say of an installation.
 fn said(progress: &build::Progress) -> Vec<Told> {
     let both = |text: String| vec![Told::Progress(text.clone()), Told::Line(text)];
@@ -350,6 +369,29 @@ mod tests {
         assert_eq!(said(&note), [progress("yarn.lock is not read"), line("yarn.lock is not read")]);
         let fetched = build::Progress::Fetched { name: "left-pad".to_owned() };
         assert_eq!(said(&fetched), [progress("fetched left-pad")]);
+    }
+
+    #[tokio::test]
+    async fn updates_are_heard_after_some_were_lost() {
+        let (updates, heard) = broadcast::channel(1);
+        let (done, end) = tokio::sync::oneshot::channel();
+        let mut done = Some(done);
+        for number in 0..3 {
+            updates.send(number).unwrap();
+        }
+        let mut told = Vec::new();
+        let tell = |number| {
+            told.push(number);
+            // As the work ends some more are lost.
+            if let Some(done) = done.take() {
+                updates.send(3).unwrap();
+                updates.send(4).unwrap();
+                done.send(()).unwrap();
+            }
+        };
+        let work = follow(heard, end, tell);
+        tokio::time::timeout(std::time::Duration::from_secs(10), work).await.unwrap().unwrap();
+        assert_eq!(told, [2, 4]);
     }
 
     #[test]

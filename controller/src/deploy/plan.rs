@@ -143,6 +143,41 @@ fn serving(seen: &Observed) -> Option<Number> {
         .or_else(|| newest(|revision| revision.state != RevisionState::Retired))
 }
 
+/// What there is no step for now and will be after a while: a look, or a trial, that has failed and is not to be repeated yet.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Awaited {
+    /// The build of the wanted template.
+    Build,
+    /// The look for the parts of a Revision.
+    Parts(Number),
+    /// The next trial of a Revision.
+    Trial(Number),
+}
+
+/// What the plan waits for: each of these, once it is due, gives it a step. Nothing else that was ever put off is a reason to look again.
+pub(super) fn awaited(wanted: &Wanted, seen: &Observed) -> Vec<Awaited> {
+    if *wanted == Wanted::Gone {
+        return Vec::new();
+    }
+    let lacks_parts = |number: &Number| {
+        seen.revisions.get(number).is_some_and(|revision| revision.prepared == Prepared::Failed)
+    };
+    let mut awaited: Vec<Awaited> =
+        serving(seen).filter(lacks_parts).map(Awaited::Parts).into_iter().collect();
+    let Wanted::Template(digest) = wanted else { return awaited };
+    match seen.revisions.last_key_value().filter(|(_, latest)| latest.digest == *digest) {
+        None if seen.build == Build::Failed => awaited.push(Awaited::Build),
+        Some((&number, latest)) if is_new(latest.state) && lacks_parts(&number) => {
+            awaited.push(Awaited::Parts(number));
+        }
+        Some((&number, latest)) if latest.state == RevisionState::Failed => {
+            awaited.push(Awaited::Trial(number))
+        }
+        _ => {}
+    }
+    awaited
+}
+
 /// Keeps routes, reach and scale of what serves right.
 fn serve(seen: &Observed, serving: Option<Number>, current: Option<Number>) -> Option<Action> {
     let number = serving?;
@@ -394,6 +429,43 @@ mod tests {
     }
 
     #[test]
+    fn what_it_would_not_act_on_is_not_waited_for() {
+        // Tried again for a while, and then a request brought it up.
+        let mut seen = nothing();
+        let mut wanted = Wanted::Template(digest(1));
+        converge(&mut wanted, &digest(1), &mut seen, World { comes_up: false, ..GOOD });
+        assert_eq!(awaited(&wanted, &seen), [Awaited::Trial(1)]);
+        seen.revisions.get_mut(&1).unwrap().came_up = true;
+        converge(&mut wanted, &digest(1), &mut seen, GOOD);
+        assert_eq!(awaited(&wanted, &seen), []);
+
+        // A spec that does not build, and is undone.
+        seen.build = Build::No;
+        let mut other = Wanted::Template(digest(2));
+        converge(&mut other, &digest(2), &mut seen, World { builds: false, ..GOOD });
+        assert_eq!(awaited(&other, &seen), [Awaited::Build]);
+        assert_eq!(awaited(&wanted, &seen), []);
+
+        // The latest has failed, and is no longer what is wanted; or cannot be tried for want of parts.
+        seen.build = Build::No;
+        converge(&mut other, &digest(2), &mut seen, World { comes_up: false, ..GOOD });
+        assert_eq!(awaited(&other, &seen), [Awaited::Trial(2)]);
+        seen.build = Build::Failed;
+        assert_eq!(awaited(&Wanted::Template(digest(3)), &seen), [Awaited::Build]);
+        assert_eq!(awaited(&Wanted::Invalid, &seen), []);
+        let latest = seen.revisions.get_mut(&2).unwrap();
+        (latest.retry, latest.prepared) = (true, Prepared::Failed);
+        converge(&mut other, &digest(2), &mut seen, GOOD);
+        assert_eq!(awaited(&other, &seen), [Awaited::Parts(2)]);
+
+        // Parts of one that serves no longer.
+        seen.revisions.get_mut(&2).unwrap().prepared = Prepared::No;
+        converge(&mut other, &digest(2), &mut seen, GOOD);
+        seen.revisions.get_mut(&1).unwrap().prepared = Prepared::Failed;
+        assert_eq!(awaited(&other, &seen), []);
+    }
+
+    #[test]
     fn after_a_restart_what_was_ready_serves_without_a_trial() {
         let revision =
             |digest, state| Revision { digest, state, prepared: Prepared::No, came_up: false, retry: false };
@@ -450,6 +522,15 @@ mod tests {
                 let mut wanted = Wanted::Unresolved;
                 converge(&mut wanted, &target, &mut seen, World { builds, prepares, comes_up });
                 prop_assert_eq!(plan(&wanted, &seen), None);
+                for one in awaited(&wanted, &seen) {
+                    let mut due = seen.clone();
+                    match one {
+                        Awaited::Build => due.build = Build::No,
+                        Awaited::Parts(number) => due.revisions.get_mut(&number).unwrap().prepared = Prepared::No,
+                        Awaited::Trial(number) => due.revisions.get_mut(&number).unwrap().retry = true,
+                    }
+                    prop_assert!(plan(&wanted, &due).is_some(), "{:?} is waited for in vain", one);
+                }
                 prop_assert!(seen.revisions.len() <= KEPT_REVISIONS + 1);
                 if builds && prepares && comes_up && !failed_before {
                     let (served, _) = seen.served.expect("it came up");

@@ -137,14 +137,14 @@ pub(super) fn served(
 pub(super) fn unready(
     function: &Function,
     id: &FunctionId,
-    message: String,
+    reason: String,
     retry_after: Option<Duration>,
 ) -> Unready {
     Unready {
         function: id.clone(),
         created: crate::store::creation_order(&function.metadata),
         claims: function.spec.http_triggers().map(claim).collect(),
-        message,
+        reason,
         retry_after,
     }
 }
@@ -234,7 +234,7 @@ mod tests {
             function: id.clone(),
             created: 1,
             claims: Vec::new(),
-            message: "installing".to_owned(),
+            reason: "installing".to_owned(),
             retry_after: None,
         };
         routes.unready(unready.clone());

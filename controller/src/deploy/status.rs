@@ -173,13 +173,25 @@ pub(super) fn stages(facts: &Facts) -> (Stage, Stage) {
     (ready, built)
 }
 
-/// Why nothing of a Function serves, and whether that may pass by itself.
+/// Why nothing of a Function serves, as a word for whoever asks (`build_failed`), and whether that may pass by itself.
 pub(super) fn unready(known: &Known) -> (String, bool) {
     match (&known.ready, &known.built) {
-        (Stage::Failed { message, .. }, _) => (message.clone(), false),
-        (_, Stage::Underway { message, .. }) => (message.clone(), true),
-        (Stage::Underway { message, .. } | Stage::Done { message, .. }, _) => (message.clone(), true),
+        (Stage::Failed { reason, .. }, _) => (code_word(reason), false),
+        (_, Stage::Underway { reason, .. }) => (code_word(reason), true),
+        (Stage::Underway { reason, .. } | Stage::Done { reason, .. }, _) => (code_word(reason), true),
     }
+}
+
+/// A condition's reason as codes are written: `BuildFailed` is `build_failed`.
+fn code_word(reason: &str) -> String {
+    let mut word = String::new();
+    for letter in reason.chars() {
+        if letter.is_ascii_uppercase() && !word.is_empty() {
+            word.push('_');
+        }
+        word.push(letter.to_ascii_lowercase());
+    }
+    word
 }
 
 /// Says that a Revision has failed.
@@ -301,9 +313,9 @@ mod tests {
     fn a_function_of_which_nothing_serves_says_why_and_whether_to_wait() {
         let installing = Stage::Underway { reason: "Installing", message: "installing: npm runs".to_owned() };
         let known = Known { built: installing, ..Known::default() };
-        assert_eq!(unready(&known), ("installing: npm runs".to_owned(), true));
+        assert_eq!(unready(&known), ("installing".to_owned(), true));
         let failed = Stage::Failed { reason: "BuildFailed".to_owned(), message: "npm failed".to_owned() };
-        assert_eq!(unready(&Known { ready: failed, ..Known::default() }), ("npm failed".to_owned(), false));
+        assert_eq!(unready(&Known { ready: failed, ..Known::default() }), ("build_failed".to_owned(), false));
     }
 
     #[test]

@@ -132,8 +132,8 @@ pub struct Unready {
     pub created: u64,
     /// As in [`Served`].
     pub claims: Vec<Claim>,
-    /// Why: a sentence for people.
-    pub message: String,
+    /// Why: a word, as in `build_failed`. Anybody may ask: what a build or the function printed is not for them.
+    pub reason: String,
     /// When it may be ready; `None` when it will not be by waiting.
     pub retry_after: Option<Duration>,
 }

@@ -75,7 +75,6 @@ pub(super) fn start(config: Config, channels: Channels, metrics: &Registry) -> R
         connections: Arc::new(Semaphore::new(connections)),
         drain: CancellationToken::new(),
         cut: CancellationToken::new(),
-        calls_running: Arc::default(),
     });
     // From here on, an error drops this, which ends the threads that run already.
     let mut threads = Threads { shared: Arc::clone(&shared), lanes: Vec::new(), control: None };

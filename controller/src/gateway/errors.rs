@@ -1,6 +1,7 @@
 //! Every error that Hearth itself answers: one table from what happened to status and code.
 //!
-//! The body is JSON, `{code, message, requestId}`, for failed starts with `reason` and `lastLines`. What is internal stays in the log.
+//! The body is JSON, `{code, message, requestId}`, where it helps with a `reason`, for failed starts with `lastLines`. What is internal stays
+//! in the log: so does what a build, or a process for one call, has printed.
 
 use std::borrow::Cow;
 use std::time::Duration;
@@ -80,7 +81,9 @@ pub(super) struct Failure {
     pub(super) message: Cow<'static, str>,
     pub(super) retry_after: Option<Duration>,
     pub(super) allow: Option<String>,
-    /// Of a start that failed, and of a process (the `exec` runtime) that did.
+    /// A word that tells more than the code; of a start that failed, that one's counts.
+    pub(super) reason: Option<Cow<'static, str>>,
+    /// Of a start that failed.
     pub(super) start: Option<Arc<StartFailure>>,
 }
 
@@ -98,7 +101,7 @@ struct Body<'a> {
 
 impl Failure {
     pub(super) fn new(code: Code, message: impl Into<Cow<'static, str>>) -> Self {
-        Self { code, message: message.into(), retry_after: None, allow: None, start: None }
+        Self { code, message: message.into(), retry_after: None, allow: None, reason: None, start: None }
     }
 
     pub(super) fn not_found(path: &str) -> Self {
@@ -107,24 +110,27 @@ impl Failure {
 
     /// Nothing of the Function serves yet.
     pub(super) fn not_ready(unready: &Unready) -> Self {
-        let message = format!("{} is not ready: {}", unready.function, unready.message);
-        Self { retry_after: unready.retry_after, ..Self::new(Code::FunctionNotReady, message) }
+        let function = &unready.function;
+        let message = match unready.retry_after {
+            Some(_) => format!("{function} is not ready yet: it is being built or started"),
+            None => format!(
+                "{function} is not ready, and will not be by waiting: `hearth describe function {} -n {}` says why",
+                function.name(),
+                function.namespace()
+            ),
+        };
+        let reason = Some(unready.reason.clone().into());
+        Self { retry_after: unready.retry_after, reason, ..Self::new(Code::FunctionNotReady, message) }
     }
 
-    /// The process of a call has failed; how, and what it printed last.
-    pub(super) fn process_failed(error: CallError) -> Self {
-        /// Lines, and characters of each, that an answer holds at most.
-        const LINES: (usize, usize) = (20, 500);
-        let skip = error.lines.len().saturating_sub(LINES.0);
-        let short = |line: &String| line.chars().take(LINES.1).collect();
-        let last_lines: Vec<String> = error.lines.iter().skip(skip).map(short).collect();
-        let last = last_lines.iter().rev().find(|line| !line.trim().is_empty());
-        let message = match last {
-            Some(last) => format!("the process failed: {}: {last}", error.message),
-            None => format!("the process failed: {}", error.message),
-        };
-        let failure = StartFailure { code: StartCode::ProcessEnded, message: message.clone(), last_lines };
-        Self { start: Some(Arc::new(failure)), ..Self::new(Code::FunctionError, message) }
+    /// The process of a call has failed; how. What it printed is its own and may tell its secrets: it is in the function's log.
+    pub(super) fn process_failed(error: &CallError) -> Self {
+        /// Characters of `name: exit code 3`.
+        const HOW: usize = 200;
+        let how: String = error.message.chars().take(HOW).collect();
+        let message = format!("the process failed: {how}; the function's log has what it printed");
+        let reason = Some(StartCode::ProcessEnded.as_str().into());
+        Self { reason, ..Self::new(Code::FunctionError, message) }
     }
 
     /// `CONNECT` asks for a proxy.
@@ -145,7 +151,7 @@ impl Failure {
             code: self.code.as_str_const(),
             message: &self.message,
             request_id,
-            reason: start.map(|failure| failure.code.as_str()),
+            reason: start.map(|failure| failure.code.as_str()).or(self.reason.as_deref()),
             last_lines: start.map_or(&[], |failure| failure.last_lines.as_slice()),
         };
         let body = serde_json::to_vec(&body).expect("texts are always JSON");
@@ -230,10 +236,10 @@ mod tests {
     }
 
     #[test]
-    fn a_process_that_failed_says_how_with_its_last_lines() {
-        let lines = (0..30).map(|number| format!("line {number}")).chain([String::new()]).collect();
+    fn a_process_that_failed_says_how_and_keeps_what_it_printed() {
+        let lines = vec!["+ export TOKEN=secret".to_owned()];
         let error = CallError { lines, ..CallError::new("ProcessEnded", "sh: exit code 3") };
-        let response = Failure::process_failed(error).response("r1");
+        let response = Failure::process_failed(&error).response("r1");
         assert_eq!(response.status(), 502);
         let body: serde_json::Value = serde_json::from_slice(response.body()).unwrap();
         assert_eq!(
@@ -241,10 +247,10 @@ mod tests {
             (
                 &"function_error".into(),
                 &"process_ended".into(),
-                &"the process failed: sh: exit code 3: line 29".into()
+                &"the process failed: sh: exit code 3; the function's log has what it printed".into()
             )
         );
-        assert_eq!(body["lastLines"].as_array().unwrap().len(), 20);
+        assert!(body["lastLines"].is_null() && body["requestId"] == "r1", "{body}");
     }
 
     #[test]

@@ -4,7 +4,6 @@ use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
 use std::rc::Rc;
 use std::sync::Arc;
-use std::sync::atomic::AtomicU32;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -33,8 +32,6 @@ pub(super) struct Shared {
     pub(super) drain: CancellationToken,
     /// The end, whatever runs.
     pub(super) cut: CancellationToken,
-    /// Calls on shared connections, of all threads.
-    pub(super) calls_running: Arc<AtomicU32>,
 }
 
 /// How late a record may be.
@@ -79,8 +76,7 @@ impl Lane {
             return Rc::clone(peer);
         }
         let limits = self.shared.config.forwarding.clone();
-        let running = Arc::clone(&self.shared.calls_running);
-        let peer = Peer::new(Arc::clone(instance), Arc::clone(revision), limits, running);
+        let peer = Peer::new(Arc::clone(instance), Arc::clone(revision), limits);
         self.peers.borrow_mut().insert(id.clone(), Rc::clone(&peer));
         let (lane, driven, id) = (Rc::clone(self), Rc::clone(&peer), id.clone());
         self.tasks.spawn_local(async move {

@@ -40,6 +40,8 @@ pub enum Happened {
     },
     /// What came of [`Pool::freeze`].
     Paused {
+        /// Of which announcement ([`Freezer::want`](super::Freezer::want)).
+        round: u64,
         /// Whether it stands still.
         frozen: bool,
     },

@@ -15,6 +15,22 @@ pub(super) const INTERNAL: &str = "an error inside Hearth ended the instance";
 /// Where an instance has the user's code.
 const CODE: &str = "/code/";
 
+/// Characters of a message, of a line and of a stack, and lines, that are taken in. All of it comes from the instance, up to a frame's length,
+/// and goes into the status, to those who wait and into the log, which others write to as well.
+const MESSAGE: usize = 2000;
+const LINE: usize = 500;
+const STACK: usize = 8000;
+const LINES: usize = 20;
+
+/// The first `most` characters, with a sign where there were more.
+fn cut(mut text: String, most: usize) -> String {
+    if let Some((end, _)) = text.char_indices().nth(most) {
+        text.truncate(end);
+        text.push('…');
+    }
+    text
+}
+
 /// A failed start.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Failure {
@@ -30,7 +46,7 @@ pub struct Failure {
 
 impl Failure {
     fn new(fault: Fault, code: StartCode, message: String) -> Self {
-        let told = StartFailure { code, message, last_lines: Vec::new() };
+        let told = StartFailure { code, message: cut(message, MESSAGE), last_lines: Vec::new() };
         Self { told, fault, stack: None, phases: Phases::default() }
     }
 
@@ -121,12 +137,13 @@ impl Failure {
         };
         let place = error.stack.as_deref().and_then(place).filter(|place| !error.message.contains(place));
         let message = match place {
-            Some(place) => format!("{} ({place})", error.message),
+            Some(place) => format!("{} ({place})", cut(error.message, MESSAGE - LINE)),
             None => error.message,
         };
         let mut failure = Self::new(Fault::Function, code, message);
-        failure.told.last_lines = error.lines;
-        failure.stack = error.stack;
+        let skip = error.lines.len().saturating_sub(LINES);
+        failure.told.last_lines = error.lines.into_iter().skip(skip).map(|line| cut(line, LINE)).collect();
+        failure.stack = error.stack.map(|stack| cut(stack, STACK));
         failure
     }
 }
@@ -203,6 +220,23 @@ mod tests {
             assert_eq!(failure.told.message, message, "{stack}");
             assert_eq!(failure.stack.as_deref(), Some(stack));
         }
+    }
+
+    #[test]
+    fn what_an_instance_says_of_its_failure_has_bounds() {
+        let long = "ü".repeat(100_000);
+        let mut error = CallError { lines: vec![long.clone(); 100], ..CallError::new("LoadFailed", &long) };
+        error.stack = Some(format!("{long}\n    at boot (/code/index.js:2:25)"));
+        let failure = Failure::load(error);
+        let length = |text: &str| text.chars().count();
+        assert!(length(&failure.told.message) <= MESSAGE + 1, "{}", length(&failure.told.message));
+        assert!(failure.told.message.ends_with("… (index.js:2)"));
+        assert_eq!(failure.told.last_lines.len(), LINES);
+        assert!(failure.told.last_lines.iter().all(|line| length(line) == LINE + 1));
+        assert_eq!(failure.stack.as_deref().map(length), Some(STACK + 1));
+        let refused = CallError::new("Refused", &long);
+        let failure = Failure::control(control::Error::Refused(refused), std::time::Duration::ZERO);
+        assert_eq!(length(&failure.told.message), MESSAGE + 1);
     }
 
     #[test]

@@ -87,6 +87,7 @@ pub(super) enum What {
     },
     /// It was to be frozen.
     Paused {
+        round: u64,
         frozen: bool,
     },
     StartFailed(Failure),

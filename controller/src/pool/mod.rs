@@ -189,7 +189,7 @@ impl Pool {
                 tracing::warn!(%instance, error = crate::telemetry::chain(&error), "an idle instance was not frozen");
                 false
             });
-            let what = What::Paused { frozen };
+            let what = What::Paused { round, frozen };
             let _nobody = reports.send(Report { instance, what }).await.is_err();
         });
     }
@@ -222,6 +222,15 @@ impl Pool {
     pub fn take_measurement(&mut self) -> Option<Measured> {
         let news = self.unseen.has_changed().unwrap_or(false);
         news.then(|| self.unseen.borrow_and_update().clone())
+    }
+
+    /// An instance stands still: [`Happened::Paused`] said so and no thaw has come since.
+    pub fn paused(&mut self, instance: &InstanceId) {
+        if let Some(entry) = self.instances.get_mut(instance)
+            && entry.state == State::Ready
+        {
+            entry.step(instance, life::Event::Paused);
+        }
     }
 
     /// A paused instance was thawed.

@@ -31,12 +31,8 @@ impl Pool {
                 entry.step(&instance, life::Event::Pooled);
                 (entry.state == State::Pooled).then_some(Happened::Pooled { phases, memory_bytes })
             }
-            What::Paused { frozen } => {
-                if frozen && entry.state == State::Ready {
-                    entry.step(&instance, life::Event::Paused);
-                }
-                Some(Happened::Paused { frozen })
-            }
+            // Only who asked for it knows whether it was thawed since: see `Pool::paused`.
+            What::Paused { round, frozen } => Some(Happened::Paused { round, frozen }),
             What::Ready { endpoint, phases, served } => {
                 entry.phases = phases;
                 entry.step(&instance, life::Event::Loaded);

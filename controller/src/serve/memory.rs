@@ -2,11 +2,12 @@
 //!
 //! The allocator keeps what was freed, in an arena for each few threads. Starting up and deployments are what frees much: packing, parsing
 //! and planning a thousand functions left ten to twenty megabytes of it. So after these, when the store has come to rest, what is whole pages
-//! is handed back to the kernel. That takes a few milliseconds and happens at no time of a request's own; what traffic changes in the
-//! store does not cause it.
+//! is handed back to the kernel. That takes a few milliseconds on a thread of its own; requests that are served meanwhile may wait for the
+//! allocator's locks. What traffic changes in the store does not cause it, and while deployments follow each other it waits for their end,
+//! though not for ever.
 //!
 //! The same goes for code: starting up and deploying run through most of the binary once, and what was run stays resident. It is let go
-//! too; what serves comes back from the page cache with its first use, a microsecond for each page.
+//! too; what serves comes back from the page cache with its first use, a microsecond for each page that is still there.
 
 use std::time::Duration;
 
@@ -32,7 +33,10 @@ pub(super) async fn run(store: Store) {
                 Err(_) => break,
             }
         }
-        give_back();
+        // It reads files and holds locks of the allocator: nothing for a thread that others' tasks are on.
+        if let Err(error) = tokio::task::spawn_blocking(give_back).await {
+            tracing::error!(%error, "giving memory back has panicked");
+        }
         loop {
             match changes.next().await {
                 Some(Change::Deployment) => break,
@@ -100,15 +104,15 @@ fn give_back() {
     }
 }
 
-/// Lets go of the pages of the binary's own code and constants.
+/// Lets go of the pages of the binary's own code.
 #[expect(unsafe_code, reason = "no safe wrapper can know that nothing has written to the pages")]
 fn give_back_code() -> std::io::Result<()> {
     let program = std::env::current_exe()?;
     let maps = std::fs::read_to_string("/proc/self/smaps")?;
     for (start, end) in clean_parts(&maps, &program.to_string_lossy()) {
         let address = std::ptr::with_exposed_provenance_mut(start);
-        // SAFETY: a mapping of a file that cannot be written, and never was, has only what the file has: dropped pages come back from there
-        // when they are used, in this thread and in all others.
+        // SAFETY: a private mapping of a file of which no page is a copy, in memory or in swap, has only what the file has: dropped pages come
+        // back from there when they are used, in this thread and in all others. It is code, which nothing writes to between the look and now.
         if unsafe { libc::madvise(address, end - start, libc::MADV_DONTNEED) } != 0 {
             return Err(std::io::Error::last_os_error());
         }
@@ -116,29 +120,32 @@ fn give_back_code() -> std::io::Result<()> {
     Ok(())
 }
 
-/// Where `program` is mapped, cannot be written and has no page that differs from the file (the linker writes to some before it protects
-/// them), from `/proc/self/smaps`.
+/// Where the code of `program` is mapped and has no page that differs from the file (a debugger writes to some), from `/proc/self/smaps`. A page
+/// that was written to is anonymous, or in swap: both counts must be there and be 0.
 fn clean_parts(maps: &str, program: &str) -> Vec<(usize, usize)> {
     let mut found = Vec::new();
-    let mut part = None;
+    let (mut part, mut unwritten) = (None, false);
     for line in maps.lines() {
+        let is_none = || line.split_whitespace().nth(1) == Some("0");
         if line.starts_with("Anonymous:") {
-            let clean = line.split_whitespace().nth(1) == Some("0");
-            found.extend(part.take().filter(|_| clean));
-        } else if line.ends_with(program) {
-            part = range(line);
+            unwritten = is_none();
+        } else if line.starts_with("Swap:") {
+            found.extend(part.take().filter(|_| unwritten && is_none()));
+        } else if !line.split_whitespace().next().is_some_and(|first| first.ends_with(':')) {
+            // The first line of a mapping.
+            part = if line.ends_with(program) { range(line) } else { None };
+            unwritten = false;
         }
     }
     found
 }
 
-/// The addresses of a mapping that is not writable.
+/// The addresses of a mapping of code.
 fn range(line: &str) -> Option<(usize, usize)> {
     let (range, rest) = line.split_once(' ')?;
     let (start, end) = range.split_once('-')?;
     let parse = |hex| usize::from_str_radix(hex, 16).ok();
-    let fixed = rest.starts_with("r-xp ") || rest.starts_with("r--p ");
-    fixed.then_some((parse(start)?, parse(end)?))
+    rest.starts_with("r-xp ").then_some((parse(start)?, parse(end)?))
 }
 
 #[cfg(target_env = "gnu")]
@@ -172,16 +179,27 @@ mod tests {
 55d0c0000000-55d0c0400000 r--p 00000000 fe:00 12 /usr/bin/hearth
 Rss: 4 kB
 Anonymous:             0 kB
+Swap:                  0 kB
 55d0c0400000-55d0c1000000 r-xp 00400000 fe:00 12 /usr/bin/hearth
 Anonymous:             0 kB
-55d0c1000000-55d0c1100000 r--p 01000000 fe:00 12 /usr/bin/hearth
+Swap:                  0 kB
+SwapPss:               0 kB
+55d0c1000000-55d0c1100000 r-xp 01000000 fe:00 12 /usr/bin/hearth
 Anonymous:          1024 kB
-55d0c1100000-55d0c1200000 rw-p 01100000 fe:00 12 /usr/bin/hearth
+Swap:                  0 kB
+55d0c1100000-55d0c1200000 r-xp 01100000 fe:00 12 /usr/bin/hearth
+Anonymous:             0 kB
+Swap:                  4 kB
+55d0c1200000-55d0c1300000 rw-p 01100000 fe:00 12 /usr/bin/hearth
+Anonymous:             0 kB
+Swap:                  0 kB
+55d0c1300000-55d0c1400000 r-xp 01200000 fe:00 12 /usr/bin/hearth
 Anonymous:             0 kB
 7f0000000000-7f0000200000 r-xp 00000000 fe:00 13 /usr/lib/libc.so.6
-Anonymous:             0 kB";
+Anonymous:             0 kB
+Swap:                  0 kB";
         let found = clean_parts(maps, "/usr/bin/hearth");
-        assert_eq!(found, [(0x55d0_c000_0000, 0x55d0_c040_0000), (0x55d0_c040_0000, 0x55d0_c100_0000)]);
+        assert_eq!(found, [(0x55d0_c040_0000, 0x55d0_c100_0000)]);
         // And what runs goes on.
         give_back();
     }

@@ -116,7 +116,7 @@ impl Service {
                 self.granted.insert(instance);
                 self.outbox.push_back(ToGateway::Grant { revision, endpoint: *endpoint, slots });
             }
-            Happened::Paused { frozen } => self.note_frozen(&instance, frozen, now),
+            Happened::Paused { round, frozen } => self.note_frozen(&instance, round, frozen, now),
             Happened::Failed(failure) => self.note_failed(instance, revision, failure, now),
             Happened::Ended { how } => {
                 tracing::warn!(%revision, %instance, how, "instance ended");
@@ -202,10 +202,10 @@ impl Service {
             about,
             format!("the instance did not start: {}", failure.told.message),
         );
-        for line in
-            failure.stack.iter().flat_map(|stack| stack.lines()).filter(|line| !line.trim().is_empty())
-        {
-            offer_note(&self.logs, function, about, line.to_owned());
+        if let Some(stack) = &failure.stack {
+            // One entry, however many lines: a function must not fill the queue that others' entries wait in.
+            let lines: Vec<&str> = stack.lines().filter(|line| !line.trim().is_empty()).collect();
+            offer_note(&self.logs, function, about, lines.join("\n"));
         }
         record.note_start(start, None);
         record.note_failure(&failure.told);

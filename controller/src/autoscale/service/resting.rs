@@ -24,9 +24,12 @@ impl Service {
                 && !record.target.template.is_single_use()
         };
         for record in self.records.values_mut().filter(serves) {
-            // A window may begin while they stand still. One that is named twice, because its answer is on its way, is none the worse.
+            // A window may begin while they stand still.
             for instance in rest::to_wake(&record.sleepers(), record.reserved()) {
-                self.outbox.push_back(ToGateway::Wake { instance });
+                if let Some(member) = record.instances.get_mut(&instance) {
+                    member.rest = Rest::Waking;
+                    self.outbox.push_back(ToGateway::Wake { instance });
+                }
             }
             let Some(after) = record.target.pause else { continue };
             for instance in rest::due(&record.sleepers(), after, record.reserved(), now) {
@@ -44,7 +47,7 @@ impl Service {
         if let Some(member) = self.member(instance)
             && let Rest::Asked { round } = member.rest
         {
-            member.rest = Rest::Freezing;
+            member.rest = Rest::Freezing { round };
             self.pool.freeze(instance, round);
         }
     }
@@ -57,14 +60,17 @@ impl Service {
         }
     }
 
-    /// What came of a freeze.
-    pub(super) fn note_frozen(&mut self, instance: &InstanceId, frozen: bool, now: Instant) {
+    /// What came of a freeze. It is late when a request has thawed the instance meanwhile: then it runs, whatever is said here.
+    pub(super) fn note_frozen(&mut self, instance: &InstanceId, round: u64, frozen: bool, now: Instant) {
         if let Some(member) = self.member(instance)
-            && member.rest == Rest::Freezing
+            && member.rest == (Rest::Freezing { round })
         {
             member.rest = if frozen { Rest::Paused } else { Rest::Awake };
             // One that could not be frozen is not tried again at once.
             member.idle_since = Some(now);
+            if frozen {
+                self.pool.paused(instance);
+            }
         }
     }
 

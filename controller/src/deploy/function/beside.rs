@@ -48,8 +48,8 @@ impl Task {
     /// Has those who ask for a Function of which nothing serves yet told why.
     pub(super) fn say_unready(&self, known: &Known) {
         let Some(function) = self.memory.function.as_deref() else { return };
-        let (message, passes) = status::unready(known);
-        let unready = routes::unready(function, &self.id, message, passes.then_some(COME_AGAIN));
+        let (reason, passes) = status::unready(known);
+        let unready = routes::unready(function, &self.id, reason, passes.then_some(COME_AGAIN));
         self.shared.parts.routes.unready(unready);
     }
 }

@@ -15,7 +15,6 @@ use std::future::poll_fn;
 use std::pin::Pin;
 use std::rc::Rc;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU32, Ordering};
 use std::task::{Context, Poll, Waker};
 use std::time::{Duration, Instant};
 
@@ -44,10 +43,6 @@ const LEAST_ROOM: usize = 8 * 1024;
 /// From here on the instance has something to do: some ten small calls.
 const FLUSH_BYTES: usize = 8 * 1024;
 
-/// While one call is all that runs, its answer is looked for so long before the thread sleeps: a small function's answer comes sooner than
-/// a sleeping thread wakes, which is the greater part of what a gateway adds to a call (on a virtual machine, tens of microseconds).
-const WATCH: Duration = Duration::from_micros(80);
-
 /// Reads in a row before the other tasks of the thread get their turn.
 const READS_IN_A_ROW: usize = 8;
 
@@ -74,10 +69,6 @@ pub(in crate::gateway) struct Peer {
     /// Once it is connected.
     socket: OnceCell<SharedSocket>,
     state: RefCell<State>,
-    /// Calls on the shared connections of all threads.
-    running: Arc<AtomicU32>,
-    /// Whether another core is there for the instance while this thread watches.
-    watches: bool,
 }
 
 #[derive(Debug, Default)]
@@ -94,11 +85,14 @@ struct State {
     alarm: Option<Instant>,
     /// When the pong is due.
     pong_due: Option<Instant>,
-    /// Until when the answer of a call that is alone is watched for.
-    watch_until: Option<Instant>,
 }
 
 impl State {
+    /// The number of the next call; `None` when all are used up: those that run end here, and the next ones need another connection.
+    const fn next_stream(&self) -> Option<u32> {
+        self.last.checked_add(1)
+    }
+
     fn wake(&mut self) {
         if let Some(driver) = self.driver.take() {
             driver.wake();
@@ -131,18 +125,17 @@ impl Peer {
         instance: Arc<Instance>,
         revision: Arc<Revision>,
         limits: ForwardingLimits,
-        running: Arc<AtomicU32>,
     ) -> Rc<Self> {
         let state = RefCell::new(State::default());
         let hello = Hello::new(Role::Invoke, instance.endpoint.secret.as_str());
         Frame::Hello(hello).encode(&mut state.borrow_mut().out).expect("a hello is a few hundred bytes");
-        let watches = std::thread::available_parallelism().is_ok_and(|cores| cores.get() > 1);
-        Rc::new(Self { instance, revision, limits, socket: OnceCell::new(), state, running, watches })
+        Rc::new(Self { instance, revision, limits, socket: OnceCell::new(), state })
     }
 
     /// Whether no more calls can be sent on it.
     pub(in crate::gateway) fn has_ended(&self) -> bool {
-        self.state.borrow().ended.is_some()
+        let state = self.state.borrow();
+        state.ended.is_some() || state.next_stream().is_none()
     }
 
     pub(super) fn never_connected(&self) -> bool {
@@ -166,7 +159,11 @@ impl Peer {
             slot.unused();
             return Err(failure);
         }
-        let stream = state.last + 1;
+        let Some(stream) = state.next_stream() else {
+            // Whoever found this connection asked first whether it takes calls.
+            slot.unused();
+            return Err(never(What::Lost("the connection has had as many calls as it can".to_owned())));
+        };
         let flags = Flags::new(invoke.end, invoke.accept);
         let execute = invoke.execute;
         let deadline = u32::try_from(execute.as_millis()).unwrap_or(u32::MAX).max(1);
@@ -179,12 +176,9 @@ impl Peer {
             return Err(never(What::TooLong));
         };
         state.last = stream;
-        let slot_taken = slot.taken();
-        let due = slot_taken + execute;
+        let due = slot.taken() + execute;
         let call = Rc::new(RefCell::new(Call::new(flow, slot, due, invoke.idle)));
         state.calls.insert(stream, Rc::clone(&call));
-        self.running.fetch_add(1, Ordering::Relaxed);
-        state.watch_until = Some(slot_taken + WATCH);
         state.due(due);
         if state.out.len() >= FLUSH_BYTES
             && let Some(socket) = self.socket.get()
@@ -265,7 +259,6 @@ impl Peer {
             state.ended = Some(Arc::clone(&reason));
             std::mem::take(&mut state.calls)
         };
-        self.running.fetch_sub(u32::try_from(calls.len()).unwrap_or(u32::MAX), Ordering::Relaxed);
         // Before the slots come back: nobody else is to be sent there.
         match end {
             // If it has something to say against the instance, the next connection finds out.
@@ -303,9 +296,14 @@ impl Peer {
         }
     }
 
-    /// Ends when the instance was revoked and its last call has ended.
+    /// Ends when the instance was revoked, or no more calls can be numbered, and the last call has ended.
     async fn unneeded(&self) {
-        self.instance.revoked.cancelled().await;
+        // A call's begin and end wake the task, which polls this one too.
+        let used_up = || self.state.borrow().next_stream().is_none();
+        tokio::select! {
+            () = self.instance.revoked.cancelled() => {}
+            () = poll_fn(|_| if used_up() { Poll::Ready(()) } else { Poll::Pending }) => {}
+        }
         // The call's end is seen by the task's other arm, which polls this one again.
         poll_fn(|_| if self.state.borrow().calls.is_empty() { Poll::Ready(()) } else { Poll::Pending }).await;
     }
@@ -332,27 +330,14 @@ impl Peer {
                 Poll::Pending => break,
             }
         }
+        if state.out.is_empty() {
+            socket.is_written();
+        }
         match &mut state.driver {
             Some(waker) => waker.clone_from(cx.waker()),
             none => *none = Some(cx.waker().clone()),
         }
-        if self.watches(&mut state) {
-            // Comes back here after everything else had its turn and the sockets were looked at, without sleep.
-            let again = std::pin::pin!(tokio::task::yield_now());
-            let _pending = again.poll(cx).is_pending();
-        }
         Poll::Pending
-    }
-
-    /// Whether to look again at once, and not sleep.
-    fn watches(&self, state: &mut State) -> bool {
-        let alone = self.watches && state.calls.len() == 1 && self.running.load(Ordering::Relaxed) == 1;
-        let until = state.watch_until.filter(|_| alone);
-        let watches = until.is_some_and(|until| now() < until);
-        if !watches {
-            state.watch_until = None;
-        }
-        watches
     }
 
     fn poll_read(
@@ -414,8 +399,8 @@ impl Peer {
             if let Some(due) = entry.due {
                 state.due(due);
             }
-            if (slot.is_some() || entry.is_over()) && state.calls.remove(&outline.stream).is_some() {
-                self.running.fetch_sub(1, Ordering::Relaxed);
+            if slot.is_some() || entry.is_over() {
+                state.calls.remove(&outline.stream);
             }
             drop((entry, state));
             // Wakes whoever waits for it.
@@ -476,5 +461,18 @@ impl Peer {
             state.due(due);
         }
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn numbers_of_calls_are_used_up_and_never_used_again() {
+        let state = |last| State { last, ..State::default() };
+        assert_eq!(state(0).next_stream(), Some(1));
+        assert_eq!(state(u32::MAX - 1).next_stream(), Some(u32::MAX));
+        assert_eq!(state(u32::MAX).next_stream(), None);
     }
 }

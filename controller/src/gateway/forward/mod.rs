@@ -65,8 +65,7 @@ impl From<What> for Failure {
             What::Busy => {
                 Self::new(Code::InstanceLost, "the instance refused the call: it had no room for it")
             }
-            // A process for each call has no other way to say what is wrong than its end and its standard error.
-            What::Threw(error) if error.kind == error_type::PROCESS_ENDED => Self::process_failed(error),
+            What::Threw(error) if error.kind == error_type::PROCESS_ENDED => Self::process_failed(&error),
             // The text is the function's own and may tell its secrets: it is in the function's log.
             What::Threw(error) => Self::new(
                 Code::FunctionError,

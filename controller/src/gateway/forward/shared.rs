@@ -76,6 +76,11 @@ impl SharedSocket {
         }
     }
 
+    /// Nothing is left to be written, whoever wrote it: its writability is of no interest any more.
+    pub(super) fn is_written(&self) {
+        drop(self.full.take());
+    }
+
     /// Writes as much as the socket takes at once.
     pub(super) fn try_write(&self, bytes: &[u8]) -> io::Result<usize> {
         Ok(rustix::net::send(self.socket.get_ref(), bytes, SendFlags::NOSIGNAL | SendFlags::DONTWAIT)?)
@@ -128,6 +133,17 @@ mod tests {
         tokio::join!(write, async { other.read_exact(&mut got).await.unwrap() });
         assert_eq!(got, sent);
         assert!(socket.full.borrow().is_none(), "it listens for writability no longer");
+
+        // What waits for room may be written by somebody else, who does not wait.
+        let full = poll_fn(|cx| {
+            while socket.poll_write(cx, &sent).is_ready() {}
+            std::task::Poll::Ready(socket.full.borrow().is_some())
+        });
+        assert!(full.await);
+        socket.is_written();
+        assert!(socket.full.borrow().is_none());
+        let mut rest = vec![0; 1 << 20];
+        while tokio::time::timeout(Duration::ZERO, other.read(&mut rest)).await.is_ok() {}
 
         // And it still hears what comes, in pieces larger and smaller than the room for it, and the end.
         let mut buffer = BytesMut::new();

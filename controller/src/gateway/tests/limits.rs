@@ -178,7 +178,7 @@ async fn a_function_of_which_nothing_serves_says_why() {
             kind: hearth_dispatch::routes::PathKind::Prefix,
             methods: Vec::new(),
         }],
-        message: "installing dependencies: npm runs".to_owned(),
+        reason: "installing".to_owned(),
         retry_after,
     };
     rig.handle.serve_all(vec![served(Timeouts::default())], vec![unready(Some(Duration::from_secs(2)))]);
@@ -186,8 +186,12 @@ async fn a_function_of_which_nothing_serves_says_why() {
         let reply = rig.get(path).await;
         assert_eq!((reply.status, reply.code().as_str()), (503, "function_not_ready"));
         assert_eq!(reply.header("retry-after"), Some("2"));
-        assert!(reply.text().contains("default/new is not ready: installing dependencies: npm runs"));
+        let body: serde_json::Value = serde_json::from_str(&reply.text()).unwrap();
+        assert_eq!(body["reason"], "installing");
+        assert_eq!(body["message"], "default/new is not ready yet: it is being built or started");
     }
     rig.handle.serve_all(vec![served(Timeouts::default())], vec![unready(None)]);
-    assert_eq!(rig.get("/new").await.header("retry-after"), None);
+    let reply = rig.get("/new").await;
+    assert_eq!(reply.header("retry-after"), None);
+    assert!(reply.text().contains("hearth describe function new -n default"), "{}", reply.text());
 }
