@@ -1,5 +1,7 @@
 //! `kubectl auth can-i` and `kubectl auth whoami`: whoever has the token may do everything that is served.
 
+mod proto;
+
 use axum::body::Body;
 use axum::response::{IntoResponse, Response};
 use axum::routing::post;
@@ -36,13 +38,16 @@ pub(super) fn routes() -> Router<Context> {
         .route("/apis/authentication.k8s.io/v1/selfsubjectreviews", post(who))
 }
 
-async fn read<T: serde::de::DeserializeOwned>(request_body: Body) -> Result<T, Failure> {
-    serde_json::from_value(patch::yaml(&body::object(request_body).await?)?)
-        .map_err(|error| Failure::bad_request(&format!("the review cannot be read: {error}")))
+fn unreadable(error: &dyn std::fmt::Display) -> Failure {
+    Failure::bad_request(&format!("the review cannot be read: {error}"))
 }
 
 async fn access(request_body: Body) -> Result<Response, Failure> {
-    let mut review: SelfSubjectAccessReview = read(request_body).await?;
+    let content = body::object(request_body).await?;
+    let mut review: SelfSubjectAccessReview = match proto::access_review(&content) {
+        Some(review) => review.map_err(|error| unreadable(&error))?,
+        None => serde_json::from_value(patch::yaml(&content)?).map_err(|error| unreadable(&error))?,
+    };
     let reason = match &review.spec.resource_attributes {
         Some(wanted) => allowed(wanted).err(),
         None => None,
@@ -80,7 +85,13 @@ fn allowed(wanted: &ResourceAttributes) -> Result<(), String> {
 }
 
 async fn rules(request_body: Body) -> Result<Response, Failure> {
-    let mut review: SelfSubjectRulesReview = read(request_body).await?;
+    let content = body::object(request_body).await?;
+    // The answer is the same in every namespace, which is all that is asked about.
+    let mut review = if proto::is_protobuf(&content) {
+        SelfSubjectRulesReview::default()
+    } else {
+        serde_json::from_value(patch::yaml(&content)?).map_err(|error| unreadable(&error))?
+    };
     let rule = |(group, resource, verbs): &(&str, &str, &[&str])| ResourceRule {
         api_groups: Some(vec![(*group).to_owned()]),
         resources: Some(vec![(*resource).to_owned()]),

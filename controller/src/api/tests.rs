@@ -25,6 +25,8 @@ use super::ports::{Activity, Error as PortError, Instance, LogLine, LogQuery};
 use super::*;
 use crate::backend::Capability;
 
+mod clients;
+
 /// Remembers what it was asked and answers plainly.
 #[derive(Debug, Default)]
 struct Fake {

@@ -238,9 +238,9 @@ fn manager(parameter: String, headers: &HeaderMap) -> Result<String, Failure> {
 fn generate_name(object: &mut Value) -> Result<(), Failure> {
     // Without what can be read as something else.
     const LETTERS: &[u8; 27] = b"bcdfghjklmnpqrstvwxz2456789";
-    let metadata = &mut object["metadata"];
-    let Some(prefix) = metadata["generateName"].as_str() else { return Ok(()) };
-    if metadata["name"].as_str().is_some_and(|name| !name.is_empty()) {
+    let Some(metadata) = object.get_mut("metadata").and_then(Value::as_object_mut) else { return Ok(()) };
+    let Some(prefix) = metadata.get("generateName").and_then(Value::as_str) else { return Ok(()) };
+    if metadata.get("name").and_then(Value::as_str).is_some_and(|name| !name.is_empty()) {
         return Ok(());
     }
     let mut random = [0; 5];
@@ -251,7 +251,7 @@ fn generate_name(object: &mut Value) -> Result<(), Failure> {
     let letter =
         |byte: &u8| char::from(LETTERS.get(usize::from(*byte) % LETTERS.len()).copied().unwrap_or(b'x'));
     let name = format!("{prefix}{}", random.iter().map(letter).collect::<String>());
-    metadata["name"] = json!(name);
+    metadata.insert("name".to_owned(), json!(name));
     Ok(())
 }
 

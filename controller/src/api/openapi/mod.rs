@@ -21,7 +21,7 @@ const V2_PROTOBUF: &str = "application/com.github.proto-openapi.spec.v2.v1.0+pro
 
 static V3: LazyLock<Value> = LazyLock::new(document);
 static V2: LazyLock<Value> = LazyLock::new(
-    || json!({ "swagger": "2.0", "info": info(), "paths": {}, "definitions": components().map(old_form) }),
+    || json!({ "swagger": "2.0", "info": info(), "paths": old_paths(&V3["paths"]), "definitions": components().map(old_form) }),
 );
 
 /// The list of documents of version 3.
@@ -144,6 +144,25 @@ fn add_paths(paths: &mut Map<String, Value>, facts: &Facts, verbs: &[&str]) {
         let place = paths.entry(path.clone()).or_insert_with(|| json!({}));
         place[method] = operation;
     }
+}
+
+/// The paths in the words of version 2.
+fn old_paths(paths: &Value) -> Value {
+    let mut paths = paths.clone();
+    let operations = paths.as_object_mut().into_iter().flat_map(Map::values_mut);
+    for operation in operations.filter_map(Value::as_object_mut).flat_map(Map::values_mut) {
+        let definition = operation["responses"]["200"]["content"]["application/json"]["schema"]["$ref"]
+            .as_str()
+            .map(|name| name.replace("#/components/schemas/", "#/definitions/"));
+        operation["responses"] = json!({ "200": { "description": "OK", "schema": { "$ref": definition } } });
+        for parameter in operation["parameters"].as_array_mut().into_iter().flatten() {
+            if let Some(fields) = parameter.as_object_mut() {
+                let schema = fields.remove("schema").unwrap_or_default();
+                fields.insert("type".to_owned(), schema["type"].clone());
+            }
+        }
+    }
+    paths
 }
 
 /// A schema in the words of version 2, which has no alternatives and no null.
