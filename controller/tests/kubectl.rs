@@ -159,35 +159,31 @@ fn an_apply_creates_changes_and_takes_away() {
 #[test]
 fn a_server_side_apply_keeps_owners_apart() {
     let Some(kubectl) = Kubectl::start() else { return };
-    let apply =
-        |manager: &str| ["apply", "--server-side", "--field-manager", manager, "-f", "-"].map(str::to_owned);
     let limits = |max: u32| {
         format!(
             "apiVersion: hearth.dev/v1\nkind: Function\nmetadata: {{ name: hello }}\nspec: {{ scale: {{ max: {max} }} }}\n"
         )
     };
-    let by = |manager: &str, more: &[&str]| -> Vec<String> {
-        apply(manager).into_iter().chain(more.iter().map(|word| (*word).to_owned())).collect()
+    // Without the client's own validation: that of 1.20 takes a part of an object for an object that lacks something.
+    let by = |manager: &'static str| {
+        ["apply", "--server-side", "--validate=false", "-f", "-", "--field-manager", manager]
     };
-    let words = |owned: &[String]| -> Vec<&'static str> {
-        owned.iter().map(|word| &*Box::leak(word.clone().into_boxed_str())).collect()
-    };
-    kubectl.ok_with(&words(&by("team", &[])), &hello("hello"));
-    kubectl.ok_with(&words(&by("ops", &[])), &limits(5));
+    kubectl.ok_with(&by("team"), &hello("hello"));
+    kubectl.ok_with(&by("ops"), &limits(5));
     assert_eq!(kubectl.spec("hello")["scale"]["max"], 5);
     // Applied again, the manifest that does not name it leaves it alone.
-    kubectl.ok_with(&words(&by("team", &[])), &hello("hello"));
+    kubectl.ok_with(&by("team"), &hello("hello"));
     assert_eq!(kubectl.spec("hello")["scale"]["max"], 5);
-    let conflict = kubectl.refused(&words(&by("team", &[])), &limits(6));
+    let conflict = kubectl.refused(&by("dev"), &limits(6));
     assert!(
         conflict.contains(r#"conflict with "ops""#) && conflict.contains(".spec.scale.max"),
         "{conflict}"
     );
     let whole = hello("hello").replace("initial: 0", "initial: 0, max: 6");
-    kubectl.ok_with(&words(&by("team", &["--force-conflicts"])), &whole);
+    kubectl.ok_with(&[&by("team")[..], &["--force-conflicts"]].concat(), &whole);
     assert_eq!(kubectl.spec("hello")["scale"]["max"], 6);
     // Now it is the team's, who takes it away by not naming it.
-    kubectl.ok_with(&words(&by("team", &[])), &hello("hello"));
+    kubectl.ok_with(&by("team"), &hello("hello"));
     assert_eq!(kubectl.spec("hello")["scale"]["max"], 20);
     // The other way of applying meets the same object.
     kubectl.ok_with(&["apply", "-f", "-"], &hello("mixed"));
@@ -330,7 +326,9 @@ fn a_deletion_waits_for_finalizers_and_takes_revisions_along() {
     let json = r#"[{"op":"remove","path":"/metadata/finalizers"}]"#;
     kubectl.ok(&["patch", "fn", "b", "--type", "json", "-p", json]);
     let waited = waiting.wait_with_output().expect("kubectl ends");
-    assert!(waited.status.success() || text(&waited).contains("NotFound"), "{}", text(&waited));
+    // It may be gone before the client looks for it first.
+    let gone = ["NotFound", "no matching resources"].iter().any(|word| text(&waited).contains(word));
+    assert!(waited.status.success() || gone, "{}", text(&waited));
 
     kubectl.ok(&["label", "fn", "c", "tier=web"]);
     kubectl.ok(&["delete", "fn", "-l", "tier=web"]);
