@@ -60,6 +60,12 @@ impl Failure {
             .about(resource, name)
     }
 
+    /// 404: no object of that name, of a resource of Kubernetes' own group.
+    #[must_use]
+    pub fn no_core_object(resource: &str, name: &str) -> Self {
+        Self::new(StatusCode::NOT_FOUND, "NotFound", &format!("{resource} {name:?} not found"))
+    }
+
     /// 405: not with this method.
     #[must_use]
     pub fn method_not_allowed() -> Self {
@@ -68,6 +74,42 @@ impl Failure {
             "MethodNotAllowed",
             "the server does not allow this method on the requested resource",
         )
+    }
+
+    /// 405, with the reason.
+    #[must_use]
+    pub fn not_allowed(message: &str) -> Self {
+        Self::new(StatusCode::METHOD_NOT_ALLOWED, "MethodNotAllowed", message)
+    }
+
+    /// 406: not in a form that the client takes.
+    #[must_use]
+    pub fn not_acceptable(served: &[&str]) -> Self {
+        let message = format!("only the following media types are accepted: {}", served.join(", "));
+        Self::new(StatusCode::NOT_ACCEPTABLE, "NotAcceptable", &message)
+    }
+
+    /// 409: an apply would change fields that others own. Each is a manager and a field.
+    #[must_use]
+    pub fn apply_conflict(name: &str, conflicts: Vec<(String, String)>) -> Self {
+        let version = hearth_function::API_VERSION;
+        let with = |manager: &str| format!("conflict with {manager:?} using {version}");
+        let listed: Vec<String> =
+            conflicts.iter().map(|(manager, field)| format!("{}: {field}", with(manager))).collect();
+        let plural = if conflicts.len() == 1 { "conflict" } else { "conflicts" };
+        let message = format!("Apply failed with {} {plural}: {}", conflicts.len(), listed.join("; "));
+        let mut failure = Self::new(StatusCode::CONFLICT, "Conflict", &message).about("functions", name);
+        if let Some(details) = &mut failure.0.details {
+            details.causes = conflicts
+                .into_iter()
+                .map(|(manager, field)| StatusCause {
+                    reason: "FieldManagerConflict".to_owned(),
+                    message: with(&manager),
+                    field,
+                })
+                .collect();
+        }
+        failure
     }
 
     /// 409: there is one of that name.
@@ -119,9 +161,9 @@ impl Failure {
         Self::new(StatusCode::REQUEST_TIMEOUT, "Timeout", "the request body did not come in time")
     }
 
-    /// 422: the object is understood and not valid. Each cause is a field's path and what is wrong with it.
+    /// 422: the object of this kind is understood and not valid. Each cause is a field's path and what is wrong with it.
     #[must_use]
-    pub fn invalid(kind: &str, resource: &str, name: &str, causes: Vec<(String, String)>) -> Self {
+    pub fn invalid(kind: &str, name: &str, causes: Vec<(String, String)>) -> Self {
         let listed: Vec<String> = causes
             .iter()
             .map(
@@ -139,7 +181,7 @@ impl Failure {
             "Invalid",
             &format!("{kind}.hearth.dev {name:?} is invalid: {text}"),
         )
-        .about(resource, name);
+        .about(kind, name);
         if let Some(details) = &mut failure.0.details {
             details.causes = causes
                 .into_iter()
@@ -186,6 +228,16 @@ impl Failure {
     #[must_use]
     pub fn code(&self) -> StatusCode {
         StatusCode::from_u16(self.0.code).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR)
+    }
+
+    /// Whether the object is no longer as the client saw it (and no field of another manager is in the way).
+    pub(super) fn is_conflict(&self) -> bool {
+        self.0.reason == "Conflict" && self.0.details.as_ref().is_none_or(|details| details.causes.is_empty())
+    }
+
+    /// Whether there is an object of that name.
+    pub(super) fn is_already_exists(&self) -> bool {
+        self.0.reason == "AlreadyExists"
     }
 
     /// What it says.
@@ -248,12 +300,8 @@ mod tests {
 
     #[test]
     fn a_status_is_what_kube_clients_expect() {
-        let failure = Failure::invalid(
-            "Function",
-            "functions",
-            "hello",
-            vec![("spec.runtime".to_owned(), "is needed".to_owned())],
-        );
+        let failure =
+            Failure::invalid("Function", "hello", vec![("spec.runtime".to_owned(), "is needed".to_owned())]);
         insta::assert_json_snapshot!(failure.to_json(), @r#"
         {
           "apiVersion": "v1",
@@ -267,7 +315,7 @@ mod tests {
               }
             ],
             "group": "hearth.dev",
-            "kind": "functions",
+            "kind": "Function",
             "name": "hello"
           },
           "kind": "Status",

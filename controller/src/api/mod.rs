@@ -5,7 +5,9 @@
 //!
 //! ```text
 //! connection ─ first byte ─┬─ TLS ── host, origin, token ── router ─┬─ /version /api /apis        discovery
-//!                          │                                        ├─ …/functions …/revisions    objects, watch, patch
+//!                          │                                        ├─ /openapi                   schemas
+//!                          │                                        ├─ …/functions …/revisions    objects, watch, patch, apply
+//!                          │                                        ├─ /api/v1                    events, namespaces: views of those
 //!                          │                                        └─ …/invoke …/logs /bundles…  beside
 //!                          └─ plain HTTP: /healthz, /metrics; else how to connect
 //! ```
@@ -13,18 +15,28 @@
 mod beside;
 mod body;
 mod discovery;
+mod events;
 mod failure;
 mod guard;
 mod identity;
 mod images;
+mod kinds;
+mod namespaces;
 mod objects;
+mod openapi;
+mod ownership;
 mod patch;
 mod plain;
 pub mod ports;
 mod reading;
+mod render;
+mod review;
+mod scale;
 mod selector;
 mod server;
+mod status;
 mod watching;
+mod writing;
 
 use std::io;
 use std::net::SocketAddr;
@@ -208,9 +220,13 @@ fn router(context: Context) -> Router {
         .route("/api", get(discovery::core_versions))
         .route("/api/v1", get(discovery::core_resources))
         .route("/apis", get(discovery::groups))
-        .route("/apis/hearth.dev", get(discovery::hearth_group))
-        .route("/apis/hearth.dev/v1", get(discovery::hearth_resources))
+        .merge(groups())
+        .route("/openapi/v2", get(openapi::v2))
+        .route("/openapi/v3", get(openapi::v3_index))
+        .route(openapi::V3_HEARTH, get(openapi::v3))
+        .nest("/api/v1", events::routes().merge(namespaces::routes()))
         .nest("/apis/hearth.dev/v1", objects::routes().merge(beside::routes()))
+        .merge(review::routes())
         .merge(beside::root_routes())
         .fallback(|request: Request| async move { Failure::no_such_path(request.uri().path()) })
         .method_not_allowed_fallback(|| async { Failure::method_not_allowed() })
@@ -227,6 +243,18 @@ fn router(context: Context) -> Router {
         .fallback_service(secured.with_state(context.clone()))
         .layer(middleware::from_fn_with_state(context.clone(), check_host))
         .with_state(context)
+}
+
+/// Discovery of each group with a name.
+fn groups() -> Router<Context> {
+    ["hearth.dev", "authorization.k8s.io", "authentication.k8s.io"].into_iter().fold(
+        Router::new(),
+        |router, group| {
+            router
+                .route(&format!("/apis/{group}"), get(move || discovery::one_group(group)))
+                .route(&format!("/apis/{group}/v1"), get(move || discovery::group_resources(group)))
+        },
+    )
 }
 
 async fn check_host(State(context): State<Context>, request: Request, next: Next) -> Response {

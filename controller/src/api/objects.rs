@@ -1,153 +1,255 @@
-//! Functions and Revisions as resources: get, list, watch, create, update, patch, delete, status.
+//! Functions and Revisions as resources: their routes, and reading them: get, list, watch.
 
 use axum::Json;
 use axum::Router;
-use axum::body::Body;
 use axum::extract::rejection::QueryRejection;
 use axum::extract::{Path, Query, State};
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
+use base64::Engine;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use http::{HeaderMap, StatusCode};
 use jiff::Timestamp;
-use kube::core::response::Status;
-use kube::{Resource, ResourceExt};
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
 use hearth_function::{Function, Revision};
 
 use super::failure::Failure;
-use super::patch::{self, Form};
+use super::render::{Rendering, View};
 use super::selector::Selector;
 use super::watching::{self, Asked};
-use super::{Context, body, reading};
-use crate::store::{self, Object, Preconditions, ResourceVersion};
-
-/// A patch that does not name a version is tried on the newest object so often before the client is told of the conflict.
-const PATCH_TRIES: usize = 5;
+use super::{Context, kinds, scale, status, writing};
+use crate::store::{self, Object, ResourceVersion};
 
 /// The routes below `/apis/hearth.dev/v1`.
 pub(super) fn routes() -> Router<Context> {
     Router::new()
         .route("/functions", get(list_all::<Function>))
         .route("/revisions", get(list_all::<Revision>))
-        .route("/namespaces/{namespace}/functions", get(list::<Function>).post(create))
+        .route(
+            "/namespaces/{namespace}/functions",
+            get(list::<Function>).post(writing::create).delete(writing::delete_several),
+        )
         .route("/namespaces/{namespace}/revisions", get(list::<Revision>))
         .route(
             "/namespaces/{namespace}/functions/{name}",
-            get(read::<Function>).put(update).patch(patch).delete(delete),
+            get(read::<Function>).put(writing::update).patch(writing::patch).delete(writing::delete),
         )
         .route(
             "/namespaces/{namespace}/functions/{name}/status",
-            get(read::<Function>).put(update_status).patch(patch_status),
+            get(read::<Function>).put(status::update).patch(status::patch),
         )
-        .route("/namespaces/{namespace}/revisions/{name}", get(read::<Revision>))
+        .route(
+            "/namespaces/{namespace}/functions/{name}/scale",
+            get(scale::read).put(scale::update).patch(scale::patch),
+        )
+        .route(
+            "/namespaces/{namespace}/revisions/{name}",
+            get(read::<Revision>)
+                .put(revisions_are_ours)
+                .patch(revisions_are_ours)
+                .delete(revisions_are_ours),
+        )
+}
+
+async fn revisions_are_ours() -> Failure {
+    Failure::not_allowed(
+        "Revisions are made and taken away by Hearth: change or delete the Function that they belong to",
+    )
 }
 
 /// What a list or a watch can be asked for.
 #[derive(Debug, Default, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
-struct ListQuery {
+pub(super) struct ListQuery {
     watch: String,
     resource_version: String,
+    resource_version_match: String,
     timeout_seconds: Option<u64>,
     allow_watch_bookmarks: String,
     send_initial_events: String,
-    field_selector: String,
-    label_selector: String,
+    pub(super) field_selector: String,
+    pub(super) label_selector: String,
+    limit: Option<usize>,
+    #[serde(rename = "continue")]
+    continue_: String,
+    include_object: String,
 }
 
-/// What a write can be asked for.
+/// What a get can be asked for.
 #[derive(Debug, Default, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
-struct WriteQuery {
-    dry_run: String,
-    field_manager: String,
+pub(super) struct GetQuery {
+    include_object: String,
 }
 
-fn is_set(flag: &str) -> bool {
+pub(super) fn is_set(flag: &str) -> bool {
     matches!(flag, "true" | "1" | "True")
 }
 
-fn query<T>(query: Result<Query<T>, QueryRejection>) -> Result<T, Failure> {
+pub(super) fn query<T>(query: Result<Query<T>, QueryRejection>) -> Result<T, Failure> {
     query.map(|Query(query)| query).map_err(|error| Failure::bad_request(&error.body_text()))
 }
 
-impl WriteQuery {
-    fn check(&self) -> Result<(), Failure> {
-        if self.dry_run.is_empty() { Ok(()) } else { Err(Failure::bad_request("dryRun is not served")) }
+impl ListQuery {
+    /// Whether it asks for changes.
+    pub(super) fn is_watch(&self) -> bool {
+        is_set(&self.watch)
+    }
+
+    /// For how long.
+    pub(super) fn timeout(&self) -> Option<std::time::Duration> {
+        self.timeout_seconds.filter(|seconds| *seconds > 0).map(std::time::Duration::from_secs)
+    }
+
+    /// In which form.
+    pub(super) fn view(&self, headers: &HeaderMap) -> Result<View, Failure> {
+        View::of(headers, &self.include_object)
+    }
+
+    /// Where a watch begins: with what is there (no version), or after a version.
+    pub(super) fn since(&self) -> &str {
+        if self.resource_version == "0" { "" } else { &self.resource_version }
     }
 }
 
 async fn list_all<O: Object>(
     State(context): State<Context>,
     asked: Result<Query<ListQuery>, QueryRejection>,
+    headers: HeaderMap,
 ) -> Result<Response, Failure> {
-    list_or_watch::<O>(&context, None, &query(asked)?)
+    list_or_watch::<O>(&context, None, &query(asked)?, &headers)
 }
 
 async fn list<O: Object>(
     State(context): State<Context>,
     Path(namespace): Path<String>,
     asked: Result<Query<ListQuery>, QueryRejection>,
+    headers: HeaderMap,
 ) -> Result<Response, Failure> {
-    list_or_watch::<O>(&context, Some(&namespace), &query(asked)?)
+    list_or_watch::<O>(&context, Some(&namespace), &query(asked)?, &headers)
 }
 
 fn list_or_watch<O: Object>(
     context: &Context,
     namespace: Option<&str>,
     asked: &ListQuery,
+    headers: &HeaderMap,
 ) -> Result<Response, Failure> {
-    let selector = Selector::parse(namespace, &asked.label_selector, &asked.field_selector)?;
-    if is_set(&asked.watch) {
-        return watch::<O>(context, namespace, selector, asked);
+    let facts = kinds::of::<O>();
+    let selector =
+        Selector::parse(namespace, &asked.label_selector, &asked.field_selector, &facts.selectable)?;
+    let view = asked.view(headers)?;
+    if asked.is_watch() {
+        return watch::<O>(context, namespace, selector, view, asked);
     }
     let listed = context.store.list::<O>(namespace);
-    let items: Vec<&O> =
+    fresh_enough(asked, listed.resource_version)?;
+    let wanted: Vec<&O> =
         listed.items.iter().map(AsRef::as_ref).filter(|object| selector.matches(*object)).collect();
-    let answer = json!({
-        "apiVersion": O::api_version(&()),
-        "kind": format!("{}List", O::kind(&())),
-        "metadata": { "resourceVersion": listed.resource_version.to_string() },
-        "items": items,
-    });
-    Ok(Json(answer).into_response())
+    let page = Page::of(asked, listed.resource_version)?.cut(&wanted, asked.limit);
+    let items = page.items.into_iter().map(to_json).collect::<Result<Vec<_>, _>>()?;
+    let rendering = Rendering { view, columns: &facts.columns, now: Timestamp::now() };
+    let kind = format!("{}List", O::kind(&()));
+    Ok(Json(rendering.list(&O::api_version(&()), &kind, page.metadata, items)).into_response())
+}
+
+/// A list is always of now. That is as new as any version that there was; only another version exactly cannot be had.
+fn fresh_enough(asked: &ListQuery, now: ResourceVersion) -> Result<(), Failure> {
+    if asked.resource_version.is_empty() {
+        return Ok(());
+    }
+    let wanted = parse_version(&asked.resource_version)?;
+    if asked.resource_version_match == "Exact" && wanted != now {
+        return Err(Failure::expired(&wanted, &now));
+    }
+    if wanted > now { Err(Failure::expired(&wanted, &now)) } else { Ok(()) }
+}
+
+/// Where a page of a list begins.
+#[derive(Debug, Serialize, Deserialize)]
+struct Page {
+    /// The version of the first page, for all of them: who watches from it misses nothing that happened meanwhile.
+    version: String,
+    /// Namespace and name of the last object of the page before; empty on the first.
+    after: (String, String),
+}
+
+struct Cut<'a, O> {
+    items: Vec<&'a O>,
+    metadata: Value,
+}
+
+impl Page {
+    fn of(asked: &ListQuery, now: ResourceVersion) -> Result<Self, Failure> {
+        if asked.continue_.is_empty() {
+            return Ok(Self { version: now.to_string(), after: <_>::default() });
+        }
+        URL_SAFE_NO_PAD
+            .decode(&asked.continue_)
+            .ok()
+            .and_then(|token| serde_json::from_slice(&token).ok())
+            .ok_or_else(|| Failure::bad_request("the continue token is none of this server's"))
+    }
+
+    /// The page out of the objects, which are sorted by namespace and name.
+    fn cut<'a, O: Object>(self, objects: &[&'a O], limit: Option<usize>) -> Cut<'a, O> {
+        let key = |object: &O| {
+            let meta = object.meta();
+            (meta.namespace.clone().unwrap_or_default(), meta.name.clone().unwrap_or_default())
+        };
+        let start = objects.partition_point(|object| key(object) <= self.after);
+        let rest = objects.get(start..).unwrap_or_default();
+        let count = limit.filter(|limit| *limit > 0).unwrap_or(usize::MAX).min(rest.len());
+        let (items, left) = rest.split_at(count);
+        let mut metadata = json!({ "resourceVersion": self.version });
+        if let (Some(last), false) = (items.last(), left.is_empty()) {
+            let next = Self { version: self.version, after: key(last) };
+            let token = serde_json::to_vec(&next).unwrap_or_default();
+            metadata["continue"] = json!(URL_SAFE_NO_PAD.encode(token));
+            metadata["remainingItemCount"] = json!(left.len());
+        }
+        Cut { items: items.to_vec(), metadata }
+    }
 }
 
 fn watch<O: Object>(
     context: &Context,
     namespace: Option<&str>,
     selector: Selector,
+    view: View,
     asked: &ListQuery,
 ) -> Result<Response, Failure> {
-    if is_set(&asked.send_initial_events) {
-        return Err(Failure::bad_request(
-            "sendInitialEvents is not served: list, then watch from the list's resourceVersion",
-        ));
+    let streaming = is_set(&asked.send_initial_events);
+    if streaming && asked.resource_version_match != "NotOlderThan" {
+        return Err(Failure::bad_request("sendInitialEvents needs resourceVersionMatch=NotOlderThan"));
     }
-    let (first, since) = match asked.resource_version.as_str() {
-        "" | "0" => {
-            let listed = context.store.list::<O>(namespace);
-            let first = listed
-                .items
-                .iter()
-                .filter(|object| selector.matches(object.as_ref()))
-                .map(|object| watching::added(object.as_ref()));
-            (first.collect(), listed.resource_version)
+    let since = asked.since();
+    let (first, from) = if streaming || (since.is_empty() && asked.send_initial_events.is_empty()) {
+        let listed = context.store.list::<O>(namespace);
+        if !since.is_empty() && parse_version(since)? > listed.resource_version {
+            return Err(Failure::expired(&since, &listed.resource_version));
         }
-        version => (Vec::new(), parse_version(version)?),
+        let there = listed.items.into_iter().filter(|object| selector.matches(object.as_ref())).collect();
+        (there, listed.resource_version)
+    } else if since.is_empty() {
+        (Vec::new(), context.store.resource_version())
+    } else {
+        (Vec::new(), parse_version(since)?)
     };
-    let watch = context.store.watch::<O>(since).map_err(Failure::from);
+    let watch = context.store.watch::<O>(from).map_err(Failure::from);
     let asked = Asked {
         selector,
+        view,
         bookmarks: is_set(&asked.allow_watch_bookmarks),
-        timeout: asked.timeout_seconds.filter(|seconds| *seconds > 0).map(std::time::Duration::from_secs),
+        initial_end: streaming,
+        timeout: asked.timeout(),
     };
     Ok(watching::answer(first, watch, asked, context.shutdown.clone()))
 }
 
-fn parse_version(text: &str) -> Result<ResourceVersion, Failure> {
+pub(super) fn parse_version(text: &str) -> Result<ResourceVersion, Failure> {
     ResourceVersion::parse(text)
         .ok_or_else(|| Failure::bad_request(&format!("invalid resource version {text:?}")))
 }
@@ -155,182 +257,24 @@ fn parse_version(text: &str) -> Result<ResourceVersion, Failure> {
 async fn read<O: Object>(
     State(context): State<Context>,
     Path((namespace, name)): Path<(String, String)>,
-) -> Result<Response, Failure> {
-    Ok(Json(context.store.get::<O>(&namespace, &name)?.as_ref()).into_response())
-}
-
-async fn create(
-    State(context): State<Context>,
-    Path(namespace): Path<String>,
-    asked: Result<Query<WriteQuery>, QueryRejection>,
-    request_body: Body,
-) -> Result<Response, Failure> {
-    query(asked)?.check()?;
-    let object = patch::yaml(&body::object(request_body).await?)?;
-    store_new(&context, &namespace, None, object).await
-}
-
-async fn store_new(
-    context: &Context,
-    namespace: &str,
-    name: Option<&str>,
-    object: Value,
-) -> Result<Response, Failure> {
-    let mut function = reading::function(namespace, name, object)?;
-    // A status is what we observe, not what a client says.
-    function.status = None;
-    let created = context.store.create(function, Timestamp::now()).await?;
-    Ok((StatusCode::CREATED, Json(created.as_ref())).into_response())
-}
-
-async fn update(
-    State(context): State<Context>,
-    Path((namespace, name)): Path<(String, String)>,
-    asked: Result<Query<WriteQuery>, QueryRejection>,
-    request_body: Body,
-) -> Result<Response, Failure> {
-    query(asked)?.check()?;
-    let object = patch::yaml(&body::object(request_body).await?)?;
-    let function = reading::function(&namespace, Some(&name), object)?;
-    require_version(&function)?;
-    Ok(Json(context.store.update(function).await?.as_ref()).into_response())
-}
-
-/// As for every custom resource: who replaces an object says which one was seen.
-fn require_version(function: &Function) -> Result<(), Failure> {
-    if function.resource_version().is_some_and(|version| !version.is_empty()) {
-        return Ok(());
-    }
-    let cause = ("metadata.resourceVersion".to_owned(), "must be specified for an update".to_owned());
-    Err(Failure::invalid("Function", "functions", &function.name_any(), vec![cause]))
-}
-
-async fn patch(
-    State(context): State<Context>,
-    Path((namespace, name)): Path<(String, String)>,
-    asked: Result<Query<WriteQuery>, QueryRejection>,
+    asked: Result<Query<GetQuery>, QueryRejection>,
     headers: HeaderMap,
-    request_body: Body,
 ) -> Result<Response, Failure> {
-    let asked = query(asked)?;
-    asked.check()?;
-    let form = Form::of(&headers)?;
-    if form == Form::Apply && asked.field_manager.is_empty() {
-        return Err(Failure::bad_request(
-            "PatchOptions.meta.k8s.io \"\" is invalid: fieldManager: Required value: is required for apply patch",
-        ));
-    }
-    let change = form.read(&body::object(request_body).await?)?;
-    for _ in 0..PATCH_TRIES {
-        let current = match context.store.get::<Function>(&namespace, &name) {
-            Err(store::Error::NotFound { .. }) if form == Form::Apply => {
-                match store_new(&context, &namespace, Some(&name), change.clone()).await {
-                    // Somebody was faster: now it is a change.
-                    Err(failure) if failure.code() == StatusCode::CONFLICT => continue,
-                    answer => return answer,
-                }
-            }
-            found => found?,
-        };
-        let before = to_json(current.as_ref())?;
-        let after = form.apply(&before, &change)?;
-        let own_version = after["metadata"]["resourceVersion"] != before["metadata"]["resourceVersion"];
-        if form == Form::Apply {
-            // Also what the applied object says beside its spec must be right.
-            reading::function(&namespace, Some(&name), change.clone())?;
-        }
-        let function = reading::function(&namespace, Some(&name), after)?;
-        match context.store.update(function).await {
-            Err(store::Error::Conflict { .. }) if !own_version => {}
-            answer => return Ok(Json(answer?.as_ref()).into_response()),
-        }
-    }
-    Err(Failure::conflict("functions", &name))
+    let view = View::of(&headers, &query(asked)?.include_object)?;
+    answer(view, StatusCode::OK, context.store.get::<O>(&namespace, &name)?.as_ref())
 }
 
-async fn update_status(
-    State(context): State<Context>,
-    Path((namespace, name)): Path<(String, String)>,
-    asked: Result<Query<WriteQuery>, QueryRejection>,
-    request_body: Body,
-) -> Result<Response, Failure> {
-    query(asked)?.check()?;
-    let object = patch::yaml(&body::object(request_body).await?)?;
-    store_status(&context, reading::with_status(&namespace, &name, object)?).await
+/// One object, in the form that was asked for.
+pub(super) fn answer<O: Object>(view: View, code: StatusCode, object: &O) -> Result<Response, Failure> {
+    let rendering = Rendering { view, columns: &kinds::of::<O>().columns, now: Timestamp::now() };
+    Ok((code, Json(rendering.one(to_json(object)?))).into_response())
 }
 
-async fn patch_status(
-    State(context): State<Context>,
-    Path((namespace, name)): Path<(String, String)>,
-    asked: Result<Query<WriteQuery>, QueryRejection>,
-    headers: HeaderMap,
-    request_body: Body,
-) -> Result<Response, Failure> {
-    query(asked)?.check()?;
-    let form = Form::of(&headers)?;
-    if form == Form::Apply {
-        return Err(Failure::unsupported_media_type(
-            "a status is changed by update, merge patch or JSON patch",
-        ));
-    }
-    let change = form.read(&body::object(request_body).await?)?;
-    let current = context.store.get::<Function>(&namespace, &name)?;
-    let after = form.apply(&to_json(current.as_ref())?, &change)?;
-    store_status(&context, reading::with_status(&namespace, &name, after)?).await
-}
-
-async fn store_status(context: &Context, function: Function) -> Result<Response, Failure> {
-    Ok(Json(context.store.update_status(function).await?.as_ref()).into_response())
-}
-
-fn to_json(function: &Function) -> Result<Value, Failure> {
-    serde_json::to_value(function).map_err(|error| {
-        tracing::error!(%error, "a stored function has no JSON form");
-        Failure::internal("reading the function")
+pub(super) fn to_json<O: Object>(object: &O) -> Result<Value, Failure> {
+    serde_json::to_value(object).map_err(|error| {
+        tracing::error!(%error, "a stored object has no JSON form");
+        Failure::internal("reading the object")
     })
-}
-
-/// The part of `DeleteOptions` that is served; grace periods and propagation have no meaning here (what a Function owns goes with it).
-#[derive(Debug, Default, Deserialize)]
-#[serde(default)]
-struct DeleteOptions {
-    preconditions: DeletePreconditions,
-}
-
-#[derive(Debug, Default, Deserialize)]
-#[serde(rename_all = "camelCase", default)]
-struct DeletePreconditions {
-    uid: Option<String>,
-    resource_version: Option<String>,
-}
-
-async fn delete(
-    State(context): State<Context>,
-    Path((namespace, name)): Path<(String, String)>,
-    asked: Result<Query<WriteQuery>, QueryRejection>,
-    request_body: Body,
-) -> Result<Response, Failure> {
-    query(asked)?.check()?;
-    let content = body::object(request_body).await?;
-    let options: DeleteOptions = if content.is_empty() {
-        DeleteOptions::default()
-    } else {
-        serde_json::from_slice(&content)
-            .map_err(|error| Failure::bad_request(&format!("the delete options cannot be read: {error}")))?
-    };
-    let DeletePreconditions { uid, resource_version } = options.preconditions;
-    let preconditions = Preconditions { uid, resource_version };
-    let last = context.store.delete::<Function>(&namespace, &name, preconditions, Timestamp::now()).await?;
-    if !last.finalizers().is_empty() {
-        return Ok(Json(last.as_ref()).into_response());
-    }
-    let details =
-        json!({ "name": name, "group": "hearth.dev", "kind": Function::plural(&()), "uid": last.uid() });
-    let mut answer = serde_json::to_value(Status::success()).unwrap_or_default();
-    answer["kind"] = json!("Status");
-    answer["apiVersion"] = json!("v1");
-    answer["details"] = details;
-    Ok(Json(answer).into_response())
 }
 
 impl From<store::Error> for Failure {
@@ -341,12 +285,9 @@ impl From<store::Error> for Failure {
             store::Error::NotFound { kind, name } => Self::not_found(kind.plural(), &bare(&name)),
             store::Error::AlreadyExists { kind, name } => Self::already_exists(kind.plural(), &bare(&name)),
             store::Error::Conflict { kind, name, .. } => Self::conflict(kind.plural(), &bare(&name)),
-            store::Error::Invalid { kind, detail } => Self::invalid(
-                &kind.to_string(),
-                kind.plural(),
-                "",
-                vec![("metadata".to_owned(), detail.to_owned())],
-            ),
+            store::Error::Invalid { kind, detail } => {
+                Self::invalid(&kind.to_string(), "", vec![("metadata".to_owned(), detail.to_owned())])
+            }
             store::Error::Expired { since, oldest } => Self::expired(&since, &oldest),
             store::Error::Closed => Self::unavailable("the server is stopping"),
             other @ (store::Error::InUse { .. }

@@ -1,8 +1,4 @@
-//! What a patch makes of an object: pure.
-//!
-//! Server-side apply is served as a plain subset: the applied object's `spec` takes the place of the whole spec (a field it leaves out gets
-//! its default, whoever had set it), and its labels and annotations are laid over those that are there. Fields have no managers and there
-//! are no conflicts between them.
+//! What a patch makes of an object: pure. Server-side apply is another matter: [`super::ownership`].
 
 use http::HeaderMap;
 use serde_json::Value;
@@ -47,7 +43,7 @@ impl Form {
     /// What the patch makes of `current`.
     ///
     /// # Errors
-    /// When a JSON patch does not fit the object.
+    /// When a JSON patch does not fit the object, and for [`Form::Apply`], which depends on more than these two.
     pub(super) fn apply(self, current: &Value, patch: &Value) -> Result<Value, Failure> {
         let mut next = current.clone();
         match self {
@@ -59,17 +55,7 @@ impl Form {
                     Failure::bad_request(&format!("the patch cannot be applied: {error}"))
                 })?;
             }
-            Self::Apply => {
-                next["spec"] = patch["spec"].clone();
-                for kind in ["labels", "annotations"] {
-                    if !patch["metadata"][kind].is_null() {
-                        json_patch::merge(&mut next["metadata"][kind], &patch["metadata"][kind]);
-                    }
-                }
-                if let Some(version) = patch["metadata"].get("resourceVersion") {
-                    next["metadata"]["resourceVersion"] = version.clone();
-                }
-            }
+            Self::Apply => return Err(Failure::unsupported_media_type("an apply is not served here")),
         }
         Ok(next)
     }
@@ -104,12 +90,7 @@ mod tests {
     }
 
     #[test]
-    fn apply_replaces_the_spec_and_lays_labels_over() {
-        let applied =
-            json!({ "metadata": { "labels": { "y": "3", "z": "4" } }, "spec": { "runtime": "python" } });
-        let next = Form::Apply.apply(&current(), &applied).unwrap();
-        assert_eq!(next["spec"], json!({ "runtime": "python" }));
-        assert_eq!(next["metadata"]["labels"], json!({ "x": "1", "y": "3", "z": "4" }));
+    fn an_apply_may_be_yaml() {
         let read = Form::Apply.read(b"spec:\n  runtime: python\n").unwrap();
         assert_eq!(read["spec"]["runtime"], "python");
     }

@@ -1,42 +1,49 @@
 //! Label and field selectors: which objects a list or a watch wants.
 
+use std::collections::{BTreeMap, BTreeSet};
+
 use kube::Resource;
+use kube::core::{Expression, SelectorExt};
+use serde_json::Value;
 
 use super::failure::Failure;
-
-/// One condition.
-#[derive(Debug, Clone, PartialEq, Eq)]
-enum Term {
-    Is(String, String),
-    IsNot(String, String),
-    Exists(String),
-    Absent(String),
-}
 
 /// Which objects are wanted.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(super) struct Selector {
-    labels: Vec<Term>,
-    fields: Vec<Term>,
+    labels: Vec<Expression>,
+    fields: Vec<Expression>,
     namespace: Option<String>,
 }
 
-/// The fields that can be selected by, as for any custom resource.
+/// The fields that every object can be selected by.
 const FIELDS: [&str; 2] = ["metadata.name", "metadata.namespace"];
 
 impl Selector {
-    /// The selectors of a request; only objects of `namespace` when there is one.
+    /// The selectors of a request; only objects of `namespace` when there is one. Fields are name, namespace and those of `more`.
     ///
     /// # Errors
-    /// For forms that are not served (`in (…)`) and fields other than name and namespace.
-    pub(super) fn parse(namespace: Option<&str>, labels: &str, fields: &str) -> Result<Self, Failure> {
+    /// For what is no selector, other fields, and forms that fields do not have (anything but =, == and !=).
+    pub(super) fn parse(
+        namespace: Option<&str>,
+        labels: &str,
+        fields: &str,
+        more: &[String],
+    ) -> Result<Self, Failure> {
         let labels = terms(labels)?;
         let fields = terms(fields)?;
         for term in &fields {
-            let (Term::Is(key, _) | Term::IsNot(key, _) | Term::Exists(key) | Term::Absent(key)) = term;
-            if !FIELDS.contains(&key.as_str()) || matches!(term, Term::Exists(_) | Term::Absent(_)) {
+            let key = key(term);
+            if !FIELDS.contains(&key) && !more.iter().any(|field| field == key) {
+                let known: Vec<&str> = FIELDS.into_iter().chain(more.iter().map(String::as_str)).collect();
                 return Err(Failure::bad_request(&format!(
-                    "field label not supported: {key}; only metadata.name and metadata.namespace, with = or !="
+                    "field label not supported: {key}; there are {}",
+                    known.join(", ")
+                )));
+            }
+            if !matches!(term, Expression::Equal(..) | Expression::NotEqual(..)) {
+                return Err(Failure::bad_request(&format!(
+                    "field selector {term}: only =, == and != are served"
                 )));
             }
         }
@@ -45,7 +52,7 @@ impl Selector {
 
     /// Whether an object can begin or cease to match while it lives.
     pub(super) fn can_change(&self) -> bool {
-        !self.labels.is_empty()
+        !self.labels.is_empty() || self.fields.iter().any(|term| !FIELDS.contains(&key(term)))
     }
 
     /// Whether name and namespace match, which never change.
@@ -53,95 +60,170 @@ impl Selector {
         let meta = object.meta();
         let namespace = meta.namespace.as_deref().unwrap_or_default();
         self.namespace.as_deref().is_none_or(|wanted| wanted == namespace)
-            && self.fields.iter().all(|term| {
-                term.holds(|key| {
-                    Some(if key == "metadata.name" {
-                        meta.name.as_deref().unwrap_or_default()
-                    } else {
-                        namespace
-                    })
-                })
+            && self.fields.iter().filter(|term| FIELDS.contains(&key(term))).all(|term| {
+                let name = meta.name.as_deref().unwrap_or_default();
+                holds(term, if key(term) == "metadata.name" { name } else { namespace })
             })
     }
 
     /// Whether the object is wanted as it is.
-    pub(super) fn matches<K: Resource>(&self, object: &K) -> bool {
-        let labels = object.meta().labels.as_ref();
-        self.concerns(object)
-            && self
-                .labels
-                .iter()
-                .all(|term| term.holds(|key| labels.and_then(|labels| labels.get(key)).map(String::as_str)))
-    }
-}
-
-impl Term {
-    fn holds<'a>(&self, value: impl Fn(&str) -> Option<&'a str>) -> bool {
-        match self {
-            Self::Is(key, wanted) => value(key) == Some(wanted),
-            Self::IsNot(key, unwanted) => value(key) != Some(unwanted),
-            Self::Exists(key) => value(key).is_some(),
-            Self::Absent(key) => value(key).is_none(),
+    pub(super) fn matches<K: Resource + serde::Serialize>(&self, object: &K) -> bool {
+        if !self.concerns(object) || !self.matches_labels(object.meta().labels.as_ref()) {
+            return false;
         }
+        let mut others = self.fields.iter().filter(|term| !FIELDS.contains(&key(term))).peekable();
+        if others.peek().is_none() {
+            return true;
+        }
+        let object = serde_json::to_value(object).unwrap_or_default();
+        others.all(|term| holds(term, field(&object, key(term))))
+    }
+
+    /// The same for an object in its JSON form.
+    pub(super) fn matches_json(&self, object: &Value) -> bool {
+        let labels = serde_json::from_value(object["metadata"]["labels"].clone()).unwrap_or_default();
+        let namespace = field(object, "metadata.namespace");
+        self.namespace.as_deref().is_none_or(|wanted| wanted == namespace)
+            && self.matches_labels(Some(&labels))
+            && self.fields.iter().all(|term| holds(term, field(object, key(term))))
+    }
+
+    fn matches_labels(&self, labels: Option<&BTreeMap<String, String>>) -> bool {
+        let none = BTreeMap::new();
+        self.labels.iter().all(|term| term.matches(labels.unwrap_or(&none)))
     }
 }
 
-fn terms(text: &str) -> Result<Vec<Term>, Failure> {
-    let parts = text.split(',').map(str::trim).filter(|part| !part.is_empty());
-    parts.map(term).collect()
+/// The text at a dotted path; empty when there is none.
+fn field<'a>(object: &'a Value, path: &str) -> &'a str {
+    path.split('.')
+        .try_fold(object, |value, name| value.get(name))
+        .and_then(Value::as_str)
+        .unwrap_or_default()
 }
 
-fn term(part: &str) -> Result<Term, Failure> {
+fn holds(term: &Expression, value: &str) -> bool {
+    term.matches(&BTreeMap::from([(key(term).to_owned(), value.to_owned())]))
+}
+
+fn key(term: &Expression) -> &str {
+    match term {
+        Expression::In(key, _)
+        | Expression::NotIn(key, _)
+        | Expression::Equal(key, _)
+        | Expression::NotEqual(key, _)
+        | Expression::Exists(key)
+        | Expression::DoesNotExist(key) => key,
+    }
+}
+
+/// Terms are separated by commas, and so are the values in parentheses.
+fn terms(text: &str) -> Result<Vec<Expression>, Failure> {
+    let mut depth = 0_usize;
+    let parts = text.split(|c| {
+        match c {
+            '(' => depth += 1,
+            ')' => depth = depth.saturating_sub(1),
+            _ => {}
+        }
+        c == ',' && depth == 0
+    });
+    parts.map(str::trim).filter(|part| !part.is_empty()).map(term).collect()
+}
+
+fn term(part: &str) -> Result<Expression, Failure> {
+    let wrong = || {
+        let message = format!(
+            "selector {part:?} is not understood: write key=value, key!=value, key in (a,b), key notin (a,b), key or !key"
+        );
+        Failure::bad_request(&message)
+    };
     let pair = |(key, value): (&str, &str)| (key.trim().to_owned(), value.trim().to_owned());
-    if part.contains(['(', ')', ' ']) {
-        return Err(Failure::bad_request(&format!(
-            "selector {part:?}: only =, ==, != and the existence of a key are served"
-        )));
-    }
-    Ok(if let Some((key, value)) = part.split_once("!=").map(pair) {
-        Term::IsNot(key, value)
+    let term = if let Some((head, values)) = part.split_once('(') {
+        let values = values.strip_suffix(')').ok_or_else(wrong)?;
+        let values: BTreeSet<String> = values.split(',').map(|value| value.trim().to_owned()).collect();
+        let mut words = head.split_whitespace();
+        match (words.next(), words.next(), words.next()) {
+            (Some(key), Some("in"), None) => Expression::In(key.to_owned(), values),
+            (Some(key), Some("notin"), None) => Expression::NotIn(key.to_owned(), values),
+            _ => return Err(wrong()),
+        }
+    } else if let Some((key, value)) = part.split_once("!=").map(pair) {
+        Expression::NotEqual(key, value)
     } else if let Some((key, value)) = part.split_once("==").or_else(|| part.split_once('=')).map(pair) {
-        Term::Is(key, value)
+        Expression::Equal(key, value)
     } else if let Some(key) = part.strip_prefix('!') {
-        Term::Absent(key.to_owned())
+        Expression::DoesNotExist(key.trim().to_owned())
     } else {
-        Term::Exists(part.to_owned())
-    })
+        Expression::Exists(part.to_owned())
+    };
+    let key = key(&term);
+    if key.is_empty() || key.contains(|c: char| c.is_whitespace() || "()=!".contains(c)) {
+        return Err(wrong());
+    }
+    Ok(term)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use k8s_openapi::api::core::v1::ConfigMap;
+    use k8s_openapi::api::core::v1::Pod;
     use serde_json::json;
+
+    fn object() -> Pod {
+        serde_json::from_value(json!({
+            "metadata": { "name": "a", "namespace": "n", "labels": { "tier": "web", "x": "" } },
+            "spec": { "containers": [], "nodeName": "here" },
+        }))
+        .unwrap()
+    }
 
     #[test]
     fn selectors_select() {
-        let object: ConfigMap = serde_json::from_value(
-            json!({ "metadata": { "name": "a", "namespace": "n", "labels": { "tier": "web", "x": "" } } }),
-        )
-        .unwrap();
-        let matches =
-            |labels: &str, fields: &str| Selector::parse(Some("n"), labels, fields).unwrap().matches(&object);
-        for yes in ["", "tier=web", "tier==web,x", "tier!=db", "!absent", "absent!=x", "x="] {
+        let more = ["spec.nodeName".to_owned()];
+        let matches = |labels: &str, fields: &str| {
+            let selector = Selector::parse(Some("n"), labels, fields, &more).unwrap();
+            let object = object();
+            let found = selector.matches(&object);
+            assert_eq!(selector.matches_json(&serde_json::to_value(&object).unwrap()), found);
+            found
+        };
+        for yes in [
+            "",
+            "tier=web",
+            "tier==web,x",
+            "tier!=db",
+            "!absent",
+            "absent!=x",
+            "x=",
+            "tier in (db, web)",
+            "tier notin (db,cache),x",
+            "absent notin (a)",
+        ] {
             assert!(matches(yes, ""), "{yes}");
         }
-        for no in ["tier=db", "absent", "!tier", "tier=web,absent=1", "tier!=web"] {
+        for no in ["tier=db", "absent", "!tier", "tier=web,absent=1", "tier!=web", "absent in (a,b)"] {
             assert!(!matches(no, ""), "{no}");
         }
-        assert!(matches("", "metadata.name=a,metadata.namespace!=other"));
+        assert!(matches("", "metadata.name=a,metadata.namespace!=other,spec.nodeName=here"));
         assert!(!matches("", "metadata.name=b"));
-        assert!(!Selector::parse(Some("other"), "", "").unwrap().matches(&object));
+        assert!(!matches("", "spec.nodeName!=here"));
+        assert!(!Selector::parse(Some("other"), "", "", &[]).unwrap().matches(&object()));
     }
 
     #[test]
     fn what_is_not_served_is_refused() {
-        for (labels, fields) in [("tier in (a, b)", ""), ("", "status.phase=x"), ("", "metadata.name")] {
-            assert_eq!(
-                Selector::parse(None, labels, fields).unwrap_err().code().as_u16(),
-                400,
-                "{labels}{fields}"
-            );
+        for (labels, fields) in [
+            ("tier in (a", ""),
+            ("tier of (a)", ""),
+            ("a b", ""),
+            ("=x", ""),
+            ("", "status.phase=x"),
+            ("", "metadata.name"),
+            ("", "metadata.name in (a)"),
+        ] {
+            let refused = Selector::parse(None, labels, fields, &[]).unwrap_err();
+            assert_eq!(refused.code().as_u16(), 400, "{labels}{fields}");
         }
     }
 }

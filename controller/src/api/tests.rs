@@ -25,6 +25,8 @@ use super::ports::{Activity, Error as PortError, Instance, LogLine, LogQuery};
 use super::*;
 use crate::backend::Capability;
 
+mod clients;
+
 /// Remembers what it was asked and answers plainly.
 #[derive(Debug, Default)]
 struct Fake {
@@ -409,11 +411,12 @@ async fn what_the_path_and_the_object_say_must_agree() {
     }
     let (code, _) = running.send(Request::post(functions), vec![b' '; 4 << 20]).await;
     assert_eq!(code, 413);
-    let (code, answer) = running.send(Request::post(format!("{functions}?dryRun=All")), "{}").await;
+    let (code, answer) = running.send(Request::post(format!("{functions}?dryRun=Some")), "{}").await;
     assert_eq!((code, answer.contains("dryRun")), (400, true));
     let (code, answer) = running.send(Request::get("/apis/hearth.dev/v1/nothing"), "").await;
     assert_eq!((code, answer.contains("NotFound")), (404, true));
-    let (code, answer) = running.send(Request::delete(functions), "").await;
+    let revision = "/apis/hearth.dev/v1/namespaces/default/revisions/a-00001";
+    let (code, answer) = running.send(Request::delete(revision), "").await;
     assert_eq!((code, answer.contains("MethodNotAllowed")), (405, true));
     running.api.stop().await;
 }
@@ -429,7 +432,7 @@ async fn every_problem_of_a_function_is_named_by_its_field() {
     assert_eq!((refused.code, refused.reason.as_str()), (422, "Invalid"));
     let details = refused.details.unwrap();
     let fields: Vec<_> = details.causes.iter().map(|cause| cause.field.as_str()).collect();
-    assert_eq!((details.kind.as_str(), details.name.as_str()), ("functions", "a"));
+    assert_eq!((details.kind.as_str(), details.name.as_str()), ("Function", "a"));
     assert!(
         fields.contains(&"spec.hander") && fields.contains(&"spec.source.path") && fields.len() >= 3,
         "{:?}",
@@ -446,7 +449,7 @@ async fn the_kube_crate_discovers_what_is_served() {
     assert_eq!(groups.groups[0].name, "hearth.dev");
     let resources = running.client.list_api_group_resources("hearth.dev/v1").await.unwrap();
     let names: Vec<_> = resources.resources.iter().map(|resource| resource.name.as_str()).collect();
-    assert_eq!(names, ["functions", "functions/status", "revisions"]);
+    assert_eq!(names, ["functions", "functions/status", "functions/scale", "revisions"]);
     running.api.stop().await;
 }
 

@@ -1,17 +1,21 @@
 //! Watches: the changes of one kind of object as JSON, a line each.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use axum::body::Body;
 use axum::response::{IntoResponse, Response};
 use bytes::Bytes;
-use futures_util::Stream;
+use futures_util::{Stream, StreamExt};
 use http::header;
+use jiff::Timestamp;
 use serde_json::{Value, json};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use super::failure::Failure;
+use super::kinds;
+use super::render::{Rendering, View};
 use super::selector::Selector;
 use crate::store::{Error, Event, Object, Watch};
 
@@ -21,24 +25,37 @@ const BOOKMARK_EVERY: Duration = Duration::from_secs(30);
 /// A watch whose client names no end, ends after it; clients begin anew. As long as Kubernetes' shortest.
 const DEFAULT_TIMEOUT: Duration = Duration::from_secs(30 * 60);
 
+/// The annotation of the bookmark behind the objects that were there.
+const INITIAL_END: &str = "k8s.io/initial-events-end";
+
 /// What a watch was asked for.
 #[derive(Debug)]
 pub(super) struct Asked {
     pub(super) selector: Selector,
+    pub(super) view: View,
     pub(super) bookmarks: bool,
+    /// A bookmark says where the objects that were there end and the changes begin.
+    pub(super) initial_end: bool,
     pub(super) timeout: Option<Duration>,
 }
 
-/// Answers with the events of `watch` after those of `first`.
+/// Answers with `first`, the objects that were there before the watch began, and then with the events of `watch`.
 pub(super) fn answer<O: Object>(
-    first: Vec<Value>,
+    first: Vec<Arc<O>>,
     watch: Result<Watch<O>, Failure>,
     asked: Asked,
     shutdown: CancellationToken,
 ) -> Response {
     let end = Instant::now() + asked.timeout.unwrap_or(DEFAULT_TIMEOUT);
     let (watch, first) = match watch {
-        Ok(watch) => (Some(watch), first),
+        Ok(watch) => {
+            let mut first: Vec<Value> =
+                first.iter().map(|object| asked.event("ADDED", object.as_ref())).collect();
+            if asked.initial_end {
+                first.push(asked.bookmark::<O>(&watch, &json!({ INITIAL_END: "true" })));
+            }
+            (Some(watch), first)
+        }
         // Within the stream, not as the answer's status: clients of the watch cache expect it there and list again.
         Err(failure) => (None, vec![error_event(&failure)]),
     };
@@ -50,12 +67,13 @@ pub(super) fn answer<O: Object>(
         next_bookmark: Instant::now() + BOOKMARK_EVERY,
         shutdown,
     };
-    ([(header::CONTENT_TYPE, "application/json")], Body::from_stream(following.lines())).into_response()
+    lines(following.events())
 }
 
-/// `ADDED` for an object that was there before the watch began.
-pub(super) fn added<O: Object>(object: &O) -> Value {
-    json!({ "type": "ADDED", "object": object })
+/// An answer of events, a line each.
+pub(super) fn lines(events: impl Stream<Item = Value> + Send + 'static) -> Response {
+    let lines = events.map(|event| Ok::<_, std::convert::Infallible>(Bytes::from(format!("{event}\n"))));
+    ([(header::CONTENT_TYPE, "application/json")], Body::from_stream(lines)).into_response()
 }
 
 struct Following<O> {
@@ -68,10 +86,10 @@ struct Following<O> {
 }
 
 impl<O: Object> Following<O> {
-    fn lines(self) -> impl Stream<Item = Result<Bytes, std::convert::Infallible>> {
+    fn events(self) -> impl Stream<Item = Value> {
         futures_util::stream::unfold(self, |mut following| async move {
             let event = following.next().await?;
-            Some((Ok(Bytes::from(format!("{event}\n"))), following))
+            Some((event, following))
         })
     }
 
@@ -87,7 +105,7 @@ impl<O: Object> Following<O> {
                 () = tokio::time::sleep_until(self.end) => return None,
                 () = tokio::time::sleep_until(self.next_bookmark), if self.asked.bookmarks => {
                     self.next_bookmark = Instant::now() + BOOKMARK_EVERY;
-                    return Some(bookmark::<O>(watch));
+                    return Some(self.asked.bookmark::<O>(watch, &Value::Null));
                 }
                 // Cancel-safe: a dropped `next` has taken nothing.
                 event = watch.next() => match event {
@@ -106,31 +124,44 @@ impl<O: Object> Following<O> {
 }
 
 impl Asked {
-    /// The event as the client sees it: an object whose labels no longer match is deleted for it.
+    /// The event as the client sees it: an object that no longer matches is deleted for it.
     fn wanted<O: Object>(&self, event: &Event<O>) -> Option<Value> {
         let object = event.object().as_ref();
         if self.selector.matches(object) {
-            Some(json!({ "type": event.name(), "object": object }))
+            Some(self.event(event.name(), object))
         } else if self.selector.can_change()
             && self.selector.concerns(object)
             && matches!(event, Event::Modified(_))
         {
             // Whether the client had it is not known here; a deletion of what it did not have does no harm.
-            Some(json!({ "type": "DELETED", "object": object }))
+            Some(self.event("DELETED", object))
         } else {
             None
         }
     }
-}
 
-fn bookmark<O: Object>(watch: &Watch<O>) -> Value {
-    json!({
-        "type": "BOOKMARK",
-        "object": {
-            "kind": O::kind(&()), "apiVersion": O::api_version(&()),
-            "metadata": { "resourceVersion": watch.resource_version().to_string() },
-        },
-    })
+    fn event<O: Object>(&self, name: &str, object: &O) -> Value {
+        let object = serde_json::to_value(object).unwrap_or_default();
+        json!({ "type": name, "object": self.rendering::<O>().one(object) })
+    }
+
+    fn bookmark<O: Object>(&self, watch: &Watch<O>, annotations: &Value) -> Value {
+        let mut metadata = json!({ "resourceVersion": watch.resource_version().to_string() });
+        if !annotations.is_null() {
+            metadata["annotations"] = annotations.clone();
+        }
+        let object = match self.view {
+            View::Table(_) => self.rendering::<O>().list("", "", metadata, Vec::new()),
+            View::Whole | View::Metadata => self.rendering::<O>().one(json!({
+                "kind": O::kind(&()), "apiVersion": O::api_version(&()), "metadata": metadata,
+            })),
+        };
+        json!({ "type": "BOOKMARK", "object": object })
+    }
+
+    fn rendering<O: Object>(&self) -> Rendering<'static> {
+        Rendering { view: self.view, columns: &kinds::of::<O>().columns, now: Timestamp::now() }
+    }
 }
 
 fn error_event(failure: &Failure) -> Value {

@@ -73,6 +73,8 @@ pub(super) enum Command {
     Simulate(Simulate),
     /// Document a manifest's fields: meaning, form, default
     Explain(Explain),
+    /// Print the resource definitions of functions and revisions, for a Kubernetes cluster
+    Crd(Crd),
     /// Print the kubeconfig of the server, for kubectl and other clients
     Kubeconfig(Client),
     /// Say what this machine can and cannot do, and how to get it
@@ -197,6 +199,21 @@ pub(super) struct Serve {
     /// Configuration.
     #[command(flatten)]
     pub(super) server: ServerOptions,
+}
+
+/// `hearth crd`.
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  hearth crd | kubectl apply -f -          teach a cluster what a Function is
+  hearth crd --cel > crds.yaml             with rules that the API server itself checks, for Kubernetes from 1.31 on")]
+pub(super) struct Crd {
+    /// With rules in CEL and selectable fields, which Kubernetes knows from 1.31 on
+    #[arg(long)]
+    pub(super) cel: bool,
+    /// Form of the output
+    #[arg(short, long, value_enum, default_value = "yaml")]
+    pub(super) output: Format,
 }
 
 /// Form of an answer.

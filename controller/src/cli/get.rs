@@ -68,10 +68,12 @@ where
     if arguments.watch {
         return watch(server, api, arguments).await;
     }
-    let items = match &arguments.name {
+    let mut items = match &arguments.name {
         Some(name) => vec![api.get(name).await.map_err(|error| server.explain(&error))?],
         None => api.list(&ListParams::default()).await.map_err(|error| server.explain(&error))?.items,
     };
+    // Who owns which field is for programs that apply; `kubectl get --show-managed-fields` shows it.
+    items.iter_mut().for_each(|item| item.meta_mut().managed_fields = None);
     print(&items, arguments, namespace)
 }
 
@@ -95,7 +97,7 @@ where
     let mut printer = Printer::new(arguments);
     loop {
         let event = match events.try_next().await {
-            Ok(Some(event)) => event,
+            Ok(Some(event)) => event.modify(|item| item.meta_mut().managed_fields = None),
             Ok(None) => return Ok(()),
             // A server that went away is told; the watcher itself would try for ever.
             Err(error) => return Err(lost(server, &error)),

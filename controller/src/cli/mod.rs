@@ -52,6 +52,7 @@ fn run(command: Command) -> Result<(), Error> {
         // The few that need neither network nor files of others.
         Command::Convert(arguments) => convert::run(&arguments),
         Command::Explain(arguments) => explain::run(&arguments),
+        Command::Crd(arguments) => small::crd(&arguments),
         Command::Simulate(arguments) => simulate::run(&arguments),
         Command::Config(arguments) => config::run(&arguments),
         Command::Kubeconfig(arguments) => small::kubeconfig(&arguments),

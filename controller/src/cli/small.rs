@@ -1,8 +1,8 @@
-//! Commands of a few lines: `kubeconfig`, `version`.
+//! Commands of a few lines: `kubeconfig`, `crd`, `version`.
 
 use serde_json::{Value, json};
 
-use super::args::{self, Version};
+use super::args::{self, Format, Version};
 use super::client::{Server, in_data_dir};
 use super::error::Error;
 use super::out;
@@ -18,6 +18,20 @@ pub(super) fn kubeconfig(arguments: &args::Client) -> Result<(), Error> {
     let text = std::fs::read_to_string(&path)
         .map_err(|error| Error::failed(format!("{} cannot be read: {error}", path.display())))?;
     out::text(&text)
+}
+
+/// `hearth crd`: the definitions as documents of one file, or as one list.
+pub(super) fn crd(arguments: &args::Crd) -> Result<(), Error> {
+    let crds = if arguments.cel { hearth_function::crds_with_rules() } else { hearth_function::crds() };
+    match arguments.output {
+        Format::Json => {
+            out::object(&json!({ "apiVersion": "v1", "kind": "List", "items": crds }), Format::Json)
+        }
+        Format::Yaml => {
+            let documents = crds.iter().map(out::yaml).collect::<Result<Vec<_>, _>>()?;
+            out::text(&documents.join("---\n"))
+        }
+    }
 }
 
 /// `hearth version`. That no server answers is no failure here.

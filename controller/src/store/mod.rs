@@ -190,6 +190,47 @@ impl Store {
         self.change(move |state| plan::delete::<O>(state, &namespace, &name, &preconditions, now)).await
     }
 
+    /// What [`Store::create`] would answer now. Nothing is stored.
+    ///
+    /// # Errors
+    /// As [`Store::create`].
+    pub fn preview_create<O: Object>(&self, object: O, now: Timestamp) -> Result<Arc<O>, Error> {
+        let random =
+            random().map_err(|source| Error::Io { doing: "draw a uid", source: Box::new(source) })?;
+        self.read(|state| plan::create(state, object, random, now)).map(|plan| plan.answer)
+    }
+
+    /// What [`Store::update`] would answer now. Nothing is stored.
+    ///
+    /// # Errors
+    /// As [`Store::update`].
+    pub fn preview_update<O: Object>(&self, object: O) -> Result<Arc<O>, Error> {
+        self.read(|state| plan::update(state, object)).map(|plan| plan.answer)
+    }
+
+    /// What [`Store::update_status`] would answer now. Nothing is stored.
+    ///
+    /// # Errors
+    /// As [`Store::update`].
+    pub fn preview_update_status<O: Object>(&self, object: O) -> Result<Arc<O>, Error> {
+        self.read(|state| plan::update_status(state, object)).map(|plan| plan.answer)
+    }
+
+    /// What [`Store::delete`] would answer now. Nothing is deleted.
+    ///
+    /// # Errors
+    /// As [`Store::delete`].
+    pub fn preview_delete<O: Object>(
+        &self,
+        namespace: &str,
+        name: &str,
+        preconditions: &Preconditions,
+        now: Timestamp,
+    ) -> Result<Arc<O>, Error> {
+        self.read(|state| plan::delete::<O>(state, namespace, name, preconditions, now))
+            .map(|plan| plan.answer)
+    }
+
     /// Everything that happens to objects of this kind after `since`. A version of [`Store::list`] continues without a gap.
     ///
     /// # Errors

@@ -1,15 +1,61 @@
 //! The custom resource definitions for a cluster, from the same types.
 
-use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition;
+use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::{
+    CustomResourceDefinition, ValidationRule,
+};
 use kube_core::CustomResourceExt;
 
 use crate::revision::Revision;
 use crate::spec::Function;
 
-/// The definitions of `functions.hearth.dev` and `revisions.hearth.dev`.
+/// The definitions of `functions.hearth.dev` and `revisions.hearth.dev`, for any API server that knows `apiextensions.k8s.io/v1` (1.16).
 #[must_use]
 pub fn crds() -> [CustomResourceDefinition; 2] {
-    [Function::crd(), Revision::crd()]
+    let mut crds = [Function::crd(), Revision::crd()];
+    // Known from 1.30 on; what came before refuses them as unknown fields.
+    for version in crds.iter_mut().flat_map(|crd| &mut crd.spec.versions) {
+        version.selectable_fields = None;
+    }
+    crds
+}
+
+/// Rules in CEL, by their place in the schema: what a schema alone cannot say and an API server can refuse by itself, before Hearth sees it.
+/// Each as path below `spec` (of dots), rule, and what is said when it does not hold.
+const FUNCTION_RULES: [(&str, &str, &str); 3] = [
+    (
+        "source",
+        "[has(self.inline), has(self.bundle), has(self.archive), has(self.git), has(self.image)].filter(given, given).size() == 1",
+        "exactly one of inline, bundle, archive, git, image (path is for the hearth client)",
+    ),
+    ("scale", "self.min <= self.max", "min is more than max"),
+    ("scale", "self.initial <= self.max", "initial is more than max"),
+];
+
+const REVISION_RULES: [(&str, &str, &str); 1] = [("", "self == oldSelf", "a Revision is never changed")];
+
+/// As [`crds`], with rules in CEL and the fields that can be selected by: for API servers from 1.31 on.
+#[must_use]
+pub fn crds_with_rules() -> [CustomResourceDefinition; 2] {
+    let [mut function, mut revision] = [Function::crd(), Revision::crd()];
+    add_rules(&mut function, &FUNCTION_RULES);
+    add_rules(&mut revision, &REVISION_RULES);
+    [function, revision]
+}
+
+fn add_rules(crd: &mut CustomResourceDefinition, rules: &[(&str, &str, &str)]) {
+    for (path, rule, message) in rules {
+        let path = std::iter::once("spec").chain(path.split('.').filter(|name| !name.is_empty()));
+        let root = crd.spec.versions.first_mut().and_then(|version| version.schema.as_mut());
+        let root = root.and_then(|schema| schema.open_api_v3_schema.as_mut());
+        let place = path.fold(root, |schema, name| schema?.properties.as_mut()?.get_mut(name));
+        if let Some(schema) = place {
+            schema.x_kubernetes_validations.get_or_insert_default().push(ValidationRule {
+                rule: (*rule).to_owned(),
+                message: Some((*message).to_owned()),
+                ..ValidationRule::default()
+            });
+        }
+    }
 }
 
 #[cfg(test)]
@@ -50,5 +96,33 @@ mod tests {
         assert_eq!(function.metadata.name.as_deref(), Some("functions.hearth.dev"));
         assert_eq!(function.spec.names.short_names, Some(vec!["fn".to_owned()]));
         assert_eq!(revision.metadata.name.as_deref(), Some("revisions.hearth.dev"));
+    }
+
+    #[test]
+    fn rules_are_there_only_where_they_are_asked_for() {
+        let count = |crds: &[CustomResourceDefinition; 2]| {
+            serde_json::to_string(crds).unwrap().matches("x-kubernetes-validations").count()
+        };
+        // Two of the rules stand at one place.
+        assert_eq!((count(&crds()), count(&crds_with_rules())), (0, 3));
+        assert!(crds_with_rules().iter().all(|crd| crd.spec.versions[0].selectable_fields.is_some()));
+    }
+
+    #[test]
+    fn the_subresources_are_status_and_scale() {
+        let [function, revision] = crds();
+        let text = serde_json::to_value([&function, &revision]).unwrap();
+        let version = &text[0]["spec"]["versions"][0];
+        assert_eq!(version["subresources"]["scale"]["specReplicasPath"], ".spec.scale.min");
+        assert!(version["subresources"]["status"].is_object());
+        assert!(text[1]["spec"]["versions"][0]["subresources"]["scale"].is_null());
+        let columns: Vec<_> = version["additionalPrinterColumns"]
+            .as_array()
+            .unwrap()
+            .iter()
+            .filter(|column| column["priority"].as_i64().unwrap_or(0) == 0)
+            .map(|column| column["name"].as_str().unwrap())
+            .collect();
+        assert_eq!(columns, ["Ready", "URL", "Instances", "Age"]);
     }
 }

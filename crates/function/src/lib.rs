@@ -18,7 +18,7 @@ mod values;
 mod yaml;
 
 pub use check::from_value;
-pub use crd::crds;
+pub use crd::{crds, crds_with_rules};
 pub use explain::explain;
 pub use ids::{FunctionId, IdError, InstanceId, RevisionId};
 pub use problem::{Position, Problem};
@@ -26,6 +26,7 @@ pub use revision::{
     Code, ImageTemplate, Revision, RevisionSpec, RevisionState, RevisionStatus, Template, next_revision_name,
     revision_number, template_digest,
 };
+pub use schema::metadata as metadata_schema;
 pub use spec::{Function, FunctionSpec};
 pub use status::{Condition, ConditionStatus, ConditionType, FunctionStatus, InstanceCounts, set_condition};
 pub use validate::{Side, validate};

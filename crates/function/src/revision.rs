@@ -21,6 +21,8 @@ use crate::values::{Digest, Handler, RuntimeName};
     category = "hearth",
     namespaced,
     status = "RevisionStatus",
+    selectable = ".spec.function",
+    selectable = ".status.state",
     derive = "PartialEq",
     doc = "An immutable snapshot of what a Function runs, made whenever its code or its template changes.",
     printcolumn = r#"{"name":"Function","type":"string","jsonPath":".spec.function"}"#,

@@ -66,8 +66,10 @@ fn resource(description: &str, kind: &str, spec: Value, mut status: Value) -> Va
     })
 }
 
-/// The object metadata of Kubernetes. What a user writes is described; the rest is what a server adds and a client sends back.
-fn metadata() -> Value {
+/// The schema of `metadata`, which Kubernetes leaves out of a resource definition. What a user writes is described; the rest is what a server
+/// adds and a client sends back.
+#[must_use]
+pub fn metadata() -> Value {
     let server_field =
         |kind: &str| json!({ "type": kind, "description": "Set by the server.", "x-hearth-server": true });
     json!({

@@ -37,6 +37,8 @@ use crate::values::{Handler, RuntimeName};
     category = "hearth",
     namespaced,
     status = "FunctionStatus",
+    scale(spec_replicas_path = ".spec.scale.min", status_replicas_path = ".status.instances.ready"),
+    selectable = ".spec.runtime",
     derive = "PartialEq",
     doc = "A function: code that Hearth runs in containers, as many as its traffic needs and none when there is none.",
     printcolumn = r#"{"name":"Ready","type":"string","jsonPath":".status.conditions[?(@.type==\"Ready\")].status"}"#,

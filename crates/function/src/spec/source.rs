@@ -10,6 +10,8 @@ use crate::values::Digest;
 /// Where the code comes from: exactly one of the fields.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
+// Who applies a source gives the whole of it: with two fields of two managers nobody could change where the code comes from.
+#[schemars(extend("x-kubernetes-map-type" = "atomic"))]
 pub struct Source {
     /// A directory beside the manifest. The hearth client packs it, uploads it and stores its digest as `bundle`; kubectl cannot.
     #[serde(default, skip_serializing_if = "Option::is_none")]
