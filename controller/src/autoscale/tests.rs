@@ -200,10 +200,8 @@ async fn code_that_does_not_load_fails_those_who_wait_with_what_it_printed_and_i
     assert_eq!(failure.last_lines, ["line 1", "line 2"]);
     assert!(retry_after >= Duration::from_millis(800), "{retry_after:?}");
     let notes = scene.notes().await;
-    let told = [
-        "the instance did not start: SyntaxError: no (index.js:3)",
-        "/code/index.js:3\nno\nSyntaxError: no",
-    ];
+    let told =
+        ["the instance did not start: SyntaxError: no (index.js:3)", "/code/index.js:3\nno\nSyntaxError: no"];
     assert_eq!(notes, told, "the log has the whole stack, as one entry");
     // Whoever comes after the back-off gets the next try, and that succeeds.
     scene.want(1, 0).await;
