@@ -54,6 +54,8 @@ pub enum Happened {
     },
     /// Its calls did not end in time; it is being stopped.
     Overdue,
+    /// It stands still and cannot be made to run again.
+    NotThawed,
     /// Nothing of it is left.
     Removed,
 }

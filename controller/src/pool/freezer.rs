@@ -9,24 +9,42 @@
 //!           want             freeze              (frozen)
 //!  awake ─────────► Wanted ─────────► Freezing ─────────► Frozen
 //!    ▲                │ thaw             │ thaw: when it is over  │ thaw: at once
-//!    └────────────────┴──────────────────┴────────────────────────┘
+//!    └────────────────┘                  └────────► Thawing ◄─────┘
+//!    ▲                                                 │ done
+//!    └─────────────────────────────────────────────────┘
 //! ```
+//!
+//! Whoever has an instance thawed believes that it runs. A thaw that fails (an engine that is being restarted) is tried again a few times, and
+//! then the instance is given up: calls that wait for it must not wait for ever.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll, Waker};
+use std::time::Duration;
 
 use hearth_function::InstanceId;
+use tokio::sync::mpsc;
 use tokio_util::task::TaskTracker;
 
-use crate::backend::Backend;
+use crate::backend::{self, Backend};
 use crate::telemetry::chain;
+
+/// Pauses between the attempts to thaw an instance: six seconds in all, about as long as a restart of Docker's engine takes.
+const THAW_AGAIN: [Duration; 5] = [
+    Duration::from_millis(100),
+    Duration::from_millis(400),
+    Duration::from_millis(1500),
+    Duration::from_secs(2),
+    Duration::from_secs(2),
+];
 
 /// See the module's page. The pool has one and the gateway uses it too.
 #[derive(Debug)]
 pub struct Freezer {
     backend: Arc<dyn Backend>,
-    books: Mutex<Books>,
+    books: Arc<Mutex<Books>>,
+    /// Instances that could not be thawed.
+    given_up: mpsc::Sender<InstanceId>,
     /// Thaws of backends that take longer than one write.
     late: TaskTracker,
     runtime: tokio::runtime::Handle,
@@ -44,14 +62,15 @@ enum Phase {
     Wanted { round: u64 },
     Freezing { thaw: bool },
     Frozen,
+    Thawing,
 }
 
 impl Freezer {
-    /// A freezer for the instances of `backend`. To be made in a runtime.
+    /// A freezer for the instances of `backend`; `given_up` is told of those that cannot be thawed. To be made in a runtime.
     #[must_use]
-    pub fn new(backend: Arc<dyn Backend>) -> Self {
+    pub(super) fn new(backend: Arc<dyn Backend>, given_up: mpsc::Sender<InstanceId>) -> Self {
         let runtime = tokio::runtime::Handle::current();
-        Self { backend, books: Mutex::default(), late: TaskTracker::new(), runtime }
+        Self { backend, books: Arc::default(), given_up, late: TaskTracker::new(), runtime }
     }
 
     /// Announces a freeze: its number. The gateway must be asked after this, and [`Freezer::freeze`] called when it has said yes.
@@ -59,7 +78,10 @@ impl Freezer {
         let mut books = self.books();
         books.rounds += 1;
         let round = books.rounds;
-        books.phases.insert(instance.clone(), Phase::Wanted { round });
+        // One that is being thawed is left to that: its freeze will find that it was not announced.
+        if books.phases.get(instance) != Some(&Phase::Thawing) {
+            books.phases.insert(instance.clone(), Phase::Wanted { round });
+        }
         round
     }
 
@@ -70,7 +92,7 @@ impl Freezer {
     ///
     /// # Cancel safety
     /// Not to be dropped before its end: a thaw relies on it.
-    pub async fn freeze(&self, instance: &InstanceId, round: u64) -> Result<bool, crate::backend::Error> {
+    pub async fn freeze(&self, instance: &InstanceId, round: u64) -> Result<bool, backend::Error> {
         {
             let mut books = self.books();
             match books.phases.get_mut(instance) {
@@ -84,16 +106,16 @@ impl Freezer {
         let thaw = {
             let mut books = self.books();
             let thaw = books.phases.get(instance) != Some(&Phase::Freezing { thaw: false });
-            if thaw || frozen.is_err() {
-                books.phases.remove(instance);
-            } else {
-                books.phases.insert(instance.clone(), Phase::Frozen);
-            }
+            match (frozen.is_err(), thaw) {
+                (true, _) => books.phases.remove(instance),
+                (false, true) => books.phases.insert(instance.clone(), Phase::Thawing),
+                (false, false) => books.phases.insert(instance.clone(), Phase::Frozen),
+            };
             thaw
         };
         frozen?;
         if thaw {
-            self.backend.resume(instance).await?;
+            self.thawing(instance.clone()).await;
         }
         Ok(!thaw)
     }
@@ -103,13 +125,16 @@ impl Freezer {
         let frozen = {
             let mut books = self.books();
             match books.phases.get_mut(instance) {
-                None => false,
+                None | Some(Phase::Thawing) => false,
                 Some(Phase::Freezing { thaw }) => {
                     *thaw = true;
                     false
                 }
                 Some(Phase::Wanted { .. }) => books.phases.remove(instance).is_none(),
-                Some(Phase::Frozen) => books.phases.remove(instance).is_some(),
+                Some(phase @ Phase::Frozen) => {
+                    *phase = Phase::Thawing;
+                    true
+                }
             }
         };
         if frozen {
@@ -117,14 +142,37 @@ impl Freezer {
         }
     }
 
-    fn resume(&self, instance: InstanceId) {
-        let backend = Arc::clone(&self.backend);
-        let mut resuming = Box::pin(async move {
-            if let Err(error) = backend.resume(&instance).await {
-                // It has ended, as a rule, and whoever calls it finds that out.
-                tracing::debug!(%instance, error = chain(&error), "not thawed");
+    /// Thaws what is [`Phase::Thawing`], or gives it up.
+    fn thawing(&self, instance: InstanceId) -> impl Future<Output = ()> + Send + 'static {
+        let (backend, books) = (Arc::clone(&self.backend), Arc::clone(&self.books));
+        let given_up = self.given_up.clone();
+        async move {
+            let mut pauses = THAW_AGAIN.into_iter();
+            let runs = loop {
+                match (backend.resume(&instance).await, pauses.next()) {
+                    // One that has ended is found so by whoever calls it.
+                    (Ok(()) | Err(backend::Error::NotFound(_)), _) => break true,
+                    (Err(error), Some(pause)) => {
+                        tracing::debug!(%instance, error = chain(&error), "not thawed; tried again");
+                        tokio::time::sleep(pause).await;
+                    }
+                    (Err(error), None) => {
+                        tracing::warn!(%instance, error = chain(&error), "an instance cannot be thawed and is given up");
+                        break false;
+                    }
+                }
+            };
+            books.lock().unwrap_or_else(PoisonError::into_inner).phases.remove(&instance);
+            if !runs {
+                let _nobody = given_up.send(instance).await.is_err();
             }
-        });
+        }
+    }
+
+    fn resume(&self, instance: InstanceId) {
+        let mut resuming = Box::pin(self.thawing(instance));
+        // Its timers are the pool's: this thread may have none.
+        let _runtime = self.runtime.enter();
         // The embedded backend does it in the first step.
         match resuming.as_mut().poll(&mut Context::from_waker(Waker::noop())) {
             Poll::Ready(()) => {}
@@ -143,10 +191,16 @@ mod tests {
     use super::*;
 
     fn freezer() -> (tempfile::TempDir, Arc<Staged>, Freezer, InstanceId) {
+        let (directory, backend, freezer, instance, _) = with_given_up();
+        (directory, backend, freezer, instance)
+    }
+
+    fn with_given_up() -> (tempfile::TempDir, Arc<Staged>, Freezer, InstanceId, mpsc::Receiver<InstanceId>) {
         let directory = tempfile::tempdir().unwrap();
         let backend = Staged::new(directory.path());
-        let freezer = Freezer::new(Arc::clone(&backend) as Arc<dyn Backend>);
-        (directory, backend, freezer, InstanceId::parse("i1").unwrap())
+        let (lost, given_up) = mpsc::channel(1);
+        let freezer = Freezer::new(Arc::clone(&backend) as Arc<dyn Backend>, lost);
+        (directory, backend, freezer, InstanceId::parse("i1").unwrap(), given_up)
     }
 
     #[tokio::test]
@@ -188,5 +242,28 @@ mod tests {
         };
         let (frozen, ()) = tokio::join!(freezer.freeze(&instance, round), thawing);
         assert!(!frozen.unwrap() && backend.frozen().is_empty());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_thaw_that_fails_is_tried_again_and_given_up_at_last() {
+        let (_directory, backend, freezer, instance, mut given_up) = with_given_up();
+        let round = freezer.want(&instance);
+        assert!(freezer.freeze(&instance, round).await.unwrap());
+        backend.fail_thaws(2);
+        freezer.thaw(&instance);
+        assert_eq!(backend.frozen(), std::slice::from_ref(&instance));
+        // Not before it runs.
+        let early = freezer.want(&instance);
+        assert!(!freezer.freeze(&instance, early).await.unwrap());
+        freezer.late.close();
+        freezer.late.wait().await;
+        assert!(backend.frozen().is_empty() && given_up.try_recv().is_err());
+
+        freezer.late.reopen();
+        let round = freezer.want(&instance);
+        assert!(freezer.freeze(&instance, round).await.unwrap());
+        backend.fail_thaws(usize::MAX);
+        freezer.thaw(&instance);
+        assert_eq!(given_up.recv().await, Some(instance));
     }
 }

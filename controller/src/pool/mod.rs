@@ -65,6 +65,8 @@ const REPORTS: usize = 256;
 pub struct Pool {
     backend: Arc<dyn Backend>,
     freezer: Arc<Freezer>,
+    /// Those that it could not thaw.
+    given_up: mpsc::Receiver<InstanceId>,
     /// What instances hold, and when that was measured last.
     measured: watch::Sender<Measured>,
     /// Says whether the last measurement was taken.
@@ -116,9 +118,11 @@ impl Pool {
     pub fn new(backend: Arc<dyn Backend>, logs: Logs) -> Self {
         let (reporter, reports) = mpsc::channel(REPORTS);
         let measured = watch::Sender::new(Measured::default());
+        let (lost, given_up) = mpsc::channel(REPORTS);
         Self {
             exits: backend.exits(),
-            freezer: Arc::new(Freezer::new(Arc::clone(&backend))),
+            freezer: Arc::new(Freezer::new(Arc::clone(&backend), lost)),
+            given_up,
             backend,
             unseen: measured.subscribe(),
             measured,
@@ -275,6 +279,12 @@ impl Pool {
                     }
                 }
                 Some(ended) = self.exits.recv() => self.note_exit(ended),
+                Some(instance) = self.given_up.recv() => {
+                    if let Some(entry) = self.instances.get(&instance) {
+                        let revision = entry.subject.revision();
+                        return Event { instance, revision, what: Happened::NotThawed };
+                    }
+                }
                 Some(joined) = self.tasks.join_next_with_id() => match joined {
                     Ok((task, ())) => {
                         if let Some(event) = self.remove(task) {

@@ -63,6 +63,7 @@ struct Stage {
     stops: Vec<(InstanceId, Duration)>,
     frozen: std::collections::BTreeSet<InstanceId>,
     thaws: usize,
+    failing_thaws: usize,
     start_time: Duration,
     failing_stops: usize,
 }
@@ -128,6 +129,11 @@ impl Staged {
     /// How often one was thawed, or was to be.
     pub(crate) fn thaws(&self) -> usize {
         self.stage.lock().unwrap().thaws
+    }
+
+    /// So many of the next thaws fail.
+    pub(crate) fn fail_thaws(&self, count: usize) {
+        self.stage.lock().unwrap().failing_thaws = count;
     }
 
     /// No freeze comes to its end until this is dropped.
@@ -209,6 +215,11 @@ impl Backend for Staged {
 
     async fn resume(&self, instance: &InstanceId) -> Result<(), Error> {
         let mut stage = self.stage.lock().unwrap();
+        if let Some(left) = stage.failing_thaws.checked_sub(1) {
+            stage.failing_thaws = left;
+            let source = std::io::Error::other("the engine is away");
+            return Err(Error::Step { step: "thaw", instance: instance.clone(), source });
+        }
         stage.frozen.remove(instance);
         stage.thaws += 1;
         Ok(())

@@ -117,6 +117,7 @@ impl Service {
                 self.outbox.push_back(ToGateway::Grant { revision, endpoint: *endpoint, slots });
             }
             Happened::Paused { round, frozen } => self.note_frozen(&instance, round, frozen, now),
+            Happened::NotThawed => self.kill(&instance, "killed: it was paused and could not be resumed"),
             Happened::Failed(failure) => self.note_failed(instance, revision, failure, now),
             Happened::Ended { how } => {
                 tracing::warn!(%revision, %instance, how, "instance ended");
@@ -164,9 +165,11 @@ impl Service {
                 tracing::warn!(%instance, how, "a pooled instance ended");
                 self.prewarm.lost(instance);
             }
-            Happened::Removed | Happened::Overdue | Happened::Ready { .. } | Happened::Paused { .. } => {
-                self.prewarm.lost(instance)
-            }
+            Happened::Removed
+            | Happened::Overdue
+            | Happened::NotThawed
+            | Happened::Ready { .. }
+            | Happened::Paused { .. } => self.prewarm.lost(instance),
         }
     }
 
