@@ -23,6 +23,7 @@ struct Kubectl {
 
 impl Kubectl {
     /// `None`, and the reason printed, when there is no kubectl.
+    #[expect(clippy::print_stdout, reason = "what could not be tried is said")]
     fn start() -> Option<Self> {
         let program = std::env::var_os("KUBECTL").map_or_else(|| PathBuf::from("kubectl"), PathBuf::from);
         let Some(minor) = minor(&program) else {

@@ -9,11 +9,11 @@ pub(super) fn between(then: Timestamp, now: Timestamp) -> String {
     let years = days / 365;
     match seconds {
         ..120 => format!("{seconds}s"),
-        ..600 => two(minutes, "m", seconds % 60, "s"),
-        ..10_800 => format!("{minutes}m"),
-        ..28_800 => two(hours, "h", minutes % 60, "m"),
-        ..172_800 => format!("{hours}h"),
-        ..691_200 => two(days, "d", hours % 24, "h"),
+        120..600 => two(minutes, "m", seconds % 60, "s"),
+        600..10_800 => format!("{minutes}m"),
+        10_800..28_800 => two(hours, "h", minutes % 60, "m"),
+        28_800..172_800 => format!("{hours}h"),
+        172_800..691_200 => two(days, "d", hours % 24, "h"),
         _ if years < 2 => format!("{days}d"),
         _ if years < 8 => two(years, "y", days % 365, "d"),
         _ => format!("{years}y"),
