@@ -70,6 +70,9 @@ struct Searched {
     /// The preferred one first.
     usable: Vec<Interpreter>,
     refused: Vec<Refused>,
+    /// A binary did not tell its version: the machine may have been busy, and it may be one that is wanted.
+    #[serde(skip)]
+    unanswered: bool,
 }
 
 /// What was found, by language; looked at again when nothing was, for somebody may have installed one.
@@ -134,10 +137,13 @@ fn searched(language: Language) -> Searched {
 
 /// Searches, and remembers what was found.
 fn look(language: Language) -> Searched {
+    // Before: what is changed while it is searched makes the memory of it void.
+    let candidates = memory::candidates(language);
     let searched = search::search(language);
     if let Some(kept) = KEPT.get()
         && !searched.usable.is_empty()
-        && let Err(error) = memory::keep(kept, language, &searched)
+        && !searched.unanswered
+        && let Err(error) = memory::keep(kept, language, candidates, &searched)
     {
         tracing::debug!(%error, "what interpreters there are is not remembered");
     }

@@ -19,7 +19,7 @@ struct Kept {
 
 /// A file that may be an interpreter.
 #[derive(Debug, PartialEq, Eq, Serialize, Deserialize)]
-struct Candidate {
+pub(super) struct Candidate {
     path: PathBuf,
     /// Behind links.
     real: PathBuf,
@@ -35,7 +35,8 @@ fn file(directory: &Path, language: Language) -> PathBuf {
     directory.join(name)
 }
 
-fn candidates(language: Language) -> Vec<Candidate> {
+/// The files that a search would look at now.
+pub(super) fn candidates(language: Language) -> Vec<Candidate> {
     let look = |path: PathBuf| {
         let real = fs::canonicalize(&path).ok()?;
         let metadata = fs::metadata(&real).ok()?;
@@ -54,12 +55,17 @@ pub(super) fn recall(directory: &Path, language: Language) -> Option<(Searched, 
     same.then_some((kept.found, !scripts))
 }
 
-/// Remembers what was found.
+/// Remembers what was found among `candidates`, as they were before the search.
 ///
 /// # Errors
 /// When the file cannot be written.
-pub(super) fn keep(directory: &Path, language: Language, found: &Searched) -> io::Result<()> {
-    let kept = Kept { candidates: candidates(language), found: found.clone() };
+pub(super) fn keep(
+    directory: &Path,
+    language: Language,
+    candidates: Vec<Candidate>,
+    found: &Searched,
+) -> io::Result<()> {
+    let kept = Kept { candidates, found: found.clone() };
     let (path, new) = (file(directory, language), file(directory, language).with_extension("new"));
     fs::write(&new, serde_json::to_vec(&kept).map_err(io::Error::other)?)?;
     fs::rename(new, path)
@@ -74,8 +80,8 @@ mod tests {
         let directory = tempfile::tempdir().unwrap();
         assert_eq!(recall(directory.path(), Language::Python), None);
         // No search is needed to tell that it was remembered and not made.
-        let found = Searched { usable: Vec::new(), refused: Vec::new() };
-        keep(directory.path(), Language::Python, &found).unwrap();
+        let found = Searched::default();
+        keep(directory.path(), Language::Python, candidates(Language::Python), &found).unwrap();
         assert_eq!(recall(directory.path(), Language::Python).map(|(found, _)| found), Some(found));
         assert_eq!(recall(directory.path(), Language::Nodejs), None);
         // As if another interpreter had been there.

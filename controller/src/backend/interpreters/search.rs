@@ -18,13 +18,21 @@ const PATIENCE: Duration = Duration::from_secs(5);
 /// Finds every interpreter of the language, the preferred one first: of the version that `PATH` leads to before others, then newer before
 /// older, and of one version the fastest first.
 pub(super) fn search(language: Language) -> Searched {
+    search_among(language, candidates(language))
+}
+
+fn search_among(language: Language, candidates: Vec<PathBuf>) -> Searched {
     let mut chosen = None;
     let mut found: BTreeMap<PathBuf, [u32; 3]> = BTreeMap::new();
-    for candidate in candidates(language) {
+    let mut unanswered = false;
+    for candidate in candidates {
         let Some(binary) = real_binary(language, &candidate) else { continue };
-        if let Some(version) = found.get(&binary).copied().or_else(|| version(&binary)) {
-            found.insert(binary, version);
-            chosen.get_or_insert(version);
+        match found.get(&binary).copied().or_else(|| version(&binary)) {
+            Some(version) => {
+                found.insert(binary, version);
+                chosen.get_or_insert(version);
+            }
+            None => unanswered = true,
         }
     }
     let homes = all_homes();
@@ -54,7 +62,7 @@ pub(super) fn search(language: Language) -> Searched {
         let own = series(one.version);
         (Some(own) != chosen, std::cmp::Reverse(own), speeds.get(&one.path).copied())
     });
-    Searched { usable: list, refused }
+    Searched { usable: list, refused, unanswered }
 }
 
 /// Every file that may be an interpreter, those on `PATH` first. Runs none of them.
@@ -265,6 +273,15 @@ mod tests {
         fs::write(&shim, format!("#!/bin/sh\necho {}\n", real.display())).unwrap();
         fs::set_permissions(&shim, fs::Permissions::from_mode(0o755)).unwrap();
         assert_eq!(real_binary(Language::Python, &shim), Some(real));
+    }
+
+    #[test]
+    fn a_binary_that_does_not_tell_its_version_is_noted() {
+        let directory = tempfile::tempdir().unwrap();
+        let silent = directory.path().join("python3");
+        fs::copy("/bin/false", &silent).unwrap();
+        assert!(search_among(Language::Python, vec![silent]).unanswered);
+        assert!(!search_among(Language::Python, vec![directory.path().join("python")]).unanswered);
     }
 
     #[test]
