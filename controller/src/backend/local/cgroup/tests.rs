@@ -79,10 +79,15 @@ fn v2_hands_its_controllers_down_and_takes_limits() {
     assert_eq!(read("pids.max"), "64");
     assert_eq!(read("cpu.max"), "50000 100000");
     assert_eq!(read("cpu.weight"), "20");
-    fs::write(path.join("cpu.max"), "").unwrap();
+    // The kernel's files are written anew each time; these are not.
+    let again = |file: &str| fs::write(path.join(file), "").unwrap();
+    again("cpu.max");
+    again("cpu.weight");
     group.limit(&Limits { cpu_millis: None, ..LIMITS }).unwrap();
     assert_eq!(read("cpu.max"), "max 100000");
     assert_eq!(read("cpu.weight"), "39");
+    again("cpu.max");
+    again("cpu.weight");
     group.limit(&Limits { cpu_millis: None, patient: true, ..LIMITS }).unwrap();
     assert_eq!(read("cpu.weight"), "3", "a sixteenth of the shares");
     assert_eq!(group.process_files(), [path.join("cgroup.procs")]);
