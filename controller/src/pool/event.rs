@@ -38,7 +38,7 @@ pub enum Happened {
         /// Calls that it had ended before: not 0 for one that was adopted.
         served: u64,
     },
-    /// What came of [`Pool::freeze`].
+    /// What came of [`Pool::freeze`](super::Pool::freeze).
     Paused {
         /// Of which announcement ([`Freezer::want`](super::Freezer::want)).
         round: u64,

@@ -1,5 +1,6 @@
-//! Images that containers are made of: one that Hearth makes itself, out of a root's skeleton, for [`Root::Host`]; and whatever the engine
-//! has or can pull for [`Root::Image`].
+//! Images that containers are made of: one that Hearth makes itself, out of a root's skeleton, for
+//! [`Root::Host`](crate::backend::Root::Host); and whatever the engine has or can pull for
+//! [`Root::Image`](crate::backend::Root::Image).
 
 use std::collections::HashMap;
 use std::fs;
