@@ -215,8 +215,8 @@ fn every_mistake_is_named_with_its_fix() {
             ),
         ),
         (
-            "sources that are not built",
-            HELLO.replace("{ path: . }", "{ git: { url: \"https://example.com/x.git\", ref: main } }"),
+            "a repository",
+            HELLO.replace("{ path: . }", "{ git: { url: \"ssh://example.com/x.git\", ref: main } }"),
         ),
         ("an archive", HELLO.replace("{ path: . }", "{ archive: { url: \"ftp://x\", sha256: abc } }")),
         (
