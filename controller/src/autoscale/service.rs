@@ -378,12 +378,15 @@ impl Service {
     }
 
     /// Whose turn it is: those that requests wait for, then those with the fewest starts under way, then who has waited longest. A pooled
-    /// instance needs no turn: it has come up already.
+    /// instance needs no turn: it has come up already. Starts that nobody waits for have a quarter of the turns, so that one that somebody
+    /// begins to wait for finds a core.
     fn next_to_start(&self) -> Option<RevisionId> {
-        let turns = self.starting() < self.config.parallelism.get();
+        let starting = self.starting();
+        let all = self.config.parallelism.get();
+        let turns = |record: &Record| starting < if record.waiting > 0 { all } else { (all / 4).max(1) };
         self.records
             .iter()
-            .filter(|(_, record)| record.wanted > 0 && (turns || self.has_spare(record)))
+            .filter(|(_, record)| record.wanted > 0 && (turns(record) || self.has_spare(record)))
             .min_by_key(|(_, record)| (record.waiting == 0, record.starting(), record.wanted_since))
             .map(|(revision, _)| revision.clone())
     }
