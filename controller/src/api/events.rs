@@ -248,7 +248,7 @@ fn event(function: &Function, time: Option<Timestamp>, kind: &str, reason: &str,
         metadata: ObjectMeta {
             name: Some(format!("{name}.{:016x}", number >> 64)),
             namespace: function.namespace(),
-            uid: Some(uuid(number)),
+            uid: Some(crate::store::uuid(number)),
             resource_version: function.resource_version(),
             creation_timestamp: seen.clone(),
             ..ObjectMeta::default()
@@ -271,19 +271,6 @@ fn event(function: &Function, time: Option<Timestamp>, kind: &str, reason: &str,
         reporting_component: Some("hearth".to_owned()),
         ..Event::default()
     }
-}
-
-/// A UUID (version 8, RFC 9562) of these bits.
-fn uuid(number: u128) -> String {
-    let number = (number & !(0xf << 76) & !(0x3 << 62)) | (0x8 << 76) | (0x2 << 62);
-    format!(
-        "{:08x}-{:04x}-{:04x}-{:04x}-{:012x}",
-        number >> 96,
-        (number >> 80) & 0xffff,
-        (number >> 64) & 0xffff,
-        (number >> 48) & 0xffff,
-        number & 0xffff_ffff_ffff
-    )
 }
 
 #[cfg(test)]

@@ -203,8 +203,24 @@ pub struct Limits {
     pub patient: bool,
 }
 
+/// The weight of a whole core, and of an instance without a quota, in the shares of control groups v1 (and of container engines).
+const SHARES_OF_A_CORE: u64 = 1024;
+
 /// The part of its weight that a patient instance has: enough to go on, too little to be felt beside one that somebody waits for.
-pub const PATIENT_PART: u32 = 16;
+const PATIENT_PART: u64 = 16;
+
+/// The least shares that the kernel takes.
+const LEAST_SHARES: u64 = 2;
+
+impl Limits {
+    /// The weight of the instance, in shares: 1024 for each core of its quota.
+    pub(crate) fn shares(&self) -> u64 {
+        let full =
+            self.cpu_millis.map_or(SHARES_OF_A_CORE, |millis| u64::from(millis) * SHARES_OF_A_CORE / 1000);
+        let part = if self.patient { PATIENT_PART } else { 1 };
+        (full / part).max(LEAST_SHARES)
+    }
+}
 
 /// What an instance may reach.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]

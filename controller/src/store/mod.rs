@@ -33,6 +33,7 @@ use tokio::sync::{mpsc, oneshot, watch};
 pub use error::Error;
 pub use history::{Event, Watch};
 pub use object::{Kind, Object};
+pub(crate) use plan::uuid;
 pub use plan::{Preconditions, ResourceVersion, creation_order};
 
 use owner::{Command, Owner};

@@ -234,7 +234,11 @@ fn has_finalizers<O: Object>(object: &O) -> bool {
 /// two objects of one second, the uid still says which was first ([`creation_order`]).
 fn uid(version: u64, random: u128) -> String {
     let first = u128::from(version) & 0xffff_ffff;
-    let number = (first << 96) | (random & 0xffff_ffff_ffff_ffff_ffff_ffff);
+    uuid((first << 96) | (random & 0xffff_ffff_ffff_ffff_ffff_ffff))
+}
+
+/// A UUID (version 8, RFC 9562) of these bits.
+pub(crate) fn uuid(number: u128) -> String {
     let number = (number & !(0xf << 76) & !(0x3 << 62)) | (0x8 << 76) | (0x2 << 62);
     format!(
         "{:08x}-{:04x}-{:04x}-{:04x}-{:012x}",

@@ -12,7 +12,7 @@ use bollard::models::{
 use hearth_protocol::config::Relay;
 
 use crate::backend::local::{HOSTNAME, MASKED, OOM_SCORE, READ_ONLY};
-use crate::backend::{Exit, InstanceSpec, Limits, Network, PATIENT_PART, Stats};
+use crate::backend::{Exit, InstanceSpec, Limits, Network, Stats};
 
 /// The label that says which data directory something belongs to: its tag.
 pub(super) const DATA: &str = "dev.hearth.data";
@@ -26,9 +26,6 @@ const REVISION: &str = "dev.hearth.revision";
 
 /// Period of the cpu quota, in microseconds: the kernel's default.
 const PERIOD_MICROS: i64 = 100_000;
-
-/// The weight of a whole core.
-const SHARES_OF_A_CORE: i64 = 1024;
 
 /// Ports of a container whose sockets are reached by TCP; out of the way of what people choose.
 pub(super) const RELAY: Relay = Relay { invoke: 64_310, control: 64_311 };
@@ -99,7 +96,7 @@ fn host_config(spec: &InstanceSpec, place: &Place) -> HostConfig {
         memory_swap: Some(memory),
         pids_limit: Some(spec.limits.pids.into()),
         // No quota yet: a small one would make the start many times as long.
-        cpu_shares: Some(shares(None, spec.limits.patient)),
+        cpu_shares: Some(signed(Limits { cpu_millis: None, ..spec.limits }.shares())),
         oom_score_adj: Some(OOM_SCORE.into()),
         readonly_rootfs: Some(true),
         cap_drop: Some(strings(&["ALL"])),
@@ -191,13 +188,6 @@ fn signed(bytes: u64) -> i64 {
     i64::try_from(bytes).unwrap_or(i64::MAX)
 }
 
-/// The weight for so many thousandths of a core.
-fn shares(millis: Option<i64>, patient: bool) -> i64 {
-    let full = millis.map_or(SHARES_OF_A_CORE, |millis| millis * SHARES_OF_A_CORE / 1000);
-    let part = if patient { i64::from(PATIENT_PART) } else { 1 };
-    (full / part).max(2)
-}
-
 /// What changes with new limits.
 pub(super) fn update(limits: &Limits) -> ContainerUpdateBody {
     let memory = signed(limits.memory_bytes);
@@ -208,7 +198,7 @@ pub(super) fn update(limits: &Limits) -> ContainerUpdateBody {
         pids_limit: Some(limits.pids.into()),
         cpu_period: Some(PERIOD_MICROS),
         cpu_quota: Some(millis.map_or(-1, |millis| millis * PERIOD_MICROS / 1000)),
-        cpu_shares: Some(shares(millis, limits.patient)),
+        cpu_shares: Some(signed(limits.shares())),
         ..ContainerUpdateBody::default()
     }
 }

@@ -11,13 +11,10 @@ use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-use crate::backend::{Limits, PATIENT_PART, Stats};
+use crate::backend::{Limits, Stats};
 
 /// Period of the cpu quota, in microseconds: the kernel's default.
 const PERIOD_MICROS: u64 = 100_000;
-
-/// v1's weight of a group that says nothing: a whole core's worth.
-const SHARES_OF_A_CORE: u64 = 1024;
 
 /// How long a group that was killed may take to become empty; beyond it something hangs in the kernel.
 const EMPTY_WITHIN: Duration = Duration::from_secs(10);
@@ -325,10 +322,7 @@ impl Group {
             put(&file, &limits.pids.to_string())?;
         }
         let quota = limits.cpu_millis.map(|millis| u64::from(millis) * PERIOD_MICROS / 1000);
-        let full =
-            limits.cpu_millis.map_or(SHARES_OF_A_CORE, |millis| u64::from(millis) * SHARES_OF_A_CORE / 1000);
-        let part = if limits.patient { u64::from(PATIENT_PART) } else { 1 };
-        let shares = (full / part).max(2);
+        let shares = limits.shares();
         match self.file(Controller::Cpu, "cpu.cfs_quota_us", "cpu.max") {
             Some((Version::V1, file)) => {
                 put(&file.with_file_name("cpu.cfs_period_us"), &PERIOD_MICROS.to_string())?;
