@@ -293,6 +293,8 @@ impl From<store::Error> for Failure {
             other @ (store::Error::InUse { .. }
             | store::Error::TooNew { .. }
             | store::Error::Corrupt { .. }
+            | store::Error::NoRecords
+            | store::Error::Refused { .. }
             | store::Error::Io { .. }) => {
                 tracing::error!(error = &other as &dyn std::error::Error, "management API: the store");
                 Self::internal(&format!("the store failed: {}", crate::telemetry::chain(&other)))
