@@ -104,6 +104,8 @@ struct Memory {
     progress: Option<String>,
     /// When the status was written last, and from which views.
     written: Option<Instant>,
+    /// The store did not take it.
+    unwritten: bool,
     shown: Vec<(Number, View)>,
     /// And with which routes lost.
     conflicts: Vec<Conflict>,
@@ -146,11 +148,23 @@ impl Task {
                 self.memory.function = function.map(Arc::clone);
                 self.note_retries();
             }
+            if !gone && let Err(error) = Box::pin(self.hold()).await {
+                let error = crate::telemetry::chain(&error);
+                tracing::warn!(function = %self.id, error, "a function has no finalizer yet");
+                self.pause().await;
+                continue;
+            }
             let observed = self.observe();
             let wanted = if gone { Wanted::Gone } else { self.wanted(&observed) };
             let Some(action) = plan(&wanted, &observed) else {
                 if gone {
                     Box::pin(self.forget()).await;
+                    if let Err(error) = Box::pin(self.let_go()).await {
+                        let error = crate::telemetry::chain(&error);
+                        tracing::warn!(function = %self.id, error, "a deleted function is not let go yet");
+                        tokio::time::sleep(COUNTS).await;
+                        continue;
+                    }
                     if newest.is_none() {
                         self.settle();
                         return;
@@ -202,7 +216,10 @@ impl Task {
         let wake = due.min().map_or(now + RESYNC, |due| due.clamp(now + SOONEST, now + RESYNC));
         let mut conflicts = self.shared.parts.routes.conflicts();
         // What has changed since the status was made counts too.
-        if self.views(observed) != self.memory.shown || self.conflicts() != self.memory.conflicts {
+        if self.memory.unwritten
+            || self.views(observed) != self.memory.shown
+            || self.conflicts() != self.memory.conflicts
+        {
             return self.pace().await;
         }
         loop {
@@ -521,6 +538,7 @@ impl Task {
 
     async fn write_status(&mut self, observed: &Observed) {
         self.memory.written = Some(Instant::now());
+        self.memory.unwritten = false;
         let Ok(stored) = self.shared.parts.store.get::<Function>(self.id.namespace(), self.id.name()) else {
             return;
         };
@@ -549,6 +567,7 @@ impl Task {
             Err(error) => {
                 let error = crate::telemetry::chain(&error);
                 tracing::warn!(function = %self.id, error, "status not written");
+                self.memory.unwritten = true;
             }
         }
     }

@@ -5,7 +5,8 @@ use std::sync::Arc;
 
 use hearth_dispatch::routes::Conflict;
 use hearth_function::{
-    ConditionStatus, ConditionType, InstanceCounts, Revision, Side, Template, revision_number, validate,
+    ConditionStatus, ConditionType, Function, InstanceCounts, Revision, Side, Template, revision_number,
+    validate,
 };
 use tokio::time::Instant;
 
@@ -15,6 +16,16 @@ use super::super::routes;
 use super::super::status::{self, Known};
 use super::{Task, View, generation};
 use crate::autoscale::RevisionView;
+
+/// What is wrong with a Function as it is declared.
+fn problems(function: &Function) -> Vec<String> {
+    if let Some(error) = crate::store::unreadable(&function.metadata) {
+        return vec![format!(
+            "this Hearth cannot read the spec: {error}; was it applied under the resource definitions of another version?"
+        )];
+    }
+    validate(function, Side::Server).iter().map(ToString::to_string).collect()
+}
 
 impl Task {
     /// What the autoscaler says of this Function's Revisions, as far as it goes into the status or the plan.
@@ -76,7 +87,7 @@ impl Task {
 
     pub(super) fn wanted(&self, observed: &Observed) -> Wanted {
         let Some(function) = self.memory.function.as_deref() else { return Wanted::Gone };
-        if !validate(function, Side::Server).is_empty() {
+        if !problems(function).is_empty() {
             return Wanted::Invalid;
         }
         match &self.memory.code {
@@ -121,7 +132,7 @@ impl Task {
 
     /// What the conditions are made from.
     pub(super) fn facts(&self, observed: &Observed, views: &[(Number, View)]) -> status::Facts {
-        let problems = self.memory.function.as_deref().map(|function| validate(function, Side::Server));
+        let problems = self.memory.function.as_deref().map(problems);
         let wanted = self.template().map(|template| template.digest());
         let missing = |missing: &Missing| (missing.reason, missing.message.clone());
         let no_code = match &self.memory.code {
@@ -144,7 +155,7 @@ impl Task {
         let view = current.and_then(|(current, _)| views.iter().find(|(number, _)| *number == current));
         let view = view.map(|(_, view)| view);
         status::Facts {
-            problems: problems.unwrap_or_default().iter().map(ToString::to_string).collect(),
+            problems: problems.unwrap_or_default(),
             again: no_build.as_ref().and(self.memory.build_again),
             missing: no_code.or(no_build).or(no_parts),
             progress: self.memory.progress.clone(),
