@@ -9,6 +9,9 @@
 {{- else }}http://{{ include "hearth.gateway" . }}.{{ .Release.Namespace }}:{{ .Values.gateway.service.port }}{{ end }}
 {{- end }}
 
+{{/* A Service's address as the variable that Kubernetes sets in every container of its namespace: nobody who starts looks up a name. */}}
+{{- define "hearth.serviceHost" -}}$({{ . | upper | replace "-" "_" }}_SERVICE_HOST){{- end }}
+
 {{/* Labels of everything; by which nobody is selected, for they change with the version. */}}
 {{- define "hearth.labels" -}}
 helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version | replace "+" "_" }}
