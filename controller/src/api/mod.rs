@@ -16,6 +16,7 @@ mod beside;
 mod body;
 mod discovery;
 mod events;
+mod extract;
 mod failure;
 mod guard;
 mod identity;

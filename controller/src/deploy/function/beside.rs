@@ -42,7 +42,7 @@ impl Task {
         if let Some((number, _)) = failed {
             self.memory.trials.hurry(number, now, time);
         }
-        self.memory.code = self.memory.code.take().filter(|(_, code)| code.is_ok());
+        self.memory.code = self.memory.code.take().filter(|known| known.code.is_ok());
         self.memory.build = self.memory.build.take().filter(|(_, found, _)| found.is_ok());
         self.memory.prepared.retain(|_, template| template.is_ok());
     }

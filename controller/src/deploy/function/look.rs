@@ -14,7 +14,7 @@ use super::super::parts::Missing;
 use super::super::plan::{self, Build, Number, Observed, Prepared, Wanted};
 use super::super::routes;
 use super::super::status::{self, Known};
-use super::{Task, View, generation};
+use super::{Task, View, generation, source};
 use crate::autoscale::RevisionView;
 
 /// What is wrong with a Function as it is declared.
@@ -91,11 +91,12 @@ impl Task {
             return Wanted::Invalid;
         }
         match &self.memory.code {
-            Some((generation, Ok(_))) if *generation == observed.generation => {
+            Some(known) if known.generation != observed.generation => Wanted::Unresolved,
+            Some(known) if known.code.is_ok() => {
                 self.template().map_or(Wanted::Unresolved, |template| Wanted::Template(template.digest()))
             }
-            Some((generation, Err(_))) if *generation == observed.generation => Wanted::Unresolvable,
-            _ => Wanted::Unresolved,
+            Some(known) if known.due().is_none_or(|due| due > Instant::now()) => Wanted::Unresolvable,
+            Some(_) | None => Wanted::Unresolved,
         }
     }
 
@@ -103,7 +104,9 @@ impl Task {
     pub(super) fn template(&self) -> Option<Template> {
         let function = self.memory.function.as_deref()?;
         match &self.memory.code {
-            Some((generation, Ok(code))) if *generation == self::generation(Some(function)) => {
+            Some(source::Known { generation, code: Ok(code), .. })
+                if *generation == self::generation(Some(function)) =>
+            {
                 Some(Template::of(&function.spec, code.clone()))
             }
             _ => None,
@@ -135,10 +138,8 @@ impl Task {
         let problems = self.memory.function.as_deref().map(problems);
         let wanted = self.template().map(|template| template.digest());
         let missing = |missing: &Missing| (missing.reason, missing.message.clone());
-        let no_code = match &self.memory.code {
-            Some((generation, Err(why))) if *generation == observed.generation => Some(missing(why)),
-            _ => None,
-        };
+        let found = self.memory.code.as_ref().filter(|known| known.generation == observed.generation);
+        let no_code = found.and_then(|known| known.code.as_ref().err()).map(missing);
         let no_build = match &self.memory.build {
             Some((digest, Err(why), _)) if Some(digest) == wanted.as_ref() => Some(missing(why)),
             _ => None,
@@ -156,7 +157,10 @@ impl Task {
         let view = view.map(|(_, view)| view);
         status::Facts {
             problems: problems.unwrap_or_default(),
-            again: no_build.as_ref().and(self.memory.build_again),
+            again: match &no_code {
+                Some(_) => found.and_then(source::Known::again),
+                None => no_build.as_ref().and(self.memory.build_again),
+            },
             missing: no_code.or(no_build).or(no_parts),
             progress: self.memory.progress.clone(),
             serving: observed.served.map(|(number, _)| self.revision_name(number)),

@@ -1,0 +1,62 @@
+#!/usr/bin/env python3
+"""Compares what the chart renders to with charts/golden/*.yaml, and checks that its schema refuses what it does not know.
+
+    charts/golden.py [--update]        renders with `helm`, or with .ci/helm and the cluster of $KUBECONFIG
+"""
+
+import difflib
+import os
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+HERE = Path(__file__).resolve().parent
+CHART = HERE / "hearth"
+
+
+def render(values, *more):
+    helm = [shutil.which("helm")] if shutil.which("helm") else [str(HERE.parent / ".ci/helm")]
+    command = [*helm, "template", "golden", str(CHART), "-n", "hearth-golden", "-f", str(values), "--set", "crds.install=false", *more]
+    return subprocess.run(command, capture_output=True, text=True)
+
+
+def settled(manifest):
+    """Without what is another each time, and what depends on the server's version."""
+    manifest = re.sub(r"key: [A-Za-z0-9+/=]{40,}", "key: RANDOM", manifest)
+    manifest = re.sub(r"policy/v1(beta1)?\b", "policy/v1", manifest)
+    manifest = re.sub(r"autoscaling/v2(beta2)?\b", "autoscaling/v2", manifest)
+    # The dashboard is compared by the tests of the metrics.
+    manifest = re.sub(r"(  hearth\.json: \|\n)(    .*\n|\n)+", r"\1    DASHBOARD\n", manifest)
+    documents = [one.strip() for one in manifest.split("\n---\n") if one.strip("- \n")]
+    return "\n---\n".join(sorted(re.sub(r"\A---\n", "", one) for one in documents)) + "\n"
+
+
+def main():
+    if not shutil.which("helm") and "KUBECONFIG" not in os.environ:
+        print("NOT RUN: the chart's golden test needs helm, or a cluster in $KUBECONFIG")
+        return
+    failed = False
+    for values in sorted(HERE.glob("golden/*.values.yaml")):
+        golden = values.with_name(values.name.replace(".values", ""))
+        rendered = render(values)
+        if rendered.returncode:
+            sys.exit(f"{values.name}: {rendered.stderr}")
+        text = settled(rendered.stdout)
+        if "--update" in sys.argv:
+            golden.write_text(text)
+        elif text != golden.read_text():
+            sys.stdout.writelines(difflib.unified_diff(golden.read_text().splitlines(True), text.splitlines(True), golden.name, "rendered"))
+            failed = True
+    for wrong in ("gateway.replica=3", "gateway.service.type=Loadbalancer", "controller.replicas=0", "runtimes.images.java.image=x"):
+        refused = render(HERE / "golden/default.values.yaml", "--set", wrong)
+        if refused.returncode == 0:
+            print(f"the schema takes {wrong}")
+            failed = True
+    if failed:
+        sys.exit("the chart does not render to charts/golden: look at the difference, then charts/golden.py --update")
+    print("the chart renders as it should")
+
+
+main()

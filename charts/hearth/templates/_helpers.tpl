@@ -1,0 +1,42 @@
+{{- define "hearth.name" -}}{{ .Release.Name | trunc 40 | trimSuffix "-" }}{{- end }}
+{{- define "hearth.controller" -}}{{ include "hearth.name" . }}-controller{{- end }}
+{{- define "hearth.gateway" -}}{{ include "hearth.name" . }}-gateway{{- end }}
+{{- define "hearth.image" -}}{{ .Values.image.repository }}:{{ .Values.image.tag | default .Chart.AppVersion }}{{- end }}
+{{- define "hearth.keySecret" -}}{{ .Values.clusterKey.existingSecret | default (printf "%s-key" (include "hearth.name" .)) }}{{- end }}
+{{- define "hearth.gatewayUrl" -}}
+{{- if .Values.gateway.url }}{{ .Values.gateway.url }}
+{{- else if and (eq (int .Values.gateway.service.port) 80) }}http://{{ include "hearth.gateway" . }}.{{ .Release.Namespace }}
+{{- else }}http://{{ include "hearth.gateway" . }}.{{ .Release.Namespace }}:{{ .Values.gateway.service.port }}{{ end }}
+{{- end }}
+
+{{/* A Service's address as the variable that Kubernetes sets in every container of its namespace: nobody who starts looks up a name. */}}
+{{- define "hearth.serviceHost" -}}$({{ . | upper | replace "-" "_" }}_SERVICE_HOST){{- end }}
+
+{{/* Labels of everything; by which nobody is selected, for they change with the version. */}}
+{{- define "hearth.labels" -}}
+helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version | replace "+" "_" }}
+app.kubernetes.io/version: {{ .Chart.AppVersion | quote }}
+app.kubernetes.io/managed-by: {{ .Release.Service }}
+app.kubernetes.io/part-of: hearth
+{{- end }}
+
+{{/* dict "root" $ "component" "gateway" */}}
+{{- define "hearth.selector" -}}
+app.kubernetes.io/name: hearth
+app.kubernetes.io/instance: {{ .root.Release.Name }}
+app.kubernetes.io/component: {{ .component }}
+{{- end }}
+
+{{/* The restricted Pod Security Standard. */}}
+{{- define "hearth.podSecurity" -}}
+runAsNonRoot: true
+runAsUser: 65532
+runAsGroup: 65532
+fsGroup: 65532
+seccompProfile: { type: RuntimeDefault }
+{{- end }}
+{{- define "hearth.containerSecurity" -}}
+allowPrivilegeEscalation: false
+readOnlyRootFilesystem: true
+capabilities: { drop: [ALL] }
+{{- end }}
