@@ -25,4 +25,6 @@ pub mod backend;
 
 pub mod store;
 
+pub mod lease;
+
 pub mod telemetry;

@@ -5,8 +5,7 @@ use std::collections::BTreeMap;
 use std::sync::LazyLock;
 use std::time::Duration;
 
-use axum::extract::rejection::QueryRejection;
-use axum::extract::{Path, Query, State};
+use axum::extract::{Path, State};
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
 use axum::{Json, Router};
@@ -22,9 +21,10 @@ use tokio::time::Instant;
 
 use hearth_function::{ConditionStatus, Function};
 
+use super::extract::{Params, Place};
 use super::failure::Failure;
 use super::kinds::Column;
-use super::objects::{ListQuery, query};
+use super::objects::ListQuery;
 use super::ports::Activity;
 use super::render::{Rendering, View};
 use super::selector::Selector;
@@ -72,19 +72,19 @@ pub(super) fn routes() -> Router<Context> {
 
 async fn list_all(
     State(context): State<Context>,
-    asked: Result<Query<ListQuery>, QueryRejection>,
+    Params(asked): Params<ListQuery>,
     headers: HeaderMap,
 ) -> Result<Response, Failure> {
-    list_or_watch(context, None, &query(asked)?, &headers).await
+    list_or_watch(context, None, &asked, &headers).await
 }
 
 async fn list(
     State(context): State<Context>,
     Path(namespace): Path<String>,
-    asked: Result<Query<ListQuery>, QueryRejection>,
+    Params(asked): Params<ListQuery>,
     headers: HeaderMap,
 ) -> Result<Response, Failure> {
-    list_or_watch(context, Some(namespace), &query(asked)?, &headers).await
+    list_or_watch(context, Some(namespace), &asked, &headers).await
 }
 
 async fn list_or_watch(
@@ -111,7 +111,7 @@ async fn list_or_watch(
 
 async fn read(
     State(context): State<Context>,
-    Path((namespace, name)): Path<(String, String)>,
+    Place { namespace, name }: Place,
     headers: HeaderMap,
 ) -> Result<Response, Failure> {
     let view = View::of(&headers, "")?;

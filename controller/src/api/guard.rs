@@ -8,6 +8,9 @@ use http::{HeaderMap, Request, header};
 use super::failure::Failure;
 use super::identity::Token;
 
+/// Where the token is looked for beside `Authorization`: a proxy between, as that of a cluster's API server, keeps that header to itself.
+pub const TOKEN_HEADER: &str = "x-hearth-token";
+
 /// Decides who gets in.
 #[derive(Debug, Clone)]
 pub struct Guard {
@@ -59,6 +62,7 @@ impl Guard {
             .and_then(|value| value.split_at_checked(7))
             .filter(|(scheme, _)| scheme.eq_ignore_ascii_case(b"bearer "))
             .map(|(_, token)| token);
+        let offered = headers.get(TOKEN_HEADER).map(http::HeaderValue::as_bytes).or(offered);
         match offered {
             Some(token) if self.token.admits(token) => Ok(()),
             Some(_) => Err(Failure::unauthorized(
@@ -150,5 +154,9 @@ mod tests {
             assert_eq!(with(wrong), Err(401), "{wrong}");
         }
         assert!(guard.check_token(&HeaderMap::new()).is_err());
+        let mut beside = HeaderMap::new();
+        beside.insert("authorization", "Bearer of-the-proxy".parse().unwrap());
+        beside.insert(TOKEN_HEADER, token.parse().unwrap());
+        assert!(guard.check_token(&beside).is_ok());
     }
 }

@@ -16,6 +16,7 @@ mod beside;
 mod body;
 mod discovery;
 mod events;
+mod extract;
 mod failure;
 mod guard;
 mod identity;
@@ -34,6 +35,7 @@ mod review;
 mod scale;
 mod selector;
 mod server;
+mod standby;
 mod status;
 mod watching;
 mod writing;
@@ -59,7 +61,9 @@ use tokio_util::task::AbortOnDropHandle;
 pub use beside::{ANSWERED_BY_FUNCTION, FORWARDED_HEADER};
 pub use failure::Failure;
 pub use guard::Guard;
+pub use guard::TOKEN_HEADER;
 pub use identity::{Identity, Token};
+pub use standby::standby;
 
 use crate::store::Store;
 use ports::Parts;
@@ -138,6 +142,34 @@ struct Context {
 /// When the address is taken, or a file of the identity cannot be used.
 pub async fn start(config: Config, store: Store, parts: Arc<dyn Parts>) -> Result<Api, Error> {
     let identity = Identity::open(&config.identity)?;
+    serve(config, identity, router, store, parts).await
+}
+
+/// Starts the API of a cluster's controller: only what stands beside the objects, which the API server has. Clients come through the API
+/// server's proxy, and have the token from a Secret; without one the identity's own is asked for, which nobody knows.
+///
+/// # Errors
+/// As [`start`].
+pub async fn start_beside(
+    config: Config,
+    token: Option<Token>,
+    store: Store,
+    parts: Arc<dyn Parts>,
+) -> Result<Api, Error> {
+    let mut identity = Identity::open(&config.identity)?;
+    if let Some(token) = token {
+        identity.token = token;
+    }
+    serve(config, identity, beside_router, store, parts).await
+}
+
+async fn serve(
+    config: Config,
+    identity: Identity,
+    router: fn(Context) -> Router,
+    store: Store,
+    parts: Arc<dyn Parts>,
+) -> Result<Api, Error> {
     prepare_incoming(&config.incoming)
         .map_err(|source| Error::Incoming { path: config.incoming.clone(), source })?;
     let listen = |source| Error::Listen { address: config.listen, source };
@@ -231,6 +263,23 @@ fn router(context: Context) -> Router {
         .fallback(|request: Request| async move { Failure::no_such_path(request.uri().path()) })
         .method_not_allowed_fallback(|| async { Failure::method_not_allowed() })
         .layer(middleware::from_fn_with_state(context.clone(), check_token));
+    with_plain(context, secured)
+}
+
+/// The routes of a cluster's controller.
+fn beside_router(context: Context) -> Router {
+    let secured = Router::new()
+        .route("/version", get(discovery::version))
+        .nest("/apis/hearth.dev/v1", beside::routes())
+        .merge(beside::root_routes())
+        .fallback(|request: Request| async move { Failure::no_such_path(request.uri().path()) })
+        .method_not_allowed_fallback(|| async { Failure::method_not_allowed() })
+        .layer(middleware::from_fn_with_state(context.clone(), check_token));
+    with_plain(context, secured)
+}
+
+/// With what is answered in plain HTTP too.
+fn with_plain(context: Context, secured: Router<Context>) -> Router {
     Router::new()
         .route(
             "/healthz",

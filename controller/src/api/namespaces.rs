@@ -3,8 +3,7 @@
 use std::collections::BTreeMap;
 use std::sync::LazyLock;
 
-use axum::extract::rejection::QueryRejection;
-use axum::extract::{Path, Query, State};
+use axum::extract::{Path, State};
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
 use axum::{Json, Router};
@@ -16,9 +15,10 @@ use serde_json::{Value, json};
 use hearth_function::Function;
 
 use super::Context;
+use super::extract::Params;
 use super::failure::Failure;
 use super::kinds::Column;
-use super::objects::{ListQuery, query};
+use super::objects::ListQuery;
 use super::render::{Rendering, View};
 use super::selector::Selector;
 
@@ -43,10 +43,9 @@ async fn not_made() -> Failure {
 
 async fn list(
     State(context): State<Context>,
-    asked: Result<Query<ListQuery>, QueryRejection>,
+    Params(asked): Params<ListQuery>,
     headers: HeaderMap,
 ) -> Result<Response, Failure> {
-    let asked = query(asked)?;
     if asked.is_watch() {
         return Err(Failure::not_allowed("namespaces cannot be watched here: watch Functions"));
     }

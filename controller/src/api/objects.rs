@@ -2,8 +2,7 @@
 
 use axum::Json;
 use axum::Router;
-use axum::extract::rejection::QueryRejection;
-use axum::extract::{Path, Query, State};
+use axum::extract::{Path, State};
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
 use base64::Engine;
@@ -15,6 +14,7 @@ use serde_json::{Value, json};
 
 use hearth_function::{Function, Revision};
 
+use super::extract::{Params, Place};
 use super::failure::Failure;
 use super::render::{Rendering, View};
 use super::selector::Selector;
@@ -88,10 +88,6 @@ pub(super) fn is_set(flag: &str) -> bool {
     matches!(flag, "true" | "1" | "True")
 }
 
-pub(super) fn query<T>(query: Result<Query<T>, QueryRejection>) -> Result<T, Failure> {
-    query.map(|Query(query)| query).map_err(|error| Failure::bad_request(&error.body_text()))
-}
-
 impl ListQuery {
     /// Whether it asks for changes.
     pub(super) fn is_watch(&self) -> bool {
@@ -116,19 +112,19 @@ impl ListQuery {
 
 async fn list_all<O: Object>(
     State(context): State<Context>,
-    asked: Result<Query<ListQuery>, QueryRejection>,
+    Params(asked): Params<ListQuery>,
     headers: HeaderMap,
 ) -> Result<Response, Failure> {
-    list_or_watch::<O>(&context, None, &query(asked)?, &headers)
+    list_or_watch::<O>(&context, None, &asked, &headers)
 }
 
 async fn list<O: Object>(
     State(context): State<Context>,
     Path(namespace): Path<String>,
-    asked: Result<Query<ListQuery>, QueryRejection>,
+    Params(asked): Params<ListQuery>,
     headers: HeaderMap,
 ) -> Result<Response, Failure> {
-    list_or_watch::<O>(&context, Some(&namespace), &query(asked)?, &headers)
+    list_or_watch::<O>(&context, Some(&namespace), &asked, &headers)
 }
 
 fn list_or_watch<O: Object>(
@@ -256,11 +252,11 @@ pub(super) fn parse_version(text: &str) -> Result<ResourceVersion, Failure> {
 
 async fn read<O: Object>(
     State(context): State<Context>,
-    Path((namespace, name)): Path<(String, String)>,
-    asked: Result<Query<GetQuery>, QueryRejection>,
+    Place { namespace, name }: Place,
+    Params(asked): Params<GetQuery>,
     headers: HeaderMap,
 ) -> Result<Response, Failure> {
-    let view = View::of(&headers, &query(asked)?.include_object)?;
+    let view = View::of(&headers, &asked.include_object)?;
     answer(view, StatusCode::OK, context.store.get::<O>(&namespace, &name)?.as_ref())
 }
 
@@ -293,6 +289,8 @@ impl From<store::Error> for Failure {
             other @ (store::Error::InUse { .. }
             | store::Error::TooNew { .. }
             | store::Error::Corrupt { .. }
+            | store::Error::NoRecords
+            | store::Error::Refused { .. }
             | store::Error::Io { .. }) => {
                 tracing::error!(error = &other as &dyn std::error::Error, "management API: the store");
                 Self::internal(&format!("the store failed: {}", crate::telemetry::chain(&other)))

@@ -2,11 +2,8 @@
 //! traffic, and the replicas that there are are `status.instances.ready`. How many there are between `min` and `max` is Hearth's to decide.
 
 use axum::Json;
-use axum::body::Body;
-use axum::extract::rejection::QueryRejection;
-use axum::extract::{Path, Query, State};
+use axum::extract::State;
 use axum::response::{IntoResponse, Response};
-use http::HeaderMap;
 use k8s_openapi::api::autoscaling::v1::{Scale, ScaleSpec, ScaleStatus};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use kube::ResourceExt;
@@ -14,43 +11,28 @@ use serde_json::{Value, json};
 
 use hearth_function::Function;
 
+use super::Context;
+use super::extract::{Place, Sent};
 use super::failure::Failure;
-use super::objects::{query, to_json};
+use super::objects::to_json;
 use super::patch::{self as patching, Form};
-use super::writing::{WriteQuery, Writing};
-use super::{Context, body};
+use super::writing::Writing;
 
 pub(super) async fn read(
     State(context): State<Context>,
-    Path((namespace, name)): Path<(String, String)>,
+    Place { namespace, name }: Place,
 ) -> Result<Response, Failure> {
     Ok(Json(of(context.store.get::<Function>(&namespace, &name)?.as_ref())).into_response())
 }
 
-pub(super) async fn update(
-    State(context): State<Context>,
-    Path((namespace, name)): Path<(String, String)>,
-    asked: Result<Query<WriteQuery>, QueryRejection>,
-    headers: HeaderMap,
-    request_body: Body,
-) -> Result<Response, Failure> {
-    let live = context.store.get::<Function>(&namespace, &name)?;
-    let writing = Writing::of(context, namespace, query(asked)?, &headers)?;
-    let scale = patching::yaml(&body::object(request_body).await?)?;
-    write(&writing, &live, scale).await
+pub(super) async fn update(writing: Writing, Sent(sent): Sent) -> Result<Response, Failure> {
+    let live = writing.live()?;
+    write(&writing, &live, patching::yaml(&sent)?).await
 }
 
-pub(super) async fn patch(
-    State(context): State<Context>,
-    Path((namespace, name)): Path<(String, String)>,
-    asked: Result<Query<WriteQuery>, QueryRejection>,
-    headers: HeaderMap,
-    request_body: Body,
-) -> Result<Response, Failure> {
-    let form = Form::of(&headers)?;
-    let change = form.read(&body::object(request_body).await?)?;
-    let live = context.store.get::<Function>(&namespace, &name)?;
-    let writing = Writing::of(context, namespace, query(asked)?, &headers)?;
+pub(super) async fn patch(writing: Writing, form: Form, Sent(sent): Sent) -> Result<Response, Failure> {
+    let change = form.read(&sent)?;
+    let live = writing.live()?;
     let before = serde_json::to_value(of(&live)).unwrap_or_default();
     write(&writing, &live, form.apply(&before, &change)?).await
 }

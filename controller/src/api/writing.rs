@@ -1,11 +1,12 @@
 //! Writing Functions: create, update, patch, server-side apply, delete; each with what it means for the owners of fields, and each as a dry
 //! run that stores nothing.
 
+use std::sync::Arc;
+
 use axum::Json;
-use axum::body::Body;
-use axum::extract::rejection::QueryRejection;
-use axum::extract::{Path, Query, State};
+use axum::extract::FromRequestParts;
 use axum::response::{IntoResponse, Response};
+use http::request::Parts;
 use http::{HeaderMap, StatusCode, header};
 use jiff::Timestamp;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ManagedFieldsEntry;
@@ -15,12 +16,13 @@ use serde_json::{Value, json};
 
 use hearth_function::Function;
 
+use super::extract::{Params, Place, Sent};
 use super::failure::Failure;
-use super::objects::{answer, is_set, query, to_json};
+use super::objects::{answer, is_set, to_json};
 use super::ownership::{self, Apply, Force, MAX_MANAGER_BYTES};
 use super::patch::{self, Form};
 use super::render::View;
-use super::{Context, body, kinds, reading};
+use super::{Context, kinds, reading};
 use crate::store;
 
 mod deleting;
@@ -64,20 +66,21 @@ impl Effect {
 pub(super) struct Writing {
     context: Context,
     namespace: String,
+    /// Of the object; empty for a collection.
+    name: String,
     manager: String,
     effect: Effect,
     view: View,
     force: Force,
 }
 
-impl Writing {
-    /// From a request's parameters and headers.
-    pub(super) fn of(
-        context: Context,
-        namespace: String,
-        asked: WriteQuery,
-        headers: &HeaderMap,
-    ) -> Result<Self, Failure> {
+impl FromRequestParts<Context> for Writing {
+    type Rejection = Failure;
+
+    async fn from_request_parts(parts: &mut Parts, context: &Context) -> Result<Self, Failure> {
+        let Place { namespace, name } = Place::from_request_parts(parts, context).await?;
+        let Params(asked) = Params::<WriteQuery>::from_request_parts(parts, context).await?;
+        let (context, headers) = (context.clone(), &parts.headers);
         let effect = Effect::of(&asked.dry_run)?;
         if !matches!(asked.field_validation.as_str(), "" | "Ignore" | "Warn" | "Strict") {
             return Err(Failure::bad_request("fieldValidation is Ignore, Warn or Strict"));
@@ -85,16 +88,21 @@ impl Writing {
         let manager = manager(asked.field_manager, headers)?;
         let force = if is_set(&asked.force) { Force::Yes } else { Force::No };
         let view = View::of(headers, "")?;
-        Ok(Self { context, namespace, manager, effect, view, force })
+        Ok(Self { context, namespace, name, manager, effect, view, force })
+    }
+}
+
+impl Writing {
+    /// The object as it is.
+    pub(super) fn live(&self) -> Result<Arc<Function>, Failure> {
+        Ok(self.context.store.get::<Function>(&self.namespace, &self.name)?)
     }
 
-    async fn create(&self, name: Option<&str>, mut object: Value) -> Result<Response, Failure> {
+    async fn create(&self, mut object: Value) -> Result<Response, Failure> {
         // Of an object that is new, whatever it carries of another's managers means nothing.
         reading::take_managers(&mut object)?;
-        if name.is_none() {
-            generate_name(&mut object)?;
-        }
-        let mut function = reading::function(&self.namespace, name, object.clone())?;
+        generate_name(&mut object)?;
+        let mut function = reading::function(&self.namespace, None, object.clone())?;
         let schema = &kinds::of::<Function>().schema;
         let managers = ownership::update(&[], &Value::Null, &object, &self.manager, schema, Timestamp::now());
         set_managers(&mut function, managers);
@@ -255,56 +263,38 @@ fn generate_name(object: &mut Value) -> Result<(), Failure> {
     Ok(())
 }
 
-pub(super) async fn create(
-    State(context): State<Context>,
-    Path(namespace): Path<String>,
-    asked: Result<Query<WriteQuery>, QueryRejection>,
-    headers: HeaderMap,
-    request_body: Body,
-) -> Result<Response, Failure> {
-    let writing = Writing::of(context, namespace, query(asked)?, &headers)?;
-    writing.create(None, patch::yaml(&body::object(request_body).await?)?).await
+pub(super) async fn create(writing: Writing, Sent(sent): Sent) -> Result<Response, Failure> {
+    writing.create(patch::yaml(&sent)?).await
 }
 
-pub(super) async fn update(
-    State(context): State<Context>,
-    Path((namespace, name)): Path<(String, String)>,
-    asked: Result<Query<WriteQuery>, QueryRejection>,
-    headers: HeaderMap,
-    request_body: Body,
-) -> Result<Response, Failure> {
-    let writing = Writing::of(context, namespace, query(asked)?, &headers)?;
-    let object = patch::yaml(&body::object(request_body).await?)?;
-    let live = writing.context.store.get::<Function>(&writing.namespace, &name)?;
+pub(super) async fn update(writing: Writing, Sent(sent): Sent) -> Result<Response, Failure> {
+    let object = patch::yaml(&sent)?;
+    let live = writing.live()?;
     // As for every custom resource: who replaces an object says which one was seen.
     if object["metadata"]["resourceVersion"].as_str().unwrap_or_default().is_empty() {
         let cause = ("metadata.resourceVersion".to_owned(), "must be specified for an update".to_owned());
-        return Err(Failure::invalid("Function", &name, vec![cause]));
+        return Err(Failure::invalid("Function", &writing.name, vec![cause]));
     }
     answer(writing.view, StatusCode::OK, &writing.replace(&live, object).await?)
 }
 
 pub(super) async fn patch(
-    State(context): State<Context>,
-    Path((namespace, name)): Path<(String, String)>,
-    asked: Result<Query<WriteQuery>, QueryRejection>,
-    headers: HeaderMap,
-    request_body: Body,
+    Params(asked): Params<WriteQuery>,
+    writing: Writing,
+    form: Form,
+    Sent(sent): Sent,
 ) -> Result<Response, Failure> {
-    let asked = query(asked)?;
-    let form = Form::of(&headers)?;
     if form == Form::Apply && asked.field_manager.is_empty() {
         return Err(Failure::bad_request(
             "PatchOptions.meta.k8s.io \"\" is invalid: fieldManager: Required value: is required for apply patch",
         ));
     }
-    let writing = Writing::of(context, namespace, asked, &headers)?;
-    let change = form.read(&body::object(request_body).await?)?;
+    let change = form.read(&sent)?;
     if form == Form::Apply {
-        return writing.apply(&name, change).await;
+        return writing.apply(&writing.name, change).await;
     }
     for _ in 0..PATCH_TRIES {
-        let live = writing.context.store.get::<Function>(&writing.namespace, &name)?;
+        let live = writing.live()?;
         let before = to_json(live.as_ref())?;
         let after = form.apply(&before, &change)?;
         let own_version = after["metadata"]["resourceVersion"] != before["metadata"]["resourceVersion"];
@@ -313,7 +303,7 @@ pub(super) async fn patch(
             stored => return answer(writing.view, StatusCode::OK, &stored?),
         }
     }
-    Err(Failure::conflict("functions", &name))
+    Err(Failure::conflict("functions", &writing.name))
 }
 
 /// `Status` of a success, as a deletion answers.

@@ -39,6 +39,16 @@ pub enum Error {
     /// A runtime's name that is not `nodejs`, `python` or one of them with a version.
     #[error("{0:?} is not a runtime with an interpreter: use nodejs, nodejs20, python or python3.11")]
     NotARuntime(String),
+    /// No runtime image of the cluster fits.
+    #[error(
+        "this cluster has no runtime image for {runtime} (it has: {listed}): ask for one of those, or have one added to controller.runtimes"
+    )]
+    NoImage {
+        /// What was looked for.
+        runtime: String,
+        /// What is there instead.
+        listed: String,
+    },
     /// None on this machine fits.
     #[error("no {wanted} on this machine ({found}): {remedy}")]
     None {
@@ -49,6 +59,34 @@ pub enum Error {
         /// How to get it.
         remedy: String,
     },
+}
+
+/// Which interpreters there are for functions.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub enum Catalogue {
+    /// Those of this machine, looked for when they are asked for.
+    #[default]
+    Machine,
+    /// These, the preferred ones first: those of the runtime images of a cluster, each at its path in its image.
+    Listed(Vec<Interpreter>),
+}
+
+impl Catalogue {
+    /// As [`find`], in this catalogue. Blocks where it is this machine's.
+    ///
+    /// # Errors
+    /// As [`find`].
+    pub fn find(&self, runtime: &str) -> Result<Interpreter, Error> {
+        let Self::Listed(listed) = self else { return find(runtime) };
+        let (language, pin) = parse(runtime)?;
+        let own: Vec<Interpreter> = listed.iter().filter(|one| one.language == language).cloned().collect();
+        choose(language, &pin, &own, &[]).map_err(|_| {
+            let version = |one: &Interpreter| one.version.map(|part| part.to_string()).join(".");
+            let listed: Vec<String> =
+                listed.iter().map(|one| format!("{:?} {}", one.language, version(one))).collect();
+            Error::NoImage { runtime: runtime.to_owned(), listed: listed.join(", ").to_lowercase() }
+        })
+    }
 }
 
 /// The oldest versions that the bootstraps work with.
@@ -317,6 +355,19 @@ mod tests {
         let refused = [Refused { path: "/home/ada/bin/python3".into(), why: "too open".to_owned() }];
         let told = choose(Language::Python, &[], &[], &refused).unwrap_err().to_string();
         assert!(told.contains("/home/ada/bin/python3, which is not used: too open"), "{told}");
+    }
+
+    #[test]
+    fn a_list_is_all_there_is() {
+        let listed = Catalogue::Listed(vec![
+            interpreter(Language::Nodejs, "/usr/local/bin/node", [22, 1, 0]),
+            interpreter(Language::Nodejs, "/usr/local/bin/node", [20, 20, 2]),
+        ]);
+        assert_eq!(listed.find("nodejs").unwrap().version, [22, 1, 0]);
+        assert_eq!(listed.find("nodejs20").unwrap().version, [20, 20, 2]);
+        let missing = listed.find("python").unwrap_err().to_string();
+        assert!(missing.contains("python") && missing.contains("nodejs 22.1.0, nodejs 20.20.2"), "{missing}");
+        assert!(matches!(listed.find("ruby"), Err(Error::NotARuntime(_))));
     }
 
     #[test]

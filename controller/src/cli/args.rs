@@ -4,8 +4,10 @@ use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
+pub(super) use cluster::Controller;
 pub(super) use replay::{KeepAliveChoice, Record, Simulate};
 
+mod cluster;
 mod replay;
 
 const ABOUT: &str = "Runs functions in containers, from zero, as many as are called, and back to zero.";
@@ -39,6 +41,8 @@ pub(super) enum Command {
     Up(Up),
     /// Start a server; functions come by `hearth apply`
     Serve(Serve),
+    /// Run functions in a Kubernetes cluster: the controller
+    Controller(Controller),
     /// Create or change functions by manifest
     Apply(Apply),
     /// Print Knative Services as Functions
@@ -685,7 +689,7 @@ fn oci_directory(text: &str) -> Result<PathBuf, String> {
     }
 }
 
-fn key_value(text: &str) -> Result<(String, String), String> {
+pub(super) fn key_value(text: &str) -> Result<(String, String), String> {
     let (key, value) = text.split_once('=').ok_or("give KEY=VALUE, as in gateway.max_body=10Mi")?;
     Ok((key.trim().to_owned(), value.to_owned()))
 }

@@ -8,6 +8,7 @@ mod args;
 mod build;
 mod client;
 mod config;
+mod controller;
 mod convert;
 mod delete;
 mod describe;
@@ -58,6 +59,7 @@ fn run(command: Command) -> Result<(), Error> {
         Command::Kubeconfig(arguments) => small::kubeconfig(&arguments),
         Command::Up(arguments) => server::block_on(up::run(arguments)),
         Command::Serve(arguments) => server::block_on(server::run(arguments)),
+        Command::Controller(arguments) => controller::run(&arguments),
         Command::Apply(arguments) => client(apply::run(arguments)),
         Command::Get(arguments) => client(get::run(arguments)),
         Command::Top(arguments) => client(top::run(arguments)),

@@ -45,6 +45,17 @@ pub(super) fn data_dir_flag(config: &Config) -> String {
 /// Reads the configuration, sets up diagnostics, starts the server.
 pub(super) async fn start(options: &ServerOptions, usual: Verbosity) -> Result<(Config, Running), Error> {
     let config = super::configuration(options)?.config;
+    diagnose_as(&config, usual);
+    let running = serve::start(config.clone()).await.map_err(|error| explain(&error))?;
+    Ok((config, running))
+}
+
+/// Sets up diagnostics as for a server without a screen.
+pub(super) fn diagnose(config: &Config) {
+    diagnose_as(config, Verbosity::Normal);
+}
+
+fn diagnose_as(config: &Config, usual: Verbosity) {
     let verbosity = match config.log.level.as_deref() {
         Some("debug") => Verbosity::Debug,
         Some("info") => Verbosity::Normal,
@@ -52,8 +63,6 @@ pub(super) async fn start(options: &ServerOptions, usual: Verbosity) -> Result<(
         None => usual,
     };
     init(if config.log.format == "json" { Format::Json } else { Format::Text }, verbosity);
-    let running = serve::start(config.clone()).await.map_err(|error| explain(&error))?;
-    Ok((config, running))
 }
 
 fn explain(error: &serve::Error) -> Error {

@@ -3,6 +3,7 @@
 mod beside;
 mod look;
 mod retry;
+mod source;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -10,10 +11,10 @@ use std::time::Duration;
 
 use hearth_dispatch::StartFailure;
 use hearth_dispatch::routes::Conflict;
-use hearth_function::spec::{Pause, SourceKind};
+use hearth_function::spec::Pause;
 use hearth_function::{
-    Code, Digest, Function, FunctionId, FunctionSpec, InstanceCounts, Revision, RevisionId, RevisionSpec,
-    RevisionState, RevisionStatus, Template, next_revision_name, revision_number,
+    Digest, Function, FunctionId, InstanceCounts, Revision, RevisionId, RevisionSpec, RevisionState,
+    RevisionStatus, Template, next_revision_name, revision_number,
 };
 use hearth_scaler::{Policy, Reach};
 use jiff::Timestamp;
@@ -30,7 +31,7 @@ use crate::pool;
 use crate::store::{self, Preconditions};
 use crate::telemetry::logs::{Entry, Note};
 
-/// How long after a build or a look for parts has failed it is tried again: what was missing may have come (a bundle, the network).
+/// How long after a build or a look for code or parts has failed it is tried again: what was missing may have come (a bundle, the network).
 const RETRY: Duration = Duration::from_secs(30);
 
 /// The annotation of a Revision with the source that its code was found by.
@@ -81,8 +82,8 @@ struct Memory {
     /// The object that everything here belongs to; one of the same name and another uid begins anew.
     uid: Option<String>,
     function: Option<Arc<Function>>,
-    /// Which code it is, by the generation that it was found out for.
-    code: Option<(i64, Result<Code, Missing>)>,
+    /// Which code it is.
+    code: Option<source::Known>,
     /// Parts of the template of this digest, or why they are not there and when to look again.
     build: Option<(Digest, Result<Found, Missing>, Instant)>,
     /// How often that has failed, and when it is tried again, for people.
@@ -104,6 +105,8 @@ struct Memory {
     progress: Option<String>,
     /// When the status was written last, and from which views.
     written: Option<Instant>,
+    /// The store did not take it.
+    unwritten: bool,
     shown: Vec<(Number, View)>,
     /// And with which routes lost.
     conflicts: Vec<Conflict>,
@@ -113,6 +116,7 @@ impl Memory {
     /// When what the plan waits for is due.
     fn due(&self, awaited: Awaited) -> Option<Instant> {
         match awaited {
+            Awaited::Source => self.code.as_ref()?.due(),
             Awaited::Build => self.build.as_ref().map(|(.., at)| *at),
             Awaited::Parts(number) => self.prepared.get(&number)?.as_ref().err().map(|(_, at)| *at),
             Awaited::Trial(number) => self.trials.next(number).map(|(at, _)| at),
@@ -146,11 +150,23 @@ impl Task {
                 self.memory.function = function.map(Arc::clone);
                 self.note_retries();
             }
+            if !gone && let Err(error) = Box::pin(self.hold()).await {
+                let error = crate::telemetry::chain(&error);
+                tracing::warn!(function = %self.id, error, "a function has no finalizer yet");
+                self.pause().await;
+                continue;
+            }
             let observed = self.observe();
             let wanted = if gone { Wanted::Gone } else { self.wanted(&observed) };
             let Some(action) = plan(&wanted, &observed) else {
                 if gone {
                     Box::pin(self.forget()).await;
+                    if let Err(error) = Box::pin(self.let_go()).await {
+                        let error = crate::telemetry::chain(&error);
+                        tracing::warn!(function = %self.id, error, "a deleted function is not let go yet");
+                        tokio::time::sleep(COUNTS).await;
+                        continue;
+                    }
                     if newest.is_none() {
                         self.settle();
                         return;
@@ -202,7 +218,10 @@ impl Task {
         let wake = due.min().map_or(now + RESYNC, |due| due.clamp(now + SOONEST, now + RESYNC));
         let mut conflicts = self.shared.parts.routes.conflicts();
         // What has changed since the status was made counts too.
-        if self.views(observed) != self.memory.shown || self.conflicts() != self.memory.conflicts {
+        if self.memory.unwritten
+            || self.views(observed) != self.memory.shown
+            || self.conflicts() != self.memory.conflicts
+        {
             return self.pace().await;
         }
         loop {
@@ -278,33 +297,6 @@ impl Task {
             }
         }
         Ok(())
-    }
-
-    async fn resolve(&mut self, generation: i64) {
-        if let Some(function) = self.memory.function.clone() {
-            let code = match self.resolved_before(&function.spec) {
-                Some(code) => Ok(code),
-                None => self.shared.parts.sources.resolve(&function.spec).await,
-            };
-            self.memory.code = Some((generation, code));
-        }
-    }
-
-    /// What the newest Revision of the same source has found a tag, a branch or an address to mean. Without this a restart of the controller
-    /// could deploy something new, and could not go on without the registry.
-    fn resolved_before(&self, spec: &FunctionSpec) -> Option<Code> {
-        let source = source_text(spec)?;
-        let revisions = self.revisions();
-        let of_source = |revision: &&Arc<Revision>| {
-            let annotations = revision.metadata.annotations.as_ref();
-            annotations.and_then(|all| all.get(SOURCE)).is_some_and(|text| *text == source)
-        };
-        let code = revisions.values().rev().find(of_source)?.spec.template.code()?;
-        match &code {
-            // Collected meanwhile: it is fetched again.
-            Code::Bundle(bundle) if !self.shared.parts.sources.bundles.has(bundle) => None,
-            Code::Bundle(_) | Code::Image(_) => Some(code),
-        }
     }
 
     async fn build(&mut self, observed: &Observed) {
@@ -383,7 +375,7 @@ impl Task {
                 controller: Some(true),
                 block_owner_deletion: Some(true),
             }]),
-            annotations: source_text(&function.spec)
+            annotations: source::text(&function.spec)
                 .map(|source| BTreeMap::from([(SOURCE.to_owned(), source)])),
             ..revision.metadata
         };
@@ -521,6 +513,7 @@ impl Task {
 
     async fn write_status(&mut self, observed: &Observed) {
         self.memory.written = Some(Instant::now());
+        self.memory.unwritten = false;
         let Ok(stored) = self.shared.parts.store.get::<Function>(self.id.namespace(), self.id.name()) else {
             return;
         };
@@ -549,6 +542,7 @@ impl Task {
             Err(error) => {
                 let error = crate::telemetry::chain(&error);
                 tracing::warn!(function = %self.id, error, "status not written");
+                self.memory.unwritten = true;
             }
         }
     }
@@ -566,16 +560,6 @@ type View = (InstanceCounts, bool, Option<StartFailure>);
 
 fn generation(function: Option<&Function>) -> i64 {
     function.and_then(|function| function.metadata.generation).unwrap_or(1)
-}
-
-/// The source of a Function that means what it means when it is looked up, as text; `None`: it names its code itself.
-fn source_text(spec: &FunctionSpec) -> Option<String> {
-    match spec.source.kind()? {
-        SourceKind::Image(_) | SourceKind::Archive(_) | SourceKind::Git(_) => {
-            serde_json::to_string(&spec.source).ok()
-        }
-        SourceKind::Path(_) | SourceKind::Inline(_) | SourceKind::Bundle(_) => None,
-    }
 }
 
 /// A step that a restarted controller does not wait for before it serves.

@@ -57,6 +57,9 @@ pub struct Config {
     pub url_inside: Option<String>,
     /// How long, and how much, is kept of what nobody uses.
     pub keeping: Keeping,
+    /// What holds a deleted Function back until its instances have ended: where the store is not this process's alone, its objects would be
+    /// gone before.
+    pub finalizer: Option<&'static str>,
 }
 
 /// How long, and how much, is kept of bundles, dependencies and images that no Function uses.

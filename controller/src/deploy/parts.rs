@@ -10,7 +10,7 @@ use hearth_function::{Code, Digest, FunctionSpec, ImageTemplate, RuntimeName, Te
 use tokio::sync::broadcast;
 use tokio::sync::broadcast::error::{RecvError, TryRecvError};
 
-use crate::backend::interpreters::{self, Interpreter};
+use crate::backend::interpreters::{self, Catalogue, Interpreter};
 use crate::backend::{ImageForm, Root, User};
 use crate::build::images;
 use crate::build::{self, Bundles, Dependencies, Fetcher, Images, Toolchain};
@@ -32,6 +32,8 @@ pub struct Sources {
     pub images: Images,
     /// In which form the backend takes images.
     pub image_form: ImageForm,
+    /// What interprets code.
+    pub interpreters: Catalogue,
 }
 
 /// Why code or dependencies are not there.
@@ -133,7 +135,7 @@ impl Sources {
             return Err(missing());
         }
         let code = self.bundles.path(&digest).ok_or_else(missing)?;
-        let found = interpreter(template, code.clone()).await?;
+        let found = interpreter(&self.interpreters, template, code.clone()).await?;
         let Some(interpreter) = found else {
             return Ok(Found { code: Some(code), ..Found::default() });
         };
@@ -230,10 +232,14 @@ fn image_missing(error: &images::Error) -> Missing {
     Missing::new(reason, chain(error))
 }
 
-async fn interpreter(template: &Template, code: PathBuf) -> Result<Option<Interpreter>, Missing> {
-    let (runtime, command) = (template.runtime, template.command.clone());
+async fn interpreter(
+    catalogue: &Catalogue,
+    template: &Template,
+    code: PathBuf,
+) -> Result<Option<Interpreter>, Missing> {
+    let (catalogue, runtime, command) = (catalogue.clone(), template.runtime, template.command.clone());
     blocking(move || {
-        interpreter_of(runtime, &command, &code)
+        interpreter_of(&catalogue, runtime, &command, &code)
             .map_err(|error| Missing::new("RuntimeMissing", error.to_string()))
     })
     .await
@@ -244,22 +250,23 @@ async fn interpreter(template: &Template, code: PathBuf) -> Result<Option<Interp
 /// # Errors
 /// When it needs one that is not here.
 pub fn interpreter_of(
+    catalogue: &Catalogue,
     runtime: RuntimeName,
     command: &[String],
     code: &Path,
 ) -> Result<Option<Interpreter>, interpreters::Error> {
     if runtime.has_handler() {
-        return interpreters::find(&runtime.to_string()).map(Some);
+        return catalogue.find(&runtime.to_string()).map(Some);
     }
     match named(command.first().map_or("", String::as_str)) {
         // One that is too old for a handler may do for a program, as long as nothing is to be installed for it.
-        Some(runtime) => match interpreters::find(&runtime) {
+        Some(runtime) => match catalogue.find(&runtime) {
             Ok(found) => Ok(Some(found)),
             Err(error) if wants(code).is_some() => Err(error),
             Err(_) => Ok(None),
         },
         // Without one it is tried as it is: what the bundle holds may be for somebody else.
-        None => Ok(wants(code).and_then(|runtime| interpreters::find(runtime).ok())),
+        None => Ok(wants(code).and_then(|runtime| catalogue.find(runtime).ok())),
     }
 }
 

@@ -146,6 +146,8 @@ fn serving(seen: &Observed) -> Option<Number> {
 /// What there is no step for now and will be after a while: a look, or a trial, that has failed and is not to be repeated yet.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Awaited {
+    /// The look for the code.
+    Source,
     /// The build of the wanted template.
     Build,
     /// The look for the parts of a Revision.
@@ -164,6 +166,9 @@ pub(super) fn awaited(wanted: &Wanted, seen: &Observed) -> Vec<Awaited> {
     };
     let mut awaited: Vec<Awaited> =
         serving(seen).filter(lacks_parts).map(Awaited::Parts).into_iter().collect();
+    if *wanted == Wanted::Unresolvable {
+        awaited.push(Awaited::Source);
+    }
     let Wanted::Template(digest) = wanted else { return awaited };
     match seen.revisions.last_key_value().filter(|(_, latest)| latest.digest == *digest) {
         None if seen.build == Build::Failed => awaited.push(Awaited::Build),
@@ -453,6 +458,7 @@ mod tests {
         seen.build = Build::Failed;
         assert_eq!(awaited(&Wanted::Template(digest(3)), &seen), [Awaited::Build]);
         assert_eq!(awaited(&Wanted::Invalid, &seen), []);
+        assert_eq!(awaited(&Wanted::Unresolvable, &seen), [Awaited::Source]);
         let latest = seen.revisions.get_mut(&2).unwrap();
         (latest.retry, latest.prepared) = (true, Prepared::Failed);
         converge(&mut other, &digest(2), &mut seen, GOOD);
@@ -524,7 +530,9 @@ mod tests {
                 prop_assert_eq!(plan(&wanted, &seen), None);
                 for one in awaited(&wanted, &seen) {
                     let mut due = seen.clone();
+                    let mut wanted = wanted.clone();
                     match one {
+                        Awaited::Source => wanted = Wanted::Unresolved,
                         Awaited::Build => due.build = Build::No,
                         Awaited::Parts(number) => due.revisions.get_mut(&number).unwrap().prepared = Prepared::No,
                         Awaited::Trial(number) => due.revisions.get_mut(&number).unwrap().retry = true,

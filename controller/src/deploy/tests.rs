@@ -79,6 +79,7 @@ async fn a_panic_in_the_task_of_one_function_stops_no_other_and_is_got_over() {
         .unwrap(),
         images: crate::build::Images::open(directory.path(), Default::default()).unwrap(),
         image_form: crate::backend::ImageForm::Unpacked,
+        interpreters: Default::default(),
     };
     let panics = metrics.counter("panics_total", "Panics.");
     let gauge = |name| metrics.gauge(name, "Bytes.");
@@ -95,6 +96,7 @@ async fn a_panic_in_the_task_of_one_function_stops_no_other_and_is_got_over() {
             url: String::new(),
             url_inside: None,
             keeping: Keeping { age: Duration::from_secs(60), unused_bytes: 1 << 30 },
+            finalizer: None,
         },
         parts,
     );

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use hearth_function::{Digest, RuntimeName};
 
 use super::lock;
-use crate::backend::interpreters::{self, Interpreter};
+use crate::backend::interpreters::{self, Catalogue, Interpreter};
 use crate::backend::{self, Backend, embedded, shim_files};
 use crate::build::compose::{self, Archive, Image, Kept, Layer, Run};
 use crate::build::images::local::Local;
@@ -92,7 +92,8 @@ pub async fn build(request: Request, cache: &Path, progress: impl Fn(String)) ->
     let put = bundles.put(&code.digest, std::io::Cursor::new(code.bytes));
     let code = put.await?;
     let (at, words) = (code.clone(), command.clone());
-    let interpreter = blocking(move || Ok(interpreter_of(runtime, &words, &at)?)).await?;
+    let interpreter =
+        blocking(move || Ok(interpreter_of(&Catalogue::Machine, runtime, &words, &at)?)).await?;
     let plan = match &interpreter {
         Some(interpreter) => build::plan(&code, &Toolchain::host(interpreter.clone()))?,
         None => None,

@@ -11,7 +11,7 @@
 mod layers;
 mod value;
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -196,6 +196,40 @@ options! {
         /// Kept for one call, in bytes; what comes after is counted and dropped. Default: no call should fill a quarter of what is kept.
         per_call: Size = Size::mib(8),
     }
+    /// In a cluster: what `hearth controller` and `hearth gateway` share.
+    cluster: Cluster {
+        /// Namespace that Hearth itself is in: its Lease, its Secrets, its Services. Default: where the chart puts it.
+        namespace: String = "hearth-system".to_owned(),
+        /// Namespaces whose Functions are served. Default: none given, all.
+        watch_namespaces: Vec<String> = Vec::new(),
+        /// File of the cluster key: at least 32 random bytes, in any form, the same for controllers and gateways. What instances and gateways are known by is derived from it. Default: where the chart mounts the Secret.
+        key_file: PathBuf = PathBuf::from("/etc/hearth/key"),
+        /// Name of this process's Pod. Default: the variable POD_NAME (downward API), or else the machine's name and the process's number.
+        pod: Option<String> = None,
+        /// Address by which gateways reach this process. Default: the variable POD_IP (downward API), or else loopback.
+        address: Option<IpAddr> = None,
+    }
+    /// In a cluster: the controller.
+    controller: Controller {
+        /// Address of /healthz and /metrics (plain HTTP), and of what the command line uses (TLS and token). Default: every address of its Pod.
+        management: SocketAddr = SocketAddr::from(([0, 0, 0, 0], 7070)),
+        /// Address where gateways connect. Default: every address of its Pod.
+        hub_listen: SocketAddr = SocketAddr::from(([0, 0, 0, 0], 7071)),
+        /// Address where instances report themselves. Default: every address of its Pod.
+        report_listen: SocketAddr = SocketAddr::from(([0, 0, 0, 0], 7072)),
+        /// How instances reach that, as `host:port`: a Service that leads to the controller that works. Default: none given, this process's own address, which the next leader does not have.
+        report_advertise: Option<String> = None,
+        /// How clients reach the gateways; `status.url` begins with it. Default: the Service of the chart.
+        gateway_url: String = "http://hearth-gateway.hearth-system".to_owned(),
+        /// How instances and `hearth invoke` reach the gateways, where that is another way. Default: `gateway_url`.
+        gateway_inside: Option<String> = None,
+        /// Runtime images, each as `NAME=IMAGE`, the preferred ones first: the name of the runtime with its whole version and, after a colon, the interpreter's path in the image, as in `nodejs22.1.0:/usr/local/bin/node=registry.example.com/hearth-nodejs:22`; `exec=IMAGE` is for programs that need no interpreter. Default: none, which runs nothing but functions with an image of their own.
+        runtimes: Vec<String> = Vec::new(),
+        /// File of the token that the command line must know. Default: none given, nobody knows it.
+        token_file: Option<PathBuf> = None,
+        /// How long a leader that was killed is waited for before another controller takes over. Default: requests wait three times as long for a slot.
+        lease_duration: Duration = crate::lease::DURATION,
+    }
     /// Ending.
     drain: Drain {
         /// Time that running calls have to end when the controller stops; then they are cut. Default: the default execution time limit of a Function.
@@ -312,6 +346,26 @@ impl Config {
         for variable in &self.build.env {
             if variable.reveal().split_once('=').is_none_or(|(name, _)| name.is_empty()) {
                 broken("build.env", "every entry is NAME=value".to_owned());
+            }
+        }
+        if let Err(message) = super::cluster::Runtimes::parse(&self.controller.runtimes) {
+            broken("controller.runtimes", message);
+        }
+        if self.controller.lease_duration < Duration::from_secs(4) {
+            broken(
+                "controller.lease_duration",
+                "too short to be renewed in time: give at least 4s".to_owned(),
+            );
+        }
+        for (key, url) in [
+            ("controller.gateway_url", Some(&self.controller.gateway_url)),
+            ("controller.gateway_inside", self.controller.gateway_inside.as_ref()),
+        ] {
+            let is_url = |url: &String| {
+                url.parse::<http::Uri>().is_ok_and(|url| url.scheme().is_some() && url.host().is_some())
+            };
+            if url.is_some_and(|url| !is_url(url)) {
+                broken(key, "is no address of the form http://host or http://host:port".to_owned());
             }
         }
         if problems.is_empty() { Ok(()) } else { Err(problems) }

@@ -1,7 +1,5 @@
 //! A call by the management API: through the gateway's own door, so that it is a call as any other.
 
-use std::net::SocketAddr;
-
 use axum::body::Body;
 use hearth_function::FunctionId;
 use hyper_util::rt::TokioIo;
@@ -11,7 +9,7 @@ use crate::api::ports;
 
 /// Calls a Function at the path that every Function has.
 pub(super) async fn invoke(
-    gateway: SocketAddr,
+    gateway: &str,
     function: &FunctionId,
     mut request: http::Request<Body>,
 ) -> Result<http::Response<Body>, ports::Error> {
@@ -22,7 +20,7 @@ pub(super) async fn invoke(
     let target = format!("/function/{function}{tail}");
     *request.uri_mut() =
         target.parse().map_err(|error| ports::Error::Invalid(format!("{target} is no path: {error}")))?;
-    if let Ok(host) = http::HeaderValue::from_str(&gateway.to_string()) {
+    if let Ok(host) = http::HeaderValue::from_str(gateway) {
         request.headers_mut().entry(http::header::HOST).or_insert(host);
     }
     let stream = TcpStream::connect(gateway)

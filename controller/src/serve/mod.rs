@@ -9,6 +9,7 @@
 //! Each part is a task of [`Running`]; one that ends by itself ends the server, loudly: see [`Running::failed`].
 
 pub mod builder;
+pub mod cluster;
 pub mod config;
 mod invoke;
 mod lock;

@@ -1,7 +1,6 @@
 //! The running parts as the management API sees them.
 
 use std::collections::{BTreeMap, VecDeque};
-use std::net::SocketAddr;
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -34,7 +33,8 @@ pub(super) struct Wired {
     pub(super) images: Images,
     pub(super) logs: Logs,
     pub(super) metrics: Registry,
-    pub(super) gateway: SocketAddr,
+    /// Host and port of the gateway.
+    pub(super) gateway: String,
     pub(super) health: Arc<Health>,
 }
 
@@ -140,7 +140,7 @@ impl Parts for Wired {
         function: &FunctionId,
         request: http::Request<Body>,
     ) -> Result<http::Response<Body>, Error> {
-        super::invoke::invoke(self.gateway, function, request).await
+        super::invoke::invoke(&self.gateway, function, request).await
     }
 
     async fn logs(&self, query: LogQuery) -> Result<BoxStream<'static, LogLine>, Error> {

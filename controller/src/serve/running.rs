@@ -72,7 +72,7 @@ impl Tasks {
     }
 
     /// The next part that ends: its name and how.
-    async fn next(&mut self) -> Option<(&'static str, String)> {
+    pub(super) async fn next(&mut self) -> Option<(&'static str, String)> {
         let (id, how) = match self.set.join_next_with_id().await? {
             Ok((id, Ok(()))) => (id, "it ended".to_owned()),
             Ok((id, Err(error))) => (id, error),
@@ -89,6 +89,16 @@ impl Tasks {
             }
         };
         Some((self.names.remove(&id).unwrap_or("a part"), how))
+    }
+
+    /// Whether a part has not ended yet.
+    pub(super) fn runs(&self, part: &str) -> bool {
+        self.names.values().any(|name| *name == part)
+    }
+
+    /// Ends all that runs still, at once.
+    pub(super) async fn abort(&mut self) {
+        self.set.shutdown().await;
     }
 }
 

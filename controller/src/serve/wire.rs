@@ -15,6 +15,7 @@ use super::memory;
 use super::parts::{Health, Wired};
 use super::running::{Running, Tasks};
 use crate::autoscale::{self, Adoptable};
+use crate::backend::interpreters::Catalogue;
 use crate::backend::{self, Backend, docker, embedded, shim_files};
 use crate::build::{self, Bundles, Dependencies, Fetcher, Images};
 use crate::gateway::{self, Gateway};
@@ -26,10 +27,10 @@ use crate::telemetry::metrics::Registry;
 use crate::{api, deploy};
 
 /// Messages between gateway and autoscaler that wait; both hold back and merge what finds no room.
-const MESSAGES: usize = 1024;
+pub(super) const MESSAGES: usize = 1024;
 
 /// Batches of call records that wait for the log.
-const CALLS: usize = 64;
+pub(super) const CALLS: usize = 64;
 
 /// Why the server does not start.
 #[derive(Debug, thiserror::Error)]
@@ -204,6 +205,7 @@ impl Start {
             fetcher,
             images: images.clone(),
             image_form: self.backend.image_form(),
+            interpreters: Catalogue::Machine,
         };
         let routes = deploy::Routes::default();
         let deployer = deploy::Service::new(
@@ -214,6 +216,7 @@ impl Start {
                     age: self.config.cache.keep,
                     unused_bytes: self.config.cache.max_unused.as_bytes(),
                 },
+                finalizer: None,
             },
             deploy::Parts {
                 store: self.store.clone(),
@@ -249,7 +252,7 @@ impl Start {
             images,
             logs: self.logs.clone(),
             metrics,
-            gateway: reachable(self.listen),
+            gateway: reachable(self.listen).to_string(),
             health: Arc::clone(&health),
         };
         let mut running = Running {
@@ -355,7 +358,7 @@ fn embedded_config(config: &Config, listen: SocketAddr, shim: PathBuf) -> Result
     })
 }
 
-fn prewarming(config: &Config) -> autoscale::Prewarming {
+pub(super) fn prewarming(config: &Config) -> autoscale::Prewarming {
     let configured = &config.prewarm;
     autoscale::Prewarming {
         enabled: configured.enabled,
@@ -366,12 +369,12 @@ fn prewarming(config: &Config) -> autoscale::Prewarming {
     }
 }
 
-fn bundle_limits(config: &Config) -> build::Limits {
+pub(super) fn bundle_limits(config: &Config) -> build::Limits {
     let packed_bytes = config.build.max_bundle.as_bytes();
     build::Limits { packed_bytes, unpacked_bytes: packed_bytes.saturating_mul(4), ..build::Limits::default() }
 }
 
-fn stores(metrics: &Registry) -> deploy::Stores {
+pub(super) fn stores(metrics: &Registry) -> deploy::Stores {
     deploy::Stores {
         bytes: [
             metrics.gauge("hearth_bundles_bytes", "Unpacked bundles, at the last look."),
@@ -385,7 +388,7 @@ fn stores(metrics: &Registry) -> deploy::Stores {
     }
 }
 
-fn images_config(config: &Config) -> build::images::Config {
+pub(super) fn images_config(config: &Config) -> build::images::Config {
     build::images::Config {
         unpacked_bytes: config.images.max_unpacked.as_bytes(),
         timeout: config.images.timeout,
@@ -394,7 +397,7 @@ fn images_config(config: &Config) -> build::images::Config {
     }
 }
 
-fn build_config(config: &Config) -> build::dependencies::Config {
+pub(super) fn build_config(config: &Config) -> build::dependencies::Config {
     let mut install_env = build::dependencies::select_environment(std::env::vars());
     for variable in &config.build.env {
         if let Some((name, value)) = variable.reveal().split_once('=') {
@@ -412,7 +415,7 @@ fn build_config(config: &Config) -> build::dependencies::Config {
 }
 
 /// Hands the records of calls to the log, until the gateway has ended.
-async fn keep_calls(mut ended: mpsc::Receiver<Calls>, logs: Logs) -> Result<(), String> {
+pub(super) async fn keep_calls(mut ended: mpsc::Receiver<Calls>, logs: Logs) -> Result<(), String> {
     while let Some(calls) = ended.recv().await {
         logs.offer_calls(calls);
     }

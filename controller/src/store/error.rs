@@ -75,7 +75,7 @@ pub enum Error {
         #[source]
         source: Box<dyn std::error::Error + Send + Sync>,
     },
-    /// Reading or writing failed; nothing of the change was stored.
+    /// Reading or writing failed; nothing of the change was stored (in a cluster: as far as is known).
     #[error("cannot {doing}")]
     Io {
         /// What was being done.
@@ -84,6 +84,19 @@ pub enum Error {
         #[source]
         source: Box<dyn std::error::Error + Send + Sync>,
     },
+    /// The API server does not take this write, and would not if it were sent again: permissions, a quota, a namespace that is going.
+    #[error("{} \"{name}\" is refused by the API server: {detail}", kind.plural())]
+    Refused {
+        /// Of this kind.
+        kind: Kind,
+        /// `namespace/name`.
+        name: String,
+        /// What it says.
+        detail: String,
+    },
+    /// There are no records in a cluster.
+    #[error("small records are kept by a standalone server only")]
+    NoRecords,
     /// The store was closed.
     #[error("the store is closed")]
     Closed,

@@ -1,5 +1,5 @@
-//! Desired state and records, in an embedded database: the Functions and Revisions of a standalone Hearth, and small records beside
-//! them (usage counters, keys and values).
+//! Desired state and records: Functions and Revisions, and small records beside them (usage counters, keys and values). Standalone they are
+//! in an embedded database; in a cluster the API server has the objects ([`kubernetes`]), and there are no records.
 //!
 //! Objects follow the semantics of the Kubernetes API: one growing `resourceVersion` for the whole store, optimistic concurrency,
 //! `generation` counted up when the spec changes, a status of its own, deletion that waits for finalizers and takes owned objects along,
@@ -12,9 +12,11 @@
 //!
 //! The database is used by one thread of its own, because it blocks on the disk: a write is answered when it is durable (INV-11), and
 //! what is read was durable before. Objects are few and small, so all of them are held in memory and reads never wait for the disk.
+//! In a cluster memory and history are the same; what happens there comes from the answers of the API server and from watches.
 
 mod error;
 mod history;
+pub mod kubernetes;
 mod object;
 mod owner;
 mod plan;
@@ -32,7 +34,7 @@ use tokio::sync::{mpsc, oneshot, watch};
 
 pub use error::Error;
 pub use history::{Event, Watch};
-pub use object::{Kind, Object};
+pub use object::{Kind, Object, unreadable};
 pub(crate) use plan::uuid;
 pub use plan::{Preconditions, ResourceVersion, creation_order};
 
@@ -48,9 +50,18 @@ const HISTORY: usize = 512;
 /// A handle to the store; a clone is another handle to the same.
 #[derive(Debug, Clone)]
 pub struct Store {
-    commands: mpsc::Sender<Command>,
+    truth: Truth,
     state: Arc<Mutex<State>>,
     version: watch::Receiver<u64>,
+}
+
+/// Who says what there is.
+#[derive(Debug, Clone)]
+enum Truth {
+    /// The database: its owner thread.
+    Disk(mpsc::Sender<Command>),
+    /// The API server of a cluster.
+    Cluster(kubernetes::Writer),
 }
 
 /// The objects of a list, and the version of the store that they are from: a watch continues there.
@@ -107,14 +118,18 @@ impl Store {
                 source: Box::new(source),
             })?;
         let version = result.await.map_err(|_| Error::Closed)??;
-        Ok(Self { commands, state, version })
+        Ok(Self { truth: Truth::Disk(commands), state, version })
     }
 
     /// Ends the store when all commands sent before are done; the file is closed when this returns. Other handles and watches get
     /// [`Error::Closed`] from then on.
     pub async fn close(self) {
+        let commands = match &self.truth {
+            Truth::Disk(commands) => commands,
+            Truth::Cluster(cluster) => return cluster.close(),
+        };
         let (done, closed) = oneshot::channel();
-        if self.commands.send(Command::Close(done)).await.is_ok() {
+        if commands.send(Command::Close(done)).await.is_ok() {
             // An error means that the thread has ended, which is what was asked for.
             closed.await.unwrap_or_default();
         }
@@ -125,6 +140,9 @@ impl Store {
     /// # Errors
     /// [`Error::AlreadyExists`], [`Error::Invalid`] when it has no name or no namespace.
     pub async fn create<O: Object>(&self, object: O, now: Timestamp) -> Result<Arc<O>, Error> {
+        if let Truth::Cluster(cluster) = &self.truth {
+            return cluster.create(object).await;
+        }
         let random =
             random().map_err(|source| Error::Io { doing: "draw a uid", source: Box::new(source) })?;
         self.change(move |state| plan::create(state, object, random, now)).await
@@ -164,7 +182,10 @@ impl Store {
     /// [`Error::NotFound`]; [`Error::Conflict`] when `object` carries a `resourceVersion` or uid other than the stored (without
     /// a `resourceVersion` the update is unconditional).
     pub async fn update<O: Object>(&self, object: O) -> Result<Arc<O>, Error> {
-        self.change(move |state| plan::update(state, object)).await
+        match &self.truth {
+            Truth::Disk(_) => self.change(move |state| plan::update(state, object)).await,
+            Truth::Cluster(cluster) => cluster.update(object).await,
+        }
     }
 
     /// Replaces the status of the object of this name, and nothing else.
@@ -172,7 +193,22 @@ impl Store {
     /// # Errors
     /// As [`Store::update`].
     pub async fn update_status<O: Object>(&self, object: O) -> Result<Arc<O>, Error> {
-        self.change(move |state| plan::update_status(state, object)).await
+        match &self.truth {
+            Truth::Disk(_) => self.change(move |state| plan::update_status(state, object)).await,
+            Truth::Cluster(cluster) => cluster.update_status(object).await,
+        }
+    }
+
+    /// Puts this finalizer on the object, or takes it away, and changes nothing else of it: not even the form in which its spec is written.
+    ///
+    /// # Errors
+    /// As [`Store::update`]; the uid is what `object` must still have.
+    pub async fn finalize<O: Object>(&self, object: &O, finalizer: &str, on: bool) -> Result<Arc<O>, Error> {
+        if let Truth::Cluster(cluster) = &self.truth {
+            return cluster.finalize(object, finalizer, on).await;
+        }
+        let (object, finalizer) = (object.clone(), finalizer.to_owned());
+        self.change(move |state| plan::finalize(state, &object, &finalizer, on)).await
     }
 
     /// Deletes the object of this name and, with it, every object that it alone owns. One with finalizers is marked with `now` and stays
@@ -187,6 +223,9 @@ impl Store {
         preconditions: Preconditions,
         now: Timestamp,
     ) -> Result<Arc<O>, Error> {
+        if let Truth::Cluster(cluster) = &self.truth {
+            return cluster.delete(namespace, name, &preconditions).await;
+        }
         let (namespace, name) = (namespace.to_owned(), name.to_owned());
         self.change(move |state| plan::delete::<O>(state, &namespace, &name, &preconditions, now)).await
     }
@@ -263,7 +302,7 @@ impl Store {
         self.run(move |owner| owner.change(planned)).await
     }
 
-    /// Runs `work` on the owner thread.
+    /// Runs `work` on the owner thread; in a cluster there is none.
     async fn run<T: Send + 'static>(
         &self,
         work: impl FnOnce(&mut Owner) -> Result<T, Error> + Send + 'static,
@@ -273,7 +312,8 @@ impl Store {
             // Nobody waits for the answer any more: the change itself is done all the same.
             reply.send(work(owner)).unwrap_or_default();
         }));
-        self.commands.send(command).await.map_err(|_| Error::Closed)?;
+        let Truth::Disk(commands) = &self.truth else { return Err(Error::NoRecords) };
+        commands.send(command).await.map_err(|_| Error::Closed)?;
         answer.await.map_err(|_| Error::Closed)?
     }
 }

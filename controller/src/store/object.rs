@@ -42,7 +42,7 @@ impl fmt::Display for Kind {
 
 /// An object that the store can hold; implemented for [`Function`] and [`Revision`] only.
 pub trait Object:
-    kube::Resource<DynamicType = ()>
+    kube::Resource<DynamicType = (), Scope = kube::core::NamespaceResourceScope>
     + Clone
     + fmt::Debug
     + PartialEq
@@ -61,6 +61,12 @@ pub trait Object:
     /// Takes the status of `other`.
     fn take_status(&mut self, other: &Self);
 
+    /// Its status as it is written; `None`: it has none, or none that says anything.
+    fn said_status(&self) -> Option<serde_json::Value>;
+
+    #[doc(hidden)]
+    fn unreadable(metadata: ObjectMeta, error: &str) -> Option<Self>;
+
     #[doc(hidden)]
     fn wrap(object: Arc<Self>) -> Stored;
 
@@ -78,7 +84,7 @@ pub enum Stored {
 }
 
 macro_rules! object {
-    ($name:ident) => {
+    ($name:ident, $unreadable:expr) => {
         impl Object for $name {
             const KIND: Kind = Kind::$name;
 
@@ -88,6 +94,18 @@ macro_rules! object {
 
             fn take_status(&mut self, other: &Self) {
                 self.status.clone_from(&other.status);
+            }
+
+            fn said_status(&self) -> Option<serde_json::Value> {
+                let status = self.status.as_ref()?;
+                (*status != Default::default()).then(|| serde_json::to_value(status).ok()).flatten()
+            }
+
+            fn unreadable(metadata: ObjectMeta, error: &str) -> Option<Self> {
+                let placeholder: fn(ObjectMeta) -> Option<Self> = $unreadable;
+                let mut object = placeholder(metadata)?;
+                mark_unreadable(&mut object.metadata, error);
+                Some(object)
             }
 
             fn wrap(object: Arc<Self>) -> Stored {
@@ -103,8 +121,28 @@ macro_rules! object {
         }
     };
 }
-object!(Function);
-object!(Revision);
+object!(Function, |metadata| {
+    // Never run: whoever looks at it is told that it cannot be read, before anything else.
+    let spec = serde_json::json!({ "runtime": "exec", "source": {}, "command": ["unreadable"] });
+    let spec = serde_json::from_value(spec).ok()?;
+    Some(Function { metadata, spec, status: None })
+});
+// Hearth alone writes Revisions; nobody is told of one that cannot be read.
+object!(Revision, |_| None);
+
+/// In memory only: why the spec of an object cannot be read.
+const UNREADABLE: &str = "hearth.dev/unreadable";
+
+/// Notes that what the API server has as the spec cannot be read, and that the spec beside it is an older one, or none at all.
+pub(super) fn mark_unreadable(metadata: &mut ObjectMeta, error: &str) {
+    metadata.annotations.get_or_insert_default().insert(UNREADABLE.to_owned(), error.to_owned());
+}
+
+/// Why the spec of an object cannot be read, if it cannot: it was written under another definition of the resource.
+#[must_use]
+pub fn unreadable(metadata: &ObjectMeta) -> Option<&str> {
+    metadata.annotations.as_ref()?.get(UNREADABLE).map(String::as_str)
+}
 
 /// Where an object is kept: kind, namespace, name.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -146,6 +184,13 @@ impl Stored {
             kind: self.kind(),
             namespace: metadata.namespace.clone().unwrap_or_default(),
             name: metadata.name.clone().unwrap_or_default(),
+        }
+    }
+
+    pub(super) fn metadata_mut(&mut self) -> &mut ObjectMeta {
+        match self {
+            Self::Function(object) => &mut Arc::make_mut(object).metadata,
+            Self::Revision(object) => &mut Arc::make_mut(object).metadata,
         }
     }
 

@@ -98,6 +98,30 @@ pub(super) fn update<O: Object>(state: &State, mut object: O) -> Result<Plan<O>,
     Ok(one(version, Happened::Modified, object))
 }
 
+pub(super) fn finalize<O: Object>(
+    state: &State,
+    object: &O,
+    finalizer: &str,
+    on: bool,
+) -> Result<Plan<O>, Error> {
+    let mut asked = object.clone();
+    asked.meta_mut().resource_version = None;
+    let stored = current(state, &asked)?;
+    let mut changed = O::clone(&stored);
+    changed.meta_mut().finalizers = with_finalizer(stored.meta(), finalizer, on);
+    update(state, changed)
+}
+
+/// The finalizers of an object with this one, or without it.
+pub(super) fn with_finalizer(metadata: &ObjectMeta, finalizer: &str, on: bool) -> Option<Vec<String>> {
+    let mut all = metadata.finalizers.clone().unwrap_or_default();
+    all.retain(|one| one != finalizer);
+    if on {
+        all.push(finalizer.to_owned());
+    }
+    (!all.is_empty()).then_some(all)
+}
+
 pub(super) fn update_status<O: Object>(state: &State, object: O) -> Result<Plan<O>, Error> {
     let stored = current(state, &object)?;
     let mut changed = O::clone(&stored);

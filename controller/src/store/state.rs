@@ -49,6 +49,10 @@ impl State {
         self.objects.get(&key).and_then(O::peel).cloned()
     }
 
+    pub(super) fn stored(&self, key: &Key) -> Option<&Stored> {
+        self.objects.get(key)
+    }
+
     pub(super) fn list<O: Object>(&self, namespace: Option<&str>) -> Vec<Arc<O>> {
         let within = |key: &Key| namespace.is_none_or(|wanted| wanted == key.namespace);
         self.from::<O>(namespace.unwrap_or_default(), "")

@@ -2,7 +2,7 @@
 const { randomUUID } = require('node:crypto');
 const { createClient } = require('@redis/client');
 
-const redis = createClient({ socket: { host: 'host.hearth.internal', port: Number(process.env.REDIS_PORT) } });
+const redis = createClient({ socket: { host: process.env.REDIS_HOST, port: Number(process.env.REDIS_PORT) } });
 redis.on('error', (error) => console.error(`redis: ${error.message}`));
 let connecting;
 

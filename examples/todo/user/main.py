@@ -6,7 +6,7 @@ import secrets
 
 import redis
 
-store = redis.Redis(host="host.hearth.internal", port=int(os.environ["REDIS_PORT"]), decode_responses=True)
+store = redis.Redis(host=os.environ["REDIS_HOST"], port=int(os.environ["REDIS_PORT"]), decode_responses=True)
 
 DAY = 24 * 60 * 60
 

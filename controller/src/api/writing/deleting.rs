@@ -1,9 +1,7 @@
 //! Deleting Functions.
 
 use axum::Json;
-use axum::body::Body;
-use axum::extract::rejection::QueryRejection;
-use axum::extract::{Path, Query, State};
+use axum::extract::{Path, State};
 use axum::response::{IntoResponse, Response};
 use http::{HeaderMap, StatusCode};
 use jiff::Timestamp;
@@ -14,11 +12,12 @@ use serde_json::{Value, json};
 use hearth_function::Function;
 
 use super::{Effect, success};
+use crate::api::extract::{Params, Place, Sent};
 use crate::api::failure::Failure;
-use crate::api::objects::{ListQuery, answer, query, to_json};
+use crate::api::objects::{ListQuery, answer, to_json};
 use crate::api::render::{Rendering, View};
 use crate::api::selector::Selector;
-use crate::api::{Context, body, kinds, patch};
+use crate::api::{Context, kinds, patch};
 use crate::store::{self, Preconditions};
 
 /// `DeleteOptions`, in the body or (some of them) as parameters. A grace period has no meaning here: running calls end whatever it says.
@@ -53,12 +52,11 @@ struct Deletion {
 }
 
 impl Deletion {
-    async fn read(asked: DeleteQuery, request_body: Body) -> Result<Self, Failure> {
-        let content = body::object(request_body).await?;
+    fn read(asked: DeleteQuery, content: &[u8]) -> Result<Self, Failure> {
         let options: DeleteOptions = if content.is_empty() {
             DeleteOptions::default()
         } else {
-            serde_json::from_value(patch::yaml(&content)?).map_err(|error| {
+            serde_json::from_value(patch::yaml(content)?).map_err(|error| {
                 Failure::bad_request(&format!("the delete options cannot be read: {error}"))
             })?
         };
@@ -90,13 +88,13 @@ impl Deletion {
 
 pub(in crate::api) async fn delete(
     State(context): State<Context>,
-    Path((namespace, name)): Path<(String, String)>,
-    asked: Result<Query<DeleteQuery>, QueryRejection>,
+    Place { namespace, name }: Place,
+    Params(asked): Params<DeleteQuery>,
     headers: HeaderMap,
-    request_body: Body,
+    Sent(sent): Sent,
 ) -> Result<Response, Failure> {
     let view = View::of(&headers, "")?;
-    let deletion = Deletion::read(query(asked)?, request_body).await?;
+    let deletion = Deletion::read(asked, &sent)?;
     let last = deletion.run(&context, &namespace, &name).await?;
     if !last.finalizers().is_empty() {
         return answer(view, StatusCode::OK, &last);
@@ -110,17 +108,16 @@ pub(in crate::api) async fn delete(
 pub(in crate::api) async fn delete_several(
     State(context): State<Context>,
     Path(namespace): Path<String>,
-    asked: Result<Query<DeleteQuery>, QueryRejection>,
-    wanted: Result<Query<ListQuery>, QueryRejection>,
+    Params(asked): Params<DeleteQuery>,
+    Params(wanted): Params<ListQuery>,
     headers: HeaderMap,
-    request_body: Body,
+    Sent(sent): Sent,
 ) -> Result<Response, Failure> {
     let facts = kinds::of::<Function>();
-    let wanted = query(wanted)?;
     let selector =
         Selector::parse(Some(&namespace), &wanted.label_selector, &wanted.field_selector, &facts.selectable)?;
     let view = View::of(&headers, "")?;
-    let deletion = Deletion::read(query(asked)?, request_body).await?;
+    let deletion = Deletion::read(asked, &sent)?;
     let listed = context.store.list::<Function>(Some(&namespace));
     let mut deleted: Vec<Value> = Vec::new();
     for function in listed.items.iter().filter(|function| selector.matches(function.as_ref())) {

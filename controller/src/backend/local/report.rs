@@ -60,7 +60,7 @@ fn interpreter(runtime: &str, language: Language) -> Capability {
         Err(interpreters::Error::None { wanted, found, remedy }) => {
             lacks(runtime, format!("no {wanted}: {found}"), remedy)
         }
-        Err(error @ interpreters::Error::NotARuntime(_)) => {
+        Err(error @ (interpreters::Error::NotARuntime(_) | interpreters::Error::NoImage { .. })) => {
             lacks(runtime, error.to_string(), "use another name")
         }
     }

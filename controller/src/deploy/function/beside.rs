@@ -1,13 +1,15 @@
-//! What a Function's task does beside its steps: it has what failed tried again, and clients told why nothing serves yet.
+//! What a Function's task does beside its steps: it has what failed tried again, clients told why nothing serves yet, and the object held until
+//! its instances have ended.
 
 use std::time::Duration;
 
-use hearth_function::{Revision, RevisionState};
+use hearth_function::{Function, Revision, RevisionState};
 use jiff::Timestamp;
 use tokio::time::Instant;
 
 use super::super::status::{self, Known};
-use super::{Task, routes};
+use super::{COUNTS, Task, routes};
+use crate::store;
 
 /// When clients of a Function that is being built may come again.
 const COME_AGAIN: Duration = Duration::from_secs(2);
@@ -40,7 +42,7 @@ impl Task {
         if let Some((number, _)) = failed {
             self.memory.trials.hurry(number, now, time);
         }
-        self.memory.code = self.memory.code.take().filter(|(_, code)| code.is_ok());
+        self.memory.code = self.memory.code.take().filter(|known| known.code.is_ok());
         self.memory.build = self.memory.build.take().filter(|(_, found, _)| found.is_ok());
         self.memory.prepared.retain(|_, template| template.is_ok());
     }
@@ -52,4 +54,49 @@ impl Task {
         let unready = routes::unready(function, &self.id, reason, passes.then_some(COME_AGAIN));
         self.shared.parts.routes.unready(unready);
     }
+
+    /// Sees to it that the Function is not gone before its instances are.
+    pub(super) async fn hold(&mut self) -> Result<(), store::Error> {
+        let (Some(finalizer), Some(function)) = (self.shared.config.finalizer, &self.memory.function) else {
+            return Ok(());
+        };
+        if has_finalizer(function, finalizer) {
+            return Ok(());
+        }
+        let held = self.shared.parts.store.finalize(function.as_ref(), finalizer, true).await;
+        match held {
+            Ok(held) => self.memory.function = Some(held),
+            // Deleted meanwhile, or made anew: the store tells.
+            Err(store::Error::NotFound { .. } | store::Error::Conflict { .. }) => {}
+            Err(error) => return Err(error),
+        }
+        Ok(())
+    }
+
+    /// Nothing of a deleted Function is left: its object may go.
+    pub(super) async fn let_go(&mut self) -> Result<(), store::Error> {
+        let Some(finalizer) = self.shared.config.finalizer else { return Ok(()) };
+        let (namespace, name) = (self.id.namespace(), self.id.name());
+        let Ok(function) = self.shared.parts.store.get::<Function>(namespace, name) else { return Ok(()) };
+        let is_deleted = function.metadata.deletion_timestamp.is_some();
+        if !is_deleted || !has_finalizer(&function, finalizer) {
+            return Ok(());
+        }
+        match self.shared.parts.store.finalize(&*function, finalizer, false).await {
+            Err(store::Error::NotFound { .. } | store::Error::Conflict { .. }) | Ok(_) => Ok(()),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// A while, or until the Function changes.
+    pub(super) async fn pause(&mut self) {
+        tokio::select! {
+            () = tokio::time::sleep(COUNTS) => {}
+            _ = self.object.changed() => {}
+        }
+    }
+}
+
+fn has_finalizer(function: &Function, finalizer: &str) -> bool {
+    function.metadata.finalizers.iter().flatten().any(|one| one == finalizer)
 }

@@ -5,7 +5,8 @@ use std::sync::Arc;
 
 use hearth_dispatch::routes::Conflict;
 use hearth_function::{
-    ConditionStatus, ConditionType, InstanceCounts, Revision, Side, Template, revision_number, validate,
+    ConditionStatus, ConditionType, Function, InstanceCounts, Revision, Side, Template, revision_number,
+    validate,
 };
 use tokio::time::Instant;
 
@@ -13,8 +14,18 @@ use super::super::parts::Missing;
 use super::super::plan::{self, Build, Number, Observed, Prepared, Wanted};
 use super::super::routes;
 use super::super::status::{self, Known};
-use super::{Task, View, generation};
+use super::{Task, View, generation, source};
 use crate::autoscale::RevisionView;
+
+/// What is wrong with a Function as it is declared.
+fn problems(function: &Function) -> Vec<String> {
+    if let Some(error) = crate::store::unreadable(&function.metadata) {
+        return vec![format!(
+            "this Hearth cannot read the spec: {error}; was it applied under the resource definitions of another version?"
+        )];
+    }
+    validate(function, Side::Server).iter().map(ToString::to_string).collect()
+}
 
 impl Task {
     /// What the autoscaler says of this Function's Revisions, as far as it goes into the status or the plan.
@@ -76,15 +87,16 @@ impl Task {
 
     pub(super) fn wanted(&self, observed: &Observed) -> Wanted {
         let Some(function) = self.memory.function.as_deref() else { return Wanted::Gone };
-        if !validate(function, Side::Server).is_empty() {
+        if !problems(function).is_empty() {
             return Wanted::Invalid;
         }
         match &self.memory.code {
-            Some((generation, Ok(_))) if *generation == observed.generation => {
+            Some(known) if known.generation != observed.generation => Wanted::Unresolved,
+            Some(known) if known.code.is_ok() => {
                 self.template().map_or(Wanted::Unresolved, |template| Wanted::Template(template.digest()))
             }
-            Some((generation, Err(_))) if *generation == observed.generation => Wanted::Unresolvable,
-            _ => Wanted::Unresolved,
+            Some(known) if known.due().is_none_or(|due| due > Instant::now()) => Wanted::Unresolvable,
+            Some(_) | None => Wanted::Unresolved,
         }
     }
 
@@ -92,7 +104,9 @@ impl Task {
     pub(super) fn template(&self) -> Option<Template> {
         let function = self.memory.function.as_deref()?;
         match &self.memory.code {
-            Some((generation, Ok(code))) if *generation == self::generation(Some(function)) => {
+            Some(source::Known { generation, code: Ok(code), .. })
+                if *generation == self::generation(Some(function)) =>
+            {
                 Some(Template::of(&function.spec, code.clone()))
             }
             _ => None,
@@ -121,13 +135,11 @@ impl Task {
 
     /// What the conditions are made from.
     pub(super) fn facts(&self, observed: &Observed, views: &[(Number, View)]) -> status::Facts {
-        let problems = self.memory.function.as_deref().map(|function| validate(function, Side::Server));
+        let problems = self.memory.function.as_deref().map(problems);
         let wanted = self.template().map(|template| template.digest());
         let missing = |missing: &Missing| (missing.reason, missing.message.clone());
-        let no_code = match &self.memory.code {
-            Some((generation, Err(why))) if *generation == observed.generation => Some(missing(why)),
-            _ => None,
-        };
+        let found = self.memory.code.as_ref().filter(|known| known.generation == observed.generation);
+        let no_code = found.and_then(|known| known.code.as_ref().err()).map(missing);
         let no_build = match &self.memory.build {
             Some((digest, Err(why), _)) if Some(digest) == wanted.as_ref() => Some(missing(why)),
             _ => None,
@@ -144,8 +156,11 @@ impl Task {
         let view = current.and_then(|(current, _)| views.iter().find(|(number, _)| *number == current));
         let view = view.map(|(_, view)| view);
         status::Facts {
-            problems: problems.unwrap_or_default().iter().map(ToString::to_string).collect(),
-            again: no_build.as_ref().and(self.memory.build_again),
+            problems: problems.unwrap_or_default(),
+            again: match &no_code {
+                Some(_) => found.and_then(source::Known::again),
+                None => no_build.as_ref().and(self.memory.build_again),
+            },
             missing: no_code.or(no_build).or(no_parts),
             progress: self.memory.progress.clone(),
             serving: observed.served.map(|(number, _)| self.revision_name(number)),

@@ -1,7 +1,7 @@
 //! The kinds of values that options have: each reads what a file, a variable or a flag says, and shows itself in the same form.
 
 use std::fmt;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -52,6 +52,16 @@ impl Value for PathBuf {
 
 impl Value for SocketAddr {
     const FORM: &'static str = "an address and a port, as in 127.0.0.1:8080";
+    fn read(value: &Json) -> Result<Self, String> {
+        text::<Self>(value)?.parse().map_err(|_| not::<Self>(value))
+    }
+    fn show(&self) -> Json {
+        Json::from(self.to_string())
+    }
+}
+
+impl Value for IpAddr {
+    const FORM: &'static str = "an address, as in 10.0.0.7";
     fn read(value: &Json) -> Result<Self, String> {
         text::<Self>(value)?.parse().map_err(|_| not::<Self>(value))
     }

@@ -1,0 +1,240 @@
+//! Carries out what `decide` says.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::time::Duration;
+
+use futures_util::StreamExt;
+use jiff::Timestamp;
+use k8s_openapi::api::coordination::v1::{Lease, LeaseSpec};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::{MicroTime, ObjectMeta};
+use kube::api::PostParams;
+use kube::runtime::WatchStreamExt;
+use kube::runtime::watcher::watch_object;
+use kube::{Api, Client};
+use tokio::time::{Instant, sleep, sleep_until, timeout};
+
+use super::decide::{Lost, Role, Seen, Step, Timing, decide};
+use super::{HUB_ANNOTATION, Identity, NAME};
+
+/// One request: a renewal that takes longer has failed.
+const REQUEST: Duration = Duration::from_secs(3);
+
+/// After a request that failed.
+const PAUSE: Duration = Duration::from_millis(500);
+
+/// A Lease that cannot be had is said again after so long.
+const SAY_AGAIN: Duration = Duration::from_secs(30);
+
+/// Why the Lease cannot be read or written.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// The API server refuses, or is away.
+    #[error("cannot {doing} the lease {NAME}")]
+    Request {
+        /// What was being done.
+        doing: &'static str,
+        /// What it said.
+        #[source]
+        source: Box<kube::Error>,
+    },
+    /// It does not answer.
+    #[error("the API server does not answer")]
+    Silent,
+}
+
+/// Waits for the Lease.
+pub struct Candidate {
+    api: Api<Lease>,
+    me: Identity,
+    hub: String,
+    timing: Timing,
+}
+
+impl fmt::Debug for Candidate {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Candidate").field("me", &self.me).finish_non_exhaustive()
+    }
+}
+
+/// The Lease is held. [`Held::keep`] must run as long as this process leads.
+#[derive(Debug)]
+pub struct Held {
+    candidate: Candidate,
+    lease: Lease,
+    renewed: Instant,
+}
+
+impl Candidate {
+    /// For the Lease of this namespace; `hub` is where gateways find this process once it leads.
+    #[must_use]
+    pub fn new(client: Client, namespace: &str, me: Identity, hub: String, timing: Timing) -> Self {
+        Self { api: Api::namespaced(client, namespace), me, hub, timing }
+    }
+
+    /// Waits until this process leads. Never fails: an API server that is away is asked again.
+    ///
+    /// # Cancel safety
+    /// A Lease that was just taken when the future is dropped runs out by itself.
+    pub async fn acquire(self) -> Held {
+        let mut changes = Box::pin(watch_object(self.api.clone(), NAME).default_backoff());
+        let mut known: Option<(Option<Lease>, Seen)> = None;
+        let mut said: Option<Instant> = None;
+        let mut complain = |error: &dyn std::error::Error| {
+            if said.is_none_or(|said| said.elapsed() >= SAY_AGAIN) {
+                said = Some(Instant::now());
+                tracing::warn!(error = crate::telemetry::chain(error), "the lease cannot be had");
+            }
+        };
+        loop {
+            let step = match &known {
+                None => None,
+                Some((lease, seen)) => {
+                    let seen = lease.as_ref().map(|_| seen);
+                    Some(decide(&self.me, self.timing, Role::Standby, seen, Instant::now()))
+                }
+            };
+            let wake = match step {
+                Some(Step::Take) => {
+                    let lease = known.as_ref().and_then(|(lease, _)| lease.clone());
+                    let began = Instant::now();
+                    match self.write(lease).await {
+                        Ok(lease) => {
+                            tracing::info!(me = self.me.holder(), hub = self.hub, "leading");
+                            return Held { candidate: self, lease, renewed: began };
+                        }
+                        // Somebody was faster: the watch says who.
+                        Err(Error::Request { source, .. }) if is_conflict(&source) => {}
+                        Err(error) => complain(&error),
+                    }
+                    Instant::now() + PAUSE
+                }
+                Some(Step::Wait(until)) => until,
+                _ => Instant::now() + SAY_AGAIN,
+            };
+            tokio::select! {
+                change = changes.next() => match change {
+                    Some(Ok(lease)) => {
+                        let fresh = known.as_ref().is_none_or(|(before, _)| *before != lease);
+                        if fresh {
+                            let seen = seen(lease.as_ref(), self.timing);
+                            if let Some(holder) = &seen.holder {
+                                let new = known.as_ref().is_none_or(|(_, before)| before.holder != seen.holder);
+                                if new {
+                                    tracing::info!(holder, "standing by");
+                                }
+                            }
+                            known = Some((lease, seen));
+                        }
+                    }
+                    Some(Err(error)) => complain(&error),
+                    // It has no end of its own.
+                    None => sleep(PAUSE).await,
+                },
+                () = sleep_until(wake) => {}
+            }
+        }
+    }
+
+    /// Writes this process into the Lease: a new one, or in the place of this form of it.
+    async fn write(&self, before: Option<Lease>) -> Result<Lease, Error> {
+        let now = MicroTime(Timestamp::now());
+        let me = self.me.holder();
+        let spec = before.as_ref().and_then(|lease| lease.spec.clone()).unwrap_or_default();
+        let is_mine = spec.holder_identity.as_deref() == Some(&me);
+        let spec = LeaseSpec {
+            acquire_time: if is_mine { spec.acquire_time } else { Some(now.clone()) },
+            lease_transitions: Some(spec.lease_transitions.unwrap_or(0) + i32::from(!is_mine)),
+            holder_identity: Some(me),
+            lease_duration_seconds: i32::try_from(self.timing.duration.as_secs()).ok(),
+            renew_time: Some(now),
+            ..spec
+        };
+        let Some(mut lease) = before else {
+            let metadata = ObjectMeta {
+                name: Some(NAME.to_owned()),
+                annotations: Some(BTreeMap::from([(HUB_ANNOTATION.to_owned(), self.hub.clone())])),
+                ..ObjectMeta::default()
+            };
+            let lease = Lease { metadata, spec: Some(spec) };
+            return asked("create", self.api.create(&PostParams::default(), &lease)).await;
+        };
+        lease
+            .metadata
+            .annotations
+            .get_or_insert_default()
+            .insert(HUB_ANNOTATION.to_owned(), self.hub.clone());
+        lease.spec = Some(spec);
+        asked("write", self.api.replace(NAME, &PostParams::default(), &lease)).await
+    }
+}
+
+impl Held {
+    /// Renews the Lease, and returns when it is lost: this process must do nothing more then.
+    pub async fn keep(&mut self) -> Lost {
+        loop {
+            let role = Role::Leader { renewed: self.renewed };
+            let seen = seen(Some(&self.lease), self.candidate.timing);
+            match decide(&self.candidate.me, self.candidate.timing, role, Some(&seen), Instant::now()) {
+                Step::GiveUp(lost) => return lost,
+                Step::Wait(until) => sleep_until(until).await,
+                Step::Renew | Step::Take => {
+                    let began = Instant::now();
+                    match self.candidate.write(Some(self.lease.clone())).await {
+                        Ok(lease) => (self.lease, self.renewed) = (lease, began),
+                        Err(error) => {
+                            tracing::warn!(
+                                error = crate::telemetry::chain(&error),
+                                "the lease was not renewed"
+                            );
+                            // Somebody may have edited it, or taken it.
+                            if let Ok(lease) = asked("read", self.candidate.api.get(NAME)).await {
+                                self.lease = lease;
+                            }
+                            sleep(PAUSE).await;
+                        }
+                    }
+                }
+            }
+        }
+    }
+
+    /// Gives the Lease back, so that another takes it at once.
+    ///
+    /// # Errors
+    /// When the API server does not take it: then it runs out by itself.
+    pub async fn release(mut self) -> Result<(), Error> {
+        let me = self.candidate.me.holder();
+        let Some(spec) = &mut self.lease.spec else { return Ok(()) };
+        if spec.holder_identity.as_deref() != Some(&me) {
+            return Ok(());
+        }
+        spec.holder_identity = Some(String::new());
+        spec.lease_duration_seconds = Some(1);
+        if let Some(annotations) = &mut self.lease.metadata.annotations {
+            annotations.remove(HUB_ANNOTATION);
+        }
+        asked("release", self.candidate.api.replace(NAME, &PostParams::default(), &self.lease))
+            .await
+            .map(drop)
+    }
+}
+
+fn seen(lease: Option<&Lease>, timing: Timing) -> Seen {
+    let spec = lease.and_then(|lease| lease.spec.as_ref());
+    let holder = spec.and_then(|spec| spec.holder_identity.clone()).filter(|holder| !holder.is_empty());
+    let seconds =
+        spec.and_then(|spec| spec.lease_duration_seconds).and_then(|seconds| u64::try_from(seconds).ok());
+    Seen { holder, since: Instant::now(), duration: seconds.map_or(timing.duration, Duration::from_secs) }
+}
+
+fn is_conflict(error: &kube::Error) -> bool {
+    matches!(error, kube::Error::Api(status) if status.is_conflict() || status.is_already_exists())
+}
+
+async fn asked<T>(doing: &'static str, request: impl Future<Output = kube::Result<T>>) -> Result<T, Error> {
+    match timeout(REQUEST, request).await {
+        Ok(answer) => answer.map_err(|source| Error::Request { doing, source: Box::new(source) }),
+        Err(_) => Err(Error::Silent),
+    }
+}

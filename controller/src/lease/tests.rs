@@ -1,0 +1,152 @@
+//! Candidates against an API server that knows one Lease.
+
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use axum::body::{Body, Bytes};
+use axum::extract::{Query, State};
+use axum::response::{IntoResponse, Response};
+use axum::routing::{get, post};
+use axum::{Json, Router};
+use http::StatusCode;
+use serde_json::{Value, json};
+use tokio::sync::watch;
+use tokio::time::{Instant, timeout};
+
+use super::*;
+
+/// The Lease; its version is its text form.
+#[derive(Debug, Clone, Default)]
+struct Server {
+    lease: Arc<Mutex<Option<Value>>>,
+    version: watch::Sender<u64>,
+    away: Arc<std::sync::atomic::AtomicBool>,
+}
+
+impl Server {
+    fn client(&self) -> kube::Client {
+        let leases = "/apis/coordination.k8s.io/v1/namespaces/hearth/leases";
+        let router: Router = Router::new()
+            .route(leases, get(list).post(put))
+            .route(&format!("{leases}/{{name}}"), get(one).put(put))
+            .route("/unused", post(put))
+            .with_state(self.clone());
+        kube::Client::new(router, "hearth")
+    }
+
+    fn candidate(&self, place: &str) -> Candidate {
+        let timing = Timing { duration: Duration::from_secs(12) };
+        let me = Identity { place: place.to_owned(), run: "1".to_owned() };
+        Candidate::new(self.client(), "hearth", me, format!("{place}:7071"), timing)
+    }
+
+    fn field(&self, pointer: &str) -> Option<String> {
+        let lease = self.lease.lock().unwrap();
+        lease.as_ref()?.pointer(pointer)?.as_str().map(str::to_owned)
+    }
+
+    fn is_away(&self) -> bool {
+        self.away.load(std::sync::atomic::Ordering::Relaxed)
+    }
+}
+
+fn status(code: u16, reason: &str) -> Response {
+    let status = json!({ "kind": "Status", "apiVersion": "v1", "metadata": {}, "status": "Failure",
+        "code": code, "reason": reason, "message": reason });
+    (StatusCode::from_u16(code).unwrap(), Json(status)).into_response()
+}
+
+async fn list(State(server): State<Server>, Query(asked): Query<Vec<(String, String)>>) -> Response {
+    if server.is_away() {
+        return status(503, "ServiceUnavailable");
+    }
+    let parameter = |name: &str| asked.iter().find(|(key, _)| key == name).map(|(_, value)| value.clone());
+    if parameter("watch").is_none() {
+        let items: Vec<Value> = server.lease.lock().unwrap().iter().cloned().collect();
+        let metadata = json!({ "resourceVersion": server.version.borrow().to_string() });
+        return Json(json!({ "kind": "LeaseList", "apiVersion": "coordination.k8s.io/v1", "metadata": metadata, "items": items }))
+            .into_response();
+    }
+    let since: u64 = parameter("resourceVersion").and_then(|text| text.parse().ok()).unwrap_or(0);
+    let heard = server.version.subscribe();
+    let lines =
+        futures_util::stream::unfold((server, heard, since), |(server, mut heard, since)| async move {
+            let version = *heard.wait_for(|version| *version > since).await.ok()?;
+            let lease = server.lease.lock().unwrap().clone()?;
+            let line = json!({ "type": "MODIFIED", "object": lease });
+            Some((Ok::<_, std::io::Error>(Bytes::from(format!("{line}\n"))), (server, heard, version)))
+        });
+    Body::from_stream(lines).into_response()
+}
+
+async fn one(State(server): State<Server>) -> Response {
+    match &*server.lease.lock().unwrap() {
+        _ if server.is_away() => status(503, "ServiceUnavailable"),
+        Some(lease) => Json(lease.clone()).into_response(),
+        None => status(404, "NotFound"),
+    }
+}
+
+async fn put(State(server): State<Server>, Json(mut asked): Json<Value>) -> Response {
+    if server.is_away() {
+        return status(503, "ServiceUnavailable");
+    }
+    let mut lease = server.lease.lock().unwrap();
+    let known = lease.as_ref().map(|lease| lease["metadata"]["resourceVersion"].clone());
+    match (&known, asked["metadata"]["resourceVersion"].is_string()) {
+        (Some(_), false) => return status(409, "AlreadyExists"),
+        (Some(known), true) if *known != asked["metadata"]["resourceVersion"] => {
+            return status(409, "Conflict");
+        }
+        _ => {}
+    }
+    let version = *server.version.borrow() + 1;
+    asked["metadata"]["resourceVersion"] = json!(version.to_string());
+    *lease = Some(asked.clone());
+    drop(lease);
+    server.version.send_replace(version);
+    Json(asked).into_response()
+}
+
+#[tokio::test(start_paused = true)]
+async fn of_two_one_leads_and_the_other_follows_at_once_when_it_gives_the_lease_back() {
+    let server = Server::default();
+    let first = server.candidate("a").acquire().await;
+    assert_eq!(server.field("/spec/holderIdentity").as_deref(), Some("a_1"));
+    assert_eq!(server.field("/metadata/annotations/hearth.dev~1hub").as_deref(), Some("a:7071"));
+    let mut second = std::pin::pin!(server.candidate("b").acquire());
+    assert!(timeout(Duration::from_secs(5), &mut second).await.is_err(), "it is held");
+    let began = Instant::now();
+    first.release().await.unwrap();
+    let second = second.await;
+    assert!(began.elapsed() < Duration::from_secs(1), "{:?}", began.elapsed());
+    assert_eq!(server.field("/metadata/annotations/hearth.dev~1hub").as_deref(), Some("b:7071"));
+    drop(second);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_leader_that_is_killed_is_followed_after_the_duration_and_one_that_renews_never() {
+    let server = Server::default();
+    let mut first = server.candidate("a").acquire().await;
+    let mut second = std::pin::pin!(server.candidate("b").acquire());
+    tokio::select! {
+        lost = first.keep() => panic!("{lost}"),
+        _ = &mut second => panic!("two lead"),
+        () = tokio::time::sleep(Duration::from_secs(100)) => {}
+    }
+    let began = Instant::now();
+    drop(first);
+    second.await;
+    assert!(began.elapsed() <= Duration::from_secs(13), "{:?}", began.elapsed());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_leader_that_cannot_renew_gives_up_before_anybody_may_follow() {
+    let server = Server::default();
+    let mut first = server.candidate("a").acquire().await;
+    server.away.store(true, std::sync::atomic::Ordering::Relaxed);
+    let began = Instant::now();
+    let lost = first.keep().await;
+    assert!(matches!(lost, Lost::NotRenewed(_)), "{lost}");
+    assert!(began.elapsed() < Duration::from_secs(12), "{:?}", began.elapsed());
+}

@@ -1,0 +1,256 @@
+//! Events on Functions, for `kubectl describe`: what `told` finds worth it, a few for each Function, dropped rather than waited for.
+
+mod told;
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use hearth_function::{Function, FunctionId, Revision, RevisionId};
+use jiff::Timestamp;
+use k8s_openapi::api::core::v1::{Event, EventSource, ObjectReference};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, Time};
+use kube::api::PostParams;
+use kube::{Api, Client, Resource};
+use tokio::sync::{mpsc, watch};
+use tokio::time::timeout;
+
+use crate::autoscale::{RevisionView, Snapshot};
+use crate::store::{self, Store, Watch};
+use told::{Allowance, Happening, Kind, Told};
+
+/// Events that wait to be sent; more are dropped.
+const WAITING: usize = 256;
+
+/// One request.
+const REQUEST: Duration = Duration::from_secs(5);
+
+/// What the API server takes of a message (1024 bytes), with room for the sign that it was cut.
+const MESSAGE: usize = 1020;
+
+/// Tells of what happens to Functions.
+#[derive(Debug)]
+pub(super) struct Events {
+    store: Store,
+    snapshots: watch::Receiver<Arc<Snapshot>>,
+    functions: BTreeMap<FunctionId, Known>,
+    views: BTreeMap<RevisionId, (Arc<RevisionView>, Told)>,
+    began: Timestamp,
+    out: mpsc::Sender<Event>,
+    reporter: String,
+}
+
+#[derive(Debug)]
+struct Known {
+    function: Arc<Function>,
+    allowance: Allowance,
+}
+
+/// Sends them.
+#[derive(Debug)]
+pub(super) struct Sender {
+    waiting: mpsc::Receiver<Event>,
+}
+
+impl Events {
+    /// From now on; what was before another controller has told. `reporter` is this process.
+    pub(super) fn new(
+        store: Store,
+        snapshots: watch::Receiver<Arc<Snapshot>>,
+        reporter: String,
+    ) -> (Self, Sender) {
+        let (out, waiting) = mpsc::channel(WAITING);
+        let (functions, views) = (BTreeMap::new(), BTreeMap::new());
+        let began = Timestamp::now();
+        (Self { store, snapshots, functions, views, began, out, reporter }, Sender { waiting })
+    }
+
+    /// Until the store is closed.
+    pub(super) async fn run(mut self) {
+        let Ok((mut functions, mut revisions)) = self.look() else { return };
+        let mut snapshots = self.snapshots.clone();
+        loop {
+            let heard = tokio::select! {
+                event = functions.next() => event.map(|event| self.function(&event)),
+                event = revisions.next() => event.map(|event| self.revision(&event)),
+                changed = snapshots.changed() => {
+                    if changed.is_err() {
+                        return;
+                    }
+                    let snapshot = snapshots.borrow_and_update().clone();
+                    self.snapshot(&snapshot);
+                    Ok(())
+                }
+            };
+            match heard {
+                Ok(()) => {}
+                Err(store::Error::Expired { .. }) => match self.look() {
+                    Ok(again) => (functions, revisions) = again,
+                    Err(_) => return,
+                },
+                Err(_) => return,
+            }
+        }
+    }
+
+    /// Everything as it is, told of by nobody.
+    fn look(&mut self) -> Result<(Watch<Function>, Watch<Revision>), store::Error> {
+        let listed = self.store.list::<Function>(None);
+        for function in listed.items {
+            self.know(&function);
+        }
+        let watches =
+            (self.store.watch(listed.resource_version)?, self.store.watch(listed.resource_version)?);
+        Ok(watches)
+    }
+
+    fn know(&mut self, function: &Arc<Function>) {
+        let Ok(id) = function.id() else { return };
+        match self.functions.get_mut(&id) {
+            Some(known) => known.function = Arc::clone(function),
+            None => {
+                let allowance = Allowance::new(Timestamp::now());
+                self.functions.insert(id, Known { function: Arc::clone(function), allowance });
+            }
+        }
+    }
+
+    fn function(&mut self, event: &store::Event<Function>) {
+        let function = event.object();
+        let Ok(id) = function.id() else { return };
+        match event {
+            store::Event::Deleted(_) => {
+                self.functions.remove(&id);
+            }
+            store::Event::Added(_) => self.know(function),
+            store::Event::Modified(_) => {
+                let before = self.functions.get(&id).map(|known| Arc::clone(&known.function));
+                self.know(function);
+                for happening in before.map(|before| told::of_function(&before, function)).unwrap_or_default()
+                {
+                    self.tell(&id, happening);
+                }
+            }
+        }
+    }
+
+    fn revision(&mut self, event: &store::Event<Revision>) {
+        match event {
+            store::Event::Added(revision) => {
+                if let Ok(id) = revision.function_id() {
+                    self.tell(&id, told::of_revision(revision));
+                }
+            }
+            store::Event::Deleted(revision) => {
+                if let Ok(id) = revision.id() {
+                    self.views.remove(&id);
+                }
+            }
+            store::Event::Modified(_) => {}
+        }
+    }
+
+    fn snapshot(&mut self, snapshot: &Snapshot) {
+        for (revision, view) in &snapshot.revisions {
+            let fresh = Told { decisions: self.began, starts: self.began };
+            let (known, told) = self.views.entry(revision.clone()).or_insert_with(|| (Arc::default(), fresh));
+            if Arc::ptr_eq(known, view) {
+                continue;
+            }
+            *known = Arc::clone(view);
+            let happened = told::of_view(revision.name(), view, told);
+            let function = revision.as_str().rsplit_once('-').and_then(|(id, _)| FunctionId::parse(id).ok());
+            let Some(function) = function else { continue };
+            for happening in happened {
+                self.tell(&function, happening);
+            }
+        }
+    }
+
+    fn tell(&mut self, function: &FunctionId, happening: Happening) {
+        let now = Timestamp::now();
+        let Some(known) = self.functions.get_mut(function) else { return };
+        if !known.allowance.take(happening.kind, now) {
+            return;
+        }
+        let event = event(&known.function, happening, &self.reporter, now);
+        if self.out.try_send(event).is_err() {
+            tracing::debug!(%function, "an event was dropped: too many wait");
+        }
+    }
+}
+
+impl Sender {
+    /// Sends until nobody tells any more. One that is refused is dropped: they are told for people, and conditions say the same.
+    pub(super) async fn run(mut self, client: Client) {
+        let mut complained = false;
+        while let Some(event) = self.waiting.recv().await {
+            let namespace = event.metadata.namespace.clone().unwrap_or_default();
+            let events: Api<Event> = Api::namespaced(client.clone(), &namespace);
+            match timeout(REQUEST, events.create(&PostParams::default(), &event)).await {
+                Ok(Ok(_)) => complained = false,
+                Ok(Err(error)) if !complained => {
+                    complained = true;
+                    let error = crate::telemetry::chain(&error);
+                    tracing::warn!(namespace, error, "an event was not taken");
+                }
+                Ok(Err(_)) | Err(_) => {}
+            }
+        }
+    }
+}
+
+fn event(function: &Function, happening: Happening, reporter: &str, now: Timestamp) -> Event {
+    let name = function.metadata.name.clone().unwrap_or_default();
+    let time = Timestamp::from_second(now.as_second()).map(Time).ok();
+    Event {
+        metadata: ObjectMeta {
+            // As kubectl and others name them: the object, and the moment.
+            name: Some(format!("{name}.{:x}", now.as_nanosecond())),
+            namespace: function.metadata.namespace.clone(),
+            ..ObjectMeta::default()
+        },
+        involved_object: ObjectReference {
+            api_version: Some(Function::api_version(&()).into_owned()),
+            kind: Some(Function::kind(&()).into_owned()),
+            namespace: function.metadata.namespace.clone(),
+            uid: function.metadata.uid.clone(),
+            name: Some(name),
+            ..ObjectReference::default()
+        },
+        type_: Some(match happening.kind {
+            Kind::Normal => "Normal".to_owned(),
+            Kind::Warning => "Warning".to_owned(),
+        }),
+        reason: Some(happening.reason),
+        message: Some(short(happening.message)),
+        count: Some(1),
+        first_timestamp: time.clone(),
+        last_timestamp: time,
+        source: Some(EventSource { component: Some("hearth".to_owned()), host: None }),
+        reporting_component: Some("hearth".to_owned()),
+        reporting_instance: Some(reporter.to_owned()),
+        ..Event::default()
+    }
+}
+
+fn short(mut message: String) -> String {
+    if message.len() > MESSAGE {
+        let end = (0..=MESSAGE).rev().find(|at| message.is_char_boundary(*at)).unwrap_or(0);
+        message.truncate(end);
+        message.push('…');
+    }
+    message
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_message_that_is_too_long_is_cut_between_letters() {
+        let cut = short("é".repeat(2000));
+        assert!(cut.len() <= 1024 && cut.ends_with("é…"), "{}", cut.len());
+        assert_eq!(short("short".to_owned()), "short");
+    }
+}

@@ -1,0 +1,203 @@
+//! What is worth an Event: pure.
+
+use hearth_function::{ConditionStatus, ConditionType, Function, Revision};
+use jiff::Timestamp;
+
+use crate::autoscale::RevisionView;
+
+/// Something that a person would want to read in `kubectl describe`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Happening {
+    pub(super) kind: Kind,
+    pub(super) reason: String,
+    pub(super) message: String,
+}
+
+/// How it is shown.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Kind {
+    Normal,
+    Warning,
+}
+
+fn normal(reason: &str, message: impl Into<String>) -> Happening {
+    Happening { kind: Kind::Normal, reason: reason.to_owned(), message: message.into() }
+}
+
+fn warning(reason: &str, message: impl Into<String>) -> Happening {
+    Happening { kind: Kind::Warning, reason: reason.to_owned(), message: message.into() }
+}
+
+/// What a Function's conditions say that they did not say before.
+pub(super) fn of_function(before: &Function, after: &Function) -> Vec<Happening> {
+    let said = |function: &Function, kind| {
+        let condition = function.status.as_ref()?.condition(kind)?;
+        Some((condition.status, condition.reason.clone(), condition.message.clone()))
+    };
+    let mut happened = Vec::new();
+    for about in [ConditionType::Built, ConditionType::Ready, ConditionType::RoutesReady] {
+        let (was, now) = (said(before, about), said(after, about));
+        let Some((status, reason, message)) = now else { continue };
+        let before = was.map(|(status, reason, _)| (status, reason));
+        // Progress within the same state is in the condition's message.
+        if before.as_ref().is_some_and(|(was, why)| *was == status && *why == reason) {
+            continue;
+        }
+        let was_false = before.is_some_and(|(was, _)| was == ConditionStatus::False);
+        match (about, status) {
+            (ConditionType::Built, ConditionStatus::Unknown) if reason == "Installing" => {
+                happened.push(normal(&reason, message));
+            }
+            (ConditionType::Ready, ConditionStatus::True) => happened.push(normal("Ready", message)),
+            (ConditionType::RoutesReady, ConditionStatus::True) if was_false => {
+                happened.push(normal(&reason, message));
+            }
+            // What Built lacks, Ready says too.
+            (ConditionType::Ready | ConditionType::RoutesReady, ConditionStatus::False) => {
+                happened.push(warning(&reason, message));
+            }
+            _ => {}
+        }
+    }
+    happened
+}
+
+/// A Revision that was made.
+pub(super) fn of_revision(revision: &Revision) -> Happening {
+    let name = revision.metadata.name.as_deref().unwrap_or_default();
+    normal("RevisionCreated", format!("made {name} of generation {}", revision.spec.generation))
+}
+
+/// Up to when a Revision's decisions and starts are told.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Told {
+    pub(super) decisions: Timestamp,
+    pub(super) starts: Timestamp,
+}
+
+/// What of a Revision's decisions and starts is new: the last decision stands for all of a moment.
+pub(super) fn of_view(revision: &str, view: &RevisionView, told: &mut Told) -> Vec<Happening> {
+    let mut happened = Vec::new();
+    if let Some(newest) = view.decisions.back().filter(|newest| newest.time > told.decisions) {
+        told.decisions = newest.time;
+        happened.push(normal("Scaled", format!("{revision}: {}", newest.text)));
+    }
+    let fresh: Vec<_> = view.starts.iter().filter(|start| start.time > told.starts).collect();
+    if let Some(newest) = fresh.last() {
+        told.starts = newest.time;
+    }
+    let failed = fresh.iter().rev().find_map(|start| Some((&start.instance, start.failure.as_ref()?)));
+    if let Some((instance, failure)) = failed {
+        let message = format!("instance {instance} of {revision} did not come up: {failure}");
+        happened.push(warning("StartFailed", message));
+    }
+    happened
+}
+
+/// How often a Function may be heard of: so many at once, and one more after each pause.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub(super) struct Allowance {
+    left: f64,
+    at: Timestamp,
+}
+
+impl Allowance {
+    const AT_ONCE: f64 = 12.0;
+    const PAUSE_SECONDS: f64 = 20.0;
+
+    pub(super) fn new(now: Timestamp) -> Self {
+        Self { left: Self::AT_ONCE, at: now }
+    }
+
+    /// Whether one more may be told now. What is wrong comes before what goes well: the last quarter is for warnings.
+    pub(super) fn take(&mut self, kind: Kind, now: Timestamp) -> bool {
+        let passed = now.duration_since(self.at).as_secs_f64().max(0.0);
+        self.at = now;
+        self.left = (self.left + passed / Self::PAUSE_SECONDS).min(Self::AT_ONCE);
+        let reserve = if kind == Kind::Warning { 0.0 } else { Self::AT_ONCE / 4.0 };
+        let may = self.left >= reserve + 1.0;
+        if may {
+            self.left -= 1.0;
+        }
+        may
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use hearth_function::InstanceId;
+    use serde_json::json;
+
+    use super::*;
+    use crate::autoscale::{Decided, Start};
+
+    fn function(conditions: &[(&str, &str, &str)]) -> Function {
+        let conditions: Vec<_> = conditions
+            .iter()
+            .map(|(kind, status, reason)| {
+                json!({ "type": kind, "status": status, "reason": reason, "message": format!("{kind} {reason}"),
+                    "lastTransitionTime": "2026-01-01T00:00:00Z" })
+            })
+            .collect();
+        serde_json::from_value(json!({
+            "metadata": { "name": "a", "namespace": "n", "uid": "u" },
+            "spec": { "runtime": "nodejs", "source": { "inline": { "index.js": "" } }, "handler": "index.handler" },
+            "status": { "conditions": conditions },
+        }))
+        .unwrap()
+    }
+
+    fn reasons(before: &[(&str, &str, &str)], after: &[(&str, &str, &str)]) -> Vec<(Kind, String)> {
+        let happened = of_function(&function(before), &function(after));
+        happened.into_iter().map(|one| (one.kind, one.reason)).collect()
+    }
+
+    #[test]
+    fn a_condition_that_turns_is_told_once() {
+        let building = [("Built", "Unknown", "Building"), ("Ready", "Unknown", "Building")];
+        let installing = [("Built", "Unknown", "Installing"), ("Ready", "Unknown", "Building")];
+        let ready =
+            [("Built", "True", "Built"), ("Ready", "True", "Ready"), ("RoutesReady", "True", "Routed")];
+        let lost = [("Ready", "True", "Ready"), ("RoutesReady", "False", "RouteTaken")];
+        let failed = [("Built", "False", "BuildFailed"), ("Ready", "False", "BuildFailed")];
+        assert_eq!(reasons(&[], &building), []);
+        assert_eq!(reasons(&building, &installing), [(Kind::Normal, "Installing".to_owned())]);
+        assert_eq!(reasons(&installing, &installing), []);
+        assert_eq!(reasons(&installing, &ready), [(Kind::Normal, "Ready".to_owned())]);
+        assert_eq!(reasons(&ready, &lost), [(Kind::Warning, "RouteTaken".to_owned())]);
+        assert_eq!(reasons(&lost, &ready), [(Kind::Normal, "Routed".to_owned())]);
+        assert_eq!(reasons(&ready, &failed), [(Kind::Warning, "BuildFailed".to_owned())]);
+    }
+
+    #[test]
+    fn decisions_and_starts_are_told_once_and_the_newest_stands_for_all() {
+        let at = |second| Timestamp::from_second(second).unwrap();
+        let start = |second, failure: Option<&str>| Start {
+            time: at(second),
+            instance: InstanceId::parse(&format!("i-{second}")).unwrap(),
+            phases: Default::default(),
+            failure: failure.map(str::to_owned),
+        };
+        let mut view = RevisionView::default();
+        view.decisions
+            .extend([1, 2].map(|second| Decided { time: at(second), text: format!("to {second}") }));
+        view.starts.extend([start(1, Some("old")), start(3, Some("exit code 1")), start(4, None)]);
+        let mut told = Told { decisions: at(0), starts: at(2) };
+        let happened = of_view("a-00001", &view, &mut told);
+        let messages: Vec<_> = happened.iter().map(|one| one.message.as_str()).collect();
+        assert_eq!(messages, ["a-00001: to 2", "instance i-3 of a-00001 did not come up: exit code 1"]);
+        assert_eq!(of_view("a-00001", &view, &mut told), []);
+    }
+
+    #[test]
+    fn a_function_that_comes_and_goes_is_not_told_of_for_ever_but_its_failures_are() {
+        let at = |second| Timestamp::from_second(second).unwrap();
+        let mut allowance = Allowance::new(at(0));
+        let told = (0..20).filter(|_| allowance.take(Kind::Normal, at(0))).count();
+        assert_eq!(told, 9);
+        assert!(allowance.take(Kind::Warning, at(0)));
+        assert!(!allowance.take(Kind::Normal, at(20)));
+        let later = (60..3660).filter(|second| allowance.take(Kind::Normal, at(*second))).count();
+        assert!((170..=182).contains(&later), "{later}");
+    }
+}

@@ -1,0 +1,51 @@
+//! The cluster key: what controllers and gateways share, and what instances are known by.
+
+use std::fmt;
+use std::path::{Path, PathBuf};
+
+use sha2::{Digest, Sha256};
+
+/// Fewer bytes could be guessed.
+const LEAST_BYTES: usize = 32;
+
+/// The key. Never printed.
+#[derive(Clone)]
+pub struct Key(pub [u8; 32]);
+
+impl fmt::Debug for Key {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Key")
+    }
+}
+
+/// Why there is no key.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// The file.
+    #[error("cannot read the cluster key in {}", path.display())]
+    File {
+        /// Which.
+        path: PathBuf,
+        /// What the system said.
+        #[source]
+        source: std::io::Error,
+    },
+    /// What it holds.
+    #[error("{} holds less than {LEAST_BYTES} bytes: make it of as many random ones at least", .0.display())]
+    Short(PathBuf),
+}
+
+impl Key {
+    /// Reads it: the digest of whatever the file holds, without spaces around it.
+    ///
+    /// # Errors
+    /// When it cannot be read, or is too short to be secret.
+    pub fn read(path: &Path) -> Result<Self, Error> {
+        let content = std::fs::read(path).map_err(|source| Error::File { path: path.to_owned(), source })?;
+        let content = content.trim_ascii();
+        if content.len() < LEAST_BYTES {
+            return Err(Error::Short(path.to_owned()));
+        }
+        Ok(Self(Sha256::digest(content).into()))
+    }
+}

@@ -1,0 +1,298 @@
+//! The parts of the controller that leads, started in order and stopped again.
+
+use std::num::NonZeroU32;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::oneshot;
+use tokio_util::sync::CancellationToken;
+
+use super::super::parts::{Health, Wired};
+use super::super::running::Tasks;
+use super::super::{memory, wire};
+use super::ends::Ends;
+use super::events::Events;
+use super::table::OnPaper;
+use super::{FINALIZER, Ground, label};
+use crate::autoscale::{self, Adoptable};
+use crate::backend::{self, Backend};
+use crate::build::{self, Bundles, Dependencies, Fetcher, Images};
+use crate::pool::Pool;
+use crate::store::{self, Store, kubernetes};
+use crate::telemetry::chain;
+use crate::telemetry::logs::{self, Logs};
+use crate::telemetry::metrics::Registry;
+use crate::{api, deploy};
+
+/// Instances that start at the same time where nothing is configured: it is the cluster's machines that work, not this one.
+const STARTS: u32 = 32;
+
+/// How long the deployer has to end the step that it is at.
+const FOR_DEPLOYER: Duration = Duration::from_secs(5);
+
+/// Why a part does not start.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// The logs of functions.
+    #[error(transparent)]
+    Logs(#[from] logs::Error),
+    /// What an earlier controller left cannot be looked at.
+    #[error("cannot look for instances of an earlier controller")]
+    Backend(#[from] backend::Error),
+    /// Bundles.
+    #[error(transparent)]
+    Bundles(#[from] build::bundles::Error),
+    /// Sources that lie elsewhere.
+    #[error(transparent)]
+    Fetch(#[from] build::fetch::Error),
+    /// Images.
+    #[error(transparent)]
+    Images(#[from] build::images::Error),
+    /// Dependencies.
+    #[error(transparent)]
+    Dependencies(#[from] build::dependencies::Error),
+    /// The management API.
+    #[error(transparent)]
+    Api(#[from] api::Error),
+    /// The store.
+    #[error("the watches of the API server ended")]
+    Watches,
+    /// It was told to stop before it had begun.
+    #[error("told to stop")]
+    Stopped,
+}
+
+/// The running parts. Dropped, everything stops where it is.
+#[derive(Debug)]
+pub(super) struct Leading {
+    health: Arc<Health>,
+    tasks: Tasks,
+    deploying: CancellationToken,
+    api: Option<api::Api>,
+    autoscaler: Option<autoscale::Handle>,
+    dependencies: Arc<Dependencies>,
+    logs: Logs,
+    store: Store,
+    backend: Arc<dyn Backend>,
+}
+
+/// Starts the parts.
+pub(super) async fn start(ground: &Ground, ends: Ends, stop: &CancellationToken) -> Result<Leading, Error> {
+    let config = &ground.config;
+    let data = &config.main.data_dir;
+    let Ends { backend, channels, registry } = ends;
+    let mut tasks = Tasks::default();
+    let limits = logs::Limits {
+        per_function: config.logs.per_function.as_bytes(),
+        per_call: config.logs.per_call.as_bytes(),
+    };
+    let (logs, writer) = Logs::open(data.join("logs"), limits)?;
+    tasks.spawn_blocking("log writer", move || writer.run());
+
+    let store = open_store(ground, &mut tasks, stop).await?;
+    let followed = store.clone();
+    tasks.spawn("memory", async move {
+        memory::run(followed).await;
+        Ok(())
+    });
+    let adoptable = adoptable(backend.as_ref(), &logs).await?;
+
+    let bundles = Bundles::open(data, wire::bundle_limits(config))?;
+    let fetching =
+        build::fetch::Config { limits: wire::bundle_limits(config), timeout: config.build.timeout };
+    let fetcher = Fetcher::open(data, bundles.clone(), fetching)?;
+    let images = Images::open(data, wire::images_config(config))?;
+    let dependencies = Arc::new(Dependencies::open(data, Arc::clone(&backend), wire::build_config(config))?);
+
+    let pool = Pool::new(Arc::clone(&backend), logs.clone());
+    let (service, autoscaler) =
+        autoscale::Service::new(scaling(ground), pool, logs.clone(), channels, adoptable, &registry);
+    tasks.spawn("autoscaler", async move {
+        service.run().await;
+        Ok(())
+    });
+    let (events, sender) = Events::new(store.clone(), autoscaler.watch(), ground.place.clone());
+    let client = ground.client.clone();
+    tasks.spawn("events", async move {
+        tokio::join!(events.run(), sender.run(client));
+        Ok(())
+    });
+
+    let deploying = CancellationToken::new();
+    let sources = deploy::Sources {
+        bundles: bundles.clone(),
+        dependencies: Arc::clone(&dependencies),
+        fetcher,
+        images: images.clone(),
+        image_form: backend.image_form(),
+        interpreters: ground.runtimes.catalogue(),
+    };
+    let parts = deploy_parts(&store, sources, &autoscaler, &logs, &registry);
+    let deployer = deploy::Service::new(deploying_config(ground), parts);
+    let (restored, is_restored) = oneshot::channel();
+    let ending = deploying.clone();
+    tasks.spawn("deployer", async move {
+        let tell = move || {
+            let _gone = restored.send(()).is_err();
+        };
+        deployer.run(ending, tell).await.map_err(|error| chain(&error))
+    });
+    // What was serving is known again before anybody is told where it is. Should the deployer end instead, its task says why.
+    tokio::select! {
+        _ended = is_restored => {}
+        () = stop.cancelled() => return Err(Error::Stopped),
+    }
+
+    let health = Arc::new(Health::default());
+    let wired = Wired {
+        autoscaler: autoscaler.clone(),
+        backend: Arc::clone(&backend),
+        bundles,
+        images,
+        logs: logs.clone(),
+        metrics: registry,
+        gateway: gateway_address(ground),
+        health: Arc::clone(&health),
+    };
+    let api_config = api::Config { listen: config.controller.management, ..config.api() };
+    let api = api::start_beside(api_config, ground.token.clone(), store.clone(), Arc::new(wired)).await?;
+    if ground.is_pod
+        && let Err(error) = label::lead(&ground.client, &config.cluster.namespace, &ground.place).await
+    {
+        tracing::warn!(
+            error = chain(&error),
+            "this Pod cannot be labelled as the leader: the Service may lead elsewhere"
+        );
+    }
+    let autoscaler = Some(autoscaler);
+    Ok(Leading { health, tasks, deploying, api: Some(api), autoscaler, dependencies, logs, store, backend })
+}
+
+async fn open_store(ground: &Ground, tasks: &mut Tasks, stop: &CancellationToken) -> Result<Store, Error> {
+    let namespaces = ground.config.cluster.watch_namespaces.clone();
+    let opened = kubernetes::open(ground.client.clone(), &kubernetes::Config { namespaces });
+    let kubernetes::Opened { store, follower, listed } = opened;
+    tasks.spawn("watches", async move {
+        follower.run().await;
+        Ok(())
+    });
+    tokio::select! {
+        listed = listed => listed.map_err(|_| Error::Watches)?,
+        () = stop.cancelled() => return Err(Error::Stopped),
+    }
+    Ok(store)
+}
+
+/// What an earlier controller left. Its log lines are not here: what instances still hold of them is kept from now on.
+async fn adoptable(backend: &dyn Backend, logs: &Logs) -> Result<Vec<Adoptable>, Error> {
+    let mut adoptable = Vec::new();
+    for found in backend.list().await? {
+        let logs_after = match &found.spec.owner {
+            Some(owner) if found.ended.is_none() => {
+                logs.last_sequence(&owner.function, &found.spec.id).await?
+            }
+            _ => 0,
+        };
+        adoptable.push(Adoptable { found, logs_after });
+    }
+    Ok(adoptable)
+}
+
+fn scaling(ground: &Ground) -> autoscale::Config {
+    let config = &ground.config;
+    autoscale::Config {
+        parallelism: config.start.parallelism.and_then(NonZeroU32::new).unwrap_or(
+            // Not 0.
+            NonZeroU32::new(STARTS).unwrap_or(NonZeroU32::MIN),
+        ),
+        drain: config.drain.deadline,
+        prewarm: wire::prewarming(config),
+        // Instances are on other machines, whose kubelets see to it.
+        keep_free_bytes: Some(0),
+    }
+}
+
+fn deploying_config(ground: &Ground) -> deploy::Config {
+    let config = &ground.config;
+    let trimmed = |url: &String| url.trim_end_matches('/').to_owned();
+    let url = trimmed(&config.controller.gateway_url);
+    deploy::Config {
+        url_inside: Some(config.controller.gateway_inside.as_ref().map_or_else(|| url.clone(), trimmed)),
+        url,
+        keeping: deploy::Keeping { age: config.cache.keep, unused_bytes: config.cache.max_unused.as_bytes() },
+        finalizer: Some(FINALIZER),
+    }
+}
+
+fn deploy_parts(
+    store: &Store,
+    sources: deploy::Sources,
+    autoscaler: &autoscale::Handle,
+    logs: &Logs,
+    registry: &Registry,
+) -> deploy::Parts {
+    let routes = deploy::Routes::default();
+    routes.open(Arc::new(OnPaper));
+    deploy::Parts {
+        store: store.clone(),
+        sources,
+        autoscaler: autoscaler.clone(),
+        routes,
+        logs: logs.clone(),
+        panics: registry
+            .counter("hearth_deploy_panics_total", "Panics in the tasks of Functions; each begins anew."),
+        stores: wire::stores(registry),
+    }
+}
+
+/// Host and port of the gateways, for calls by the management API.
+fn gateway_address(ground: &Ground) -> String {
+    let controller = &ground.config.controller;
+    let url = controller.gateway_inside.as_ref().unwrap_or(&controller.gateway_url);
+    let url: http::Uri = url.parse().unwrap_or_default();
+    format!("{}:{}", url.host().unwrap_or("localhost"), url.port_u16().unwrap_or(80))
+}
+
+impl Leading {
+    /// Returns when a part has ended by itself: which, and why.
+    pub(super) async fn failed(&mut self) -> String {
+        match self.tasks.next().await {
+            Some((part, how)) => format!("the {part} failed: {how}"),
+            None => std::future::pending().await,
+        }
+    }
+
+    /// Ends the work, and leaves instances and objects as they are.
+    pub(super) async fn stop(mut self) {
+        self.health.stopping();
+        self.deploying.cancel();
+        let deployer = async {
+            while self.tasks.runs("deployer") {
+                if self.tasks.next().await.is_none() {
+                    return;
+                }
+            }
+        };
+        if tokio::time::timeout(FOR_DEPLOYER, deployer).await.is_err() {
+            tracing::warn!("a step of a deployment is cut off: the next controller takes it again");
+        }
+        self.dependencies.close().await;
+        if let Some(api) = self.api.take() {
+            api.stop().await;
+        }
+        // Without a handle the autoscaler ends, and leaves the instances.
+        self.autoscaler = None;
+        self.logs.close().await;
+        self.store.clone().close().await;
+        self.tasks.abort().await;
+        if let Err(error) = self.backend.close().await {
+            tracing::warn!(error = chain(&error), "the backend left something behind");
+        }
+    }
+}
+
+impl From<store::Error> for Error {
+    fn from(_: store::Error) -> Self {
+        Self::Watches
+    }
+}

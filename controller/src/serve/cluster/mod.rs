@@ -1,0 +1,223 @@
+//! A controller in a cluster: the same deployer, autoscaler and pool as standalone, over other ends.
+//!
+//! ```text
+//!  standalone                        cluster
+//!  Store over a database             Store over the API server          store::kubernetes
+//!  embedded, docker                  Pods                               backend::kubernetes
+//!  a gateway in this process         gateways of their own              hub
+//!  a lock on the data directory      a Lease                            lease
+//!  events as a view                  Events                             events
+//! ```
+//!
+//! Start: the management port answers that it stands by → Lease → the store is listed → Pods are found again → deployer, which knows what was
+//! serving → hub and management API. A controller that loses the Lease stops at once, with an error, and leaves everything as it is; one that is
+//! told to end stops its work, leaves instances as they are, and gives the Lease back, so that another goes on with them.
+
+mod ends;
+mod events;
+mod key;
+mod label;
+mod lead;
+mod runtimes;
+mod table;
+
+#[cfg(test)]
+mod tests;
+
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+
+use kube::Client;
+use tokio_util::sync::CancellationToken;
+
+use super::config::Config;
+use super::lock;
+use crate::api::{self, Token};
+use crate::lease::{Candidate, Held, Identity, Lost, Timing};
+use crate::telemetry::chain;
+
+use ends::Ends;
+pub use key::{Error as KeyError, Key};
+pub use lead::Error as LeadError;
+pub use runtimes::{RuntimeImage, Runtimes};
+
+/// Why a controller cannot begin, or ended.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// There is no cluster.
+    #[error(
+        "cannot find the cluster: neither is this a Pod with a service account, nor is there a kubeconfig"
+    )]
+    Infer(#[source] Box<kube::config::InferConfigError>),
+    /// No client of it.
+    #[error("cannot make a client of the cluster")]
+    Client(#[source] Box<kube::Error>),
+    /// The cluster key.
+    #[error(transparent)]
+    Key(#[from] KeyError),
+    /// The token's file.
+    #[error("cannot read the token in {}", path.display())]
+    Token {
+        /// Which file.
+        path: std::path::PathBuf,
+        /// What the system said.
+        #[source]
+        source: std::io::Error,
+    },
+    /// The data directory.
+    #[error(transparent)]
+    Lock(#[from] lock::Error),
+    /// The management port.
+    #[error(transparent)]
+    Api(#[from] api::Error),
+    /// A part does not start.
+    #[error(transparent)]
+    Lead(#[from] LeadError),
+    /// Another controller leads, or may.
+    #[error("stopped leading: {0}")]
+    Lost(#[from] Lost),
+    /// A part ended by itself.
+    #[error("cannot go on: {0}")]
+    Failed(String),
+}
+
+/// What a controller has before it leads.
+#[derive(Clone)]
+struct Ground {
+    config: Config,
+    client: Client,
+    key: Key,
+    token: Option<Token>,
+    runtimes: Runtimes,
+    /// The Pod, or what stands for it.
+    place: String,
+    /// Whether it is one.
+    is_pod: bool,
+    /// Where gateways and instances reach this process.
+    address: IpAddr,
+}
+
+impl std::fmt::Debug for Ground {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Ground")
+            .field("place", &self.place)
+            .field("address", &self.address)
+            .finish_non_exhaustive()
+    }
+}
+
+/// Runs a controller until `stop`: waits for the Lease, works, gives it back.
+///
+/// # Errors
+/// When it cannot begin, has lost the Lease, or a part has failed. The process must end then: what it has under way is cut off.
+pub async fn run(config: Config, stop: CancellationToken) -> Result<(), Error> {
+    let client = client().await?;
+    run_with(Ground::new(config, client)?, stop).await
+}
+
+async fn run_with(ground: Ground, stop: CancellationToken) -> Result<(), Error> {
+    let _lock = lock::lock(&ground.config.main.data_dir)?;
+    let held = {
+        let standby = api::standby(ground.config.controller.management).await?;
+        tokio::select! {
+            held = ground.candidate().acquire() => held,
+            () = standby => return Err(Error::Failed("the management port closed".to_owned())),
+            () = stop.cancelled() => return Ok(()),
+        }
+    };
+    lead_with(&ground, held, ends::open(&ground), stop).await
+}
+
+/// Works as long as the Lease is held.
+async fn lead_with(
+    ground: &Ground,
+    mut held: Held,
+    ends: impl Future<Output = Result<Ends, Error>>,
+    stop: CancellationToken,
+) -> Result<(), Error> {
+    let working = async {
+        let ends = ends.await?;
+        let mut leading = lead::start(ground, ends, &stop).await?;
+        let outcome = tokio::select! {
+            () = stop.cancelled() => Ok(()),
+            failed = leading.failed() => Err(Error::Failed(failed)),
+        };
+        leading.stop().await;
+        outcome
+    };
+    // Lost: whatever is under way is dropped where it stands.
+    let outcome = tokio::select! {
+        biased;
+        lost = held.keep() => return Err(lost.into()),
+        outcome = working => outcome,
+    };
+    if ground.is_pod {
+        let (client, namespace) = (&ground.client, &ground.config.cluster.namespace);
+        if let Err(error) = label::leave(client, namespace, &ground.place).await {
+            tracing::warn!(error = chain(&error), "the label of the leader stays on this Pod");
+        }
+    }
+    match held.release().await {
+        Ok(()) => tracing::info!("the lease is given back"),
+        Err(error) => tracing::warn!(error = chain(&error), "the lease was not given back: it runs out"),
+    }
+    outcome
+}
+
+impl Ground {
+    fn new(config: Config, client: Client) -> Result<Self, Error> {
+        let key = Key::read(&config.cluster.key_file)?;
+        let token = match &config.controller.token_file {
+            Some(path) => {
+                let text = std::fs::read_to_string(path)
+                    .map_err(|source| Error::Token { path: path.clone(), source })?;
+                Some(Token::given(&text))
+            }
+            None => None,
+        };
+        // Validation has let no others in.
+        let runtimes = Runtimes::parse(&config.controller.runtimes).unwrap_or_default();
+        let pod = config.cluster.pod.clone().or_else(|| variable("POD_NAME"));
+        let address = config.cluster.address.or_else(|| variable("POD_IP")?.parse().ok());
+        let is_pod = pod.is_some();
+        let place = pod.unwrap_or_else(|| {
+            let host = rustix::system::uname().nodename().to_string_lossy().into_owned();
+            format!("{host}-{}", std::process::id())
+        });
+        let address = address.unwrap_or(IpAddr::V4(Ipv4Addr::LOCALHOST));
+        Ok(Self { config, client, key, token, runtimes, place, is_pod, address })
+    }
+
+    fn candidate(&self) -> Candidate {
+        let timing = Timing { duration: self.config.controller.lease_duration };
+        let hub = SocketAddr::new(self.address, self.config.controller.hub_listen.port());
+        let me = Identity::new(&self.place);
+        Candidate::new(self.client.clone(), &self.config.cluster.namespace, me, hub.to_string(), timing)
+    }
+
+    /// How instances reach the report listener.
+    fn report_advertise(&self) -> String {
+        let own = || SocketAddr::new(self.address, self.config.controller.report_listen.port()).to_string();
+        self.config.controller.report_advertise.clone().unwrap_or_else(own)
+    }
+}
+
+fn variable(name: &str) -> Option<String> {
+    std::env::var(name).ok().filter(|value| !value.is_empty())
+}
+
+/// A client of the cluster that this process is in, or that the kubeconfig names.
+///
+/// # Errors
+/// When there is none.
+pub async fn client() -> Result<Client, Error> {
+    let mut config = kube::Config::infer().await.map_err(|error| Error::Infer(Box::new(error)))?;
+    // A watch ends by itself before; what is silent for longer than that leads nowhere any more.
+    config.read_timeout = Some(SILENCE);
+    Client::try_from(config).map_err(|error| Error::Client(Box::new(error)))
+}
+
+/// Watches are asked for 290 s, and the API server sends a bookmark every minute or so.
+const SILENCE: std::time::Duration = std::time::Duration::from_secs(295);
+
+/// `hearth.dev/instances`: on every Function, until its instances have ended.
+const FINALIZER: &str = "hearth.dev/instances";

@@ -1,0 +1,250 @@
+//! A controller over a real API server, with instances that are none. `KUBECONFIG` names the cluster; without one nothing is tried.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+use std::time::Duration;
+
+use hearth_function::{ConditionStatus, ConditionType, Function, Revision};
+use k8s_openapi::api::coordination::v1::Lease;
+use k8s_openapi::api::core::v1::{Event, Namespace};
+use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition;
+use kube::api::{DeleteParams, ListParams, Patch, PatchParams, PostParams};
+use kube::{Api, Resource};
+use serde_json::json;
+use tokio::sync::mpsc;
+use tokio::task::JoinSet;
+use tokio::time::{sleep, timeout};
+
+use super::*;
+use crate::autoscale;
+use crate::backend::Backend;
+use crate::backend::fake::{Fake, Plan};
+use crate::telemetry::metrics::Registry;
+
+const PATIENCE: Duration = Duration::from_secs(60);
+
+/// A namespace of a real cluster, and a controller of it.
+struct Rig {
+    client: Client,
+    namespace: String,
+    backend: Arc<Fake>,
+    stop: CancellationToken,
+    running: JoinSet<Result<(), Error>>,
+    data: tempfile::TempDir,
+    /// What a hub would hold.
+    _gateway: (mpsc::Sender<hearth_dispatch::ToScaler>, mpsc::Receiver<hearth_dispatch::ToGateway>),
+}
+
+impl Rig {
+    #[expect(clippy::print_stdout, reason = "what could not be tried is said")]
+    async fn start() -> Option<Self> {
+        if std::env::var_os("KUBECONFIG").is_none_or(|value| value.is_empty()) {
+            println!("NOT RUN: KUBECONFIG names no cluster");
+            return None;
+        }
+        let _installed = rustls::crypto::ring::default_provider().install_default().is_ok();
+        let client = client().await.unwrap();
+        let crds: Api<CustomResourceDefinition> = Api::all(client.clone());
+        for crd in hearth_function::crds() {
+            let _there = crds.create(&PostParams::default(), &crd).await.is_err();
+        }
+        let namespace = format!("operator-{}", Identity::new("x").run);
+        let object = json!({ "apiVersion": "v1", "kind": "Namespace", "metadata": { "name": namespace } });
+        let object: Namespace = serde_json::from_value(object).unwrap();
+        Api::all(client.clone()).create(&PostParams::default(), &object).await.unwrap();
+        let mut rig = Self {
+            client,
+            namespace,
+            backend: Fake::new(),
+            stop: CancellationToken::new(),
+            running: JoinSet::new(),
+            data: tempfile::tempdir().unwrap(),
+            _gateway: (mpsc::channel(1).0, mpsc::channel(1).1),
+        };
+        rig.lead().await;
+        Some(rig)
+    }
+
+    fn ground(&self) -> Ground {
+        let key = self.data.path().join("key");
+        std::fs::write(&key, "0123456789abcdef0123456789abcdef").unwrap();
+        let mut config = Config::default();
+        config.main.data_dir = self.data.path().join("data");
+        config.cluster.namespace.clone_from(&self.namespace);
+        config.cluster.watch_namespaces = vec![self.namespace.clone()];
+        config.cluster.key_file = key;
+        config.controller.management = "127.0.0.1:0".parse().unwrap();
+        config.prewarm.enabled = false;
+        Ground::new(config, self.client.clone()).unwrap()
+    }
+
+    /// Starts a controller, which leads at once.
+    async fn lead(&mut self) {
+        let ground = self.ground();
+        let held = timeout(PATIENCE, ground.candidate().acquire()).await.unwrap();
+        let (to_scaler, from_gateway) = mpsc::channel(64);
+        let (to_gateway, from_scaler) = mpsc::channel(64);
+        self._gateway = (to_scaler, from_scaler);
+        let backend: Arc<dyn Backend> = self.backend.clone();
+        let channels = autoscale::Channels { from_gateway, to_gateway };
+        let ends = Ends { backend, channels, registry: Registry::new() };
+        self.stop = CancellationToken::new();
+        let stop = self.stop.clone();
+        self.running.spawn(async move { lead_with(&ground, held, async { Ok(ends) }, stop).await });
+    }
+
+    async fn stop(&mut self) {
+        self.stop.cancel();
+        timeout(PATIENCE, self.running.join_next()).await.unwrap().unwrap().unwrap().unwrap();
+    }
+
+    async fn end(mut self) {
+        if !self.running.is_empty() {
+            self.stop().await;
+        }
+        let namespaces: Api<Namespace> = Api::all(self.client.clone());
+        namespaces.delete(&self.namespace, &DeleteParams::default()).await.unwrap();
+    }
+
+    fn api<K: Resource<DynamicType = (), Scope = kube::core::NamespaceResourceScope>>(&self) -> Api<K> {
+        Api::namespaced(self.client.clone(), &self.namespace)
+    }
+
+    async fn apply(&self, name: &str, spec: serde_json::Value) {
+        let object = json!({ "apiVersion": "hearth.dev/v1", "kind": "Function", "metadata": { "name": name }, "spec": spec });
+        let params = PatchParams::apply("a-person").force();
+        self.api::<Function>().patch(name, &params, &Patch::Apply(&object)).await.unwrap();
+    }
+
+    /// The Function as soon as `fits`.
+    async fn function(&self, name: &str, fits: impl Fn(&Function) -> bool) -> Function {
+        let waiting = async {
+            loop {
+                if let Some(function) = self.api::<Function>().get_opt(name).await.unwrap().filter(&fits) {
+                    return function;
+                }
+                sleep(Duration::from_millis(50)).await;
+            }
+        };
+        match timeout(PATIENCE, waiting).await {
+            Ok(function) => function,
+            Err(_) => panic!("{:?}", self.api::<Function>().get_opt(name).await),
+        }
+    }
+
+    /// Reasons of the events on a Function, as soon as all of these are among them.
+    async fn events(&self, name: &str, wanted: &[&str]) -> BTreeSet<String> {
+        let fields = ListParams::default().fields(&format!("involvedObject.name={name}"));
+        let waiting = async {
+            loop {
+                let listed = self.api::<Event>().list(&fields).await.unwrap();
+                let reasons: BTreeSet<String> =
+                    listed.items.into_iter().filter_map(|event| event.reason).collect();
+                if wanted.iter().all(|reason| reasons.contains(*reason)) {
+                    return reasons;
+                }
+                sleep(Duration::from_millis(100)).await;
+            }
+        };
+        timeout(PATIENCE, waiting).await.unwrap_or_else(|_| panic!("no events {wanted:?}"))
+    }
+}
+
+fn program(scale: serde_json::Value) -> serde_json::Value {
+    json!({ "runtime": "exec", "source": { "inline": { "run.sh": "#!/bin/sh\necho hi\n" } }, "command": ["sh", "run.sh"], "scale": scale })
+}
+
+fn condition(function: &Function, about: ConditionType) -> Option<(ConditionStatus, String, String)> {
+    let condition = function.status.as_ref()?.condition(about)?;
+    Some((condition.status, condition.reason.clone(), condition.message.clone()))
+}
+
+fn is_ready(function: &Function) -> bool {
+    function.status.as_ref().is_some_and(hearth_function::FunctionStatus::is_ready)
+}
+
+#[tokio::test]
+async fn a_function_comes_up_is_told_of_and_goes_when_its_instances_have() {
+    let Some(rig) = Rig::start().await else { return };
+    rig.apply("hello", program(json!({ "min": 1 }))).await;
+    let ready = rig.function("hello", is_ready).await;
+    assert_eq!(ready.metadata.finalizers.as_deref(), Some(&[FINALIZER.to_owned()][..]));
+    assert_eq!(ready.metadata.generation, Some(1), "nobody but its author writes the spec");
+    let status = ready.status.clone().unwrap();
+    assert_eq!(status.ready_revision.as_deref(), Some("hello-00001"));
+    assert_eq!(
+        status.url.as_deref(),
+        Some(&*format!("http://hearth-gateway.hearth-system/function/{}/hello", rig.namespace))
+    );
+    let revision = rig.api::<Revision>().get("hello-00001").await.unwrap();
+    let owner = revision.metadata.owner_references.unwrap().remove(0);
+    assert_eq!((owner.uid, owner.controller), (ready.metadata.uid.unwrap(), Some(true)));
+    rig.events("hello", &["RevisionCreated", "Ready", "Scaled"]).await;
+
+    rig.apply("wrong", json!({ "runtime": "nodejs", "source": { "inline": { "index.js": "exports.a = 1" } } })).await;
+    let wrong = rig.function("wrong", |function| {
+        condition(function, ConditionType::Ready).is_some_and(|(status, ..)| status == ConditionStatus::False)
+    });
+    let (_, reason, message) = condition(&wrong.await, ConditionType::Ready).unwrap();
+    assert!(reason == "Invalid" && message.contains("handler"), "{reason}: {message}");
+    rig.events("wrong", &["Invalid"]).await;
+
+    // Its instance takes its time to end: so long the object stays.
+    let functions = rig.api::<Function>();
+    functions.delete("hello", &DeleteParams::default()).await.unwrap();
+    functions.delete("wrong", &DeleteParams::default()).await.unwrap();
+    let gone = async {
+        while functions.get_opt("hello").await.unwrap().is_some() {
+            sleep(Duration::from_millis(50)).await;
+        }
+    };
+    timeout(PATIENCE, gone).await.unwrap();
+    assert!(rig.backend.list().await.unwrap().is_empty());
+    rig.end().await;
+}
+
+#[tokio::test]
+async fn the_next_controller_goes_on_with_what_is_there() {
+    let Some(mut rig) = Rig::start().await else { return };
+    rig.apply("hello", program(json!({ "min": 1 }))).await;
+    let before = rig.function("hello", is_ready).await;
+    let starts = |rig: &Rig| {
+        rig.backend
+            .calls()
+            .into_iter()
+            .filter(|call| matches!(call, crate::backend::fake::Call::Start(_)))
+            .count()
+    };
+    assert_eq!(starts(&rig), 1);
+    rig.stop().await;
+    let lease = rig.api::<Lease>().get(crate::lease::NAME).await.unwrap();
+    assert_eq!(lease.spec.unwrap().holder_identity.as_deref(), Some(""));
+    assert_eq!(rig.backend.list().await.unwrap().len(), 1, "instances stay");
+    // What is applied while nobody works is seen to later.
+    rig.apply("later", program(json!({ "initial": 0 }))).await;
+    rig.lead().await;
+    rig.function("later", is_ready).await;
+    let after = rig.function("hello", is_ready).await;
+    assert_eq!(after.metadata.generation, before.metadata.generation);
+    assert_eq!(starts(&rig), 1, "the instance was adopted");
+    rig.end().await;
+}
+
+#[tokio::test]
+async fn what_does_not_start_is_said_with_its_reason() {
+    let Some(rig) = Rig::start().await else { return };
+    rig.backend.plan_all(Plan::Fails("there is no such image".to_owned()));
+    rig.apply("hello", program(json!({}))).await;
+    let failed = rig.function("hello", |function| {
+        condition(function, ConditionType::Ready).is_some_and(|(status, ..)| status == ConditionStatus::False)
+    });
+    let (_, _, message) = condition(&failed.await, ConditionType::Ready).unwrap();
+    assert!(message.contains("there is no such image"), "{message}");
+    rig.events("hello", &["StartFailed"]).await;
+    // Mended, and somebody asks for it.
+    rig.backend.plan_all(Plan::Works);
+    let wish = json!({ "metadata": { "annotations": { hearth_function::RETRY_ANNOTATION: "now" } } });
+    rig.api::<Function>().patch("hello", &PatchParams::default(), &Patch::Merge(wish)).await.unwrap();
+    rig.function("hello", is_ready).await;
+    rig.end().await;
+}

@@ -1,0 +1,170 @@
+//! How what the API server answers and what its watches tell become one history: pure.
+//!
+//! A write is answered before or after the watch tells of it, and a watch that was lost begins with a list of everything. So an object may
+//! arrive twice, late, or not at all, and one that was deleted may seem to come back for a moment. What is older than what is known changes
+//! nothing; what a list leaves out is gone, unless it was written while the list was made.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
+
+use super::super::history::Happened;
+use super::super::object::{Key, Kind, Stored, mark_unreadable};
+use super::super::state::{Change, State};
+
+/// What one watch follows: a kind of object, in one namespace or in all (`None`).
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub(super) struct Scope {
+    pub(super) kind: Kind,
+    pub(super) namespace: Option<String>,
+}
+
+impl Scope {
+    fn holds(&self, key: &Key) -> bool {
+        self.kind == key.kind && self.namespace.as_ref().is_none_or(|namespace| *namespace == key.namespace)
+    }
+}
+
+/// Whence something is known.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum From {
+    /// The answer to a write of ours.
+    Answer,
+    /// A watch, or the list that it begins with.
+    Watch,
+}
+
+/// What is remembered beside the objects.
+#[derive(Debug, Default)]
+pub(super) struct Book {
+    /// Objects that we deleted, by uid, until their watch has told of it: until then it may still tell of them as alive.
+    deleted: BTreeMap<Key, Deleted>,
+    /// Lists that are being read, each with what it holds and what was written meanwhile.
+    lists: BTreeMap<Scope, BTreeSet<Key>>,
+}
+
+#[derive(Debug)]
+struct Deleted {
+    uid: String,
+    /// Deleted before the list began that its watch is reading: that list does not hold it.
+    before_list: bool,
+}
+
+impl Book {
+    /// An object as it is now, or was a moment ago.
+    pub(super) fn arrive(&mut self, state: &State, mut object: Stored) -> Vec<Change> {
+        // Nobody needs them, and they are half of what an object takes.
+        object.metadata_mut().managed_fields = None;
+        let key = object.key();
+        self.note_in_lists(&key);
+        if self.deleted.get(&key).is_some_and(|deleted| Some(&deleted.uid) == uid(&object)) {
+            return Vec::new();
+        }
+        let happened = match state.stored(&key) {
+            None => return vec![change(state, 1, Happened::Added, object)],
+            Some(known) if !is_newer(object.metadata(), known.metadata()) => return Vec::new(),
+            Some(known) if known.metadata().uid != object.metadata().uid => {
+                let gone = change(state, 1, Happened::Deleted, known.clone());
+                return vec![gone, change(state, 2, Happened::Added, object)];
+            }
+            Some(_) => Happened::Modified,
+        };
+        vec![change(state, 1, happened, object)]
+    }
+
+    /// An object whose spec cannot be read. The spec that is known goes on; without one, `placeholder` stands for it.
+    pub(super) fn arrive_unreadable(
+        &mut self,
+        state: &State,
+        placeholder: Stored,
+        error: &str,
+    ) -> Vec<Change> {
+        let key = placeholder.key();
+        let object = match state.stored(&key) {
+            Some(known) if known.metadata().uid == placeholder.metadata().uid => {
+                let mut object = known.clone();
+                object.metadata_mut().clone_from(placeholder.metadata());
+                mark_unreadable(object.metadata_mut(), error);
+                object
+            }
+            _ => placeholder,
+        };
+        self.arrive(state, object)
+    }
+
+    /// An object that is gone, as it last was.
+    pub(super) fn leave(
+        &mut self,
+        state: &State,
+        key: &Key,
+        last: Option<&Stored>,
+        from: From,
+    ) -> Vec<Change> {
+        let known = state.stored(key);
+        let gone = last.and_then(uid).or_else(|| known.and_then(uid)).cloned();
+        match (from, &gone) {
+            (From::Answer, Some(uid)) => {
+                self.deleted.insert(key.clone(), Deleted { uid: uid.clone(), before_list: false });
+            }
+            (From::Watch, Some(uid)) if self.deleted.get(key).is_some_and(|deleted| deleted.uid == *uid) => {
+                self.deleted.remove(key);
+            }
+            _ => {}
+        }
+        match known {
+            Some(known) if uid(known) == gone.as_ref() => {
+                let mut last = last.unwrap_or(known).clone();
+                last.metadata_mut().managed_fields = None;
+                vec![change(state, 1, Happened::Deleted, last)]
+            }
+            _ => Vec::new(),
+        }
+    }
+
+    /// A list begins.
+    pub(super) fn begin(&mut self, scope: &Scope) {
+        self.lists.insert(scope.clone(), BTreeSet::new());
+        for (_, deleted) in self.deleted.iter_mut().filter(|(key, _)| scope.holds(key)) {
+            deleted.before_list = true;
+        }
+    }
+
+    /// A list is read to its end: what it left out is gone.
+    pub(super) fn end(&mut self, state: &State, scope: &Scope) -> Vec<Change> {
+        self.deleted.retain(|key, deleted| !(scope.holds(key) && deleted.before_list));
+        let Some(there) = self.lists.remove(scope) else { return Vec::new() };
+        let gone = state.objects().filter(|known| {
+            let key = known.key();
+            scope.holds(&key) && !there.contains(&key)
+        });
+        (1..).zip(gone).map(|(step, known)| change(state, step, Happened::Deleted, known.clone())).collect()
+    }
+
+    /// What we have written while a list is made may be missing in it.
+    fn note_in_lists(&mut self, key: &Key) {
+        for (_, there) in self.lists.iter_mut().filter(|(scope, _)| scope.holds(key)) {
+            there.insert(key.clone());
+        }
+    }
+}
+
+fn uid(object: &Stored) -> Option<&String> {
+    object.metadata().uid.as_ref()
+}
+
+fn change(state: &State, step: u64, happened: Happened, object: Stored) -> Change {
+    Change { version: state.version() + step, happened, object }
+}
+
+/// Versions of one kind of object grow (what every API server has always done, and Kubernetes promises from 1.35 on). Where they are no
+/// numbers, what comes later is newer.
+fn is_newer(arriving: &ObjectMeta, known: &ObjectMeta) -> bool {
+    let number = |metadata: &ObjectMeta| metadata.resource_version.as_deref()?.parse::<u64>().ok();
+    match (number(arriving), number(known)) {
+        (Some(arriving), Some(known)) => arriving > known,
+        _ => arriving.resource_version != known.resource_version,
+    }
+}
+
+#[cfg(test)]
+mod tests;

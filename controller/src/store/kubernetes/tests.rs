@@ -1,0 +1,194 @@
+//! The store of a cluster against an API server in memory. `controller/tests/cluster.rs` has the same promises against a real one.
+
+use std::time::Duration;
+
+use hearth_function::{Function, FunctionStatus, Revision, RevisionStatus};
+use jiff::Timestamp;
+use serde_json::json;
+use tokio::task::JoinSet;
+use tokio::time::timeout;
+
+use super::super::{Error, Event, Preconditions, Watch, unreadable};
+use super::*;
+
+mod server;
+
+use server::Server;
+
+fn function(name: &str) -> serde_json::Value {
+    json!({
+        "apiVersion": "hearth.dev/v1", "kind": "Function",
+        "metadata": { "name": name, "namespace": "default", "generation": 1 },
+        "spec": { "runtime": "exec", "source": { "inline": { "run.sh": "" } }, "command": ["/bin/true"] },
+    })
+}
+
+fn revision(name: &str) -> Revision {
+    let digest = format!("sha256:{}", "0".repeat(64));
+    serde_json::from_value(json!({
+        "metadata": { "name": name, "namespace": "default" },
+        "spec": { "function": "hello", "generation": 1, "templateDigest": digest,
+            "template": { "runtime": "nodejs", "bundle": digest } },
+    }))
+    .unwrap()
+}
+
+async fn open(server: &Server, tasks: &mut JoinSet<()>) -> Store {
+    let Opened { store, follower, listed } = super::open(server.client(), &Config::default());
+    tasks.spawn(follower.run());
+    listed.await.unwrap();
+    store
+}
+
+async fn next(watch: &mut Watch<Function>) -> Event<Function> {
+    timeout(Duration::from_secs(60), watch.next()).await.expect("there is an event").unwrap()
+}
+
+#[tokio::test]
+async fn what_is_there_is_listed_and_what_comes_is_told() {
+    let (server, mut tasks) = (Server::new(), JoinSet::new());
+    server.put("functions", function("a"));
+    let store = open(&server, &mut tasks).await;
+    let listed = store.list::<Function>(None);
+    assert_eq!(listed.items.len(), 1);
+    assert_eq!(listed.items[0].metadata.managed_fields, None);
+    let mut watch = store.watch::<Function>(listed.resource_version).unwrap();
+    server.put("functions", function("b"));
+    assert!(matches!(next(&mut watch).await, Event::Added(one) if one.metadata.name.as_deref() == Some("b")));
+    server.remove("functions", "a");
+    assert!(
+        matches!(next(&mut watch).await, Event::Deleted(one) if one.metadata.name.as_deref() == Some("a"))
+    );
+    store.close().await;
+    assert!(matches!(timeout(Duration::from_secs(60), watch.next()).await.unwrap(), Err(Error::Closed)));
+}
+
+#[tokio::test]
+async fn a_write_is_in_memory_when_it_returns() {
+    let (server, mut tasks) = (Server::new(), JoinSet::new());
+    let store = open(&server, &mut tasks).await;
+    let mut new = revision("hello-00001");
+    new.status = Some(RevisionStatus { dependencies: Some("key".to_owned()), ..Default::default() });
+    let made = store.create(new, Timestamp::UNIX_EPOCH).await.unwrap();
+    assert_eq!(made.status.as_ref().unwrap().dependencies.as_deref(), Some("key"));
+    assert_eq!(store.get::<Revision>("default", "hello-00001").unwrap(), made);
+    assert!(matches!(
+        store.create(revision("hello-00001"), Timestamp::UNIX_EPOCH).await,
+        Err(Error::AlreadyExists { .. })
+    ));
+    let plain = store.create(revision("hello-00002"), Timestamp::UNIX_EPOCH).await.unwrap();
+    assert_eq!(plain.status, None, "one request will do where the status says nothing");
+    store
+        .delete::<Revision>("default", "hello-00001", Preconditions::default(), Timestamp::UNIX_EPOCH)
+        .await
+        .unwrap();
+    assert!(matches!(store.get::<Revision>("default", "hello-00001"), Err(Error::NotFound { .. })));
+    assert_eq!(server.object("revisions", "hello-00001"), None);
+}
+
+#[tokio::test]
+async fn a_status_replaces_the_one_before_and_nothing_else() {
+    let (server, mut tasks) = (Server::new(), JoinSet::new());
+    server.put("functions", function("a"));
+    let store = open(&server, &mut tasks).await;
+    let mut known = Function::clone(&store.get::<Function>("default", "a").unwrap());
+    known.metadata.resource_version = None;
+    known.status = Some(FunctionStatus { url: Some("http://x".to_owned()), ..Default::default() });
+    store.update_status(known.clone()).await.unwrap();
+    known.status = Some(FunctionStatus { ready_revision: Some("a-00001".to_owned()), ..Default::default() });
+    let written = store.update_status(known.clone()).await.unwrap();
+    assert_eq!(written.status, known.status);
+    let raw = server.object("functions", "a").unwrap();
+    assert_eq!(raw["status"].get("url"), None, "{raw}");
+    // The spec is as its author wrote it.
+    assert_eq!(raw["spec"], function("a")["spec"]);
+    known.metadata.uid = Some("another".to_owned());
+    assert!(matches!(store.update_status(known).await, Err(Error::Conflict { .. })));
+}
+
+#[tokio::test]
+async fn a_finalizer_comes_and_goes_and_others_stay() {
+    let (server, mut tasks) = (Server::new(), JoinSet::new());
+    let mut object = function("a");
+    object["metadata"]["finalizers"] = json!(["theirs"]);
+    server.put("functions", object.clone());
+    let store = open(&server, &mut tasks).await;
+    let known = store.get::<Function>("default", "a").unwrap();
+    // Somebody else writes meanwhile.
+    object["metadata"]["labels"] = json!({ "x": "y" });
+    server.put("functions", object);
+    let held = store.finalize(&*known, "ours", true).await.unwrap();
+    assert_eq!(held.metadata.finalizers.as_deref(), Some(&["theirs".to_owned(), "ours".to_owned()][..]));
+    assert!(held.metadata.labels.is_some());
+    let writes = |server: &Server| server.requests().iter().filter(|one| one.starts_with("PATCH")).count();
+    let before = writes(&server);
+    store.finalize(&*known, "ours", true).await.unwrap();
+    assert_eq!(writes(&server), before, "it is there already");
+    let marked = store
+        .delete::<Function>("default", "a", Preconditions::default(), Timestamp::UNIX_EPOCH)
+        .await
+        .unwrap();
+    assert!(marked.metadata.deletion_timestamp.is_some());
+    store.finalize(&*known, "theirs", false).await.unwrap();
+    store.finalize(&*known, "ours", false).await.unwrap();
+    assert!(matches!(store.get::<Function>("default", "a"), Err(Error::NotFound { .. })));
+    assert_eq!(server.object("functions", "a"), None);
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_api_server_that_is_away_for_a_moment_is_asked_again() {
+    let (server, mut tasks) = (Server::new(), JoinSet::new());
+    let store = open(&server, &mut tasks).await;
+    server.fail(&[503, 500, 429]);
+    store.create(revision("hello-00001"), Timestamp::UNIX_EPOCH).await.unwrap();
+    server.fail(&[503; 64]);
+    let away = store.create(revision("hello-00002"), Timestamp::UNIX_EPOCH).await;
+    assert!(matches!(away, Err(Error::Io { .. })), "{away:?}");
+    server.fail(&[]);
+}
+
+#[tokio::test]
+async fn what_will_never_be_taken_is_said_at_once() {
+    let (server, mut tasks) = (Server::new(), JoinSet::new());
+    let store = open(&server, &mut tasks).await;
+    server.fail(&[403]);
+    let refused = store.create(revision("hello-00001"), Timestamp::UNIX_EPOCH).await.unwrap_err();
+    assert!(
+        refused.to_string().contains("default/hello-00001") && refused.to_string().contains("not now"),
+        "{refused}"
+    );
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_lost_watch_begins_again_and_nothing_is_missed() {
+    let (server, mut tasks) = (Server::new(), JoinSet::new());
+    server.put("functions", function("a"));
+    server.put("functions", function("b"));
+    let store = open(&server, &mut tasks).await;
+    let listed = store.list::<Function>(None);
+    let mut watch = store.watch::<Function>(listed.resource_version).unwrap();
+    server.remove("functions", "a");
+    server.put("functions", function("c"));
+    server.cut_watches();
+    server.fail(&[503, 503]);
+    let mut told = vec![next(&mut watch).await, next(&mut watch).await];
+    told.sort_by_key(|event| event.object().metadata.name.clone());
+    assert!(matches!(&told[..], [Event::Deleted(_), Event::Added(_)]), "{told:?}");
+    let names: Vec<_> =
+        store.list::<Function>(None).items.iter().map(|one| one.metadata.name.clone().unwrap()).collect();
+    assert_eq!(names, ["b", "c"]);
+}
+
+#[tokio::test]
+async fn an_object_of_another_definition_hides_no_other_and_says_why() {
+    let (server, mut tasks) = (Server::new(), JoinSet::new());
+    let mut later = function("later");
+    later["spec"]["runtime"] = json!("cobol");
+    server.put("functions", later);
+    server.put("functions", function("a"));
+    let store = open(&server, &mut tasks).await;
+    assert!(unreadable(&store.get::<Function>("default", "a").unwrap().metadata).is_none());
+    let later = store.get::<Function>("default", "later").unwrap();
+    let why = unreadable(&later.metadata).unwrap();
+    assert!(why.contains("cobol"), "{why}");
+}
