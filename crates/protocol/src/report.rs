@@ -4,15 +4,17 @@
 //! [`Purpose`] says. Messages are frames of a 4-byte big-endian length, at most [`MAX_MESSAGE`], and that much JSON.
 //!
 //! ```text
-//!  report     shim: hello (report, running: false)       controller: start ... mount ...      shim: mounted ... ended
-//!             shim: hello (report, running: true)        controller: goOn ... mount ...       shim: mounted ... ended
+//!  report     shim: hello (report, running: false)       controller: start                    shim: mounted (number 0)
+//!                                                         controller: mount ...                shim: mounted ... ended
+//!             shim: hello (report, running: true)        controller: goOn, mount ...          shim: mounted ... ended
 //!  fetch      shim: hello (fetch, digest)                controller: blob, then the tar, raw
 //!  result     shim: hello (result, digest, bytes), then the tar, raw                          controller: taken
 //!  any        controller: elsewhere (it is not the leader: again later), or refused (the instance ends)
 //! ```
 //!
 //! The connection stays open for the instance's life; its break tells the controller at once. The invocation protocol goes over other
-//! connections, from the controller to the ports that the shim has told. There is no TLS here: contents are checked against digests that
+//! connections, from the controller to the ports that the shim has told: they listen before the first hello, and what connects there is
+//! answered once the runtime is up. There is no TLS here: contents are checked against digests that
 //! come with [`ToShim::Start`] and [`ToShim::Mount`], and the token is good for this one instance.
 
 use std::fmt;
@@ -47,8 +49,18 @@ pub const INSTANCE_VARIABLE: &str = "HEARTH_INSTANCE";
 /// Environment variable of the shim: what proves that it is this instance.
 pub const TOKEN_VARIABLE: &str = "HEARTH_TOKEN";
 
-/// Where a job finds, and leaves, what is built; what it leaves is its result.
+/// Environment variable of the shim: another port than [`INVOKE_PORT`]; 0 is any that is free.
+pub const INVOKE_PORT_VARIABLE: &str = "HEARTH_INVOKE_PORT";
+
+/// Environment variable of the shim: another port than [`CONTROL_PORT`]; 0 is any that is free.
+pub const CONTROL_PORT_VARIABLE: &str = "HEARTH_CONTROL_PORT";
+
+/// Where a job finds, and leaves, what is built. A start's mount of this name may be written to, and what is in it at the end is the job's
+/// result.
 pub const BUILD_DIRECTORY: &str = "/build";
+
+/// Number by which the mounts of [`ToShim::Start`] are answered.
+pub const START: u32 = 0;
 
 /// What the shim says.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -56,9 +68,9 @@ pub const BUILD_DIRECTORY: &str = "/build";
 pub enum FromShim {
     /// First message of every connection.
     Hello(Hello),
-    /// Report: how a [`ToShim::Mount`] went.
+    /// Report: how a [`ToShim::Mount`] went, or the mounts of [`ToShim::Start`]. After those that failed the instance ends.
     Mounted {
-        /// The mount's.
+        /// The mount's, or [`START`].
         number: u32,
         /// Why it failed, for people; the instance is of no use then.
         #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -86,7 +98,7 @@ pub enum ToShim {
     GoOn,
     /// Report: unpack this while the runtime runs. Answered by [`FromShim::Mounted`].
     Mount {
-        /// Chosen by the controller; the answer repeats it.
+        /// Chosen by the controller, from 1 on; the answer repeats it.
         number: u32,
         /// What to unpack.
         mounts: Vec<Mount>,
@@ -167,7 +179,7 @@ pub struct Mount {
     pub digest: String,
     /// Its length.
     pub bytes: u64,
-    /// The directory that it is unpacked in, which is there already: `/code`.
+    /// The directory that it is unpacked in, which is there already and empty: `/code`.
     pub at: String,
 }
 

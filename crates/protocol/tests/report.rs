@@ -1,9 +1,5 @@
 //! The report connection's codec against everything.
-#![expect(
-    clippy::unwrap_used,
-    clippy::tests_outside_test_module,
-    reason = "an integration test is one test module"
-)]
+#![expect(clippy::tests_outside_test_module, reason = "an integration test is one test module")]
 
 use bytes::BytesMut;
 use hearth_protocol::report::{self, FromShim, Hello, Mount, Purpose, ToShim, decode, encode};
