@@ -181,7 +181,11 @@ async fn a_function_comes_up_is_told_of_and_goes_when_its_instances_have() {
     assert_eq!((owner.uid, owner.controller), (ready.metadata.uid.unwrap(), Some(true)));
     rig.events("hello", &["RevisionCreated", "Ready", "Scaled"]).await;
 
-    rig.apply("wrong", json!({ "runtime": "nodejs", "source": { "inline": { "index.js": "exports.a = 1" } } })).await;
+    rig.apply(
+        "wrong",
+        json!({ "runtime": "nodejs", "source": { "inline": { "index.js": "exports.a = 1" } } }),
+    )
+    .await;
     let wrong = rig.function("wrong", |function| {
         condition(function, ConditionType::Ready).is_some_and(|(status, ..)| status == ConditionStatus::False)
     });
