@@ -146,20 +146,18 @@ pub async fn start(config: Config, store: Store, parts: Arc<dyn Parts>) -> Resul
 }
 
 /// Starts the API of a cluster's controller: only what stands beside the objects, which the API server has. Clients come through the API
-/// server's proxy, and have the token from a Secret; without one the identity's own is asked for, which nobody knows.
+/// server's proxy, and have the token from a Secret.
 ///
 /// # Errors
 /// As [`start`].
 pub async fn start_beside(
     config: Config,
-    token: Option<Token>,
+    token: Token,
     store: Store,
     parts: Arc<dyn Parts>,
 ) -> Result<Api, Error> {
     let mut identity = Identity::open(&config.identity)?;
-    if let Some(token) = token {
-        identity.token = token;
-    }
+    identity.token = token;
     serve(config, identity, beside_router, store, parts).await
 }
 

@@ -41,7 +41,7 @@ pub enum Error {
     NotARuntime(String),
     /// No runtime image of the cluster fits.
     #[error(
-        "this cluster has no runtime image for {runtime} (it has: {listed}): ask for one of those, or have one added to controller.runtimes"
+        "this cluster has no runtime image for {runtime} (it has: {listed}): ask for one of those, or have one added to cluster.runtimes"
     )]
     NoImage {
         /// What was looked for.

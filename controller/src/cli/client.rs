@@ -2,8 +2,10 @@
 
 use std::io;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use bytes::Bytes;
+use futures_util::AsyncBufRead;
 use http::{Request, Response, StatusCode};
 use http_body_util::BodyExt;
 use http_body_util::combinators::UnsyncBoxBody;
@@ -14,10 +16,12 @@ use kube::client::{Body, ConfigExt as _};
 use kube::config::{Config as KubeConfig, KubeConfigOptions, Kubeconfig};
 use secrecy::ExposeSecret as _;
 use serde::de::DeserializeOwned;
+use tokio::sync::OnceCell;
 
 use hearth_function::{Function, Revision};
 
 use super::args;
+use super::aside::Aside;
 use super::error::Error;
 use crate::serve::config::{self, Layers};
 
@@ -29,6 +33,8 @@ pub(super) struct Server {
     /// Its address, for messages.
     address: String,
     namespace: String,
+    /// How what stands beside the objects is reached; found out when it is needed.
+    aside: Arc<OnceCell<Aside>>,
 }
 
 const START_ONE: &str =
@@ -78,7 +84,7 @@ impl Server {
         let address = config.cluster_url.to_string().trim_end_matches('/').to_owned();
         let namespace = config.default_namespace.clone();
         let client = kube::Client::try_from(config.clone()).map_err(|error| bad(&error))?;
-        Ok(Self { client, config, address, namespace })
+        Ok(Self { client, config, address, namespace, aside: Arc::default() })
     }
 
     /// The namespace that the command is about; the kubeconfig's if it names none.
@@ -102,9 +108,16 @@ impl Server {
         )
     }
 
-    /// The client itself.
-    pub(super) fn kube(&self) -> &kube::Client {
-        &self.client
+    async fn aside(&self) -> Result<&Aside, Error> {
+        self.aside.get_or_try_init(|| Aside::find(&self.client)).await
+    }
+
+    /// Opens a stream beside the objects, to be read by the line.
+    pub(super) async fn stream(&self, path: &str) -> Result<impl AsyncBufRead + use<>, Error> {
+        let request =
+            Request::get(path).body(Vec::new()).map_err(|error| Error::failed(error.to_string()))?;
+        let request = self.aside().await?.send(request)?;
+        self.client.request_stream(request).await.map_err(|error| self.explain(&error))
     }
 
     /// Sends a request to a path beside the objects; an answer of 400 or more is the server's error object.
@@ -122,12 +135,17 @@ impl Server {
         let failed = |error: &(dyn std::error::Error + 'static)| {
             Error::failed(format!("sending to {}: {}", self.address, crate::telemetry::chain(error)))
         };
+        let aside = self.aside().await?;
+        let path = aside.path(path);
         let connector = self.config.rustls_https_connector().map_err(|error| failed(&error))?;
         let client = hyper_util::client::legacy::Client::builder(TokioExecutor::new()).build(connector);
         let mut request = Request::put(format!("{}{path}", self.address));
         if let Some(token) = &self.config.auth_info.token {
             request =
                 request.header(http::header::AUTHORIZATION, format!("Bearer {}", token.expose_secret()));
+        }
+        if let Some((name, value)) = aside.header() {
+            request = request.header(name, value);
         }
         let request = request.body(body).map_err(|error| failed(&error))?;
         let response: Response<Incoming> = client.request(request).await.map_err(|error| failed(&error))?;
@@ -141,6 +159,7 @@ impl Server {
 
     /// Sends a request and gives the answer whatever it is.
     pub(super) async fn send_raw(&self, request: Request<Body>) -> Result<Response<Body>, Error> {
+        let request = self.aside().await?.send(request)?;
         self.client.send(request).await.map_err(|error| self.explain(&error))
     }
 

@@ -1,7 +1,6 @@
 //! `hearth logs`.
 
 use futures_util::{AsyncBufReadExt, TryStreamExt};
-use http::Request;
 
 use super::args::{Format, Logs};
 use super::client::Server;
@@ -81,9 +80,7 @@ pub(super) async fn follow(
     path: &str,
     mut each: impl FnMut(LogLine) -> Result<(), Error>,
 ) -> Result<(), Error> {
-    let request = Request::get(path).body(Vec::new()).map_err(|error| Error::failed(error.to_string()))?;
-    let stream = server.kube().request_stream(request).await.map_err(|error| server.explain(&error))?;
-    let stream = std::pin::pin!(stream);
+    let stream = std::pin::pin!(server.stream(path).await?);
     let mut lines = stream.lines();
     while let Some(line) =
         lines.try_next().await.map_err(|error| Error::failed(format!("the log broke off: {error}")))?
@@ -104,9 +101,7 @@ pub(super) async fn follow_into(
     path: &str,
     lines: tokio::sync::mpsc::Sender<LogLine>,
 ) -> Result<(), Error> {
-    let request = Request::get(path).body(Vec::new()).map_err(|error| Error::failed(error.to_string()))?;
-    let stream = server.kube().request_stream(request).await.map_err(|error| server.explain(&error))?;
-    let stream = std::pin::pin!(stream);
+    let stream = std::pin::pin!(server.stream(path).await?);
     let mut read = stream.lines();
     while let Ok(Some(line)) = read.try_next().await {
         // A line that cannot be read is one of a later version: the others still count.

@@ -5,6 +5,7 @@
 
 mod apply;
 mod args;
+mod aside;
 mod build;
 mod client;
 mod config;

@@ -15,6 +15,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use super::cluster::Runtimes;
 pub use layers::{Effective, Flags, Layers, Problem, Problems, Source, load};
 pub use value::{Secret, Size, Value};
 
@@ -204,6 +205,10 @@ options! {
         watch_namespaces: Vec<String> = Vec::new(),
         /// File of the cluster key: at least 32 random bytes, in any form, the same for controllers and gateways. What instances and gateways are known by is derived from it. Default: where the chart mounts the Secret.
         key_file: PathBuf = PathBuf::from("/etc/hearth/key"),
+        /// Runtime images: in a file a map of names (`nodejs22`, `python3.12`) to `image`, `interpreter` (its path in the image) and `version`; `exec`, with an `image` alone, is for programs that need no interpreter, which otherwise run in the first of the others. Default: none, which runs nothing but functions with an image of their own.
+        runtimes: Runtimes = Runtimes::default(),
+        /// When the cluster's machines fetch runtime images: `Always`, `IfNotPresent` or `Never`. Default: that of Kubernetes for images with a tag.
+        pull_policy: String = "IfNotPresent".to_owned(),
         /// Name of this process's Pod. Default: the variable POD_NAME (downward API), or else the machine's name and the process's number.
         pod: Option<String> = None,
         /// Address by which gateways reach this process. Default: the variable POD_IP (downward API), or else loopback.
@@ -222,10 +227,8 @@ options! {
         /// How clients reach the gateways; `status.url` begins with it. Default: the Service of the chart.
         gateway_url: String = "http://hearth-gateway.hearth-system".to_owned(),
         /// How instances and `hearth invoke` reach the gateways, where that is another way. Default: `gateway_url`.
-        gateway_inside: Option<String> = None,
-        /// Runtime images, each as `NAME=IMAGE`, the preferred ones first: the name of the runtime with its whole version and, after a colon, the interpreter's path in the image, as in `nodejs22.1.0:/usr/local/bin/node=registry.example.com/hearth-nodejs:22`; `exec=IMAGE` is for programs that need no interpreter. Default: none, which runs nothing but functions with an image of their own.
-        runtimes: Vec<String> = Vec::new(),
-        /// File of the token that the command line must know. Default: none given, nobody knows it.
+        gateway_url_inside: Option<String> = None,
+        /// File of the token that the command line must know. Default: none given, it is derived from the cluster key, so that whoever may read that Secret knows it.
         token_file: Option<PathBuf> = None,
         /// How long a leader that was killed is waited for before another controller takes over. Default: requests wait three times as long for a slot.
         lease_duration: Duration = crate::lease::DURATION,
@@ -348,8 +351,14 @@ impl Config {
                 broken("build.env", "every entry is NAME=value".to_owned());
             }
         }
-        if let Err(message) = super::cluster::Runtimes::parse(&self.controller.runtimes) {
-            broken("controller.runtimes", message);
+        if !["Always", "IfNotPresent", "Never"].contains(&self.cluster.pull_policy.as_str()) {
+            broken(
+                "cluster.pull_policy",
+                format!(
+                    "{:?} is neither \"Always\", \"IfNotPresent\" nor \"Never\"",
+                    self.cluster.pull_policy
+                ),
+            );
         }
         if self.controller.lease_duration < Duration::from_secs(4) {
             broken(
@@ -359,7 +368,7 @@ impl Config {
         }
         for (key, url) in [
             ("controller.gateway_url", Some(&self.controller.gateway_url)),
-            ("controller.gateway_inside", self.controller.gateway_inside.as_ref()),
+            ("controller.gateway_url_inside", self.controller.gateway_url_inside.as_ref()),
         ] {
             let is_url = |url: &String| {
                 url.parse::<http::Uri>().is_ok_and(|url| url.scheme().is_some() && url.host().is_some())

@@ -43,7 +43,10 @@ pub(in crate::cli) struct Controller {
     /// How clients reach the gateways [default: http://hearth-gateway.hearth-system] [env: HEARTH_CONTROLLER_GATEWAY_URL]
     #[arg(long, value_name = "URL")]
     gateway_url: Option<String>,
-    /// A runtime image, as in nodejs22.1.0=IMAGE; can be given several times [env: HEARTH_CONTROLLER_RUNTIMES]
+    /// How instances reach them, where that is another way [default: the same] [env: HEARTH_CONTROLLER_GATEWAY_URL_INSIDE]
+    #[arg(long, value_name = "URL")]
+    gateway_url_inside: Option<String>,
+    /// A runtime image, as in nodejs22.1.0:/usr/local/bin/node=IMAGE; can be given several times [env: HEARTH_CLUSTER_RUNTIMES]
     #[arg(long, value_name = "NAME=IMAGE")]
     runtime: Vec<String>,
     /// Configuration file, YAML or TOML [default: /etc/hearth/config.yaml, .yml or .toml if there] [env: HEARTH_CONFIG]
@@ -68,7 +71,8 @@ impl Controller {
             ("data_dir", self.data_dir.clone()),
             ("cluster.key_file", self.key_file.clone()),
             ("controller.gateway_url", self.gateway_url.clone()),
-            ("controller.runtimes", list(&self.runtime)),
+            ("controller.gateway_url_inside", self.gateway_url_inside.clone()),
+            ("cluster.runtimes", list(&self.runtime)),
         ];
         let named = named.into_iter().filter_map(|(key, value)| Some((key.to_owned(), value?)));
         self.set.iter().cloned().chain(named).collect()

@@ -46,6 +46,21 @@ impl Key {
         if content.len() < LEAST_BYTES {
             return Err(Error::Short(path.to_owned()));
         }
-        Ok(Self(Sha256::digest(content).into()))
+        Ok(Self::of(content))
+    }
+
+    /// The key that a file with this content is. Spaces around it do not count.
+    #[must_use]
+    pub fn of(content: &[u8]) -> Self {
+        Self(Sha256::digest(content.trim_ascii()).into())
+    }
+
+    /// What the management API asks for where no other token is configured.
+    #[must_use]
+    pub fn management_token(&self) -> String {
+        let mut digest = Sha256::new();
+        digest.update(b"hearth management token\n");
+        digest.update(self.0);
+        digest.finalize().iter().map(|byte| format!("{byte:02x}")).collect()
     }
 }

@@ -125,7 +125,7 @@ pub(super) async fn start(ground: &Ground, ends: Ends, stop: &CancellationToken)
         fetcher,
         images: images.clone(),
         image_form: backend.image_form(),
-        interpreters: ground.runtimes.catalogue(),
+        interpreters: config.cluster.runtimes.catalogue(),
     };
     let parts = deploy_parts(&store, sources, &autoscaler, &logs, &registry);
     let deployer = deploy::Service::new(deploying_config(ground), parts);
@@ -217,7 +217,7 @@ fn deploying_config(ground: &Ground) -> deploy::Config {
     let trimmed = |url: &String| url.trim_end_matches('/').to_owned();
     let url = trimmed(&config.controller.gateway_url);
     deploy::Config {
-        url_inside: Some(config.controller.gateway_inside.as_ref().map_or_else(|| url.clone(), trimmed)),
+        url_inside: Some(config.controller.gateway_url_inside.as_ref().map_or_else(|| url.clone(), trimmed)),
         url,
         keeping: deploy::Keeping { age: config.cache.keep, unused_bytes: config.cache.max_unused.as_bytes() },
         finalizer: Some(FINALIZER),
@@ -248,7 +248,7 @@ fn deploy_parts(
 /// Host and port of the gateways, for calls by the management API.
 fn gateway_address(ground: &Ground) -> String {
     let controller = &ground.config.controller;
-    let url = controller.gateway_inside.as_ref().unwrap_or(&controller.gateway_url);
+    let url = controller.gateway_url_inside.as_ref().unwrap_or(&controller.gateway_url);
     let url: http::Uri = url.parse().unwrap_or_default();
     format!("{}:{}", url.host().unwrap_or("localhost"), url.port_u16().unwrap_or(80))
 }

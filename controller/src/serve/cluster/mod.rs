@@ -86,8 +86,7 @@ struct Ground {
     config: Config,
     client: Client,
     key: Key,
-    token: Option<Token>,
-    runtimes: Runtimes,
+    token: Token,
     /// The Pod, or what stands for it.
     place: String,
     /// Whether it is one.
@@ -170,12 +169,10 @@ impl Ground {
             Some(path) => {
                 let text = std::fs::read_to_string(path)
                     .map_err(|source| Error::Token { path: path.clone(), source })?;
-                Some(Token::given(&text))
+                Token::given(&text)
             }
-            None => None,
+            None => Token::given(&key.management_token()),
         };
-        // Validation has let no others in.
-        let runtimes = Runtimes::parse(&config.controller.runtimes).unwrap_or_default();
         let pod = config.cluster.pod.clone().or_else(|| variable("POD_NAME"));
         let address = config.cluster.address.or_else(|| variable("POD_IP")?.parse().ok());
         let is_pod = pod.is_some();
@@ -184,7 +181,7 @@ impl Ground {
             format!("{host}-{}", std::process::id())
         });
         let address = address.unwrap_or(IpAddr::V4(Ipv4Addr::LOCALHOST));
-        Ok(Self { config, client, key, token, runtimes, place, is_pod, address })
+        Ok(Self { config, client, key, token, place, is_pod, address })
     }
 
     fn candidate(&self) -> Candidate {

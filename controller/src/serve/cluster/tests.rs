@@ -11,7 +11,8 @@ use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomRe
 use kube::api::{DeleteParams, ListParams, Patch, PatchParams, PostParams};
 use kube::{Api, Resource};
 use serde_json::json;
-use tokio::sync::mpsc;
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
 use tokio::time::{sleep, timeout};
 
@@ -33,6 +34,54 @@ struct Rig {
     data: tempfile::TempDir,
     /// What a hub would hold.
     _gateway: (mpsc::Sender<hearth_dispatch::ToScaler>, mpsc::Receiver<hearth_dispatch::ToGateway>),
+}
+
+/// A way to the API server that can be cut: what a restart of it, or of a network, looks like.
+#[derive(Debug, Clone)]
+struct Way {
+    open: watch::Sender<bool>,
+}
+
+impl Way {
+    /// Opens one, and a client that goes by it.
+    async fn open(tasks: &mut JoinSet<()>) -> (Self, Client) {
+        let mut config = kube::Config::infer().await.unwrap();
+        let host = config.cluster_url.host().unwrap().to_owned();
+        let port = config.cluster_url.port_u16().unwrap_or(443);
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        config.cluster_url =
+            format!("https://127.0.0.1:{}/", listener.local_addr().unwrap().port()).parse().unwrap();
+        // The certificate is the API server's.
+        config.tls_server_name = Some(host.clone());
+        let open = watch::Sender::new(true);
+        let state = open.subscribe();
+        tasks.spawn(async move {
+            let mut connections = JoinSet::new();
+            loop {
+                let (mut near, _) = listener.accept().await.unwrap();
+                let (host, mut state) = (host.clone(), state.clone());
+                connections.spawn(async move {
+                    if !*state.borrow_and_update() {
+                        return;
+                    }
+                    let mut far = TcpStream::connect((host.as_str(), port)).await.unwrap();
+                    tokio::select! {
+                        _ = tokio::io::copy_bidirectional(&mut near, &mut far) => {}
+                        _ = state.wait_for(|open| !open) => {}
+                    }
+                });
+            }
+        });
+        (Self { open }, Client::try_from(config).unwrap())
+    }
+
+    fn cut(&self) {
+        self.open.send_replace(false);
+    }
+
+    fn mend(&self) {
+        self.open.send_replace(true);
+    }
 }
 
 impl Rig {
@@ -80,7 +129,13 @@ impl Rig {
 
     /// Starts a controller, which leads at once.
     async fn lead(&mut self) {
-        let ground = self.ground();
+        let client = self.client.clone();
+        self.lead_by(client).await;
+    }
+
+    /// The same, over another client.
+    async fn lead_by(&mut self, client: Client) {
+        let ground = Ground { client, ..self.ground() };
         let held = timeout(PATIENCE, ground.candidate().acquire()).await.unwrap();
         let (to_scaler, from_gateway) = mpsc::channel(64);
         let (to_gateway, from_scaler) = mpsc::channel(64);
@@ -250,5 +305,62 @@ async fn what_does_not_start_is_said_with_its_reason() {
     let wish = json!({ "metadata": { "annotations": { hearth_function::RETRY_ANNOTATION: "now" } } });
     rig.api::<Function>().patch("hello", &PatchParams::default(), &Patch::Merge(wish)).await.unwrap();
     rig.function("hello", is_ready).await;
+    rig.end().await;
+}
+
+#[tokio::test]
+async fn an_api_server_that_is_away_for_a_while_stops_nothing_and_misses_nothing() {
+    let Some(mut rig) = Rig::start().await else { return };
+    rig.stop().await;
+    let mut tasks = JoinSet::new();
+    let (way, client) = Way::open(&mut tasks).await;
+    rig.lead_by(client).await;
+    rig.apply("before", program(json!({ "initial": 0 }))).await;
+    rig.function("before", is_ready).await;
+    rig.apply("goes", program(json!({ "min": 1 }))).await;
+    rig.function("goes", is_ready).await;
+    way.cut();
+    // What happens meanwhile, it hears of later: what is new, what has changed, what is deleted.
+    rig.apply("during", program(json!({ "initial": 0 }))).await;
+    rig.apply("before", program(json!({ "initial": 0, "max": 3 }))).await;
+    rig.api::<Function>().delete("goes", &DeleteParams::default()).await.unwrap();
+    sleep(Duration::from_secs(4)).await;
+    way.mend();
+    rig.function("during", is_ready).await;
+    rig.function("before", |function| {
+        function
+            .status
+            .as_ref()
+            .is_some_and(|status| status.observed_generation == Some(2) && status.is_ready())
+    })
+    .await;
+    let functions = rig.api::<Function>();
+    let gone = async {
+        while functions.get_opt("goes").await.unwrap().is_some() {
+            sleep(Duration::from_millis(50)).await;
+        }
+    };
+    timeout(PATIENCE, gone).await.unwrap();
+    assert!(rig.backend.list().await.unwrap().is_empty());
+    rig.end().await;
+}
+
+#[tokio::test]
+async fn a_leader_that_cannot_reach_the_api_server_stops_and_says_so() {
+    let Some(mut rig) = Rig::start().await else { return };
+    rig.stop().await;
+    let mut tasks = JoinSet::new();
+    let (way, client) = Way::open(&mut tasks).await;
+    rig.lead_by(client).await;
+    rig.apply("hello", program(json!({ "min": 1 }))).await;
+    rig.function("hello", is_ready).await;
+    way.cut();
+    let ended = timeout(PATIENCE, rig.running.join_next()).await.unwrap().unwrap().unwrap();
+    assert!(matches!(&ended, Err(Error::Lost(Lost::NotRenewed(_)))), "{ended:?}");
+    assert_eq!(rig.backend.list().await.unwrap().len(), 1, "instances stay for the next");
+    // Which follows by itself.
+    rig.lead().await;
+    rig.apply("later", program(json!({ "initial": 0 }))).await;
+    rig.function("later", is_ready).await;
     rig.end().await;
 }

@@ -1,0 +1,162 @@
+//! The way to what stands beside the objects (bundles, logs, calls, instances): a server of this machine has it at the same address; in a
+//! cluster it is the controller's, behind the API server's proxy, with a token from a Secret.
+
+use http::{HeaderName, HeaderValue, Request, Uri};
+use k8s_openapi::api::core::v1::{Secret, Service};
+use kube::api::ListParams;
+use kube::{Api, Client, ResourceExt};
+use serde_json::Value;
+
+use super::error::Error;
+use crate::api::TOKEN_HEADER;
+use crate::serve::cluster::Key;
+
+/// Where the chart puts things, unless the variable of the configuration says otherwise.
+const NAMESPACE: &str = "hearth-system";
+const NAMESPACE_VARIABLE: &str = "HEARTH_CLUSTER_NAMESPACE";
+
+/// By which the controller's Service is found.
+const CONTROLLER: &str = "app.kubernetes.io/name=hearth,app.kubernetes.io/component=controller";
+
+/// The annotation of that Service with the name of the Secret that holds the token or the cluster key.
+const SECRET: &str = "hearth.dev/secret";
+
+/// What requests beside the objects need.
+#[derive(Clone)]
+pub(super) enum Aside {
+    /// Nothing: it is the same server.
+    Here,
+    /// A cluster's controller.
+    Behind {
+        /// What comes before the path.
+        prefix: String,
+        /// What the controller asks for.
+        token: HeaderValue,
+    },
+}
+
+impl Aside {
+    /// Finds out which it is.
+    pub(super) async fn find(client: &Client) -> Result<Self, Error> {
+        let request = Request::get("/version").body(Vec::new());
+        let request = request.map_err(|error| Error::failed(error.to_string()))?;
+        // A server that does not even tell its version says what is the matter with the request itself.
+        let Ok(version) = client.request::<Value>(request).await else { return Ok(Self::Here) };
+        if version.get("hearth").is_some() {
+            return Ok(Self::Here);
+        }
+        let service = controller(client).await?;
+        let (namespace, name) = (service.namespace().unwrap_or_default(), service.name_any());
+        let token = token(client, &service).await?;
+        let prefix = format!("/api/v1/namespaces/{namespace}/services/https:{name}:management/proxy");
+        Ok(Self::Behind { prefix, token })
+    }
+
+    /// The path as it is asked for.
+    pub(super) fn path(&self, path: &str) -> String {
+        match self {
+            Self::Here => path.to_owned(),
+            Self::Behind { prefix, .. } => format!("{prefix}{path}"),
+        }
+    }
+
+    /// The header that goes with it.
+    pub(super) fn header(&self) -> Option<(HeaderName, HeaderValue)> {
+        match self {
+            Self::Here => None,
+            Self::Behind { token, .. } => Some((HeaderName::from_static(TOKEN_HEADER), token.clone())),
+        }
+    }
+
+    /// The request as it is sent.
+    pub(super) fn send<B>(&self, mut request: Request<B>) -> Result<Request<B>, Error> {
+        let target = request.uri().path_and_query().map_or("/", |target| target.as_str());
+        let target: Uri = self
+            .path(target)
+            .parse()
+            .map_err(|error| Error::failed(format!("{target} is no path: {error}")))?;
+        *request.uri_mut() = target;
+        request.headers_mut().extend(self.header());
+        Ok(request)
+    }
+}
+
+/// The controller's Service.
+async fn controller(client: &Client) -> Result<Service, Error> {
+    let named = std::env::var(NAMESPACE_VARIABLE).ok().filter(|name| !name.is_empty());
+    let parameters = ListParams::default().labels(CONTROLLER);
+    let in_namespace = |namespace: &str| Api::<Service>::namespaced(client.clone(), namespace);
+    let listed = match &named {
+        Some(namespace) => in_namespace(namespace).list(&parameters).await,
+        // Not everybody may look everywhere.
+        None => match Api::<Service>::all(client.clone()).list(&parameters).await {
+            Err(kube::Error::Api(status)) if status.is_forbidden() => {
+                in_namespace(NAMESPACE).list(&parameters).await
+            }
+            listed => listed,
+        },
+    };
+    let found = listed.map_err(|error| {
+        Error::failed(format!("cannot look for Hearth's controller: {}", crate::telemetry::chain(&error)))
+    })?;
+    let mut services = found.items.into_iter();
+    match (services.next(), services.next()) {
+        (Some(service), None) => Ok(service),
+        (None, _) => Err(Error::fixable(
+            "there is no Hearth in this cluster: no Service of a controller was found",
+            format!("install the chart, or name the namespace that it is in by {NAMESPACE_VARIABLE}"),
+        )),
+        (Some(one), Some(other)) => Err(Error::fixable(
+            format!(
+                "there are several of Hearth in this cluster: {} and {}",
+                one.namespace().unwrap_or_default(),
+                other.namespace().unwrap_or_default()
+            ),
+            format!("name the one that is meant by {NAMESPACE_VARIABLE}"),
+        )),
+    }
+}
+
+/// What the controller asks for: the `token` of its Secret, or what is derived from the `key` in it.
+async fn token(client: &Client, service: &Service) -> Result<HeaderValue, Error> {
+    let namespace = service.namespace().unwrap_or_default();
+    let usual = || {
+        let name = service.name_any();
+        format!("{}-key", name.strip_suffix("-controller").unwrap_or(&name))
+    };
+    let name = service.annotations().get(SECRET).cloned().unwrap_or_else(usual);
+    let secrets: Api<Secret> = Api::namespaced(client.clone(), &namespace);
+    let secret = secrets.get(&name).await.map_err(|error| {
+        Error::fixable(
+            format!("cannot read the Secret {namespace}/{name}: {}", crate::telemetry::chain(&error)),
+            "uploading code, logs and calls need it; what only reads or writes functions does not",
+        )
+    })?;
+    let data = secret.data.unwrap_or_default();
+    let text = match (data.get("token"), data.get("key")) {
+        (Some(token), _) => String::from_utf8_lossy(token.0.trim_ascii()).into_owned(),
+        (None, Some(key)) => Key::of(&key.0).management_token(),
+        (None, None) => {
+            return Err(Error::failed(format!("the Secret {namespace}/{name} has neither token nor key")));
+        }
+    };
+    HeaderValue::from_str(&text)
+        .map_err(|_| Error::failed(format!("the token in the Secret {namespace}/{name} is none")))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn behind_the_proxy_a_request_goes_to_the_controller_with_its_token() {
+        let request = || Request::get("/bundles/sha256:0?x=1").body(()).unwrap();
+        let here = Aside::Here.send(request()).unwrap();
+        assert_eq!((here.uri().to_string().as_str(), here.headers().len()), ("/bundles/sha256:0?x=1", 0));
+        let behind =
+            Aside::Behind { prefix: "/p/proxy".to_owned(), token: HeaderValue::from_static("secret") };
+        let sent = behind.send(request()).unwrap();
+        assert_eq!(sent.uri(), "/p/proxy/bundles/sha256:0?x=1");
+        assert_eq!(sent.headers()[TOKEN_HEADER], "secret");
+    }
+}
