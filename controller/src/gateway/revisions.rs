@@ -8,8 +8,8 @@ use std::time::{Duration, Instant};
 use arc_swap::ArcSwap;
 use hearth_dispatch::routes::{Claimant, Conflict, Table};
 use hearth_dispatch::{
-    Action, Dispatch, Endpoint, Forwarding, Granted, Placement, Policy, Refusal, Share, StartKind,
-    ToGateway, ToScaler,
+    Action, Dispatch, Endpoint, Forwarding, Granted, Placement, Policy, Refusal, Share, StartKind, ToGateway,
+    ToScaler,
 };
 use hearth_function::{FunctionId, InstanceId, RevisionId};
 use tokio::sync::{Notify, oneshot};
