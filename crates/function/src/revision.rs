@@ -6,7 +6,9 @@ use kube_derive::CustomResource;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use crate::spec::{Concurrency, EnvVar, FunctionSpec, Network, ProcessModel, Resources, Signature, Timeouts};
+use crate::spec::{
+    Concurrency, EnvVar, FunctionSpec, Kubernetes, Network, ProcessModel, Resources, Signature, Timeouts,
+};
 use crate::status::Condition;
 use crate::values::{Digest, Handler, RuntimeName};
 
@@ -81,6 +83,9 @@ pub struct Template {
     /// How many calls an instance runs at once.
     #[serde(default)]
     pub concurrency: Concurrency,
+    /// What its Pods are told beyond that.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub kubernetes: Option<Kubernetes>,
 }
 
 /// An image as it was when a Revision was made: what a tag leads to later is of no concern to it.
@@ -139,6 +144,7 @@ impl Template {
             timeouts,
             process_model,
             concurrency,
+            kubernetes,
             scale: _,
             triggers: _,
             traffic: _,
@@ -160,6 +166,8 @@ impl Template {
             timeouts: *timeouts,
             process_model: *process_model,
             concurrency: *concurrency,
+            // One that says nothing is as none.
+            kubernetes: kubernetes.clone().filter(|given| *given != Kubernetes::default()),
         }
     }
 
@@ -286,6 +294,8 @@ mod tests {
             ("timeouts", serde_json::json!({ "execute": "5s" }), false),
             ("processModel", serde_json::json!("ephemeral"), false),
             ("concurrency", serde_json::json!({ "limit": 1 }), false),
+            ("kubernetes", serde_json::json!({ "serviceAccount": "robot" }), false),
+            ("kubernetes", serde_json::json!({}), true),
             ("source", serde_json::json!({ "inline": { "index.js": "" } }), true),
             ("scale", serde_json::json!({ "max": 3 }), true),
             ("triggers", serde_json::json!([{ "http": { "path": "/x" } }]), true),

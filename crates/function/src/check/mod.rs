@@ -132,6 +132,30 @@ mod tests {
     }
 
     #[test]
+    fn what_needs_a_cluster_is_refused_by_a_server_of_its_own() {
+        let mut value = hello();
+        value["spec"]["source"] = json!({ "inline": { "index.js": "" } });
+        // Pods are told of these; elsewhere they have no effect.
+        value["spec"]["kubernetes"] = json!({ "serviceAccount": "robot" });
+        assert_eq!(from_value(&value, Side::Server).err(), None);
+        value["spec"]["env"] =
+            json!([{ "name": "S", "valueFrom": { "secretKeyRef": { "name": "s", "key": "k" } } }]);
+        let refused = from_value(&value, Side::Server).unwrap_err();
+        let refused: Vec<_> = refused.iter().map(ToString::to_string).collect();
+        assert_eq!(
+            refused,
+            [
+                "spec.env[0].valueFrom: Secrets and ConfigMaps are Kubernetes' own: this server has none; use `value`, or run the function in a cluster"
+            ]
+        );
+        for side in [Side::Client, Side::Cluster] {
+            assert_eq!(from_value(&value, side).err(), None, "{side:?}");
+        }
+        value["spec"]["source"] = json!({ "path": "." });
+        assert!(from_value(&value, Side::Cluster).is_err(), "a controller reads no directories of clients");
+    }
+
+    #[test]
     fn problems_without_end_are_cut() {
         let mut value = hello();
         value["spec"]["env"] = (0..1000).map(|_| json!({ "name": "1" })).collect();

@@ -12,7 +12,7 @@ pub struct EnvVar {
     /// Its value; empty when left out.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub value: Option<String>,
-    /// Where its value is kept, in place of `value`.
+    /// Where its value is kept, in place of `value`: read when an instance starts. On Kubernetes only.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub value_from: Option<ValueFrom>,
 }

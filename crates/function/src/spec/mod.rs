@@ -6,6 +6,7 @@
 //! value in force: [`FunctionSpec::concurrency_limit`], [`Scale::keep_alive`], [`Scale::pause`].
 
 mod environment;
+mod kubernetes;
 mod limits;
 mod scale;
 mod source;
@@ -17,6 +18,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 pub use environment::{EnvVar, KeySelector, ValueFrom};
+pub use kubernetes::{Kubernetes, SecretName, TaintEffect, Toleration, TolerationOperator};
 pub use limits::{Concurrency, Network, ProcessModel, Resources, Signature, Timeouts};
 pub use scale::{KeepAlive, Metric, Pause, ReservedWindow, Scale};
 pub use source::{Archive, Git, Source, SourceKind};
@@ -84,6 +86,9 @@ pub struct FunctionSpec {
     /// How many calls an instance runs at once.
     #[serde(default)]
     pub concurrency: Concurrency,
+    /// What Pods are told beyond that: service account, nodes, credentials of registries. Without effect elsewhere than on Kubernetes.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub kubernetes: Option<Kubernetes>,
     /// How many instances there are, and for how long.
     #[serde(default)]
     pub scale: Scale,

@@ -35,7 +35,7 @@ fn source(spec: &FunctionSpec, side: Side, found: &mut Problems) {
     }
     for kind in kinds {
         match kind {
-            SourceKind::Path(_) if side == Side::Server => {
+            SourceKind::Path(_) if side != Side::Client => {
                 let fix = "use `hearth apply` or `hearth up`, which upload the directory, or give the files as `inline`";
                 found.add("spec.source.path", "a server does not read directories of its clients", fix);
             }

@@ -64,7 +64,7 @@ pub(super) fn check(metadata: &ObjectMeta, found: &mut Problems) {
 }
 
 /// `[prefix/]name`, as the keys of labels and annotations.
-fn is_qualified(key: &str) -> bool {
+pub(super) fn is_qualified(key: &str) -> bool {
     match key.split_once('/') {
         Some((prefix, name)) => prefix.len() <= 253 && prefix.split('.').all(is_label) && is_word(name),
         None => is_word(key),
@@ -72,7 +72,7 @@ fn is_qualified(key: &str) -> bool {
 }
 
 /// 1 to 63 letters, digits, dashes, dots and underscores, with a letter or digit at both ends.
-fn is_word(text: &str) -> bool {
+pub(super) fn is_word(text: &str) -> bool {
     (1..=63).contains(&text.len())
         && text.bytes().all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'.' | b'_'))
         && text.starts_with(|c: char| c.is_ascii_alphanumeric())

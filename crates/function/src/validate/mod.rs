@@ -2,6 +2,7 @@
 //! not built yet. Every problem is named, not only the first.
 
 mod code;
+mod kubernetes;
 mod metadata;
 mod numbers;
 mod triggers;
@@ -15,8 +16,10 @@ use crate::spec::Function;
 pub enum Side {
     /// A client, which may name a directory of its own as the source.
     Client,
-    /// A server, which never opens a path for a client.
+    /// A server of its own, which never opens a path for a client and has no Secrets and ConfigMaps.
     Server,
+    /// A controller in a cluster: a server whose instances are Pods.
+    Cluster,
 }
 
 /// Everything that is wrong with `function`, in the order of its fields; empty when it can be run.
@@ -26,6 +29,7 @@ pub fn validate(function: &Function, side: Side) -> Vec<Problem> {
     metadata::check(&function.metadata, &mut found);
     code::check(&function.spec, side, &mut found);
     numbers::check(&function.spec, &mut found);
+    kubernetes::check(&function.spec, side, &mut found);
     triggers::check(&function.spec, &mut found);
     unbuilt::check(&function.spec, &mut found);
     found.list

@@ -21,11 +21,6 @@ const UNBUILT: &[Unbuilt] = &[
         used: |spec| one(spec.runtime == RuntimeName::Provided, "spec.runtime"),
     },
     Unbuilt {
-        what: "`valueFrom`",
-        instead: "use `value`",
-        used: |spec| each(&spec.env, |variable| variable.value_from.is_some(), "spec.env", ".valueFrom"),
-    },
-    Unbuilt {
         what: "the trigger `cron`",
         instead: "call the function's URL from the system's cron",
         used: |spec| each(&spec.triggers, |trigger| trigger.cron.is_some(), "spec.triggers", ".cron"),

@@ -58,6 +58,18 @@ spec:
   traffic: [{ latest: true, percent: 100 }]
 ";
     assert_eq!(report(text), "ok hello\n");
+    let pods = "  env:
+    - { name: A, valueFrom: { secretKeyRef: { name: keys.example, key: tls.key, optional: true } } }
+    - { name: B, valueFrom: { configMapKeyRef: { name: settings, key: LEVEL_1 } } }
+  kubernetes:
+    serviceAccount: robot
+    nodeSelector: { topology.kubernetes.io/zone: a, spare: \"\" }
+    tolerations:
+      - { operator: Exists }
+      - { key: example.com/gpu, value: big, effect: NoExecute, tolerationSeconds: 60 }
+    imagePullSecrets: [{ name: registry }]
+";
+    assert_eq!(report(&with(pods)), "ok hello\n");
     let function = functions(text).remove(0).unwrap();
     let plain = functions(HELLO).remove(0).unwrap();
     assert_eq!(function.spec.resources.cpu.map(|cpu| cpu.millis()), Some(500));
@@ -175,6 +187,18 @@ fn every_mistake_is_named_with_its_fix() {
                 "  env:\n    - { name: 1A }\n    - { name: PORT, value: \"1\" }\n    - { name: HEARTH_X }\n    - { name: X }\n    - { name: X }\n    - { name: Y, value: a, valueFrom: { secretKeyRef: { name: s, key: k } } }\n",
             ),
         ),
+        (
+            "where values are kept",
+            with(
+                "  env:\n    - { name: A, valueFrom: {} }\n    - { name: B, valueFrom: { secretKeyRef: { name: s, key: k }, configMapKeyRef: { name: s, key: k } } }\n    - { name: C, valueFrom: { secretKeyRef: { name: S_1, key: a/b } } }\n    - { name: D, valueFrom: { fieldRef: { fieldPath: metadata.name } } }\n",
+            ),
+        ),
+        (
+            "pods",
+            with(
+                "  kubernetes:\n    serviceAcount: robot\n    nodeSelector: { \"a b\": c, zone: \"x/y\" }\n    tolerations:\n      - {}\n      - { key: gpu, operator: Exists, value: \"yes\" }\n      - { key: gpu, value: \"yes\", effect: NoSchedule, tolerationSeconds: 5 }\n      - { key: gpu, effect: noexecute }\n    imagePullSecrets: [{ name: My_Registry }]\n",
+            ),
+        ),
         ("sizes", with("  resources: { memory: 20Mi, cpu: 1m, tmp: 0 }\n")),
         ("tmp above memory", with("  resources: { memory: 64Mi, tmp: 128Mi }\n")),
         ("times", with("  timeouts: { queue: 0s, start: 2h, execute: 1ms, idleStream: 0s }\n")),
@@ -211,7 +235,7 @@ fn every_mistake_is_named_with_its_fix() {
         (
             "what is not built",
             with(
-                "  env: [{ name: S, valueFrom: { secretKeyRef: { name: s, key: k } } }]\n  scale: { metric: rps, keepAlive: learned, pause: 10s, reserved: [{ schedule: \"0 8 * * 1-5\", duration: 10h, count: 3 }] }\n  triggers:\n    - cron: { schedule: \"*/5 * * * *\", timezone: UTC }\n    - event: { type: order.created, source: \"\" }\n",
+                "  scale: { metric: rps, keepAlive: learned, pause: 10s, reserved: [{ schedule: \"0 8 * * 1-5\", duration: 10h, count: 3 }] }\n  triggers:\n    - cron: { schedule: \"*/5 * * * *\", timezone: UTC }\n    - event: { type: order.created, source: \"\" }\n",
             ),
         ),
         (
