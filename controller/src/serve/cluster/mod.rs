@@ -135,7 +135,10 @@ async fn lead_with(
 ) -> Result<(), Error> {
     let working = async {
         let ends = ends.await?;
-        let mut leading = lead::start(ground, ends, &stop).await?;
+        let mut leading = match lead::start(ground, ends, &stop).await {
+            Err(LeadError::Stopped) => return Ok(()),
+            leading => leading?,
+        };
         let outcome = tokio::select! {
             () = stop.cancelled() => Ok(()),
             failed = leading.failed() => Err(Error::Failed(failed)),
