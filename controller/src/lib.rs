@@ -6,6 +6,9 @@
 pub mod cli;
 pub mod serve;
 
+// A gateway in a process of its own.
+pub mod edge;
+
 pub mod api;
 
 // From what is declared to what serves.
@@ -13,6 +16,8 @@ pub mod deploy;
 
 // The request path, and as many instances as it needs.
 pub mod gateway;
+
+pub mod hub;
 
 pub mod autoscale;
 

@@ -63,7 +63,7 @@ pub use failure::Failure;
 pub use guard::Guard;
 pub use guard::TOKEN_HEADER;
 pub use identity::{Identity, Token};
-pub use standby::standby;
+pub use standby::{answer_probes, standby};
 
 use crate::store::Store;
 use ports::Parts;

@@ -1,4 +1,5 @@
-//! What the management port of a controller answers that does not lead: that it is well, and that others work.
+//! Probes by plain HTTP, and nothing else. What the management port of a controller answers that does not lead: that it is well, and that
+//! others work.
 
 use std::convert::Infallible;
 use std::net::SocketAddr;
@@ -28,15 +29,19 @@ const PAUSE: Duration = Duration::from_millis(50);
 pub async fn standby(listen: SocketAddr) -> Result<impl Future<Output = ()> + Send, super::Error> {
     let listener = TcpListener::bind(listen).await;
     let listener = listener.map_err(|source| super::Error::Listen { address: listen, source })?;
-    Ok(serve(listener))
+    Ok(answer_probes(listener, answer))
 }
 
-async fn serve(listener: TcpListener) {
+/// Answers requests by their path, one for each connection, for ever.
+pub async fn answer_probes<A>(listener: TcpListener, answer: A)
+where
+    A: Fn(&str) -> Response + Clone + Send + Sync + 'static,
+{
     let mut connections = JoinSet::new();
     loop {
         tokio::select! {
             accepted = listener.accept(), if connections.len() < CONNECTIONS => match accepted {
-                Ok((stream, _)) => _ = connections.spawn(connection(stream)),
+                Ok((stream, _)) => _ = connections.spawn(connection(stream, answer.clone())),
                 Err(_) => tokio::time::sleep(PAUSE).await,
             },
             Some(_) = connections.join_next() => {}
@@ -44,7 +49,10 @@ async fn serve(listener: TcpListener) {
     }
 }
 
-async fn connection(stream: TcpStream) {
+async fn connection<A>(stream: TcpStream, answer: A)
+where
+    A: Fn(&str) -> Response + Send + Sync + 'static,
+{
     let service = service_fn(|request: Request<Incoming>| {
         let answer = answer(request.uri().path());
         async move { Ok::<_, Infallible>(answer) }
@@ -78,7 +86,7 @@ mod tests {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
         let mut tasks = JoinSet::new();
-        tasks.spawn(serve(listener));
+        tasks.spawn(answer_probes(listener, answer));
         for (path, expected) in [("/healthz", "HTTP/1.1 200"), ("/bundles/x", "HTTP/1.1 503")] {
             let mut stream = TcpStream::connect(address).await.unwrap();
             let request = format!("GET {path} HTTP/1.1\r\nhost: localhost\r\n\r\n");

@@ -17,6 +17,7 @@ mod parts;
 mod plan;
 mod routes;
 mod status;
+mod table;
 
 #[cfg(test)]
 mod tests;
@@ -33,11 +34,15 @@ use tokio_util::sync::CancellationToken;
 use parts::Live;
 pub use parts::{Sources, interpreter_of};
 pub use routes::{Gateway, Routes};
+pub use table::table;
 
 use crate::autoscale::{self, RevisionView, Snapshot};
 use crate::store::{self, Store};
 use crate::telemetry::logs::Logs;
 use crate::telemetry::metrics::{Counter, Gauge};
+
+/// When it makes sense to ask again for a Function that may be ready soon.
+const COME_AGAIN: Duration = Duration::from_secs(2);
 
 /// How often every Function is looked at though nothing was heard of it.
 const RESYNC: Duration = Duration::from_secs(30);

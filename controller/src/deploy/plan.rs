@@ -136,11 +136,13 @@ pub(super) fn plan(wanted: &Wanted, seen: &Observed) -> Option<Action> {
 
 /// The Revision that routes should lead to: the newest that is Ready; with none, the newest of all that can be asked at all.
 fn serving(seen: &Observed) -> Option<Number> {
-    let newest = |fits: fn(&Revision) -> bool| {
-        seen.revisions.iter().rev().find(|(_, revision)| fits(revision)).map(|(number, _)| *number)
-    };
-    newest(|revision| revision.state == RevisionState::Ready)
-        .or_else(|| newest(|revision| revision.state != RevisionState::Retired))
+    serves(seen.revisions.iter().map(|(number, revision)| (*number, revision.state)))
+}
+
+/// The same, of the Revisions of a Function in any order.
+pub(super) fn serves(revisions: impl Iterator<Item = (Number, RevisionState)>) -> Option<Number> {
+    let asked = revisions.filter(|(_, state)| *state != RevisionState::Retired);
+    asked.max_by_key(|(number, state)| (*state == RevisionState::Ready, *number)).map(|(number, _)| number)
 }
 
 /// What there is no step for now and will be after a while: a look, or a trial, that has failed and is not to be repeated yet.

@@ -182,6 +182,21 @@ pub(super) fn unready(known: &Known) -> (String, bool) {
     }
 }
 
+/// The same, as a Function's written status says it.
+pub(super) fn unready_by(status: Option<&FunctionStatus>) -> (String, bool) {
+    let condition = |of| {
+        let conditions = status.map(|status| status.conditions.as_slice()).unwrap_or_default();
+        conditions.iter().find(|condition| condition.condition_type == of)
+    };
+    match (condition(ConditionType::Ready), condition(ConditionType::Built)) {
+        (Some(ready), _) if ready.status == ConditionStatus::False => (code_word(&ready.reason), false),
+        (_, Some(built)) if built.status == ConditionStatus::Unknown => (code_word(&built.reason), true),
+        (Some(ready), _) => (code_word(&ready.reason), true),
+        // Nobody has looked at it yet.
+        (None, _) => (code_word("Pending"), true),
+    }
+}
+
 /// A condition's reason as codes are written: `BuildFailed` is `build_failed`.
 fn code_word(reason: &str) -> String {
     let mut word = String::new();

@@ -109,7 +109,7 @@ impl Default for ForwardingLimits {
 }
 
 /// A Function as the gateway serves it. [`super::Handle::serve`] takes all of them at once.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Served {
     /// Which Function.
     pub function: FunctionId,

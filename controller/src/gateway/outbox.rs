@@ -1,14 +1,14 @@
 //! Messages to the scaler, from any thread, without waiting.
 //!
 //! They go straight into the channel. While it is full they are held here, in order, and the control thread sends them on. What is held is
-//! bounded: of each Revision there is one wish for capacity, the newest, and one report of its load, over all the time that it was held;
-//! everything else is said at most once for each instance. Beyond [`MOST_HELD`] messages, reports of further Revisions are dropped and counted.
+//! bounded: of each Revision there is one wish for capacity, the newest, and one report of its load, over all the time that it was held; of
+//! each instance what is held of its slots, the newest; everything else is said at most once for each instance. Beyond [`MOST_HELD`] messages, reports of further Revisions are dropped and counted.
 
 use std::collections::{HashMap, VecDeque};
 use std::sync::{Mutex, PoisonError};
 
 use hearth_dispatch::ToScaler;
-use hearth_function::RevisionId;
+use hearth_function::{InstanceId, RevisionId};
 use tokio::sync::{Notify, mpsc};
 
 use crate::telemetry::metrics::Counter;
@@ -40,6 +40,7 @@ struct Held {
 enum Subject {
     Wanted(RevisionId),
     Load(RevisionId),
+    Holds(InstanceId),
 }
 
 impl Subject {
@@ -47,6 +48,7 @@ impl Subject {
         match message {
             ToScaler::CapacityWanted { revision, .. } => Some(Self::Wanted(revision.clone())),
             ToScaler::Load(report) => Some(Self::Load(report.revision.clone())),
+            ToScaler::Holds { instance, .. } => Some(Self::Holds(instance.clone())),
             _ => None,
         }
     }
@@ -133,7 +135,6 @@ mod tests {
     use std::time::Duration;
 
     use hearth_dispatch::LoadReport;
-    use hearth_function::InstanceId;
 
     use super::*;
 

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use arc_swap::ArcSwap;
 use hearth_dispatch::routes::{Claimant, Conflict, Table};
 use hearth_dispatch::{
-    Action, Dispatch, Endpoint, Forwarding, Granted, Placement, Policy, Refusal, StartKind, ToGateway,
+    Action, Dispatch, Endpoint, Forwarding, Granted, Placement, Policy, Refusal, Share, StartKind, ToGateway,
     ToScaler,
 };
 use hearth_function::{FunctionId, InstanceId, RevisionId};
@@ -305,6 +305,14 @@ impl Revisions {
                 revision.with(|state, actions| state.on_revoke(now(), &instance, actions));
                 // After the decision: connections that see this must not be used for new calls any more.
                 found.revoked.cancel();
+            }
+            ToGateway::Share(share) => {
+                let known = locked(&self.instances).get(&share.instance).cloned();
+                let Some((revision, _)) = known else {
+                    let Share { instance, serial, .. } = share;
+                    return self.outbox.tell(ToScaler::Holds { instance, slots: 0, serial });
+                };
+                revision.with(|state, actions| state.on_share(now(), share, actions));
             }
             ToGateway::Pause { instance, idle } => {
                 // One that is not known any more is about to be heard of as gone.

@@ -291,6 +291,12 @@ impl Store {
         ResourceVersion::new(self.read(State::version))
     }
 
+    /// Told of every change: for whoever looks at all objects then.
+    #[must_use]
+    pub fn changes(&self) -> watch::Receiver<u64> {
+        self.version.clone()
+    }
+
     fn read<T>(&self, look: impl FnOnce(&State) -> T) -> T {
         look(&self.state.lock().unwrap_or_else(PoisonError::into_inner))
     }

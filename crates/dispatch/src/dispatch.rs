@@ -17,7 +17,8 @@
 //! - requests leave the queue in the order of their arrival, each with one verdict (INV-3);
 //! - the queue holds at most `queue_length` new requests (retried ones come on top: they were admitted before, so slots bound them; INV-4).
 //!
-//! - an instance that may be frozen runs no call, and whoever gets a slot on it is told to thaw it.
+//! - an instance that may be frozen runs no call, and whoever gets a slot on it is told to thaw it;
+//! - where a share became smaller, no more calls run than was said last ([`ToScaler::Holds`]).
 //!
 //! `W` is whatever the caller needs to wake a waiting request, `E` whatever it needs to reach an instance; both are only carried.
 
@@ -28,7 +29,7 @@ use std::time::{Duration, Instant};
 use hearth_function::{InstanceId, RevisionId};
 
 use crate::load::Meter;
-use crate::messages::{LoadReport, StartFailure, ToScaler};
+use crate::messages::{LoadReport, Share, StartFailure, ToScaler};
 use crate::verdicts::{Action, Admission, Grant, Granted, Origin, Policy, Refusal, Ticket};
 
 #[derive(Debug)]
@@ -50,12 +51,24 @@ struct Instance<E> {
     stuck: u32,
     /// It was asked whether it still answers, and has not answered yet: see [`Dispatch::on_doubt`].
     doubted: bool,
+    /// Where several gateways share it: the last share.
+    share: Option<Share>,
 }
 
 impl<E> Instance<E> {
     fn has_free_slot(&self) -> bool {
         let closed = self.draining || self.doubted || (self.granted.single_use && self.used);
         !closed && self.in_flight < self.granted.slots
+    }
+
+    /// What the scaler is to know of a share: no more slots than these are used until there are more.
+    fn holds(&self) -> Option<ToScaler> {
+        let Share { instance, slots, serial, .. } = self.share.as_ref()?;
+        Some(ToScaler::Holds {
+            instance: instance.clone(),
+            slots: self.in_flight.max(*slots),
+            serial: *serial,
+        })
     }
 
     /// Whether it can be expected to take further calls.
@@ -199,7 +212,11 @@ impl<W, E: Clone> Dispatch<W, E> {
         }
         let Some(index) = self.position(instance) else { return };
         let Some(entry) = self.instances.get_mut(index).filter(|entry| entry.grant == grant) else { return };
+        let beyond = entry.in_flight > entry.granted.slots;
         entry.in_flight = entry.in_flight.saturating_sub(1);
+        if beyond {
+            actions.extend(entry.holds().map(Action::Tell));
+        }
         entry.idle_since = now;
         self.in_flight = self.in_flight.saturating_sub(1);
         if entry.granted.single_use {
@@ -220,7 +237,8 @@ impl<W, E: Clone> Dispatch<W, E> {
         if let Some(entry) =
             self.instances.iter_mut().find(|entry| entry.granted.instance == granted.instance)
         {
-            entry.granted.slots = granted.slots;
+            // One that was to go and comes back may be reached in a new way.
+            (entry.granted.slots, entry.granted.endpoint) = (granted.slots, granted.endpoint);
             entry.draining = false;
         } else {
             let had = self.can_wait_for_slots();
@@ -238,9 +256,24 @@ impl<W, E: Clone> Dispatch<W, E> {
                 arrived_at,
                 stuck: 0,
                 doubted: false,
+                share: None,
             });
             self.limit_changed(now, had);
         }
+        self.feed(now, actions);
+    }
+
+    /// Of an instance that several gateways share, this one may use more or fewer slots from now on. Calls that run beyond them end as
+    /// they would; each end is told.
+    pub fn on_share(&mut self, now: Instant, share: Share, actions: &mut Vec<Action<W, E>>) {
+        let entry = self.instances.iter_mut().find(|entry| entry.granted.instance == share.instance);
+        let Some(entry) = entry else {
+            let Share { instance, serial, .. } = share;
+            return actions.push(Action::Tell(ToScaler::Holds { instance, slots: 0, serial }));
+        };
+        entry.granted.slots = share.slots;
+        entry.share = Some(share);
+        actions.extend(entry.holds().map(Action::Tell));
         self.feed(now, actions);
     }
 
@@ -270,7 +303,9 @@ impl<W, E: Clone> Dispatch<W, E> {
     pub fn on_stuck(&mut self, instance: &InstanceId, grant: Grant) -> bool {
         let Some(entry) = self.granted(instance, grant) else { return false };
         entry.stuck += 1;
-        entry.stuck >= entry.granted.slots.max(1)
+        // What this gateway may not use, others may: it is no matter of a small share.
+        let slots = entry.share.as_ref().map_or(entry.granted.slots, |share| share.of);
+        entry.stuck >= slots.max(1)
     }
 
     /// A call that was stuck has ended after all.

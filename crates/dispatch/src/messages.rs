@@ -62,6 +62,16 @@ pub enum ToScaler {
         /// How long that took.
         took: Duration,
     },
+    /// The answer to [`ToGateway::Share`], and again whenever a call ends that ran beyond it: so many of the instance's slots this gateway
+    /// uses at most, until it is told of more.
+    Holds {
+        /// Which.
+        instance: InstanceId,
+        /// The share, or the calls that run while they are more; 0 for an instance that is not known (any more).
+        slots: u32,
+        /// The number of the share that this is about.
+        serial: u64,
+    },
 }
 
 /// What a Revision did on one gateway since the last report.
@@ -123,6 +133,9 @@ pub enum ToGateway {
         /// How many calls at once.
         slots: u32,
     },
+    /// Of an instance that was granted, this gateway may run so many calls from now on. Only where several gateways share it; answer
+    /// [`ToScaler::Holds`].
+    Share(Share),
     /// No new calls to this instance; answer [`ToScaler::Drained`] when the last has ended.
     Revoke {
         /// Which.
@@ -156,6 +169,52 @@ pub enum ToGateway {
         /// How long the scaler backs off.
         retry_after: Duration,
     },
+}
+
+/// What one gateway may use of an instance.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Share {
+    /// Which.
+    pub instance: InstanceId,
+    /// How many calls at once for this gateway.
+    pub slots: u32,
+    /// How many the instance takes in all.
+    pub of: u32,
+    /// Names this share in the answer: a later one of the same instance has a larger number.
+    pub serial: u64,
+}
+
+/// What a gateway says of itself when it meets a controller: nothing that it holds was granted by this one.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Resume {
+    /// The instances that it knows.
+    pub held: Vec<Held>,
+    /// What runs and waits on it.
+    pub demand: Vec<Demand>,
+}
+
+/// An instance that a gateway knows from an earlier controller.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Held {
+    /// Which.
+    pub instance: InstanceId,
+    /// Of which Revision.
+    pub revision: RevisionId,
+    /// How many of its slots the gateway uses at most.
+    pub slots: u32,
+    /// It was told to send no new calls there.
+    pub draining: bool,
+}
+
+/// What runs and waits on a gateway.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Demand {
+    /// Of which Revision.
+    pub revision: RevisionId,
+    /// Requests that wait.
+    pub waiting: u32,
+    /// Calls that run.
+    pub in_flight: u32,
 }
 
 /// Why an instance did not come up.

@@ -58,6 +58,8 @@ impl Service {
             ToScaler::InUse { instance, idle } => self.note_in_use(&instance, idle, now),
             ToScaler::Resumed { instance, took } => self.note_resumed(&instance, took, now),
             ToScaler::Unresponsive { instance } => self.kill_stuck(&instance),
+            // Between gateways that share instances and what makes one of them: the service grants whole instances.
+            ToScaler::Holds { .. } => {}
         }
     }
 

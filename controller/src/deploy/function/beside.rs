@@ -1,18 +1,14 @@
 //! What a Function's task does beside its steps: it has what failed tried again, clients told why nothing serves yet, and the object held until
 //! its instances have ended.
 
-use std::time::Duration;
-
 use hearth_function::{Function, Revision, RevisionState};
 use jiff::Timestamp;
 use tokio::time::Instant;
 
+use super::super::COME_AGAIN;
 use super::super::status::{self, Known};
 use super::{COUNTS, Task, routes};
 use crate::store;
-
-/// When clients of a Function that is being built may come again.
-const COME_AGAIN: Duration = Duration::from_secs(2);
 
 impl Task {
     /// Sees to it that a Revision that has failed is tried again: after a while, and at once when somebody has asked for it since the last

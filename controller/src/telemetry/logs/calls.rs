@@ -31,6 +31,24 @@ impl Calls {
         serde_json::to_writer(&mut self.lines, &Line::Call(call)).expect("a record has a JSON form");
         self.lines.push(b'\n');
         self.count += 1;
+        self.end_of(function);
+    }
+
+    /// Adds records of calls of `function` that stand as lines already. What is no record is left out when it is read.
+    pub fn append(&mut self, function: &FunctionId, lines: &[u8]) {
+        let before = self.lines.len();
+        self.lines.extend_from_slice(lines);
+        if self.lines.len() > before && self.lines.last() != Some(&b'\n') {
+            self.lines.push(b'\n');
+        }
+        self.count += self
+            .lines
+            .get(before..)
+            .map_or(0, |new| new.iter().filter(|byte| **byte == b'\n').count() as u64);
+        self.end_of(function);
+    }
+
+    fn end_of(&mut self, function: &FunctionId) {
         let end = self.lines.len();
         match self.runs.last_mut() {
             Some((last, until)) if last == function => *until = end,

@@ -27,6 +27,10 @@ enum Event {
         slots: u32,
         single_use: bool,
     },
+    Share {
+        instance: u8,
+        slots: u32,
+    },
     Revoke(u8),
     Pause(u8, u64),
     Gone(u8),
@@ -50,6 +54,7 @@ fn event() -> impl Strategy<Value = Event> {
         1 => (0usize..16).prop_map(Event::StuckLate),
         4 => (0u8..6, 0u32..5, prop::bool::weighted(0.2))
             .prop_map(|(instance, slots, single_use)| Event::Grant { instance, slots, single_use }),
+        4 => (0u8..6, 0u32..5).prop_map(|(instance, slots)| Event::Share { instance, slots }),
         2 => (0u8..6).prop_map(Event::Revoke),
         4 => (0u8..6, 0u64..2000).prop_map(|(instance, idle)| Event::Pause(instance, idle)),
         2 => (0u8..6).prop_map(Event::Gone),
@@ -97,6 +102,10 @@ struct Model {
     requests: u32,
     /// Instances that may be frozen.
     paused: BTreeSet<u8>,
+    /// Where there are shares, slots that are used at most as was said last.
+    held: BTreeMap<u8, u32>,
+    /// Shares so far: their numbers.
+    shares: u64,
 }
 
 impl Model {
@@ -155,6 +164,7 @@ impl Model {
                     assert!(!self.running.iter().any(|run| run.on == number), "ended too early");
                     self.slots.remove(&number);
                     self.paused.remove(&number);
+                    self.held.remove(&number);
                 }
                 Action::Tell(ToScaler::Quiet { instance }) => {
                     let number: u8 = instance.as_str().trim_start_matches('i').parse().unwrap();
@@ -162,6 +172,10 @@ impl Model {
                     self.paused.insert(number);
                 }
                 Action::Tell(ToScaler::InUse { .. }) => {}
+                Action::Tell(ToScaler::Holds { instance, slots, .. }) => {
+                    let number: u8 = instance.as_str().trim_start_matches('i').parse().unwrap();
+                    self.held.insert(number, slots);
+                }
                 Action::Tell(other) => panic!("{other:?}"),
             }
         }
@@ -214,7 +228,10 @@ fn happens(machine: &mut Machine, model: &mut Model, now: &mut Instant, event: &
             model.running[which].stuck = true;
             let run = model.running[which];
             let stuck = model.running.iter().filter(|other| other.on == run.on && other.stuck).count();
-            let slots = machine.instances().find(|(_, on, ..)| **on == run.on).map_or(0, |(.., slots)| slots);
+            let entry = machine.instances.iter().find(|entry| entry.granted.endpoint == run.on);
+            let of =
+                |entry: &Instance<u8>| entry.share.as_ref().map_or(entry.granted.slots, |share| share.of);
+            let slots = entry.map_or(0, of);
             let hopeless = machine.on_stuck(&name(run.on), run.grant);
             assert_eq!(hopeless, stuck >= slots.max(1) as usize, "{stuck} stuck of {slots}");
         }
@@ -244,7 +261,18 @@ fn happens(machine: &mut Machine, model: &mut Model, now: &mut Instant, event: &
                 reserved: false,
             };
             model.slots.insert(instance, slots);
+            model.held.remove(&instance);
             machine.on_grant(*now, granted, &mut actions);
+        }
+        Event::Share { instance, slots } => {
+            model.shares += 1;
+            if let Some(known) = model.slots.get_mut(&instance) {
+                *known = slots;
+            }
+            let share = Share { instance: name(instance), slots, of: 5, serial: model.shares };
+            machine.on_share(*now, share, &mut actions);
+            let told = |action: &Action<u32, u8>| matches!(action, Action::Tell(ToScaler::Holds { serial, .. }) if *serial == model.shares);
+            assert!(actions.first().is_some_and(told), "a share is answered at once: {actions:?}");
         }
         Event::Revoke(instance) => {
             machine.on_revoke(*now, &name(instance), &mut actions);
@@ -255,6 +283,7 @@ fn happens(machine: &mut Machine, model: &mut Model, now: &mut Instant, event: &
         }
         Event::Gone(instance) => {
             model.paused.remove(&instance);
+            model.held.remove(&instance);
             machine.on_gone(*now, &name(instance));
             model.slots.remove(&instance);
             let (lost, run): (Vec<Run>, Vec<Run>) = model.running.iter().partition(|run| run.on == instance);
@@ -301,6 +330,10 @@ fn agree(machine: &Machine, model: &Model, policy: &Policy, now: Instant) {
         let on = entry.granted.endpoint;
         let stuck = model.running.iter().filter(|run| run.on == on && run.stuck).count();
         assert_eq!(entry.stuck as usize, stuck, "stuck on {}", entry.granted.instance);
+    }
+    for (instance, held) in &model.held {
+        let running = model.running.iter().filter(|run| run.on == *instance).count();
+        assert!(running <= *held as usize, "more run on i{instance} than was said");
     }
     let free = machine.instances.iter().any(Instance::has_free_slot);
     assert!(machine.waiting.is_empty() || !free, "somebody waits beside a free slot");

@@ -1,0 +1,44 @@
+//! The gateway's table, kept as the objects are.
+
+use std::time::Duration;
+
+use hearth_function::{Function, Revision};
+use tokio::sync::{oneshot, watch};
+
+use crate::deploy;
+use crate::gateway;
+use crate::store::Store;
+
+/// Changes come in bursts (a status is written often): the table is made anew at once, and then not for so long.
+const PACE: Duration = Duration::from_millis(50);
+
+/// Gives the table to the gateway whenever it has changed, once everything was listed; for ever. `ready` is told when it was given first.
+pub(super) async fn follow(
+    store: &Store,
+    listed: oneshot::Receiver<()>,
+    gateway: &gateway::Handle,
+    ready: &watch::Sender<bool>,
+) {
+    if listed.await.is_err() {
+        return;
+    }
+    let mut changes = store.changes();
+    let mut before = None;
+    loop {
+        changes.borrow_and_update();
+        let (functions, revisions) = (store.list::<Function>(None).items, store.list::<Revision>(None).items);
+        let table = deploy::table(&functions, &revisions);
+        if before.as_ref() != Some(&table) {
+            // The controller says in a condition which routes were lost.
+            let _conflicts = gateway.serve_all(table.0.clone(), table.1.clone());
+            let (serving, unready) = (table.0.len(), table.1.len());
+            tracing::debug!(serving, unready, "routes changed");
+            before = Some(table);
+        }
+        ready.send_if_modified(|ready| !std::mem::replace(ready, true));
+        if changes.changed().await.is_err() {
+            return;
+        }
+        tokio::time::sleep(PACE).await;
+    }
+}

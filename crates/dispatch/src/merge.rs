@@ -1,0 +1,408 @@
+//! One gateway made of several: what the scaler says goes to those that it concerns, and what they say reaches it as if there were one.
+//!
+//! ```text
+//!             Grant, Revoke, Gone, StartFailed
+//!   scaler ────────────────────────────────────▶ ┌───────┐ ── Grant, Share, Revoke, Gone, StartFailed ──▶ gateways
+//!          ◀──────────────────────────────────── │ Merge │ ◀── CapacityWanted, Load, Holds, Drained, … ──
+//!             CapacityWanted, Load, Drained, …   └───────┘
+//! ```
+//!
+//! - **Slots** of an instance are divided (shares.rs).
+//! - **Wishes and loads** are added up. A gateway that goes takes its part with it.
+//! - **Drained** is told when the last that knew the instance has nothing more to do with it, or has gone.
+//! - **Lost, Unresponsive**: the scaler kills such an instance, for all. It is told at once, as long as a gateway accuses few: one that
+//!   cannot reach the network must not have everything killed that others use. Beyond three, and one more every three seconds,
+//!   what others hold too is told when a second gateway says the same, or when it is that gateway's turn again. Whoever gave an
+//!   instance up gets it no more.
+//! - **Spent** is told as it comes: only one gateway had it.
+//! - **Pause** is answered with no: whoever is to thaw must be on the instance's machine, and alone. **Wake** has nothing to do then.
+//!
+//! A gateway that comes says what it holds ([`Resume`]), from an earlier connection or of an earlier controller; that counts as granted.
+//! Instances that were there before this controller are therefore not dealt with until gateways have had time to come (`settle`), and
+//! one that gateways know and the scaler does not is drained after a minute.
+
+mod load;
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::{Duration, Instant};
+
+use hearth_function::{InstanceId, RevisionId};
+
+use crate::messages::{Demand, Endpoint, Held, Resume, Share, StartKind, ToGateway, ToScaler};
+use crate::shares::Shares;
+use load::Loads;
+
+/// Instances that a gateway may accuse in a row: a crash of a node full of small ones is told soon enough by the backend too.
+const ACCUSATIONS: u32 = 3;
+
+/// After this it may accuse one more.
+const FORGIVEN: Duration = Duration::from_secs(3);
+
+/// An instance that the scaler does not know after this is not one that it will adopt.
+const UNKNOWN: Duration = Duration::from_secs(60);
+
+/// Names a connection of a gateway: never the same again.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct GatewayId(pub u64);
+
+/// What is to be said.
+#[derive(Debug, Default, PartialEq)]
+pub struct Out {
+    /// To gateways, in this order.
+    pub down: Vec<(GatewayId, ToGateway)>,
+    /// To the scaler, in this order.
+    pub up: Vec<ToScaler>,
+}
+
+/// See the module's page.
+#[derive(Debug)]
+pub struct Merge {
+    /// Until then gateways come that know instances from before.
+    settled: Instant,
+    serial: u64,
+    gateways: BTreeMap<GatewayId, Credit>,
+    revisions: BTreeMap<RevisionId, Revision>,
+    /// What the scaler has granted.
+    instances: BTreeMap<InstanceId, Granted>,
+    /// What only gateways know: of which Revision, and since when.
+    unknown: BTreeMap<InstanceId, (RevisionId, Instant)>,
+    accused: BTreeMap<InstanceId, Accused>,
+}
+
+#[derive(Debug, Default)]
+struct Revision {
+    shares: Shares,
+    loads: Loads,
+}
+
+#[derive(Debug)]
+struct Granted {
+    revision: RevisionId,
+    endpoint: Endpoint,
+    revoked: bool,
+}
+
+/// What a gateway may still accuse.
+#[derive(Debug)]
+struct Credit {
+    left: u32,
+    since: Instant,
+}
+
+#[derive(Debug)]
+struct Accused {
+    by: BTreeSet<GatewayId>,
+    message: ToScaler,
+}
+
+impl Credit {
+    fn take(&mut self, now: Instant) -> bool {
+        while self.left < ACCUSATIONS && now.saturating_duration_since(self.since) >= FORGIVEN {
+            self.left += 1;
+            self.since += FORGIVEN;
+        }
+        if self.left == ACCUSATIONS {
+            self.since = now;
+        }
+        let may = self.left > 0;
+        self.left = self.left.saturating_sub(1);
+        may
+    }
+}
+
+impl Merge {
+    /// Without gateways. `settle`: how long those of an earlier controller may take to come. `first`: the number of the first share,
+    /// larger than any that an earlier controller has given out.
+    #[must_use]
+    pub fn new(now: Instant, settle: Duration, first: u64) -> Self {
+        Self {
+            settled: now + settle,
+            serial: first,
+            gateways: BTreeMap::new(),
+            revisions: BTreeMap::new(),
+            instances: BTreeMap::new(),
+            unknown: BTreeMap::new(),
+            accused: BTreeMap::new(),
+        }
+    }
+
+    /// The gateways that are there.
+    #[must_use]
+    pub fn gateways(&self) -> usize {
+        self.gateways.len()
+    }
+
+    /// A gateway has come.
+    pub fn join(&mut self, now: Instant, gateway: GatewayId, resume: Resume, out: &mut Out) {
+        self.gateways.insert(gateway, Credit { left: ACCUSATIONS, since: now });
+        for revision in self.revisions.values_mut() {
+            revision.shares.join(gateway);
+        }
+        for Held { instance, revision, slots, draining } in resume.held {
+            if !self.instances.contains_key(&instance) {
+                self.unknown.entry(instance.clone()).or_insert_with(|| (revision.clone(), now));
+            }
+            self.revision(&revision).shares.resume(gateway, &instance, slots, draining);
+            if self.instances.get(&instance).is_some_and(|known| known.revoked) {
+                out.down.push((gateway, ToGateway::Revoke { instance }));
+            }
+        }
+        for Demand { revision, waiting, in_flight } in resume.demand {
+            self.wanted(gateway, &revision, waiting, in_flight, out);
+        }
+        self.settle_all(now, out);
+    }
+
+    /// A gateway has gone. What it used is free.
+    pub fn leave(&mut self, now: Instant, gateway: GatewayId, out: &mut Out) {
+        self.gateways.remove(&gateway);
+        for revision in self.revisions.values_mut() {
+            revision.shares.leave(gateway);
+            revision.loads.leave(gateway);
+        }
+        let revoked = self.instances.iter().filter(|(_, granted)| granted.revoked);
+        for instance in revoked.map(|(id, _)| id.clone()).collect::<Vec<_>>() {
+            self.drained_if_done(&instance, out);
+        }
+        self.forget_unknown();
+        self.settle_all(now, out);
+    }
+
+    /// A message of the scaler.
+    pub fn on_scaler(&mut self, now: Instant, message: ToGateway, out: &mut Out) {
+        match message {
+            ToGateway::Grant { revision, endpoint, slots } => self.grant(now, revision, endpoint, slots, out),
+            ToGateway::Revoke { instance } => {
+                let Some(granted) = self.instances.get_mut(&instance) else {
+                    return out.up.push(ToScaler::Drained { instance });
+                };
+                granted.revoked = true;
+                let revision = granted.revision.clone();
+                for gateway in self.revision(&revision).shares.revoke(&instance) {
+                    out.down.push((gateway, ToGateway::Revoke { instance: instance.clone() }));
+                }
+                self.drained_if_done(&instance, out);
+                self.settle(now, &revision, out);
+            }
+            ToGateway::Gone { instance, reason } => {
+                if let Some((revision, holders)) = self.remove(&instance) {
+                    let gone =
+                        |id| (id, ToGateway::Gone { instance: instance.clone(), reason: reason.clone() });
+                    out.down.extend(holders.into_iter().map(gone));
+                    self.settle(now, &revision, out);
+                }
+            }
+            ToGateway::StartFailed { .. } => {
+                out.down.extend(self.gateways.keys().map(|id| (*id, message.clone())));
+            }
+            ToGateway::Pause { instance, idle } => out.up.push(ToScaler::InUse { instance, idle }),
+            // The scaler deals with none but whole instances, and none is paused.
+            ToGateway::Wake { .. } | ToGateway::Share(_) => {}
+        }
+    }
+
+    /// A message of a gateway that is there.
+    pub fn on_gateway(&mut self, now: Instant, gateway: GatewayId, message: ToScaler, out: &mut Out) {
+        match message {
+            ToScaler::CapacityWanted { revision, waiting, in_flight } => {
+                self.wanted(gateway, &revision, waiting, in_flight, out);
+                self.settle(now, &revision, out);
+            }
+            ToScaler::Load(report) => {
+                let id = report.revision.clone();
+                let revision = self.revision(&id);
+                revision.shares.busy(gateway, &report.busy);
+                revision.shares.demand(gateway, report.waiting, report.in_flight);
+                revision.loads.report(gateway, report);
+                self.settle(now, &id, out);
+            }
+            ToScaler::Holds { instance, slots, serial } => {
+                let Some(id) = self.revision_of(&instance) else { return };
+                self.revision(&id).shares.holds(gateway, &instance, slots, serial);
+                self.settle(now, &id, out);
+            }
+            ToScaler::Drained { instance } => {
+                let Some(id) = self.revision_of(&instance) else { return };
+                if self.revision(&id).shares.drained(gateway, &instance) {
+                    self.forget_unknown();
+                    self.drained_if_done(&instance, out);
+                    self.settle(now, &id, out);
+                }
+            }
+            ToScaler::Spent { instance } => {
+                if self.instances.contains_key(&instance) {
+                    out.up.push(ToScaler::Spent { instance: instance.clone() });
+                }
+                if let Some((revision, _)) = self.remove(&instance) {
+                    self.settle(now, &revision, out);
+                }
+            }
+            ToScaler::Lost { ref instance, .. } | ToScaler::Unresponsive { ref instance } => {
+                let instance = instance.clone();
+                self.accuse(now, gateway, instance, message, out);
+            }
+            // Nobody is asked to pause.
+            ToScaler::Quiet { .. } | ToScaler::InUse { .. } | ToScaler::Resumed { .. } => {}
+        }
+    }
+
+    /// Time has passed: to be called every few ten milliseconds, for those that wait for their turn.
+    pub fn on_tick(&mut self, now: Instant, out: &mut Out) {
+        let accused: Vec<InstanceId> = self.accused.keys().cloned().collect();
+        for instance in accused {
+            self.judge(now, &instance, out);
+        }
+        let overdue = |since: &Instant| now.saturating_duration_since(*since) >= UNKNOWN;
+        let mut drain = Vec::new();
+        for (instance, (revision, since)) in &mut self.unknown {
+            if overdue(since) {
+                *since = now;
+                drain.push((instance.clone(), revision.clone()));
+            }
+        }
+        for (instance, revision) in drain {
+            for gateway in self.revision(&revision).shares.revoke(&instance) {
+                out.down.push((gateway, ToGateway::Revoke { instance: instance.clone() }));
+            }
+        }
+        let due = self.revisions.iter().filter(|(_, revision)| revision.shares.is_due());
+        for id in due.map(|(id, _)| id.clone()).collect::<Vec<_>>() {
+            self.settle(now, &id, out);
+        }
+        self.revisions.retain(|_, revision| !(revision.shares.is_idle() && revision.loads.is_idle()));
+    }
+
+    /// What all gateways together have reported since it was asked last, one report for each Revision.
+    pub fn take_loads(&mut self) -> Vec<ToScaler> {
+        let reports = self.revisions.iter_mut().filter_map(|(id, revision)| revision.loads.take(id));
+        reports.map(ToScaler::Load).collect()
+    }
+
+    fn grant(&mut self, now: Instant, revision: RevisionId, endpoint: Endpoint, slots: u32, out: &mut Out) {
+        let instance = endpoint.instance.clone();
+        // One that was made just now nobody can know from before.
+        let opens = (endpoint.start == StartKind::Warm && now < self.settled).then_some(self.settled);
+        self.unknown.remove(&instance);
+        self.accused.remove(&instance);
+        self.revision(&revision).shares.grant(&instance, slots, opens);
+        self.instances.insert(instance, Granted { revision: revision.clone(), endpoint, revoked: false });
+        self.settle(now, &revision, out);
+    }
+
+    fn wanted(&mut self, gateway: GatewayId, id: &RevisionId, waiting: u32, in_flight: u32, out: &mut Out) {
+        let revision = self.revision(id);
+        revision.shares.demand(gateway, waiting, in_flight);
+        revision.loads.wanted(gateway, waiting, in_flight);
+        let (waiting, in_flight) = revision.loads.level();
+        if waiting > 0 {
+            out.up.push(ToScaler::CapacityWanted { revision: id.clone(), waiting, in_flight });
+        }
+    }
+
+    /// A gateway has given an instance up.
+    fn accuse(
+        &mut self,
+        now: Instant,
+        by: GatewayId,
+        instance: InstanceId,
+        message: ToScaler,
+        out: &mut Out,
+    ) {
+        let Some(id) = self.revision_of(&instance) else { return };
+        self.revision(&id).shares.give_up(by, &instance);
+        self.forget_unknown();
+        // What is to go anyway goes when the others have done with it.
+        if self.instances.get(&instance).is_some_and(|granted| !granted.revoked) {
+            let accused = self.accused.entry(instance.clone());
+            accused.or_insert_with(|| Accused { by: BTreeSet::new(), message }).by.insert(by);
+            self.judge(now, &instance, out);
+        }
+        self.drained_if_done(&instance, out);
+        self.settle(now, &id, out);
+    }
+
+    fn judge(&mut self, now: Instant, instance: &InstanceId, out: &mut Out) {
+        let nobody = self.holders(instance).is_empty();
+        let Some(accused) = self.accused.get(instance) else { return };
+        let believed = nobody || accused.by.len() > 1 || {
+            let credits = &mut self.gateways;
+            accused.by.iter().any(|by| credits.get_mut(by).is_some_and(|credit| credit.take(now)))
+        };
+        if believed && let Some(Accused { message, .. }) = self.accused.remove(instance) {
+            out.up.push(message);
+        }
+    }
+
+    fn holders(&mut self, instance: &InstanceId) -> Vec<GatewayId> {
+        let Some(id) = self.revision_of(instance) else { return Vec::new() };
+        self.revision(&id).shares.holders(instance)
+    }
+
+    fn drained_if_done(&mut self, instance: &InstanceId, out: &mut Out) {
+        let revoked = self.instances.get(instance).is_some_and(|granted| granted.revoked);
+        if revoked && self.holders(instance).is_empty() {
+            self.remove(instance);
+            out.up.push(ToScaler::Drained { instance: instance.clone() });
+        }
+    }
+
+    /// Forgets an instance; its Revision, and who knew it.
+    fn remove(&mut self, instance: &InstanceId) -> Option<(RevisionId, Vec<GatewayId>)> {
+        let id = self.revision_of(instance)?;
+        self.instances.remove(instance);
+        self.unknown.remove(instance);
+        self.accused.remove(instance);
+        let holders = self.revision(&id).shares.remove(instance);
+        Some((id, holders))
+    }
+
+    fn forget_unknown(&mut self) {
+        let revisions = &self.revisions;
+        self.unknown.retain(|instance, (id, _)| {
+            revisions.get(id).is_some_and(|revision| !revision.shares.holders(instance).is_empty())
+        });
+    }
+
+    fn revision_of(&self, instance: &InstanceId) -> Option<RevisionId> {
+        let granted = self.instances.get(instance).map(|granted| &granted.revision);
+        granted.or_else(|| self.unknown.get(instance).map(|(revision, _)| revision)).cloned()
+    }
+
+    fn revision(&mut self, id: &RevisionId) -> &mut Revision {
+        let gateways = &self.gateways;
+        self.revisions.entry(id.clone()).or_insert_with(|| {
+            let mut revision = Revision::default();
+            gateways.keys().for_each(|gateway| revision.shares.join(*gateway));
+            revision
+        })
+    }
+
+    fn settle_all(&mut self, now: Instant, out: &mut Out) {
+        let ids: Vec<RevisionId> = self.revisions.keys().cloned().collect();
+        ids.iter().for_each(|id| self.settle(now, id, out));
+    }
+
+    fn settle(&mut self, now: Instant, id: &RevisionId, out: &mut Out) {
+        let Some(revision) = self.revisions.get_mut(id) else { return };
+        for told in revision.shares.settle(now, &mut self.serial) {
+            let Some(granted) = self.instances.get(&told.instance) else { continue };
+            if told.anew {
+                // Known first, without a slot; how many follows, with a number.
+                let endpoint = granted.endpoint.clone();
+                let grant = ToGateway::Grant { revision: id.clone(), endpoint, slots: 0 };
+                out.down.push((told.gateway, grant));
+            }
+            let share =
+                Share { instance: told.instance, slots: told.slots, of: told.of, serial: told.serial };
+            out.down.push((told.gateway, ToGateway::Share(share)));
+        }
+    }
+}
+
+#[cfg(test)]
+#[expect(clippy::disallowed_methods, reason = "an arbitrary beginning: no test waits")]
+mod tests;
+
+#[cfg(test)]
+#[expect(clippy::disallowed_methods, reason = "an arbitrary beginning: no test waits")]
+mod model;

@@ -1,0 +1,434 @@
+//! Several gateways (the real state machine of each), what makes one of them, and messages that take their time: random events, and what
+//! must hold whatever happens.
+
+use std::collections::VecDeque;
+use std::time::{Duration, Instant};
+
+use proptest::prelude::*;
+
+use super::*;
+use crate::messages::{EndpointAddress, Forwarding};
+use crate::verdicts::{Action, Admission, Grant, Granted, Origin, Placement, Policy};
+use crate::{Dispatch, Holding};
+
+#[derive(Debug, Clone)]
+enum Event {
+    Requests(usize, u32),
+    /// A call on some gateway ends.
+    Ends(usize, usize),
+    /// The next message of a gateway arrives, or the next to it.
+    Up(usize),
+    Down(usize),
+    Instance(u32),
+    Revoke(usize),
+    Gone(usize),
+    GivesUp(usize, usize),
+    Join,
+    Dies(usize),
+    /// Another controller takes over; every gateway comes to it.
+    Restart,
+    Report,
+    Wait(u64),
+}
+
+fn event() -> impl Strategy<Value = Event> {
+    let gateway = 0usize..4;
+    prop_oneof![
+        8 => (gateway.clone(), 1u32..6).prop_map(|(gateway, count)| Event::Requests(gateway, count)),
+        12 => (gateway.clone(), 0usize..16).prop_map(|(gateway, which)| Event::Ends(gateway, which)),
+        20 => gateway.clone().prop_map(Event::Up),
+        20 => gateway.clone().prop_map(Event::Down),
+        4 => (1u32..6).prop_map(Event::Instance),
+        1 => (0usize..8).prop_map(Event::Revoke),
+        1 => (0usize..8).prop_map(Event::Gone),
+        1 => (gateway.clone(), 0usize..8).prop_map(|(gateway, which)| Event::GivesUp(gateway, which)),
+        2 => Just(Event::Join),
+        1 => gateway.prop_map(Event::Dies),
+        1 => Just(Event::Restart),
+        3 => Just(Event::Report),
+        4 => (1u64..200).prop_map(Event::Wait),
+    ]
+}
+
+struct Edge {
+    id: GatewayId,
+    machine: Dispatch<u32, InstanceId>,
+    holding: Holding,
+    calls: Vec<(InstanceId, Grant)>,
+    up: VecDeque<ToScaler>,
+    down: VecDeque<ToGateway>,
+    /// It has given an instance up, which it gets no more.
+    barred: bool,
+}
+
+/// The whole of it.
+struct World {
+    now: Instant,
+    merge: Merge,
+    edges: Vec<Edge>,
+    /// What the scaler has granted and not heard the end of: slots, and whether it has taken it back.
+    instances: BTreeMap<InstanceId, (u32, bool)>,
+    names: u32,
+    gateways: u64,
+    messages: usize,
+}
+
+fn revision() -> RevisionId {
+    RevisionId::parse("default/a-00001").unwrap()
+}
+
+fn some<T>(list: &[T], which: usize) -> Option<usize> {
+    (!list.is_empty()).then(|| which % list.len())
+}
+
+fn granted(instance: &InstanceId, slots: u32, start: StartKind) -> ToGateway {
+    let endpoint = Endpoint {
+        instance: instance.clone(),
+        address: EndpointAddress::Tcp("127.0.0.1:1".parse().unwrap()),
+        secret: String::new(),
+        forwarding: Forwarding::Frames,
+        start,
+        start_time: Duration::ZERO,
+        single_use: false,
+        reserved: false,
+        own_server: false,
+    };
+    ToGateway::Grant { revision: revision(), endpoint, slots }
+}
+
+impl Edge {
+    fn new(id: GatewayId, now: Instant) -> Self {
+        let day = Duration::from_secs(86_400);
+        let policy = Policy { queue_length: 10_000, queue: day, start: day };
+        Self {
+            id,
+            machine: Dispatch::new(revision(), policy, now),
+            holding: Holding::default(),
+            calls: Vec::new(),
+            up: VecDeque::new(),
+            down: VecDeque::new(),
+            barred: false,
+        }
+    }
+
+    fn say(&mut self, message: ToScaler) {
+        self.holding.on_gateway_said(&message);
+        self.up.push_back(message);
+    }
+
+    fn carry_out(&mut self, actions: Vec<Action<u32, InstanceId>>) {
+        for action in actions {
+            match action {
+                Action::Forward { placement: Placement { instance, grant, .. }, .. } => {
+                    self.calls.push((instance, grant));
+                }
+                Action::Tell(message) => self.say(message),
+                other => panic!("{other:?}"),
+            }
+        }
+        if let Some(wanted) = self.machine.take_wanted() {
+            self.say(wanted);
+        }
+    }
+
+    fn request(&mut self, now: Instant) {
+        match self.machine.on_request(now, Origin::New, |_| 0) {
+            Admission::Forward(Placement { instance, grant, .. }) => self.calls.push((instance, grant)),
+            Admission::Enqueued { .. } => {}
+            other => panic!("{other:?}"),
+        }
+        self.carry_out(Vec::new());
+    }
+
+    fn end(&mut self, now: Instant, which: usize) {
+        let (instance, grant) = self.calls.remove(which);
+        let mut actions = Vec::new();
+        self.machine.on_slot_free(now, &instance, grant, Some(Duration::from_millis(1)), &mut actions);
+        self.carry_out(actions);
+    }
+
+    fn hear(&mut self, now: Instant, message: ToGateway) {
+        self.holding.on_gateway_told(&message);
+        let mut actions = Vec::new();
+        match message {
+            ToGateway::Grant { endpoint, slots, .. } => {
+                let granted = Granted {
+                    instance: endpoint.instance.clone(),
+                    endpoint: endpoint.instance,
+                    slots,
+                    single_use: false,
+                    start: endpoint.start,
+                    start_time: Duration::ZERO,
+                    reserved: false,
+                };
+                self.machine.on_grant(now, granted, &mut actions);
+            }
+            ToGateway::Share(share) => self.machine.on_share(now, share, &mut actions),
+            ToGateway::Revoke { instance } => self.machine.on_revoke(now, &instance, &mut actions),
+            ToGateway::Gone { instance, .. } => self.drop_instance(now, &instance),
+            other => panic!("{other:?}"),
+        }
+        self.carry_out(actions);
+    }
+
+    /// Its calls there come again elsewhere.
+    fn drop_instance(&mut self, now: Instant, instance: &InstanceId) {
+        self.machine.on_gone(now, instance);
+        let before = self.calls.len();
+        self.calls.retain(|(on, _)| on != instance);
+        (self.calls.len()..before).for_each(|_| self.request(now));
+    }
+
+    /// Slots that it uses, or may begin to use, of an instance.
+    fn uses(&self, instance: &InstanceId) -> u32 {
+        let entry = self.machine.instances().find(|(id, ..)| *id == instance);
+        entry.map_or(0, |(_, _, calls, slots)| calls.max(slots))
+    }
+}
+
+impl World {
+    fn new() -> Self {
+        let now = Instant::now();
+        Self {
+            now,
+            merge: Merge::new(now, Duration::ZERO, 0),
+            edges: Vec::new(),
+            instances: BTreeMap::new(),
+            names: 0,
+            gateways: 0,
+            messages: 0,
+        }
+    }
+
+    fn does(&mut self, change: impl FnOnce(&mut Merge, Instant, &mut Out)) {
+        let mut out = Out::default();
+        change(&mut self.merge, self.now, &mut out);
+        self.carry_out(out);
+    }
+
+    fn carry_out(&mut self, out: Out) {
+        for (id, message) in out.down {
+            self.messages += 1;
+            let edge = self.edges.iter_mut().find(|edge| edge.id == id);
+            edge.expect("only those that are there are spoken to").down.push_back(message);
+        }
+        for message in out.up {
+            match message {
+                ToScaler::Drained { instance } => {
+                    let (_, revoked) = self.instances.remove(&instance).expect("drained once");
+                    assert!(revoked, "drained without having been told");
+                    assert!(self.edges.iter().all(|edge| edge.calls.iter().all(|(on, _)| *on != instance)));
+                }
+                ToScaler::Lost { instance, .. } => {
+                    self.instances.remove(&instance);
+                    let gone = ToGateway::Gone { instance, reason: String::new() };
+                    let mut out = Out::default();
+                    self.merge.on_scaler(self.now, gone, &mut out);
+                    self.carry_out(out);
+                }
+                _ => {}
+            }
+        }
+    }
+
+    fn up(&mut self, which: usize) {
+        let Some(edge) = self.edges.get_mut(which) else { return };
+        let id = edge.id;
+        if let Some(message) = edge.up.pop_front() {
+            self.does(|merge, now, out| merge.on_gateway(now, id, message, out));
+        }
+    }
+
+    fn down(&mut self, which: usize) {
+        let now = self.now;
+        if let Some(edge) = self.edges.get_mut(which)
+            && let Some(message) = edge.down.pop_front()
+        {
+            edge.hear(now, message);
+        }
+    }
+
+    fn join(&mut self, which: usize) {
+        self.gateways += 1;
+        let id = GatewayId(self.gateways);
+        let Some(edge) = self.edges.get_mut(which) else { return };
+        edge.id = id;
+        edge.up.clear();
+        edge.down.clear();
+        let resume = edge.holding.resume();
+        self.does(|merge, now, out| merge.join(now, id, resume, out));
+    }
+
+    fn happens(&mut self, event: &Event) {
+        let now = self.now;
+        match *event {
+            Event::Requests(which, count) => {
+                let Some(which) = some(&self.edges, which) else { return };
+                (0..count).for_each(|_| self.edges[which].request(now));
+            }
+            Event::Ends(which, call) => {
+                let Some(which) = some(&self.edges, which) else { return };
+                let Some(call) = some(&self.edges[which].calls, call) else { return };
+                self.edges[which].end(now, call);
+            }
+            Event::Up(which) => self.up(which),
+            Event::Down(which) => self.down(which),
+            Event::Instance(slots) => {
+                self.names += 1;
+                let instance = InstanceId::parse(&format!("i{}", self.names)).unwrap();
+                self.instances.insert(instance.clone(), (slots, false));
+                let grant = granted(&instance, slots, StartKind::Cold);
+                self.does(|merge, now, out| merge.on_scaler(now, grant, out));
+            }
+            Event::Revoke(which) => {
+                let Some((instance, entry)) = self.instances.iter_mut().nth(which) else { return };
+                entry.1 = true;
+                let revoke = ToGateway::Revoke { instance: instance.clone() };
+                self.does(|merge, now, out| merge.on_scaler(now, revoke, out));
+            }
+            Event::Gone(which) => {
+                let Some(instance) = self.instances.keys().nth(which).cloned() else { return };
+                self.instances.remove(&instance);
+                let gone = ToGateway::Gone { instance, reason: String::new() };
+                self.does(|merge, now, out| merge.on_scaler(now, gone, out));
+            }
+            Event::GivesUp(which, instance) => {
+                let Some(which) = some(&self.edges, which) else { return };
+                let edge = &mut self.edges[which];
+                let Some((instance, ..)) = edge.machine.instances().nth(instance) else { return };
+                let instance = instance.clone();
+                edge.drop_instance(now, &instance);
+                edge.barred = true;
+                edge.say(ToScaler::Lost { instance, reason: String::new() });
+            }
+            Event::Join if self.edges.len() < 4 => {
+                self.edges.push(Edge::new(GatewayId(0), now));
+                self.join(self.edges.len() - 1);
+            }
+            Event::Join => {}
+            Event::Dies(which) => {
+                let Some(which) = some(&self.edges, which) else { return };
+                let id = self.edges.remove(which).id;
+                self.does(|merge, now, out| merge.leave(now, id, out));
+            }
+            Event::Restart => {
+                self.merge = Merge::new(
+                    now,
+                    Duration::from_secs(1),
+                    self.messages as u64 + 1_000_000 * u64::from(self.names + 1),
+                );
+                // What was to go serves on: the next controller decides for itself. It hears of some before the gateways come.
+                self.instances.values_mut().for_each(|(_, revoked)| *revoked = false);
+                let all: Vec<(InstanceId, u32)> =
+                    self.instances.iter().map(|(id, (slots, _))| (id.clone(), *slots)).collect();
+                let grant = |world: &mut Self, (instance, slots): &(InstanceId, u32)| {
+                    let grant = granted(instance, *slots, StartKind::Warm);
+                    world.does(|merge, now, out| merge.on_scaler(now, grant, out));
+                };
+                let (before, after) = all.split_at(all.len() / 2);
+                before.iter().for_each(|one| grant(self, one));
+                (0..self.edges.len()).for_each(|which| self.join(which));
+                after.iter().for_each(|one| grant(self, one));
+            }
+            Event::Report => self.report(),
+            Event::Wait(ms) => {
+                self.now += Duration::from_millis(ms);
+                self.does(Merge::on_tick);
+            }
+        }
+    }
+
+    fn report(&mut self) {
+        let now = self.now;
+        for edge in &mut self.edges {
+            if let Some(report) = edge.machine.report(now) {
+                edge.say(ToScaler::Load(report));
+            }
+        }
+    }
+
+    /// No instance is used beyond its slots (INV-18), and what is thought to be used is no less than what is.
+    fn check(&self) {
+        for (instance, (limit, _)) in &self.instances {
+            let uses: Vec<u32> = self.edges.iter().map(|edge| edge.uses(instance)).collect();
+            assert!(uses.iter().sum::<u32>() <= *limit, "{instance} has {limit} slots; used: {uses:?}");
+        }
+        for revision in self.merge.revisions.values() {
+            for (instance, used, limit) in revision.shares.used() {
+                assert!(used <= limit, "{instance}: {used} of {limit} are given out");
+            }
+        }
+    }
+
+    /// Lets every message arrive. How many there were: it must come to an end.
+    fn quiet(&mut self) -> usize {
+        let before = self.messages;
+        while self.edges.iter().any(|edge| !edge.up.is_empty() || !edge.down.is_empty()) {
+            for which in 0..self.edges.len() {
+                self.up(which);
+                self.down(which);
+                self.check();
+            }
+            assert!(self.messages - before < 5_000, "no end of messages");
+        }
+        self.messages - before
+    }
+
+    fn waiting(&self) -> usize {
+        self.edges.iter().map(|edge| edge.machine.waiting()).sum()
+    }
+
+    fn idle_slots(&self) -> u32 {
+        let free = |edge: &Edge| {
+            let open = edge
+                .machine
+                .instances()
+                .filter(|(id, ..)| self.instances.get(*id).is_some_and(|(_, revoked)| !revoked));
+            open.map(|(_, _, calls, slots)| slots.saturating_sub(calls)).sum::<u32>()
+        };
+        self.edges.iter().map(free).sum()
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(384))]
+
+    #[test]
+    fn gateways_together_never_use_more_than_there_is_and_none_waits_beside_an_idle_slot(
+        events in prop::collection::vec(event(), 1..200),
+    ) {
+        let mut world = World::new();
+        for event in &events {
+            world.happens(event);
+            world.check();
+        }
+        // A load that stays comes to rest, and then nobody waits while another has slots to spare.
+        world.now += Duration::from_secs(2);
+        world.does(Merge::on_tick);
+        world.quiet();
+        world.report();
+        world.quiet();
+        // What a gateway gave up may lie idle beside it.
+        let waits = world.edges.iter().any(|edge| !edge.barred && edge.machine.waiting() > 0);
+        prop_assert!(!waits || world.idle_slots() == 0, "somebody waits, {} are idle", world.idle_slots());
+        let rest = world.quiet();
+        prop_assert_eq!(rest, 0);
+
+        // However few slots there are, everybody is served in the end.
+        world.happens(&Event::Join);
+        world.happens(&Event::Instance(1));
+        world.quiet();
+        for _ in 0..3000 {
+            if world.waiting() == 0 {
+                break;
+            }
+            let now = world.now;
+            for edge in world.edges.iter_mut().filter(|edge| !edge.calls.is_empty()) {
+                edge.end(now, 0);
+            }
+            world.happens(&Event::Wait(60));
+            world.quiet();
+        }
+        prop_assert_eq!(world.waiting(), 0, "somebody starves");
+    }
+}
