@@ -10,7 +10,7 @@ use tokio_util::sync::CancellationToken;
 use super::super::parts::{Health, Wired};
 use super::super::running::Tasks;
 use super::super::{memory, wire};
-use super::ends::Ends;
+use super::ends::{Ends, Gateways};
 use super::events::Events;
 use super::table::OnPaper;
 use super::{FINALIZER, Ground, label};
@@ -68,6 +68,8 @@ pub(super) struct Leading {
     health: Arc<Health>,
     tasks: Tasks,
     deploying: CancellationToken,
+    /// Ends the hub: gateways go on with what they hold.
+    leaving: CancellationToken,
     api: Option<api::Api>,
     autoscaler: Option<autoscale::Handle>,
     dependencies: Arc<Dependencies>,
@@ -80,7 +82,7 @@ pub(super) struct Leading {
 pub(super) async fn start(ground: &Ground, ends: Ends, stop: &CancellationToken) -> Result<Leading, Error> {
     let config = &ground.config;
     let data = &config.main.data_dir;
-    let Ends { backend, channels, registry } = ends;
+    let Ends { backend, gateways: Gateways { hub, channels, calls }, registry } = ends;
     let mut tasks = Tasks::default();
     let limits = logs::Limits {
         per_function: config.logs.per_function.as_bytes(),
@@ -88,6 +90,8 @@ pub(super) async fn start(ground: &Ground, ends: Ends, stop: &CancellationToken)
     };
     let (logs, writer) = Logs::open(data.join("logs"), limits)?;
     tasks.spawn_blocking("log writer", move || writer.run());
+
+    tasks.spawn("call log", wire::keep_calls(calls, logs.clone()));
 
     let store = open_store(ground, &mut tasks, stop).await?;
     let followed = store.clone();
@@ -142,6 +146,12 @@ pub(super) async fn start(ground: &Ground, ends: Ends, stop: &CancellationToken)
         _ended = is_restored => {}
         () = stop.cancelled() => return Err(Error::Stopped),
     }
+    let leaving = CancellationToken::new();
+    let left = leaving.clone();
+    tasks.spawn("hub", async move {
+        hub.run(left).await;
+        Ok(())
+    });
 
     let health = Arc::new(Health::default());
     let wired = Wired {
@@ -165,7 +175,18 @@ pub(super) async fn start(ground: &Ground, ends: Ends, stop: &CancellationToken)
         );
     }
     let autoscaler = Some(autoscaler);
-    Ok(Leading { health, tasks, deploying, api: Some(api), autoscaler, dependencies, logs, store, backend })
+    Ok(Leading {
+        health,
+        tasks,
+        deploying,
+        leaving,
+        api: Some(api),
+        autoscaler,
+        dependencies,
+        logs,
+        store,
+        backend,
+    })
 }
 
 async fn open_store(ground: &Ground, tasks: &mut Tasks, stop: &CancellationToken) -> Result<Store, Error> {
@@ -265,6 +286,7 @@ impl Leading {
     /// Ends the work, and leaves instances and objects as they are.
     pub(super) async fn stop(mut self) {
         self.health.stopping();
+        self.leaving.cancel();
         self.deploying.cancel();
         let deployer = async {
             while self.tasks.runs("deployer") {

@@ -69,6 +69,9 @@ pub enum Error {
     /// The management port.
     #[error(transparent)]
     Api(#[from] api::Error),
+    /// The gateways' port.
+    #[error(transparent)]
+    Hub(#[from] crate::hub::Error),
     /// A part does not start.
     #[error(transparent)]
     Lead(#[from] LeadError),
