@@ -24,8 +24,8 @@ use crate::telemetry::logs::{self, Logs};
 use crate::telemetry::metrics::Registry;
 use crate::{api, deploy};
 
-/// Instances that start at the same time where nothing is configured: it is the cluster's machines that work, not this one.
-const STARTS: u32 = 32;
+/// Instances that start at the same time where nothing is configured, 32: it is the cluster's machines that work, not this one.
+const STARTS: NonZeroU32 = NonZeroU32::MIN.saturating_add(31);
 
 /// How long the deployer has to end the step that it is at.
 const FOR_DEPLOYER: Duration = Duration::from_secs(5);
@@ -222,10 +222,7 @@ async fn adoptable(backend: &dyn Backend, logs: &Logs) -> Result<Vec<Adoptable>,
 fn scaling(ground: &Ground) -> autoscale::Config {
     let config = &ground.config;
     autoscale::Config {
-        parallelism: config.start.parallelism.and_then(NonZeroU32::new).unwrap_or(
-            // Not 0.
-            NonZeroU32::new(STARTS).unwrap_or(NonZeroU32::MIN),
-        ),
+        parallelism: config.start.parallelism.and_then(NonZeroU32::new).unwrap_or(STARTS),
         drain: config.drain.deadline,
         prewarm: wire::prewarming(config),
         // Instances are on other machines, whose kubelets see to it.

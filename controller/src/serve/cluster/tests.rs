@@ -82,7 +82,6 @@ impl Way {
 }
 
 impl Rig {
-    #[expect(clippy::print_stdout, reason = "what could not be tried is said")]
     async fn start() -> Option<Self> {
         if std::env::var_os("KUBECONFIG").is_none_or(|value| value.is_empty()) {
             println!("NOT RUN: KUBECONFIG names no cluster");
