@@ -129,6 +129,8 @@ pub(super) async fn start(ground: &Ground, ends: Ends, stop: &CancellationToken)
         fetcher,
         images: images.clone(),
         image_form: backend.image_form(),
+        fixity: backend.fixity(),
+        program_image: config.cluster.runtimes.program_image().map(str::to_owned),
         interpreters: config.cluster.runtimes.catalogue(),
     };
     let parts = deploy_parts(&store, sources, &autoscaler, &logs, &registry);
