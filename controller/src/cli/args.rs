@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
-pub(super) use cluster::Controller;
+pub(super) use cluster::{Controller, Gateway};
 pub(super) use replay::{KeepAliveChoice, Record, Simulate};
 
 mod cluster;
@@ -43,6 +43,8 @@ pub(super) enum Command {
     Serve(Serve),
     /// Run functions in a Kubernetes cluster: the controller
     Controller(Controller),
+    /// Run functions in a Kubernetes cluster: a gateway, one of several
+    Gateway(Gateway),
     /// Create or change functions by manifest
     Apply(Apply),
     /// Print Knative Services as Functions

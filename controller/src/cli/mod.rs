@@ -16,6 +16,7 @@ mod describe;
 mod doctor;
 mod error;
 mod explain;
+mod gateway;
 mod get;
 mod image;
 mod init;
@@ -61,6 +62,7 @@ fn run(command: Command) -> Result<(), Error> {
         Command::Up(arguments) => server::block_on(up::run(arguments)),
         Command::Serve(arguments) => server::block_on(server::run(arguments)),
         Command::Controller(arguments) => controller::run(&arguments),
+        Command::Gateway(arguments) => gateway::run(&arguments),
         Command::Apply(arguments) => client(apply::run(arguments)),
         Command::Get(arguments) => client(get::run(arguments)),
         Command::Top(arguments) => client(top::run(arguments)),

@@ -12,6 +12,7 @@ mod layers;
 mod value;
 
 use std::net::{IpAddr, SocketAddr};
+use std::num::NonZeroUsize;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -96,7 +97,7 @@ options! {
     }
     /// The gateway: the way of requests to functions.
     gateway: Gateway {
-        /// Address where functions answer. Default: loopback, because functions have no authentication of their own yet.
+        /// Address where functions answer. Default: loopback, because functions have no authentication of their own yet; for `hearth gateway` every address of its Pod, port 8080.
         listen: SocketAddr = SocketAddr::from(([127, 0, 0, 1], 8080)),
         /// Threads that serve requests, each with its own listener. Default: none given, half the cores and at least one; the functions need the others.
         threads: Option<u32> = None,
@@ -114,10 +115,12 @@ options! {
         max_connections: u32 = 8192,
         /// Requests that may wait for an instance of one Revision (429 beyond). Default: ten times the biggest burst of our benchmarks.
         max_queue: u32 = 2000,
+        /// In a cluster: how long a gateway that is told to stop serves on, not ready any more, so that nobody sends to it when it closes. Default: what endpoints take to reach every node, as a rule.
+        linger: Duration = Duration::from_secs(5),
     }
     /// The management API, which the command line uses.
     management: Management {
-        /// Address of the management API (TLS and token) and of /healthz and /metrics (plain HTTP). Default: loopback; who reaches it with the token is root here.
+        /// Address of the management API (TLS and token) and of /healthz and /metrics (plain HTTP). Default: loopback; who reaches it with the token is root here. For `hearth gateway`, which has no API, every address of its Pod, port 7070.
         listen: SocketAddr = SocketAddr::from(([127, 0, 0, 1], 7070)),
         /// Host names by which clients call it, beside `localhost` and addresses: other names are refused, against DNS rebinding. Default: none.
         names: Vec<String> = Vec::new(),
@@ -259,6 +262,29 @@ impl Config {
     pub fn docker_host(&self) -> Option<String> {
         let usual = || std::env::var("DOCKER_HOST").ok().filter(|host| !host.is_empty());
         self.docker.host.clone().or_else(usual)
+    }
+
+    /// The gateway's own settings, with addresses that are known by now.
+    #[must_use]
+    pub(super) fn gateway(&self, listen: SocketAddr, bridge: Option<SocketAddr>) -> crate::gateway::Config {
+        let configured = &self.gateway;
+        let usize_of = |number: u64| usize::try_from(number).unwrap_or(usize::MAX);
+        crate::gateway::Config {
+            listen: vec![listen],
+            bridge,
+            threads: NonZeroUsize::new(usize_of(self.gateway_threads().into())).unwrap_or(NonZeroUsize::MIN),
+            limits: crate::gateway::Limits {
+                head_bytes: usize_of(configured.max_head.as_bytes()),
+                body_bytes: configured.max_body.as_bytes(),
+                head_time: configured.head_timeout,
+                body_silence: configured.body_timeout,
+                body_rate: configured.body_rate,
+                connections: usize_of(configured.max_connections.into()),
+                queue_length: usize_of(configured.max_queue.into()),
+                ..crate::gateway::Limits::default()
+            },
+            forwarding: crate::gateway::ForwardingLimits::default(),
+        }
     }
 
     /// Whether the values fit together; [`load`] calls it after every layer was read.

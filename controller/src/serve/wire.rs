@@ -2,7 +2,7 @@
 
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener};
-use std::num::{NonZeroU32, NonZeroUsize};
+use std::num::NonZeroU32;
 use std::path::PathBuf;
 use std::sync::Arc;
 
@@ -243,7 +243,9 @@ impl Start {
         });
         // Nobody is let in before every function that was serving is routed again. Should the deployer end instead, its task says why.
         let _ended = is_restored.await.is_err();
-        let gateway = Arc::new(Gateway::start(self.gateway_config(), gateway_channels, &metrics)?);
+        let bridge = self.bridge.filter(|_| !self.listen.ip().is_unspecified());
+        let gateway_config = self.config.gateway(self.listen, bridge);
+        let gateway = Arc::new(Gateway::start(gateway_config, gateway_channels, &metrics)?);
         routes.open(Arc::clone(&gateway) as Arc<dyn deploy::Gateway>);
         drop(routes);
 
@@ -296,28 +298,6 @@ impl Start {
             adoptable.push(Adoptable { found, logs_after });
         }
         Ok(adoptable)
-    }
-
-    fn gateway_config(&self) -> gateway::Config {
-        let configured = &self.config.gateway;
-        let usize_of = |number: u64| usize::try_from(number).unwrap_or(usize::MAX);
-        gateway::Config {
-            listen: vec![self.listen],
-            bridge: self.bridge.filter(|_| !self.listen.ip().is_unspecified()),
-            threads: NonZeroUsize::new(usize_of(self.config.gateway_threads().into()))
-                .unwrap_or(NonZeroUsize::MIN),
-            limits: gateway::Limits {
-                head_bytes: usize_of(configured.max_head.as_bytes()),
-                body_bytes: configured.max_body.as_bytes(),
-                head_time: configured.head_timeout,
-                body_silence: configured.body_timeout,
-                body_rate: configured.body_rate,
-                connections: usize_of(configured.max_connections.into()),
-                queue_length: usize_of(configured.max_queue.into()),
-                ..gateway::Limits::default()
-            },
-            forwarding: gateway::ForwardingLimits::default(),
-        }
     }
 }
 

@@ -78,3 +78,55 @@ impl Controller {
         self.set.iter().cloned().chain(named).collect()
     }
 }
+
+/// `hearth gateway`.
+#[derive(Debug, Args)]
+#[command(after_help = "\
+The chart runs several; by hand, against the cluster of the kubeconfig and beside a `hearth controller`:
+  hearth gateway --namespace hearth-system --key-file key --listen 127.0.0.1:8080
+
+It keeps nothing. On SIGTERM it says that it is not ready, serves on for --linger, and lets running requests end.")]
+#[command(next_help_heading = "Gateway options")]
+pub(in crate::cli) struct Gateway {
+    /// Address where functions answer [default: 0.0.0.0:8080] [env: HEARTH_GATEWAY_LISTEN]
+    #[arg(long, value_name = "ADDR")]
+    listen: Option<String>,
+    /// Address of /healthz, /readyz and /metrics [default: 0.0.0.0:7070] [env: HEARTH_MANAGEMENT_LISTEN]
+    #[arg(long, value_name = "ADDR")]
+    management: Option<String>,
+    /// Namespace of Hearth itself [default: hearth-system] [env: HEARTH_CLUSTER_NAMESPACE]
+    #[arg(long, value_name = "NS")]
+    namespace: Option<String>,
+    /// Serve the functions of this namespace only; can be given several times [default: all] [env: HEARTH_CLUSTER_WATCH_NAMESPACES]
+    #[arg(long, value_name = "NS")]
+    watch_namespace: Vec<String>,
+    /// File of the cluster key [default: /etc/hearth/key] [env: HEARTH_CLUSTER_KEY_FILE]
+    #[arg(long, value_name = "FILE")]
+    key_file: Option<String>,
+    /// How long it serves on when it is told to stop [default: 5s] [env: HEARTH_GATEWAY_LINGER]
+    #[arg(long, value_name = "TIME")]
+    linger: Option<String>,
+    /// Configuration file, YAML or TOML [default: /etc/hearth/config.yaml, .yml or .toml if there] [env: HEARTH_CONFIG]
+    #[arg(long, value_name = "FILE")]
+    pub(in crate::cli) config: Option<PathBuf>,
+    /// Any option by its key, as in --set gateway.max_body=10Mi
+    #[arg(long, value_name = "KEY=VALUE", value_parser = key_value)]
+    set: Vec<(String, String)>,
+}
+
+impl Gateway {
+    /// The flags as a layer of the configuration.
+    pub(in crate::cli) fn flags(&self) -> Vec<(String, String)> {
+        let namespaces = (!self.watch_namespace.is_empty()).then(|| self.watch_namespace.join(","));
+        let named = [
+            ("gateway.listen", self.listen.clone()),
+            ("management.listen", self.management.clone()),
+            ("cluster.namespace", self.namespace.clone()),
+            ("cluster.watch_namespaces", namespaces),
+            ("cluster.key_file", self.key_file.clone()),
+            ("gateway.linger", self.linger.clone()),
+        ];
+        let named = named.into_iter().filter_map(|(key, value)| Some((key.to_owned(), value?)));
+        self.set.iter().cloned().chain(named).collect()
+    }
+}

@@ -15,6 +15,7 @@
 
 mod ends;
 mod events;
+mod gateway;
 mod key;
 mod label;
 mod lead;
@@ -32,10 +33,12 @@ use tokio_util::sync::CancellationToken;
 use super::config::Config;
 use super::lock;
 use crate::api::{self, Token};
+use crate::edge;
 use crate::lease::{Candidate, Held, Identity, Lost, Timing};
 use crate::telemetry::chain;
 
 use ends::Ends;
+pub use gateway::gateway;
 pub use key::{Error as KeyError, Key};
 pub use lead::Error as LeadError;
 pub use runtimes::{RuntimeImage, Runtimes};
@@ -69,9 +72,15 @@ pub enum Error {
     /// The management port.
     #[error(transparent)]
     Api(#[from] api::Error),
+    /// The gateways' port.
+    #[error(transparent)]
+    Hub(#[from] crate::hub::Error),
     /// A part does not start.
     #[error(transparent)]
     Lead(#[from] LeadError),
+    /// The gateway does not start, or cannot go on.
+    #[error(transparent)]
+    Gateway(#[from] edge::Error),
     /// Another controller leads, or may.
     #[error("stopped leading: {0}")]
     Lost(#[from] Lost),
@@ -135,7 +144,10 @@ async fn lead_with(
 ) -> Result<(), Error> {
     let working = async {
         let ends = ends.await?;
-        let mut leading = lead::start(ground, ends, &stop).await?;
+        let mut leading = match lead::start(ground, ends, &stop).await {
+            Err(LeadError::Stopped) => return Ok(()),
+            leading => leading?,
+        };
         let outcome = tokio::select! {
             () = stop.cancelled() => Ok(()),
             failed = leading.failed() => Err(Error::Failed(failed)),
@@ -173,13 +185,10 @@ impl Ground {
             }
             None => Token::given(&key.management_token()),
         };
-        let pod = config.cluster.pod.clone().or_else(|| variable("POD_NAME"));
+        let pod = pod(&config);
         let address = config.cluster.address.or_else(|| variable("POD_IP")?.parse().ok());
         let is_pod = pod.is_some();
-        let place = pod.unwrap_or_else(|| {
-            let host = rustix::system::uname().nodename().to_string_lossy().into_owned();
-            format!("{host}-{}", std::process::id())
-        });
+        let place = pod.unwrap_or_else(this_process);
         let address = address.unwrap_or(IpAddr::V4(Ipv4Addr::LOCALHOST));
         Ok(Self { config, client, key, token, place, is_pod, address })
     }
@@ -196,6 +205,17 @@ impl Ground {
         let own = || SocketAddr::new(self.address, self.config.controller.report_listen.port()).to_string();
         self.config.controller.report_advertise.clone().unwrap_or_else(own)
     }
+}
+
+/// The Pod that this is.
+fn pod(config: &Config) -> Option<String> {
+    config.cluster.pod.clone().or_else(|| variable("POD_NAME"))
+}
+
+/// What stands for it elsewhere.
+fn this_process() -> String {
+    let host = rustix::system::uname().nodename().to_string_lossy().into_owned();
+    format!("{host}-{}", std::process::id())
 }
 
 fn variable(name: &str) -> Option<String> {
