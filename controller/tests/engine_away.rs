@@ -13,8 +13,8 @@ use std::time::Duration;
 
 use hearth::backend::docker::{Config, Docker};
 use hearth::backend::{
-    Address, Backend, CodeMount, Error, InstanceSpec, Limits, Network, Owner, Process, Root, Started,
-    control, interpreters, shim_files,
+    Address, Backend, CodeMount, Error, InCluster, InstanceSpec, Limits, Network, Owner, Process, Root,
+    Started, control, interpreters, shim_files,
 };
 use hearth_function::{FunctionId, InstanceId, RevisionId};
 use tokio::sync::{Mutex, MutexGuard};
@@ -74,6 +74,7 @@ fn job(id: &str, network: Network) -> InstanceSpec {
         code: None,
         build_dir: None,
         namespace: None,
+        in_cluster: InCluster::default(),
         root: Root::Host { interpreter: Some(python) },
         env: BTreeMap::from([("PATH".to_owned(), "/usr/bin:/bin".to_owned())]),
         limits: Limits {

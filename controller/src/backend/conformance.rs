@@ -20,7 +20,7 @@ use futures_util::future::BoxFuture;
 use hearth_function::InstanceId;
 use tokio::sync::watch;
 
-use super::{Backend, CodeMount, Error, Exit, InstanceSpec, Limits, Network, Process, Root};
+use super::{Backend, CodeMount, Error, Exit, InCluster, InstanceSpec, Limits, Network, Process, Root};
 
 /// How long a case may take; one that takes longer has found a hang.
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -169,6 +169,7 @@ impl Suite {
             code: None,
             build_dir: None,
             namespace: None,
+            in_cluster: InCluster::default(),
             user: None,
             working_directory: None,
             root: self.fixture.root.clone(),

@@ -21,6 +21,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use async_trait::async_trait;
+use hearth_function::spec::{Kubernetes, ValueFrom};
 use hearth_function::{FunctionId, InstanceId, RevisionId};
 use serde::{Deserialize, Serialize};
 use tokio::sync::mpsc;
@@ -118,6 +119,9 @@ pub struct InstanceSpec {
     pub user: Option<User>,
     /// Where the user's process starts; `None`: at `/code`, and an installation at `/build`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    /// What only a cluster gives it.
+    #[serde(default, skip_serializing_if = "InCluster::is_empty")]
+    pub in_cluster: InCluster,
     pub working_directory: Option<String>,
     /// Calls it may run at once (the shim and the bootstrap attribute log lines by it).
     pub concurrency: u32,
@@ -130,6 +134,26 @@ pub struct InstanceSpec {
 pub struct Owner {
     /// The Function.
     pub function: FunctionId,
+/// What only a cluster gives to an instance. Backends of one machine pass over it: what they cannot do is refused before there is a
+/// Revision, or has no effect.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct InCluster {
+    /// Variables whose values the cluster keeps and the instance's node looks up. None of them is in [`InstanceSpec::env`].
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    pub env: BTreeMap<String, ValueFrom>,
+    /// Service account, nodes, credentials of registries.
+    pub pod: Kubernetes,
+}
+
+impl InCluster {
+    /// Whether it asks for nothing.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        *self == Self::default()
+    }
+}
+
     /// Its Revision.
     pub revision: RevisionId,
 }

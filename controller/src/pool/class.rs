@@ -10,7 +10,7 @@ use std::path::PathBuf;
 use hearth_function::{InstanceId, RuntimeName, Template};
 
 use super::template::{PIDS, Places, base_environment};
-use crate::backend::{Fixity, InstanceSpec, Limits, Network, Process, Root};
+use crate::backend::{Fixity, InCluster, InstanceSpec, Limits, Network, Process, Root};
 
 /// Calls that a pooled instance is taken to run at once until it knows: more than one, so that what it prints is not taken for one call's.
 const CONCURRENCY: u32 = 2;
@@ -58,6 +58,12 @@ impl Class {
         let memory = template.resources.memory.bytes();
         let fixed = places.fixity == Fixity::Fixed;
         if fixed && (template.resources.cpu.is_some() || template.resources.tmp().bytes() != TMP_BYTES) {
+            return None;
+        }
+        // A Pod has its service account, its node and what its node looked up from the beginning.
+        let of_its_own = template.kubernetes.is_some()
+            || template.env.iter().any(|variable| variable.value_from.is_some());
+        if fixed && of_its_own {
             return None;
         }
         let (language, memory_bytes) = match template.runtime {
@@ -113,6 +119,7 @@ impl Class {
             working_directory: None,
             root: Root::with_interpreter(self.interpreter.clone(), self.image.clone()),
             namespace: self.namespace.clone(),
+            in_cluster: InCluster::default(),
             env,
             // Until it is pooled.
             limits: Limits { patient: true, ..self.limits() },
@@ -178,6 +185,25 @@ mod tests {
         ] {
             assert_eq!(class(none.clone()), None, "{none}");
         }
+    }
+
+    #[test]
+    fn a_function_with_a_pod_of_its_own_shares_no_other() {
+        let of = |fields: serde_json::Value, fixity: Fixity| {
+            let places = Places { fixity, ..Places::default() };
+            Template::new(&revision("hello-00001", fields), places).unwrap().class().cloned()
+        };
+        let from = json!({ "configMapKeyRef": { "name": "c", "key": "k" } });
+        for own in [
+            json!({ "kubernetes": { "nodeSelector": { "zone": "a" } } }),
+            json!({ "env": [{ "name": "A", "valueFrom": from }] }),
+        ] {
+            assert_eq!(of(own.clone(), Fixity::Fixed), None, "{own}");
+        }
+        assert!(of(json!({}), Fixity::Fixed).is_some());
+        // Elsewhere it has no effect, on the pool neither.
+        let own = json!({ "kubernetes": { "nodeSelector": { "zone": "a" } } });
+        assert!(of(own, Fixity::Free).is_some());
     }
 
     #[test]

@@ -9,7 +9,9 @@ use hearth_function::{FunctionId, IdError, InstanceId, Revision, RevisionId, Run
 use hearth_protocol as protocol;
 
 use super::class::Class;
-use crate::backend::{CodeMount, Fixity, InstanceSpec, Limits, Network, Owner, Process, Root, User};
+use crate::backend::{
+    CodeMount, Fixity, InCluster, InstanceSpec, Limits, Network, Owner, Process, Root, User,
+};
 
 /// Processes and threads of one instance. Node has 11 threads; a thread pool for each of a hundred calls fits, a fork bomb does not.
 pub(super) const PIDS: u32 = 512;
@@ -55,6 +57,7 @@ pub struct Template {
     class: Option<Class>,
     root: Root,
     env: BTreeMap<String, String>,
+    in_cluster: InCluster,
     user: Option<User>,
     working_directory: Option<String>,
     pub(super) limits: Limits,
@@ -124,6 +127,7 @@ impl Template {
                 None => Root::with_interpreter(places.interpreter, places.runtime_image),
             },
             env,
+            in_cluster: in_cluster(template),
             // A bootstrap starts where it looks for the code, in an image too.
             working_directory: template
                 .image
@@ -201,6 +205,7 @@ impl Template {
             limits: Limits { cpu_millis: None, ..self.limits },
             network: self.network,
             namespace: None,
+            in_cluster: self.in_cluster.clone(),
             concurrency: self.slots,
             secret,
         }
@@ -218,6 +223,15 @@ pub(super) fn base_environment(interpreter: Option<&std::path::Path>) -> BTreeMa
     [("PATH", path.as_str()), ("HOME", "/tmp"), ("LANG", "C.UTF-8")]
         .map(|(name, value)| (name.to_owned(), value.to_owned()))
         .into()
+}
+
+/// What a cluster gives to its instances.
+fn in_cluster(template: &hearth_function::Template) -> InCluster {
+    let kept = |variable: &spec::EnvVar| Some((variable.name.clone(), variable.value_from.clone()?));
+    InCluster {
+        env: template.env.iter().filter_map(kept).collect(),
+        pod: template.kubernetes.clone().unwrap_or_default(),
+    }
 }
 
 /// The user's variables, and Hearth's own above them.
@@ -238,7 +252,11 @@ fn environment(
         env.extend(image.env.clone());
     }
     for variable in &template.env {
-        env.insert(variable.name.clone(), variable.value.clone().unwrap_or_default());
+        // What the cluster keeps stands above what it would have had without it, as every variable of the user's.
+        match &variable.value_from {
+            Some(_) => env.remove(&variable.name),
+            None => env.insert(variable.name.clone(), variable.value.clone().unwrap_or_default()),
+        };
     }
     if installed {
         let modules = env.entry("PYTHONPATH".to_owned()).or_default();
@@ -312,6 +330,22 @@ pub(crate) mod tests {
         let found: Vec<(&str, &str)> =
             spec.env.iter().map(|(name, value)| (name.as_str(), value.as_str())).collect();
         assert_eq!(found, expected);
+    }
+
+    #[test]
+    fn what_the_cluster_keeps_is_in_no_environment_of_ours() {
+        let from = serde_json::json!({ "secretKeyRef": { "name": "s", "key": "k" } });
+        let env = serde_json::json!([
+            { "name": "A", "value": "1" }, { "name": "LANG", "valueFrom": from }, { "name": "TOKEN", "valueFrom": from },
+        ]);
+        let fields = serde_json::json!({ "env": env, "kubernetes": { "serviceAccount": "robot" } });
+        let template = Template::new(&revision("hello-00001", fields), Places::default()).unwrap();
+        let spec = template.spec(InstanceId::parse("hello-x").unwrap(), "secret".to_owned());
+        assert_eq!(spec.env.get("A").map(String::as_str), Some("1"));
+        assert_eq!((spec.env.get("LANG"), spec.env.get("TOKEN")), (None, None));
+        assert_eq!(spec.in_cluster.env.keys().collect::<Vec<_>>(), ["LANG", "TOKEN"]);
+        assert_eq!(spec.in_cluster.pod.service_account.as_deref(), Some("robot"));
+        assert_eq!(template.load_for_pooled().env.get("TOKEN"), None);
     }
 
     #[test]

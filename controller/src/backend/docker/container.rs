@@ -238,7 +238,7 @@ mod tests {
     use hearth_function::{FunctionId, InstanceId, RevisionId};
 
     use super::*;
-    use crate::backend::{CodeMount, Owner, Process, Root};
+    use crate::backend::{CodeMount, InCluster, Owner, Process, Root};
 
     fn spec() -> InstanceSpec {
         InstanceSpec {
@@ -251,6 +251,7 @@ mod tests {
             code: Some(CodeMount { path: "/data/code".into(), dependencies: Some("/data/deps".into()) }),
             build_dir: None,
             namespace: None,
+            in_cluster: InCluster::default(),
             root: Root::Host { interpreter: None },
             env: BTreeMap::from([("SECRET".to_owned(), "hidden".to_owned())]),
             limits: Limits {

@@ -2,7 +2,7 @@ use hearth_protocol::{Frame, Hello, RequestId, Role, decode};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 
 use super::*;
-use crate::backend::{Network, Process, Root};
+use crate::backend::{InCluster, Network, Process, Root};
 
 fn spec(id: &str) -> InstanceSpec {
     InstanceSpec {
@@ -12,6 +12,7 @@ fn spec(id: &str) -> InstanceSpec {
         code: None,
         build_dir: None,
         namespace: None,
+        in_cluster: InCluster::default(),
         user: None,
         working_directory: None,
         root: Root::Host { interpreter: None },

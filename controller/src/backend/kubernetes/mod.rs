@@ -16,6 +16,7 @@
 //! processes it may have is its node's to say. Code lies in a volume of the Pod, whose files the function's own user could make writable
 //! again: it changes nothing but this one instance.
 
+mod asked;
 mod blobs;
 mod instance;
 mod keys;

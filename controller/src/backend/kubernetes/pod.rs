@@ -15,7 +15,7 @@ use k8s_openapi::api::core::v1::{
 use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, OwnerReference};
 
-use super::Config;
+use super::{Config, asked};
 use crate::backend::local::shim;
 use crate::backend::{Error, InstanceSpec, Limits, Network, Owner, Process, Root};
 
@@ -62,11 +62,7 @@ pub(super) fn of(
         image: Some(image),
         image_pull_policy: Some(config.pull_policy.clone()),
         command: Some(vec![format!("{PROGRAMS}/hearth-shim")]),
-        env: Some(vec![
-            variable(ADDRESS_VARIABLE, &config.report_advertise),
-            variable(INSTANCE_VARIABLE, spec.id.as_str()),
-            variable(TOKEN_VARIABLE, token),
-        ]),
+        env: Some(variables(spec, config, token)),
         ports: Some(vec![port("invoke", INVOKE_PORT), port("control", CONTROL_PORT)]),
         resources: Some(resources(&spec.limits)),
         security_context: Some(restricted()),
@@ -96,7 +92,7 @@ pub(super) fn of(
             ..PodSecurityContext::default()
         }),
         volumes: Some(volumes(spec, brings_shim)),
-        ..PodSpec::default()
+        ..asked::pod(&spec.in_cluster.pod)
     };
     Ok(Pod {
         metadata: ObjectMeta {
@@ -199,6 +195,17 @@ fn image(spec: &InstanceSpec, config: &Config) -> Result<(String, bool), Error> 
             remedy: "configure a runtime image for it (cluster.runtimes)".to_owned(),
         }),
     }
+}
+
+/// What the shim is told by its environment, and what it hands on.
+fn variables(spec: &InstanceSpec, config: &Config, token: &str) -> Vec<EnvVar> {
+    let mut all = vec![
+        variable(ADDRESS_VARIABLE, &config.report_advertise),
+        variable(INSTANCE_VARIABLE, spec.id.as_str()),
+        variable(TOKEN_VARIABLE, token),
+    ];
+    all.extend(asked::variables(&spec.in_cluster.env));
+    all
 }
 
 fn variable(name: &str, value: &str) -> EnvVar {

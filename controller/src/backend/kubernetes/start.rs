@@ -254,6 +254,11 @@ fn refused(id: &InstanceId, namespace: &str, error: &kube::Error) -> Error {
             )
         }
         403 => format!(
+        403 if what.contains("error looking up service account") => {
+            format!(
+                "{namespace} lacks its service account ({what}): make it, or change spec.kubernetes.serviceAccount"
+            )
+        }
             "the API server forbids it ({what}): see the rights of Hearth's service account, and the Pod security of {namespace}"
         ),
         _ => what,

@@ -30,6 +30,7 @@ pub(in crate::backend) fn config(
         spec.limits.memory_bytes,
     );
     config.env = spec.env.clone();
+    config.inherit = spec.in_cluster.env.keys().cloned().collect();
     if spec.build_dir.is_some() {
         "/build".clone_into(&mut config.working_directory);
     }

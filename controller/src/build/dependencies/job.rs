@@ -16,7 +16,7 @@ use super::plan::{Inputs, Plan, Tool};
 use super::space::Room;
 use super::{Error, Inner, Progress, blocking};
 use crate::backend::control::{Event, Events, connect_control};
-use crate::backend::{InstanceSpec, Limits, Network, Process, Root};
+use crate::backend::{InCluster, InstanceSpec, Limits, Network, Process, Root};
 use crate::build::random_hex;
 use crate::build::shelf::{At, FileError};
 
@@ -246,6 +246,7 @@ fn spec(
         code: None,
         build_dir: Some(build.to_owned()),
         namespace: None,
+        in_cluster: InCluster::default(),
         user: None,
         working_directory: None,
         root: plan.toolchain.root.clone(),

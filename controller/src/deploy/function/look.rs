@@ -16,15 +16,20 @@ use super::super::routes;
 use super::super::status::{self, Known};
 use super::{Task, View, generation, source};
 use crate::autoscale::RevisionView;
+use crate::backend::Fixity;
 
-/// What is wrong with a Function as it is declared.
-fn problems(function: &Function) -> Vec<String> {
+/// What is wrong with a Function as it is declared, where instances are what `fixity` says.
+fn problems(function: &Function, fixity: Fixity) -> Vec<String> {
     if let Some(error) = crate::store::unreadable(&function.metadata) {
         return vec![format!(
             "this Hearth cannot read the spec: {error}; was it applied under the resource definitions of another version?"
         )];
     }
-    validate(function, Side::Server).iter().map(ToString::to_string).collect()
+    let side = match fixity {
+        Fixity::Free => Side::Server,
+        Fixity::Fixed => Side::Cluster,
+    };
+    validate(function, side).iter().map(ToString::to_string).collect()
 }
 
 impl Task {
@@ -87,7 +92,7 @@ impl Task {
 
     pub(super) fn wanted(&self, observed: &Observed) -> Wanted {
         let Some(function) = self.memory.function.as_deref() else { return Wanted::Gone };
-        if !problems(function).is_empty() {
+        if !problems(function, self.shared.parts.sources.fixity).is_empty() {
             return Wanted::Invalid;
         }
         match &self.memory.code {
@@ -135,7 +140,8 @@ impl Task {
 
     /// What the conditions are made from.
     pub(super) fn facts(&self, observed: &Observed, views: &[(Number, View)]) -> status::Facts {
-        let problems = self.memory.function.as_deref().map(problems);
+        let fixity = self.shared.parts.sources.fixity;
+        let problems = self.memory.function.as_deref().map(|function| problems(function, fixity));
         let wanted = self.template().map(|template| template.digest());
         let missing = |missing: &Missing| (missing.reason, missing.message.clone());
         let found = self.memory.code.as_ref().filter(|known| known.generation == observed.generation);
