@@ -10,7 +10,7 @@ mod ground;
 use std::fs;
 use std::sync::Arc;
 
-use hearth::backend::conformance::{Fixture, Suite};
+use hearth::backend::conformance::{Fixture, PATIENCE, Suite};
 use hearth::backend::embedded::{Config, Embedded};
 use hearth::backend::{Backend, Root, interpreters, shim_files};
 use hearth_function::InstanceId;
@@ -51,6 +51,8 @@ async fn the_embedded_backend_conforms() {
         directory: work,
         reachable: neighbours.reachable.clone(),
         unreachable: neighbours.unreachable.clone(),
+        owner: ground::late("default"),
+        patience: PATIENCE,
         networks,
         reopen: Box::new(move || {
             let config = config.clone();

@@ -13,7 +13,7 @@ mod ground;
 use std::fs;
 use std::sync::Arc;
 
-use hearth::backend::conformance::{Fixture, Suite};
+use hearth::backend::conformance::{Fixture, PATIENCE, Suite};
 use hearth::backend::docker::{Config, Docker};
 use hearth::backend::{Backend, Root, interpreters, shim_files};
 use hearth_function::InstanceId;
@@ -71,6 +71,8 @@ async fn conforms(engine: Result<Engine, String>) {
         directory: work,
         reachable: neighbours.reachable.clone(),
         unreachable: neighbours.unreachable.clone(),
+        owner: ground::late("default"),
+        patience: PATIENCE,
         networks,
         reopen: Box::new(move || {
             let config = config.clone();

@@ -20,10 +20,12 @@ use futures_util::future::BoxFuture;
 use hearth_function::InstanceId;
 use tokio::sync::watch;
 
-use super::{Backend, CodeMount, Error, Exit, InCluster, InstanceSpec, Limits, Network, Process, Root};
+use super::{
+    Ability, Backend, CodeMount, Error, Exit, InCluster, InstanceSpec, Limits, Network, Owner, Process, Root,
+};
 
-/// How long a case may take; one that takes longer has found a hang.
-const PATIENCE: Duration = Duration::from_secs(60);
+/// How long a case may take on this machine; one that takes longer has found a hang.
+pub const PATIENCE: Duration = Duration::from_secs(60);
 
 /// How long a stopped instance may take to go by itself.
 const GRACE: Duration = Duration::from_secs(2);
@@ -46,6 +48,10 @@ pub struct Fixture {
     pub reachable: Vec<SocketAddr>,
     /// What it must not reach, though somebody listens there.
     pub unreachable: Vec<SocketAddr>,
+    /// For whom an instance runs that gets its code later: where the backend looks for it, it is there.
+    pub owner: Owner,
+    /// How long a case may take.
+    pub patience: Duration,
     /// The machine can do networks.
     pub networks: bool,
     /// Another handle for the same instances, as a controller has that was started again.
@@ -63,15 +69,21 @@ type Left = dyn Fn(&InstanceId) -> Vec<String> + Send + Sync;
 pub struct Case {
     /// Its name, a statement of fact.
     pub name: &'static str,
+    /// What the backend must be able to do for it.
+    needs: &'static [Ability],
     run: Run,
 }
 
 macro_rules! cases {
-    ($($module:ident::$case:ident),* $(,)?) => {
+    ($($module:ident::$case:ident $([$($ability:ident),*])?),* $(,)?) => {
         /// All cases.
         #[must_use]
         pub fn cases() -> Vec<Case> {
-            vec![$(Case { name: stringify!($case), run: |suite| Box::pin($module::$case(suite)) }),*]
+            vec![$(Case {
+                name: stringify!($case),
+                needs: &[$($(Ability::$ability),*)?],
+                run: |suite| Box::pin($module::$case(suite)),
+            }),*]
         }
     };
 }
@@ -86,22 +98,22 @@ cases![
     life::a_start_that_fails_leaves_nothing,
     life::several_start_at_once,
     life::an_instance_outlives_its_handle,
-    life::a_paused_instance_stands_still_until_it_is_resumed,
-    life::a_paused_instance_can_be_stopped,
+    life::a_paused_instance_stands_still_until_it_is_resumed [Pause],
+    life::a_paused_instance_can_be_stopped [Pause],
     life::code_comes_in_later_and_once,
     limits::memory_that_runs_out_is_told,
-    limits::processes_are_limited,
-    limits::the_temporary_directory_is_limited,
-    limits::a_quota_slows_down,
-    limits::limits_can_be_changed,
+    limits::processes_are_limited [Pids],
+    limits::the_temporary_directory_is_limited [Tmp],
+    limits::a_quota_slows_down [Limit, Measure],
+    limits::limits_can_be_changed [Limit],
     inside::the_root_cannot_be_written,
     inside::code_is_there_and_cannot_be_written,
     inside::the_function_has_no_rights,
     inside::nothing_of_the_host_is_seen,
     inside::only_its_own_environment_is_seen,
-    network::without_a_network_there_is_only_loopback,
-    network::with_a_network_the_gateway_is_reached_and_nothing_else_of_the_host,
-    network::another_instance_is_out_of_reach,
+    network::without_a_network_there_is_only_loopback [Network],
+    network::with_a_network_the_gateway_is_reached_and_nothing_else_of_the_host [Network],
+    network::another_instance_is_out_of_reach [Network],
 ];
 
 /// The cases of one backend, run one after the other.
@@ -130,14 +142,30 @@ impl Suite {
         Self { fixture, ends, number: AtomicU32::new(0), _collector: collector }
     }
 
+    /// Why the backend cannot pass a case: what it says that it lacks.
+    #[must_use]
+    pub fn lacking(&self, case: Case) -> Option<&'static str> {
+        let mut lacks = self.backend().lacks().iter();
+        lacks.find(|(ability, _)| case.needs.contains(ability)).map(|(_, why)| *why)
+    }
+
+    /// Whether the backend can do it, as a script says it.
+    fn python(&self, ability: Ability) -> &'static str {
+        if self.can(ability) { "True" } else { "False" }
+    }
+
+    fn can(&self, ability: Ability) -> bool {
+        self.backend().lacks().iter().all(|(lacking, _)| *lacking != ability)
+    }
+
     /// Runs one case, and stops whatever it has left running.
     ///
     /// # Errors
     /// What did not hold.
     pub async fn run(&self, case: Case) -> Result<(), Failure> {
-        let result = match tokio::time::timeout(PATIENCE, (case.run)(self)).await {
+        let result = match tokio::time::timeout(self.fixture.patience, (case.run)(self)).await {
             Ok(result) => result,
-            Err(_) => Err(format!("not over after {PATIENCE:?}")),
+            Err(_) => Err(format!("not over after {:?}", self.fixture.patience)),
         };
         for found in self.backend().list().await.map_err(text)? {
             self.backend().stop(&found.spec.id, Duration::ZERO).await.map_err(text)?;

@@ -73,6 +73,11 @@ pub trait Backend: Send + Sync + fmt::Debug + 'static {
         Fixity::Free
     }
 
+    /// What it cannot do of what instances elsewhere have, each with the reason, for people. What is not named it does.
+    fn lacks(&self) -> &'static [(Ability, &'static str)] {
+        &[]
+    }
+
     /// What the instance uses now.
     async fn stats(&self, instance: &InstanceId) -> Result<Stats, Error>;
 
@@ -114,14 +119,14 @@ pub struct InstanceSpec {
     /// The namespace that it is made in, where its owner does not say and the backend has any.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub namespace: Option<String>,
+    /// What only a cluster gives it.
+    #[serde(default, skip_serializing_if = "InCluster::is_empty")]
+    pub in_cluster: InCluster,
     /// Whom the user's process runs as; `None`: Hearth's own user for functions.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub user: Option<User>,
     /// Where the user's process starts; `None`: at `/code`, and an installation at `/build`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    /// What only a cluster gives it.
-    #[serde(default, skip_serializing_if = "InCluster::is_empty")]
-    pub in_cluster: InCluster,
     pub working_directory: Option<String>,
     /// Calls it may run at once (the shim and the bootstrap attribute log lines by it).
     pub concurrency: u32,
@@ -129,11 +134,6 @@ pub struct InstanceSpec {
     pub secret: String,
 }
 
-/// For whom an instance runs.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Owner {
-    /// The Function.
-    pub function: FunctionId,
 /// What only a cluster gives to an instance. Backends of one machine pass over it: what they cannot do is refused before there is a
 /// Revision, or has no effect.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -154,6 +154,11 @@ impl InCluster {
     }
 }
 
+/// For whom an instance runs.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Owner {
+    /// The Function.
+    pub function: FunctionId,
     /// Its Revision.
     pub revision: RevisionId,
 }
@@ -242,6 +247,29 @@ pub enum Fixity {
     Free,
     /// Nothing: it keeps the limits that it was started with, stays in its namespace, and runs on. As a Pod.
     Fixed,
+}
+
+/// What not every backend can do.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Ability {
+    /// Pausing an instance.
+    Pause,
+    /// Changing limits while an instance runs.
+    Limit,
+    /// Limiting processes and threads.
+    Pids,
+    /// Limiting the size of `/tmp`.
+    Tmp,
+    /// Telling what an instance uses.
+    Measure,
+    /// Keeping to [`Network`] by itself.
+    Network,
+    /// Code on a file system that is mounted read-only.
+    ReadOnlyCode,
+    /// A shim with a user of its own.
+    OwnUser,
+    /// Hiding the control groups.
+    HideGroups,
 }
 
 /// Code on the host and where it is seen.

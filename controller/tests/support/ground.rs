@@ -6,7 +6,9 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddr, UdpSocket};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
+use hearth::backend::Owner;
 use hearth::backend::conformance::{Suite, cases};
+use hearth_function::{FunctionId, RevisionId};
 use tokio::net::TcpListener;
 
 use crate::containers::Containers;
@@ -73,6 +75,14 @@ fn own_address() -> Option<IpAddr> {
     Some(socket.local_addr().ok()?.ip())
 }
 
+/// Whose code comes later.
+pub(crate) fn late(namespace: &str) -> Owner {
+    Owner {
+        function: FunctionId::parse(&format!("{namespace}/late")).unwrap(),
+        revision: RevisionId::parse(&format!("{namespace}/late-00001")).unwrap(),
+    }
+}
+
 /// A port that nobody listens on.
 pub(crate) async fn free_port() -> u16 {
     let free = TcpListener::bind("127.0.0.1:0").await.unwrap();
@@ -124,6 +134,10 @@ pub(crate) async fn run(suite: Suite, others: &Result<Containers, String>, netwo
     let only = std::env::var("HEARTH_CASE").unwrap_or_default();
     let mut failures = Vec::new();
     for case in cases().into_iter().filter(|case| case.name.contains(&only)) {
+        if let Some(why) = suite.lacking(case) {
+            eprintln!("SKIPPED {}: {why}", case.name);
+            continue;
+        }
         let begin = std::time::Instant::now();
         match suite.run(case).await {
             Ok(()) => eprintln!("ok      {} ({:?})", case.name, begin.elapsed()),

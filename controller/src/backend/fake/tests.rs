@@ -143,7 +143,9 @@ async fn stops_go_as_planned_and_are_noted() {
 /// Those cases of the conformance suite that ask for nothing to run inside.
 #[tokio::test]
 async fn it_conforms_as_far_as_nothing_runs_in_it() {
-    use crate::backend::conformance::{Fixture, Suite, cases};
+    use crate::backend::Owner;
+    use crate::backend::conformance::{Fixture, PATIENCE, Suite, cases};
+    use hearth_function::{FunctionId, RevisionId};
     const APPLICABLE: [&str; 6] = [
         "an_instance_starts_is_found_and_stops",
         "stopping_what_is_gone_is_no_error",
@@ -161,6 +163,11 @@ async fn it_conforms_as_far_as_nothing_runs_in_it() {
         directory: directory.clone(),
         reachable: Vec::new(),
         unreachable: Vec::new(),
+        owner: Owner {
+            function: FunctionId::parse("default/late").unwrap(),
+            revision: RevisionId::parse("default/late-00001").unwrap(),
+        },
+        patience: PATIENCE,
         networks: false,
         reopen: Box::new(move || {
             let again: Arc<dyn Backend> = Arc::<Fake>::clone(&again);

@@ -2,7 +2,8 @@
 
 use std::net::{IpAddr, SocketAddr};
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::time::Duration;
 
 use hearth_function::InstanceId;
 use hearth_protocol::Exit;
@@ -51,6 +52,8 @@ pub(super) struct Instance {
     /// What it may fetch.
     pub(super) blobs: Mutex<Vec<Arc<Blob>>>,
     pub(super) has_code: AtomicBool,
+    /// How long its start took, where it was this process that started it.
+    create: OnceLock<Duration>,
     /// Its start is over: from then on its end is told.
     started: AtomicBool,
     told: AtomicBool,
@@ -69,6 +72,7 @@ impl Instance {
             end: watch::Sender::new(None),
             gone: watch::Sender::new(false),
             blobs: Mutex::default(),
+            create: OnceLock::new(),
             started: AtomicBool::new(false),
             told: AtomicBool::new(false),
             orders: Mutex::new(None),
@@ -85,6 +89,11 @@ impl Instance {
 
     pub(super) fn is_started(&self) -> bool {
         self.started.load(Ordering::Acquire)
+    }
+
+    /// It is up, after so long. The first word counts.
+    pub(super) fn took(&self, create: Duration) -> Duration {
+        *self.create.get_or_init(|| create)
     }
 
     /// Its start is over.

@@ -49,8 +49,8 @@ use tokio_util::task::TaskTracker;
 use self::instance::Instance;
 use self::keys::Keys;
 use super::{
-    Address, Backend, Capability, CodeMount, Ended, Error, Exit, Fixity, Found, ImageForm, InstanceSpec,
-    Limits, OpenError, Owner, Started, Stats,
+    Ability, Address, Backend, Capability, CodeMount, Ended, Error, Exit, Fixity, Found, ImageForm,
+    InstanceSpec, Limits, OpenError, Owner, Started, Stats,
 };
 
 /// How the Kubernetes backend is set up.
@@ -255,7 +255,7 @@ impl Shared {
         }
         let none = || instance::Reported::at(std::net::Ipv4Addr::UNSPECIFIED.into(), 0, 0);
         let reported = instance.reported.borrow().unwrap_or_else(none);
-        Some(Found { spec, started: started(reported, Duration::ZERO), ended })
+        Some(Found { spec, started: started(reported, instance.took(Duration::ZERO)), ended })
     }
 }
 
@@ -283,6 +283,20 @@ impl Backend for Kubernetes {
 
     fn fixity(&self) -> Fixity {
         Fixity::Fixed
+    }
+
+    fn lacks(&self) -> &'static [(Ability, &'static str)] {
+        &[
+            (Ability::Pause, "Kubernetes cannot pause a Pod"),
+            (Ability::Limit, "a Pod keeps the limits that it was started with"),
+            (Ability::Pids, "how many processes a Pod may have is its node's to say"),
+            (Ability::Tmp, "kubelets before 1.22 give a volume in memory no size of its own"),
+            (Ability::Measure, "what a Pod uses is its node's to tell"),
+            (Ability::Network, "what Pods may reach is for NetworkPolicies, and for who enforces them"),
+            (Ability::ReadOnlyCode, "code is unpacked in the Pod, by the function's own user"),
+            (Ability::OwnUser, "all of a Pod runs as one user, without root"),
+            (Ability::HideGroups, "what is seen of control groups is for the node's runtime"),
+        ]
     }
 
     fn secret(&self, instance: &InstanceId) -> Option<String> {

@@ -45,10 +45,11 @@ impl Shared {
         }
         match self.launch(spec, &instance).await {
             Ok(reported) => {
+                let create = instance.took(begin.elapsed());
                 instance.start_is_over();
                 // It may have ended by now.
                 self.tell(&instance).await;
-                Ok(started(reported, begin.elapsed()))
+                Ok(started(reported, create))
             }
             Err(error) => {
                 // The start's error is what is told.
@@ -253,12 +254,12 @@ fn refused(id: &InstanceId, namespace: &str, error: &kube::Error) -> Error {
                 "the namespace {namespace} has no room for it ({what}): raise the quota, or lower scale.max or resources"
             )
         }
-        403 => format!(
         403 if what.contains("error looking up service account") => {
             format!(
                 "{namespace} lacks its service account ({what}): make it, or change spec.kubernetes.serviceAccount"
             )
         }
+        403 => format!(
             "the API server forbids it ({what}): see the rights of Hearth's service account, and the Pod security of {namespace}"
         ),
         _ => what,
