@@ -33,6 +33,7 @@ use tokio_util::sync::CancellationToken;
 use super::config::Config;
 use super::lock;
 use crate::api::{self, Token};
+use crate::backend;
 use crate::edge;
 use crate::lease::{Candidate, Held, Identity, Lost, Timing};
 use crate::telemetry::chain;
@@ -75,6 +76,9 @@ pub enum Error {
     /// The gateways' port.
     #[error(transparent)]
     Hub(#[from] crate::hub::Error),
+    /// The backend.
+    #[error(transparent)]
+    Open(#[from] backend::OpenError),
     /// A part does not start.
     #[error(transparent)]
     Lead(#[from] LeadError),
