@@ -12,7 +12,7 @@ use std::time::Duration;
 use hearth_dispatch::StartFailure;
 use hearth_dispatch::routes::Conflict;
 use hearth_function::spec::Pause;
-use hearth_function::{
+use hearth_function::{Code, 
     Digest, Function, FunctionId, InstanceCounts, Revision, RevisionId, RevisionSpec, RevisionState,
     RevisionStatus, Template, next_revision_name, revision_number,
 };
@@ -317,6 +317,9 @@ impl Task {
     /// Has the parts of a template, and shows in the status how that goes on.
     async fn ensure(&mut self, template: &Template, observed: &Observed) -> Result<Found, Missing> {
         let shared = Arc::clone(&self.shared);
+        if let (Some(Code::Bundle(digest)), Some(function)) = (template.code(), self.memory.function.clone()) {
+            Box::pin(shared.parts.sources.bring_back(&digest, &function.spec)).await;
+        }
         let said = watch::Sender::new(None);
         let mut heard = said.subscribe();
         let (logs, id) = (shared.parts.logs.clone(), self.id.clone());
