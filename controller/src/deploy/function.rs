@@ -27,6 +27,7 @@ use super::plan::{Action, Awaited, Number, Observed, Wanted, awaited, plan};
 use super::status;
 use super::{RESYNC, Shared, routes};
 use crate::autoscale::{Target, TrialError, Windows};
+use crate::backend::Fixity;
 use crate::pool;
 use crate::store::{self, Preconditions};
 use crate::telemetry::logs::{Entry, Note};
@@ -444,10 +445,9 @@ impl Task {
             tracing::error!(function = %self.id, %error, "instances are not reserved");
             Windows::default()
         });
-        let pauses = self.shared.parts.sources.fixity == Fixity::Free;
-        let pause = match spec.scale.pause().filter(|_| pauses) {
-            Pause::Off => None,
-            Pause::After(time) => Some(time.get()),
+        let pause = match spec.scale.pause() {
+            Pause::After(time) if self.shared.parts.sources.fixity == Fixity::Free => Some(time.get()),
+            Pause::After(_) | Pause::Off => None,
         };
         let policy = Policy::of(&spec);
         let target = Target { template: Arc::clone(template), policy, reach, pause, reserved };

@@ -17,6 +17,8 @@ mod follow;
 mod leader;
 mod link;
 mod probes;
+#[cfg(test)]
+mod tests;
 
 use std::net::SocketAddr;
 use std::time::Duration;

@@ -3,6 +3,7 @@
 
 use std::collections::{BTreeMap, VecDeque};
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -10,7 +11,9 @@ use async_trait::async_trait;
 use bytes::{Bytes, BytesMut};
 use hearth_function::InstanceId;
 use hearth_protocol::bodies::error_type;
-use hearth_protocol::{CallError, Frame, Loaded, LogRecord, LogStream, Signature, Welcome, decode};
+use hearth_protocol::{
+    Answer, CallError, Frame, HeaderLines, Loaded, LogRecord, LogStream, Signature, Welcome, decode,
+};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{UnixListener, UnixStream};
 use tokio::sync::{Notify, mpsc};
@@ -66,6 +69,36 @@ struct Stage {
     failing_thaws: usize,
     start_time: Duration,
     failing_stops: usize,
+    /// How long a call takes.
+    call_time: Duration,
+    /// Calls of all instances so far.
+    calls: BTreeMap<InstanceId, Arc<Calls>>,
+}
+
+/// Calls of one instance.
+#[derive(Debug, Default)]
+struct Calls {
+    running: AtomicUsize,
+    most: AtomicUsize,
+    begun: AtomicUsize,
+}
+
+/// A call that runs.
+struct Call(Arc<Calls>);
+
+impl Call {
+    fn begin(calls: &Arc<Calls>) -> Self {
+        calls.begun.fetch_add(1, Ordering::AcqRel);
+        let running = calls.running.fetch_add(1, Ordering::AcqRel) + 1;
+        calls.most.fetch_max(running, Ordering::AcqRel);
+        Self(Arc::clone(calls))
+    }
+}
+
+impl Drop for Call {
+    fn drop(&mut self) {
+        self.0.running.fetch_sub(1, Ordering::AcqRel);
+    }
 }
 
 #[derive(Debug)]
@@ -105,6 +138,23 @@ impl Staged {
         self.stage.lock().unwrap().start_time = time;
     }
 
+    /// How long a call takes from now on.
+    pub(crate) fn call_takes(&self, time: Duration) {
+        self.stage.lock().unwrap().call_time = time;
+    }
+
+    /// Calls that have begun, of all instances.
+    pub(crate) fn calls_begun(&self) -> usize {
+        let stage = self.stage.lock().unwrap();
+        stage.calls.values().map(|calls| calls.begun.load(Ordering::Acquire)).sum()
+    }
+
+    /// The most calls that ran at once in any instance.
+    pub(crate) fn most_at_once(&self) -> usize {
+        let stage = self.stage.lock().unwrap();
+        stage.calls.values().map(|calls| calls.most.load(Ordering::Acquire)).max().unwrap_or(0)
+    }
+
     /// So many times from now on, the backend cannot take an instance away.
     pub(crate) fn cannot_stop(&self, times: usize) {
         self.stage.lock().unwrap().failing_stops = times;
@@ -139,6 +189,10 @@ impl Staged {
     /// No freeze comes to its end until this is dropped.
     pub(crate) fn hold_freezes(&self) -> tokio::sync::OwnedMutexGuard<()> {
         Arc::clone(&self.freezes).try_lock_owned().unwrap()
+    }
+
+    fn call_time(&self) -> Duration {
+        self.stage.lock().unwrap().call_time
     }
 
     /// The process of an instance ends by itself.
@@ -180,7 +234,11 @@ impl Backend for Staged {
         let (invoke, control) = (path("i"), path("c"));
         let mut servers = JoinSet::new();
         let printed = Arc::new(Notify::new());
-        servers.spawn(serve(UnixListener::bind(&invoke).unwrap(), act.clone(), Arc::clone(&printed)));
+        let calls = Arc::<Calls>::default();
+        self.stage.lock().unwrap().calls.insert(spec.id.clone(), Arc::clone(&calls));
+        let serving =
+            Serving { act: act.clone(), printed: Arc::clone(&printed), calls, time: self.call_time() };
+        servers.spawn(serve(UnixListener::bind(&invoke).unwrap(), Arc::new(serving)));
         servers.spawn(serve_control(UnixListener::bind(&control).unwrap(), act.clone(), printed));
         let started =
             Started { invoke: Address::Unix(invoke), control: Address::Unix(control), create: time };
@@ -292,34 +350,79 @@ fn welcome(signature: Option<Signature>) -> Frame {
     Frame::Welcome(Welcome { version: 1, instance: "staged".to_owned(), served: 7, signature })
 }
 
-/// `invoke.sock`, one connection after the other.
-async fn serve(listener: UnixListener, act: Act, printed: Arc<Notify>) {
-    let mut loaded = None;
-    let mut greeted = false;
+/// What `invoke.sock` answers by.
+struct Serving {
+    act: Act,
+    printed: Arc<Notify>,
+    calls: Arc<Calls>,
+    /// How long a call takes.
+    time: Duration,
+}
+
+/// What connections share.
+#[derive(Default)]
+struct Served {
+    loaded: Option<Signature>,
+    greeted: bool,
+}
+
+/// `invoke.sock`: each connection by itself.
+async fn serve(listener: UnixListener, serving: Arc<Serving>) {
+    let served = Arc::<Mutex<Served>>::default();
+    let mut connections = JoinSet::new();
     loop {
-        let (mut stream, _) = listener.accept().await.unwrap();
-        let mut buffer = BytesMut::new();
-        while let Some(frame) = receive(&mut stream, &mut buffer).await {
-            match frame {
-                Frame::Hello(_) if matches!(act, Act::Hangs | Act::EndsInBoot) => {}
-                Frame::Hello(_) if act == Act::HangsLater && greeted => {}
-                Frame::Hello(_) => {
-                    greeted = true;
-                    send(&mut stream, welcome(loaded)).await;
-                }
-                Frame::Load(_) if act == Act::CannotLoad => {
-                    printed.notified().await;
-                    let mut error = CallError::new(error_type::LOAD_FAILED, "SyntaxError: no");
-                    error.stack = Some("/code/index.js:3\nno\n\nSyntaxError: no".to_owned());
-                    send(&mut stream, Frame::Loaded(Loaded::Error(error))).await;
-                }
-                Frame::Ping(bytes) => send(&mut stream, Frame::Pong(bytes)).await,
-                Frame::Load(_) => {
-                    loaded = Some(Signature::Event);
-                    send(&mut stream, Frame::Loaded(Loaded::Ok { signature: Signature::Event })).await;
-                }
-                _ => {}
+        let (stream, _) = listener.accept().await.unwrap();
+        connections.spawn(connection(stream, Arc::clone(&serving), Arc::clone(&served)));
+    }
+}
+
+async fn connection(mut stream: UnixStream, serving: Arc<Serving>, served: Arc<Mutex<Served>>) {
+    let Serving { act, printed, calls, time } = &*serving;
+    let mut buffer = BytesMut::new();
+    // Those of a connection that is closed end with it.
+    let mut running = JoinSet::new();
+    loop {
+        let frame = tokio::select! {
+            frame = receive(&mut stream, &mut buffer) => frame,
+            Some(ended) = running.join_next() => {
+                let stream_number = ended.unwrap();
+                let answer = Answer { status: 200, headers: HeaderLines::default(), body: Bytes::from("done"), end: true };
+                send(&mut stream, Frame::Answer { stream: stream_number, answer }).await;
+                continue;
             }
+        };
+        let Some(frame) = frame else { return };
+        match frame {
+            Frame::Hello(_) if matches!(act, Act::Hangs | Act::EndsInBoot) => {}
+            Frame::Hello(_) if *act == Act::HangsLater && served.lock().unwrap().greeted => {}
+            Frame::Hello(_) => {
+                let loaded = {
+                    let mut served = served.lock().unwrap();
+                    served.greeted = true;
+                    served.loaded
+                };
+                send(&mut stream, welcome(loaded)).await;
+            }
+            Frame::Load(_) if *act == Act::CannotLoad => {
+                printed.notified().await;
+                let mut error = CallError::new(error_type::LOAD_FAILED, "SyntaxError: no");
+                error.stack = Some("/code/index.js:3\nno\n\nSyntaxError: no".to_owned());
+                send(&mut stream, Frame::Loaded(Loaded::Error(error))).await;
+            }
+            Frame::Ping(bytes) => send(&mut stream, Frame::Pong(bytes)).await,
+            Frame::Load(_) => {
+                served.lock().unwrap().loaded = Some(Signature::Event);
+                send(&mut stream, Frame::Loaded(Loaded::Ok { signature: Signature::Event })).await;
+            }
+            Frame::Invoke { stream, .. } => {
+                let (call, time) = (Call::begin(calls), *time);
+                running.spawn(async move {
+                    tokio::time::sleep(time).await;
+                    drop(call);
+                    stream
+                });
+            }
+            _ => {}
         }
     }
 }

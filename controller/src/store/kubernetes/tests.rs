@@ -11,7 +11,7 @@ use tokio::time::timeout;
 use super::super::{Error, Event, Preconditions, Watch, unreadable};
 use super::*;
 
-mod server;
+pub(crate) mod server;
 
 use server::Server;
 

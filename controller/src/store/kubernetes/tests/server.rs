@@ -29,46 +29,49 @@ struct World {
 
 /// The server. Clones are the same one.
 #[derive(Debug, Clone)]
-pub(super) struct Server {
+pub(crate) struct Server {
     world: Arc<Mutex<World>>,
     version: watch::Sender<u64>,
 }
 
 impl Server {
-    pub(super) fn new() -> Self {
+    pub(crate) fn new() -> Self {
         Self { world: Arc::default(), version: watch::Sender::new(0) }
     }
 
-    pub(super) fn client(&self) -> kube::Client {
+    pub(crate) fn client(&self) -> kube::Client {
         let of_namespace = "/apis/hearth.dev/v1/namespaces/{namespace}/{plural}";
+        let of_leases = "/apis/coordination.k8s.io/v1/namespaces/{namespace}/{plural}";
         let router: Router = Router::new()
             .route("/apis/hearth.dev/v1/{plural}", get(all))
             .route(of_namespace, get(some).post(create))
             .route(&format!("{of_namespace}/{{name}}"), get(one).put(write).patch(write).delete(delete))
             .route(&format!("{of_namespace}/{{name}}/status"), patch(write))
+            .route(of_leases, get(some).post(create))
+            .route(&format!("{of_leases}/{{name}}"), get(one).put(write).patch(write).delete(delete))
             .with_state(self.clone());
         kube::Client::new(router, "default")
     }
 
     /// The next requests that are no watch are answered with these codes.
-    pub(super) fn fail(&self, codes: &[u16]) {
+    pub(crate) fn fail(&self, codes: &[u16]) {
         self.world.lock().unwrap().faults.extend(codes);
     }
 
     /// Somebody else changes an object.
-    pub(super) fn put(&self, plural: &str, object: Value) -> Value {
+    pub(crate) fn put(&self, plural: &str, object: Value) -> Value {
         let key = key_of(plural, &object);
         self.change(|world| store(world, key, object))
     }
 
     /// The garbage collector, or somebody with kubectl, removes an object.
-    pub(super) fn remove(&self, plural: &str, name: &str) {
+    pub(crate) fn remove(&self, plural: &str, name: &str) {
         let key = (plural.to_owned(), "default".to_owned(), name.to_owned());
         self.change(|world| drop(take(world, &key)));
     }
 
     /// Ends every watch; what happens until `heal` is told by nobody, and the history is lost, so that only a list tells.
-    pub(super) fn cut_watches(&self) {
+    pub(crate) fn cut_watches(&self) {
         self.change(|world| {
             world.version += 1;
             world.cut = world.version;
@@ -76,13 +79,13 @@ impl Server {
         });
     }
 
-    pub(super) fn object(&self, plural: &str, name: &str) -> Option<Value> {
+    pub(crate) fn object(&self, plural: &str, name: &str) -> Option<Value> {
         let key = (plural.to_owned(), "default".to_owned(), name.to_owned());
         self.world.lock().unwrap().objects.get(&key).cloned()
     }
 
     /// Method and path of every request so far.
-    pub(super) fn requests(&self) -> Vec<String> {
+    pub(crate) fn requests(&self) -> Vec<String> {
         self.world.lock().unwrap().requests.clone()
     }
 
