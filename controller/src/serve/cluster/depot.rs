@@ -51,7 +51,9 @@ impl Depot {
     pub(in crate::serve) async fn store(&self, digest: &Digest, file: &Path) {
         match self.stored(digest, file).await {
             Ok(true) => {}
-            Ok(false) => tracing::info!(%digest, "a bundle is too large to be kept beside the data directory"),
+            Ok(false) => {
+                tracing::info!(%digest, "a bundle is too large to be kept beside the data directory")
+            }
             Err(error) => tracing::warn!(%digest, error, "a bundle is kept in the data directory only"),
         }
     }
@@ -118,7 +120,10 @@ fn parts(digest: &Digest, packed: &[u8]) -> Vec<ConfigMap> {
     let count = chunks.len().to_string();
     let part = |(number, chunk): (usize, &&[u8])| ConfigMap {
         metadata: ObjectMeta {
-            name: Some(format!("hearth-bundle-{}-{number}", label(digest).chars().take(40).collect::<String>())),
+            name: Some(format!(
+                "hearth-bundle-{}-{number}",
+                label(digest).chars().take(40).collect::<String>()
+            )),
             labels: Some(BTreeMap::from([(BUNDLE.to_owned(), label(digest))])),
             annotations: Some(BTreeMap::from([(PARTS.to_owned(), count.clone())])),
             ..ObjectMeta::default()

@@ -38,9 +38,9 @@ use crate::edge;
 use crate::lease::{Candidate, Held, Identity, Lost, Timing};
 use crate::telemetry::chain;
 
+pub(super) use depot::Depot;
 use ends::Ends;
 pub use gateway::gateway;
-pub(super) use depot::Depot;
 pub use key::{Error as KeyError, Key};
 pub use lead::Error as LeadError;
 pub use runtimes::{RuntimeImage, Runtimes};
