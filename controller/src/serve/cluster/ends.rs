@@ -31,18 +31,7 @@ pub(super) struct Gateways {
 pub(super) async fn open(ground: &Ground) -> Result<Ends, Error> {
     let registry = Registry::new();
     let gateways = gateways(ground, &registry).await?;
-    let cluster = &ground.config.cluster;
-    let backend = Kubernetes::open(kubernetes::Config {
-        client: ground.client.clone(),
-        namespace: cluster.namespace.clone(),
-        namespaces: cluster.watch_namespaces.clone(),
-        report_listen: ground.config.controller.report_listen,
-        report_advertise: ground.report_advertise(),
-        key: ground.key.0,
-        pull_policy: cluster.pull_policy.clone(),
-        shim_image: cluster.runtimes.program_image().map(str::to_owned),
-    })
-    .await?;
+    let backend = Kubernetes::open(pods(ground)).await?;
     Ok(Ends { backend, gateways, registry })
 }
 
@@ -52,4 +41,19 @@ pub(super) async fn gateways(ground: &Ground, registry: &Registry) -> Result<Gat
         hub::Config { listen: ground.config.controller.hub_listen, key: ground.key.0, settle: hub::SETTLE };
     let (hub, ends) = Hub::open(config, registry).await?;
     Ok(Gateways { hub, channels: ends.autoscaler, calls: ends.calls })
+}
+
+fn pods(ground: &Ground) -> kubernetes::Config {
+    let cluster = &ground.config.cluster;
+    kubernetes::Config {
+        client: ground.client.clone(),
+        namespace: cluster.namespace.clone(),
+        namespaces: cluster.watch_namespaces.clone(),
+        report_listen: ground.config.controller.report_listen,
+        report_advertise: ground.report_advertise(),
+        key: ground.key.0,
+        pull_policy: cluster.pull_policy.clone(),
+        // Every runtime image has it.
+        shim_image: cluster.runtimes.program_image().map(str::to_owned),
+    }
 }
