@@ -13,7 +13,7 @@ use hearth_dispatch::StartFailure;
 use hearth_dispatch::routes::Conflict;
 use hearth_function::spec::Pause;
 use hearth_function::{
-    Digest, Function, FunctionId, InstanceCounts, Revision, RevisionId, RevisionSpec, RevisionState,
+    Code, Digest, Function, FunctionId, InstanceCounts, Revision, RevisionId, RevisionSpec, RevisionState,
     RevisionStatus, Template, next_revision_name, revision_number,
 };
 use hearth_scaler::{Policy, Reach};
@@ -318,6 +318,10 @@ impl Task {
     /// Has the parts of a template, and shows in the status how that goes on.
     async fn ensure(&mut self, template: &Template, observed: &Observed) -> Result<Found, Missing> {
         let shared = Arc::clone(&self.shared);
+        if let (Some(Code::Bundle(digest)), Some(function)) = (template.code(), self.memory.function.clone())
+        {
+            Box::pin(shared.parts.sources.bring_back(&digest, &function.spec)).await;
+        }
         let said = watch::Sender::new(None);
         let mut heard = said.subscribe();
         let (logs, id) = (shared.parts.logs.clone(), self.id.clone());

@@ -244,9 +244,13 @@ impl Shared {
             let known = books.entry(spec.id.clone());
             Arc::clone(known.or_insert_with(|| Arc::new(Instance::new(spec.clone(), &namespace))))
         };
-        if let (Some(reported), None) = (reported, *instance.reported.borrow()) {
-            instance.reported.send_replace(Some(reported));
-        }
+        instance.reported.send_if_modified(|known| {
+            let news = known.is_none() && reported.is_some();
+            if news {
+                *known = reported;
+            }
+            news
+        });
         instance.start_is_over();
         if let Some(exit) = ended {
             // Whoever lists learns it by the list.
