@@ -210,7 +210,7 @@ impl Cluster {
     /// A call through the first gateway.
     fn call(&self, name: &str) -> (u16, String) {
         let answer = Request::get(&self.target(name)).send(self.addresses[0]);
-        let answer = answer.unwrap_or_else(|error| panic!("{error}\n{}", self.logs()));
+        let answer = answer.map_err(|error| format!("{error}\n{}", self.logs())).expect("an answer");
         (answer.status, String::from_utf8_lossy(&answer.body).into_owned())
     }
 
@@ -302,7 +302,7 @@ fn run(program: &str, arguments: &[&str], input: &[u8]) -> Result<String, String
 }
 
 fn kubectl(arguments: &[&str], input: &[u8]) -> String {
-    run("kubectl", arguments, input).unwrap_or_else(|error| panic!("{error}"))
+    run("kubectl", arguments, input).expect("kubectl does it")
 }
 
 fn kubectl_json(arguments: &[&str]) -> Option<Value> {

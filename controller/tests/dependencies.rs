@@ -45,7 +45,7 @@ impl World {
     fn plan(&self, directory: &Path, runtime: &str) -> Plan {
         let packed = pack(directory, &PackOptions::default()).unwrap();
         let bundle = self.bundles.put_blocking(&packed.digest, packed.bytes.as_slice()).unwrap();
-        let toolchain = Toolchain::host(interpreters::find(runtime).unwrap());
+        let toolchain = Toolchain::of(interpreters::find(runtime).unwrap());
         plan(&bundle, &toolchain).unwrap().expect("it asks for dependencies")
     }
 

@@ -73,6 +73,7 @@ fn job(id: &str, network: Network) -> InstanceSpec {
         process: Process::Job { command },
         code: None,
         build_dir: None,
+        namespace: None,
         root: Root::Host { interpreter: Some(python) },
         env: BTreeMap::from([("PATH".to_owned(), "/usr/bin:/bin".to_owned())]),
         limits: Limits {

@@ -3,7 +3,6 @@
 use std::ffi::OsString;
 use std::io::{self, Seek, Write};
 use std::os::fd::OwnedFd;
-use std::os::unix::net::UnixListener;
 use std::rc::Rc;
 
 use hearth_protocol::{Exit, LogStream, ShimProcess};
@@ -13,6 +12,7 @@ use tokio::task::JoinSet;
 
 use crate::logs::Owner;
 use crate::process::{Input, Program, Running, log_pipe};
+use crate::socket::Listener;
 use crate::supervisor::{Shim, to_the_end};
 
 /// What the bootstrap reads from descriptor 5.
@@ -28,7 +28,7 @@ struct BootConfig<'a> {
 }
 
 /// Runs the bootstrap to its end. It inherits the listening socket as descriptor 3, the log records' pipe as 4, its configuration as 5.
-pub(crate) async fn run(shim: &Rc<Shim>, invoke: UnixListener) -> io::Result<Exit> {
+pub(crate) async fn run(shim: &Rc<Shim>, invoke: Listener) -> io::Result<Exit> {
     let config = &shim.config;
     let programs = &config.programs;
     let command: Vec<String> = match &config.process {
@@ -56,9 +56,7 @@ pub(crate) async fn run(shim: &Rc<Shim>, invoke: UnixListener) -> io::Result<Exi
         memory_bytes: config.memory_bytes,
         nonce: &nonce,
     };
-    // The bootstrap sets its own O_NONBLOCK; a blocking one would stop it in `accept`.
-    invoke.set_nonblocking(true)?;
-    let inherited = vec![OwnedFd::from(invoke), their_records, boot_file(&boot)?];
+    let inherited = vec![invoke.into_fd()?, their_records, boot_file(&boot)?];
     let running = shim.processes.start(program(shim, &command, inherited))?;
     let mut pumps = JoinSet::new();
     pumps.spawn_local(shim.logs.clone().pump_records(records));

@@ -181,10 +181,20 @@ fn argument(operator: SeccompCmpOp, value: u64) -> io::Result<SeccompCondition> 
     SeccompCondition::new(0, SeccompCmpArgLen::Dword, operator, value).map_err(io::Error::other)
 }
 
+/// Whether processes become another user than the shim. Where the container has taken root away already (a Pod), they have its user: what
+/// is left to keep them apart is that the shim is not dumpable, and PID 1.
+pub(crate) fn changes_user() -> bool {
+    rustix::process::geteuid().is_root()
+}
+
 /// Locks the shim itself in: its memory (with the secret) cannot be read by the function's user, and nothing it executes gains rights.
 pub(crate) fn lock_self() -> io::Result<()> {
     rustix::process::set_dumpable_behavior(DumpableBehavior::NotDumpable)?;
     rustix::thread::set_no_new_privs(true)?;
+    if !changes_user() {
+        // No capability to give away, and no right to bound what there is.
+        return Ok(());
+    }
     for bit in 0..64 {
         let capability = CapabilitySet::from_bits_retain(1 << bit);
         if KEPT.contains(&capability) {

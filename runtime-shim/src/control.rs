@@ -3,7 +3,6 @@
 
 use std::cell::Cell;
 use std::io;
-use std::os::unix::net::UnixListener;
 use std::rc::Rc;
 use std::time::Duration;
 
@@ -11,11 +10,11 @@ use bytes::BytesMut;
 use hearth_protocol::bodies::error_type;
 use hearth_protocol::{Exit, Frame, Role, Welcome};
 use tokio::io::AsyncWriteExt;
-use tokio::net::UnixStream;
 use tokio::sync::{Notify, watch};
 use tokio::task::JoinSet;
 use tokio::time::sleep;
 
+use crate::socket::{Listener, Stream};
 use crate::supervisor::Shim;
 use crate::wire::{self, Error, Greeted, Incoming};
 
@@ -39,6 +38,8 @@ pub(crate) struct Control {
 #[derive(Debug, Default)]
 struct Presence {
     connections: Cell<usize>,
+    /// The report connection is up. It takes no lines and no exit.
+    reporting: Cell<bool>,
     ever: Cell<bool>,
     /// Somebody has taken the exit.
     told: Cell<bool>,
@@ -68,11 +69,10 @@ impl Control {
     /// Starts to accept connections, in a task of `background`.
     pub(crate) fn start(
         shim: Rc<Shim>,
-        listener: UnixListener,
+        listener: Listener,
         background: &mut JoinSet<()>,
     ) -> io::Result<Self> {
-        listener.set_nonblocking(true)?;
-        let listener = tokio::net::UnixListener::from_std(listener)?;
+        let listener = listener.accepting()?;
         let presence = Rc::<Presence>::default();
         let exit = watch::Sender::new(None);
         let (known, ended) = (Rc::clone(&presence), exit.clone());
@@ -81,7 +81,7 @@ impl Control {
             loop {
                 tokio::select! {
                     accepted = listener.accept() => match accepted {
-                        Ok((stream, _)) if connections.len() < MAX_CONNECTIONS => {
+                        Ok(stream) if connections.len() < MAX_CONNECTIONS => {
                             let serve = serve(Rc::clone(&shim), stream, Rc::clone(&known), ended.subscribe());
                             connections.spawn_local(serve);
                         }
@@ -95,6 +95,15 @@ impl Control {
         Ok(Self { presence, exit })
     }
 
+    /// What is told whether the report connection is up: that is a controller's presence too.
+    pub(crate) fn reporting(&self) -> impl Fn(bool) + use<> {
+        let presence = Rc::clone(&self.presence);
+        move |up| {
+            presence.reporting.set(up);
+            presence.changed.notify_waiters();
+        }
+    }
+
     /// Whether a controller has ever been connected.
     pub(crate) fn was_reached(&self) -> bool {
         self.presence.ever.get()
@@ -106,7 +115,7 @@ impl Control {
         async move {
             loop {
                 let changed = presence.changed.notified();
-                if presence.connections.get() > 0 {
+                if presence.connections.get() > 0 || presence.reporting.get() {
                     changed.await;
                     continue;
                 }
@@ -133,7 +142,7 @@ impl Control {
 
 async fn serve(
     shim: Rc<Shim>,
-    stream: UnixStream,
+    stream: Stream,
     presence: Rc<Presence>,
     mut exit: watch::Receiver<Option<Exit>>,
 ) {

@@ -9,7 +9,6 @@ use std::cell::{Cell, RefCell};
 use std::ffi::OsString;
 use std::io;
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
-use std::os::unix::net::UnixListener;
 use std::rc::Rc;
 use std::time::Duration;
 
@@ -17,13 +16,14 @@ use hearth_protocol::bodies::error_type;
 use hearth_protocol::{CallError, Exit, Frame, Load, Loaded, LogStream, Role, Signature, Welcome};
 use rustix::process::Signal;
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
-use tokio::net::{TcpStream, UnixStream};
+use tokio::net::TcpStream;
 use tokio::sync::{Notify, mpsc, oneshot};
 use tokio::task::JoinSet;
 use tokio::time::{sleep, timeout};
 
 use crate::logs::Owner;
 use crate::process::{Input, Program, Running};
+use crate::socket::{Accepting, Listener, Reader, Stream, Writer};
 use crate::supervisor::{Shim, to_the_end};
 use crate::wire::{self, Error, Greeted};
 
@@ -67,9 +67,8 @@ struct Server {
 }
 
 /// Serves `invoke.sock` and, once it is loaded, runs the server to its end.
-pub(crate) async fn run(shim: &Rc<Shim>, command: &[String], invoke: UnixListener) -> io::Result<Exit> {
-    invoke.set_nonblocking(true)?;
-    let listener = tokio::net::UnixListener::from_std(invoke)?;
+pub(crate) async fn run(shim: &Rc<Shim>, command: &[String], invoke: Listener) -> io::Result<Exit> {
+    let listener = invoke.accepting()?;
     let (start, mut starts) = mpsc::channel(1);
     let server = Rc::new(Server {
         port: Cell::new(0),
@@ -180,12 +179,12 @@ async fn answers(server: &Server) -> bool {
     true
 }
 
-async fn accept(shim: Rc<Shim>, server: Rc<Server>, listener: tokio::net::UnixListener) {
+async fn accept(shim: Rc<Shim>, server: Rc<Server>, listener: Accepting) {
     let mut connections = JoinSet::new();
     loop {
         tokio::select! {
             accepted = listener.accept() => match accepted {
-                Ok((stream, _)) => {
+                Ok(stream) => {
                     connections.spawn_local(serve(Rc::clone(&shim), Rc::clone(&server), stream));
                 }
                 Err(_) => sleep(ACCEPT_PAUSE).await,
@@ -195,7 +194,7 @@ async fn accept(shim: Rc<Shim>, server: Rc<Server>, listener: tokio::net::UnixLi
     }
 }
 
-async fn serve(shim: Rc<Shim>, server: Rc<Server>, stream: UnixStream) {
+async fn serve(shim: Rc<Shim>, server: Rc<Server>, stream: Stream) {
     let roles = [Role::Invoke, Role::Attach];
     let Some(greeted) = wire::greet(stream, &shim.config.secret, &roles).await else { return };
     if greeted.hello.role == Role::Attach {
@@ -289,18 +288,17 @@ async fn attach(shared: &Server, greeted: Greeted) -> io::Result<()> {
         }
     };
     wire::send(&mut writer, &Frame::Accept { stream: 0 }).await?;
-    let (gateway, early): (UnixStream, _) = incoming.into_stream(writer)?;
+    let (gateway, early) = incoming.into_reader();
     if !early.is_empty() {
         server.write_all(&early).await?;
     }
-    carry(gateway, server).await
+    carry(gateway, writer, server).await
 }
 
 /// Carries bytes both ways. A gateway that has shut down its side waits for no answer any more, but for the end of the call; and that is what
 /// the server does next, as far as anybody sees: it closes its side, or it answers. Then both are closed, so that an answer that goes on
 /// finds nobody to be written to.
-async fn carry(gateway: UnixStream, server: TcpStream) -> io::Result<()> {
-    let (from_gateway, mut to_gateway) = gateway.into_split();
+async fn carry(from_gateway: Reader, mut to_gateway: Writer, server: TcpStream) -> io::Result<()> {
     let (from_server, mut to_server) = server.into_split();
     let given_up = Cell::new(false);
     let answers = Notify::new();

@@ -15,6 +15,8 @@ mod http;
 mod logs;
 mod process;
 mod relay;
+mod report;
+mod socket;
 mod supervisor;
 mod wire;
 
@@ -26,6 +28,9 @@ use std::process::ExitCode;
 use hearth_protocol::config::{CONTROL_SOCKET, DIRECTORY, FILE, INVOKE_SOCKET};
 use hearth_protocol::{Exit, ShimConfig};
 use rustix::fs::Mode;
+
+use socket::Listener;
+use supervisor::Entrances;
 
 fn main() -> ExitCode {
     let directory = std::env::args_os().nth(1).map_or_else(|| PathBuf::from(DIRECTORY), PathBuf::from);
@@ -46,17 +51,24 @@ fn main() -> ExitCode {
 fn run(directory: &Path) -> io::Result<Exit> {
     process::close_inherited();
     process::reserve_low_descriptors()?;
-    let invoke = bind(&directory.join(INVOKE_SOCKET))?;
-    let control = bind(&directory.join(CONTROL_SOCKET))?;
     let file = directory.join(FILE);
+    if let Some(caller) = report::Caller::from_environment()?
+        && !file.exists()
+    {
+        return report::run(caller);
+    }
+    let entrances = Entrances {
+        invoke: bind(&directory.join(INVOKE_SOCKET))?,
+        control: bind(&directory.join(CONTROL_SOCKET))?,
+    };
     let config: ShimConfig = std::fs::read(&file)
         .and_then(|bytes| serde_json::from_slice(&bytes).map_err(io::Error::from))
         .map_err(|error| io::Error::new(error.kind(), format!("{}: {error}", file.display())))?;
-    supervisor::run(config, directory, invoke, control)
+    supervisor::run(config, directory, entrances)
 }
 
 /// Listens at `path`, for root alone.
-fn bind(path: &Path) -> io::Result<UnixListener> {
+fn bind(path: &Path) -> io::Result<Listener> {
     match std::fs::remove_file(path) {
         Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
         _ => {}
@@ -64,5 +76,5 @@ fn bind(path: &Path) -> io::Result<UnixListener> {
     let mask = rustix::process::umask(Mode::from_raw_mode(0o177));
     let listener = UnixListener::bind(path);
     rustix::process::umask(mask);
-    listener
+    Ok(Listener::Unix(listener?))
 }

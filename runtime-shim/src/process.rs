@@ -15,7 +15,7 @@ use rustix::process::{Pid, Signal, WaitOptions, WaitStatus, kill_process_group, 
 use tokio::net::unix::pipe;
 use tokio::sync::oneshot;
 
-use crate::confine::Filters;
+use crate::confine::{self, Filters};
 
 /// Bytes of a log pipe: the most that Linux gives without a privilege. A burst fits, so that printing seldom waits for the shim.
 const PIPE_BYTES: usize = 1 << 20;
@@ -86,12 +86,14 @@ pub(crate) struct Processes {
     waiting: Rc<RefCell<HashMap<Pid, oneshot::Sender<Exit>>>>,
     /// `None` without confinement.
     filters: Option<Arc<Filters>>,
+    changes_user: bool,
 }
 
 impl Processes {
-    /// With `filters`, each process gets them, its user and its group; without, it stays who we are.
+    /// With `filters`, each process gets them, and its user and its group if we may give them; without, it stays who we are.
     pub(crate) fn new(filters: Option<Filters>) -> Self {
-        Self { waiting: Rc::default(), filters: filters.map(Arc::new) }
+        let changes_user = filters.is_some() && confine::changes_user();
+        Self { waiting: Rc::default(), filters: filters.map(Arc::new), changes_user }
     }
 
     /// Starts `program` as the leader of a process group of its own.
@@ -122,7 +124,7 @@ impl Processes {
                 Some(pipe::Sender::from_owned_fd(ours)?)
             }
         };
-        if self.filters.is_some() {
+        if self.changes_user {
             command.uid(program.uid).gid(program.gid);
         }
         let inherited = out_of_the_way(program.inherited)?;

@@ -3,15 +3,14 @@
 use std::cell::Cell;
 use std::fs;
 use std::io;
-use std::os::unix::net::UnixListener;
 use std::path::Path;
 use std::rc::Rc;
 use std::time::Duration;
 
 use hearth_protocol::config::{Confinement, EXIT_FILE};
-use hearth_protocol::{Exit, ShimConfig, ShimProcess};
+use hearth_protocol::{Exit, ShimConfig, ShimProcess, report};
 use rustix::process::Signal;
-use tokio::signal::unix::{SignalKind, signal};
+use tokio::signal::unix::{Signal as Signals, SignalKind, signal};
 use tokio::sync::{oneshot, watch};
 use tokio::task::{JoinSet, LocalSet};
 use tokio::time::{sleep, timeout};
@@ -20,6 +19,8 @@ use crate::confine::{self, Filters};
 use crate::control::Control;
 use crate::logs::Logs;
 use crate::process::{Group, Processes};
+use crate::report::Reporting;
+use crate::socket::Listener;
 use crate::{bootstrap, exec, http, relay};
 
 /// How long the runtime may take to end after the shim itself has decided on the end (nobody else would kill it).
@@ -72,43 +73,87 @@ impl Shim {
     }
 }
 
-/// Runs the instance to its end.
-pub(crate) fn run(
-    config: ShimConfig,
-    directory: &Path,
-    invoke: UnixListener,
-    control: UnixListener,
-) -> io::Result<Exit> {
-    let filters = match config.confinement {
-        Confinement::Full => {
-            confine::lock_self()?;
-            Some(Filters::compile()?)
-        }
-        Confinement::None => None,
-    };
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-    let shim = Rc::new(Shim {
-        logs: Logs::new(config.log_ring_bytes as usize),
-        processes: Processes::new(filters),
-        stop: watch::Sender::new(false),
-        served: Cell::new(0),
-        config,
-    });
-    runtime.block_on(LocalSet::new().run_until(live(shim, directory, invoke, control)))
+/// Where calls and controllers come in.
+#[derive(Debug)]
+pub(crate) struct Entrances {
+    /// Of the invocation protocol.
+    pub invoke: Listener,
+    /// Of the shim itself.
+    pub control: Listener,
 }
 
-async fn live(
+/// Who has asked for the instance, and is told its end beside the control connections.
+#[derive(Debug)]
+pub(crate) enum Backing<'a> {
+    /// A backend that reads and writes the instance's directory.
+    Directory(&'a Path),
+    /// A controller at the other end of the report connection.
+    Report(Reporting),
+}
+
+/// Runs the instance to its end.
+pub(crate) fn run(config: ShimConfig, directory: &Path, entrances: Entrances) -> io::Result<Exit> {
+    let shim = Shim::locked_in(config)?;
+    let runtime = runtime()?;
+    let life = async {
+        let terminate = signal(SignalKind::terminate())?;
+        live(shim, Backing::Directory(directory), entrances, terminate).await
+    };
+    runtime.block_on(LocalSet::new().run_until(life))
+}
+
+/// One thread.
+pub(crate) fn runtime() -> io::Result<tokio::runtime::Runtime> {
+    tokio::runtime::Builder::new_current_thread().enable_all().build()
+}
+
+impl Shim {
+    /// Locks this process in, for good, and makes ready what the runtime will be locked in by.
+    pub(crate) fn locked_in(mut config: ShimConfig) -> io::Result<Rc<Self>> {
+        inherit(&mut config);
+        let filters = match config.confinement {
+            Confinement::Full => {
+                confine::lock_self()?;
+                Some(Filters::compile()?)
+            }
+            Confinement::None => None,
+        };
+        Ok(Rc::new(Self {
+            logs: Logs::new(config.log_ring_bytes as usize),
+            processes: Processes::new(filters),
+            stop: watch::Sender::new(false),
+            served: Cell::new(0),
+            config,
+        }))
+    }
+}
+
+/// Completes the environment with what the container was started with.
+fn inherit(config: &mut ShimConfig) {
+    for name in std::mem::take(&mut config.inherit) {
+        let own = name == report::TOKEN_VARIABLE;
+        if let (false, Ok(value)) = (own, std::env::var(&name)) {
+            config.env.entry(name).or_insert(value);
+        }
+    }
+}
+
+/// The instance's life, from where it is known what to run.
+pub(crate) async fn live(
     shim: Rc<Shim>,
-    directory: &Path,
-    invoke: UnixListener,
-    control: UnixListener,
+    backing: Backing<'_>,
+    entrances: Entrances,
+    mut terminate: Signals,
 ) -> io::Result<Exit> {
-    // Both handlers before the first child.
+    // Before the first child, as the one for SIGTERM.
     let mut children = signal(SignalKind::child())?;
-    let mut terminate = signal(SignalKind::terminate())?;
     let mut background = JoinSet::new();
-    let control = Control::start(Rc::clone(&shim), control, &mut background)?;
-    if let Some(relay) = shim.config.relay {
+    let control = Control::start(Rc::clone(&shim), entrances.control, &mut background)?;
+    let (directory, report) = match backing {
+        Backing::Directory(directory) => (Some(directory), None),
+        Backing::Report(reporting) => (None, Some(reporting.keep(&shim, &control, &mut background))),
+    };
+    if let (Some(relay), Some(directory)) = (shim.config.relay, directory) {
         relay::start(relay, directory, &mut background).await?;
     }
     let reaper = Rc::clone(&shim);
@@ -124,16 +169,24 @@ async fn live(
         handed_on.ask_to_stop();
     });
 
-    let abandoned = {
-        let absence = Duration::from_millis(shim.config.controller_absence_ms);
-        control.abandoned(absence)
+    let abandoned = control.abandoned(Duration::from_millis(shim.config.controller_absence_ms));
+    let unwanted = async {
+        match &report {
+            Some(report) => report.refused().await,
+            None => std::future::pending().await,
+        }
     };
     let exit = {
-        let mut runtime = std::pin::pin!(run_process(&shim, invoke));
-        tokio::select! {
-            exit = &mut runtime => Some(exit),
-            () = abandoned => {
-                shim.logs.say("no controller has connected for too long: the instance ends");
+        let mut runtime = std::pin::pin!(run_process(&shim, entrances.invoke));
+        let why = tokio::select! {
+            exit = &mut runtime => Ok(exit),
+            () = abandoned => Err("no controller has connected for too long: the instance ends".to_owned()),
+            reason = unwanted => Err(format!("the controller does not want this instance: {reason}")),
+        };
+        match why {
+            Ok(exit) => Some(exit),
+            Err(why) => {
+                shim.logs.say(&why);
                 shim.ask_to_stop();
                 timeout(GRACE, runtime).await.ok()
             }
@@ -148,8 +201,13 @@ async fn live(
         // It did not end in time. Whatever runs dies with PID 1.
         None => Exit { signal: Some(Signal::TERM.as_raw()), ..Exit::default() },
     };
-    let exit = Exit { out_of_memory: out_of_memory(exit, memory_kills()), ..exit };
-    write_record(&directory.join(EXIT_FILE), exit)?;
+    let mut exit = Exit { out_of_memory: out_of_memory(exit, memory_kills()), ..exit };
+    if let Some(directory) = directory {
+        write_record(&directory.join(EXIT_FILE), exit)?;
+    }
+    if let Some(report) = &report {
+        exit = report.deliver(&shim, exit).await;
+    }
     let patience = match (control.was_reached(), *shim.stop.borrow()) {
         (true, _) => FAREWELL,
         (false, false) => FIRST_CONTROLLER,
@@ -157,10 +215,14 @@ async fn live(
         (false, true) => Duration::ZERO,
     };
     timeout(patience, control.farewell(exit)).await.ok();
+    if let Some(report) = report {
+        // Last, for the controller may end the container at once.
+        report.farewell(exit).await;
+    }
     Ok(exit)
 }
 
-async fn run_process(shim: &Rc<Shim>, invoke: UnixListener) -> io::Result<Exit> {
+async fn run_process(shim: &Rc<Shim>, invoke: Listener) -> io::Result<Exit> {
     match &shim.config.process {
         ShimProcess::Nodejs { .. } | ShimProcess::Python { .. } => bootstrap::run(shim, invoke).await,
         ShimProcess::Http { command } => http::run(shim, command, invoke).await,

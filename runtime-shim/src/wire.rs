@@ -10,10 +10,10 @@ use hearth_protocol::bodies::error_type;
 use hearth_protocol::sequence::{Connection, Violation};
 use hearth_protocol::{CallError, DecodeError, Frame, Hello, Role, decode};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::UnixStream;
-use tokio::net::unix::{OwnedReadHalf, OwnedWriteHalf};
 use tokio::sync::Notify;
 use tokio::time::timeout;
+
+use crate::socket::{Reader, Stream, Writer};
 
 /// Bytes made ready for one read.
 const READ_BYTES: usize = 16 * 1024;
@@ -51,7 +51,7 @@ impl From<Violation> for Error {
 /// Frames that come in.
 #[derive(Debug)]
 pub(crate) struct Incoming {
-    reader: OwnedReadHalf,
+    reader: Reader,
     buffer: BytesMut,
 }
 
@@ -72,10 +72,9 @@ impl Incoming {
         }
     }
 
-    /// The socket itself again, and what was read from it beyond the last frame.
-    pub(crate) fn into_stream(self, writer: OwnedWriteHalf) -> io::Result<(UnixStream, BytesMut)> {
-        let stream = self.reader.reunite(writer).map_err(io::Error::other)?;
-        Ok((stream, self.buffer))
+    /// What comes in after the last frame, and what of it was read already.
+    pub(crate) fn into_reader(self) -> (Reader, BytesMut) {
+        (self.reader, self.buffer)
     }
 }
 
@@ -89,13 +88,13 @@ pub(crate) struct Greeted {
     /// What comes in after it.
     pub incoming: Incoming,
     /// Where answers go.
-    pub writer: OwnedWriteHalf,
+    pub writer: Writer,
     /// The rules, fed with the first frame.
     pub connection: Connection,
 }
 
 /// Reads the first frame and checks it; `None` when the connection was refused (and told why) or went away.
-pub(crate) async fn greet(stream: UnixStream, secret: &str, roles: &[Role]) -> Option<Greeted> {
+pub(crate) async fn greet(stream: Stream, secret: &str, roles: &[Role]) -> Option<Greeted> {
     let (reader, mut writer) = stream.into_split();
     let mut incoming = Incoming { reader, buffer: BytesMut::new() };
     let frame = match timeout(GREETING, incoming.next()).await {
@@ -139,13 +138,13 @@ fn same(left: &[u8], right: &[u8]) -> bool {
 }
 
 /// Tells the caller why the connection ends.
-pub(crate) async fn refuse(writer: &mut OwnedWriteHalf, kind: &str, why: &str) {
+pub(crate) async fn refuse(writer: &mut Writer, kind: &str, why: &str) {
     // Who does not listen any more need not be told.
     send(writer, &Frame::Error { stream: 0, error: CallError::new(kind, why) }).await.ok();
 }
 
 /// Writes one frame.
-pub(crate) async fn send(writer: &mut OwnedWriteHalf, frame: &Frame) -> io::Result<()> {
+pub(crate) async fn send(writer: &mut Writer, frame: &Frame) -> io::Result<()> {
     let mut bytes = BytesMut::new();
     frame.encode(&mut bytes).map_err(io::Error::other)?;
     writer.write_all(&bytes).await
@@ -172,7 +171,7 @@ impl Outbox {
     }
 
     /// Writes what is put in, until the connection breaks.
-    pub(crate) async fn drain(&self, writer: &mut OwnedWriteHalf) -> io::Result<()> {
+    pub(crate) async fn drain(&self, writer: &mut Writer) -> io::Result<()> {
         loop {
             let bytes = self.bytes.borrow_mut().split();
             if bytes.is_empty() {
@@ -189,7 +188,7 @@ impl Outbox {
     }
 
     /// Writes what is left in it.
-    pub(crate) async fn flush(&self, writer: &mut OwnedWriteHalf) -> io::Result<()> {
+    pub(crate) async fn flush(&self, writer: &mut Writer) -> io::Result<()> {
         let bytes = self.bytes.borrow_mut().split();
         writer.write_all(&bytes).await
     }

@@ -168,6 +168,7 @@ impl Suite {
             process: Process::Job { command },
             code: None,
             build_dir: None,
+            namespace: None,
             user: None,
             working_directory: None,
             root: self.fixture.root.clone(),

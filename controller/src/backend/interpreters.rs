@@ -31,6 +31,9 @@ pub struct Interpreter {
     pub version: [u32; 3],
     /// The directory that holds all of it, to be mounted at its own path; `/usr` needs no mount of its own.
     pub prefix: PathBuf,
+    /// The image that it is in, at this path; `None`: this machine.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub image: Option<String>,
 }
 
 /// Why there is no interpreter.
@@ -320,7 +323,13 @@ mod tests {
     use super::*;
 
     fn interpreter(language: Language, path: &str, version: [u32; 3]) -> Interpreter {
-        Interpreter { language, path: path.into(), version, prefix: prefix(Path::new(path)).unwrap() }
+        Interpreter {
+            language,
+            path: path.into(),
+            version,
+            prefix: prefix(Path::new(path)).unwrap(),
+            image: None,
+        }
     }
 
     #[test]

@@ -10,6 +10,7 @@ pub mod docker;
 pub mod embedded;
 pub mod fake;
 pub mod interpreters;
+pub mod kubernetes;
 mod local;
 pub(crate) mod rooted;
 pub mod shim_files;
@@ -61,6 +62,11 @@ pub trait Backend: Send + Sync + fmt::Debug + 'static {
         ImageForm::Unpacked
     }
 
+    /// What can be changed of an instance while it runs.
+    fn fixity(&self) -> Fixity {
+        Fixity::Free
+    }
+
     /// What the instance uses now.
     async fn stats(&self, instance: &InstanceId) -> Result<Stats, Error>;
 
@@ -99,6 +105,9 @@ pub struct InstanceSpec {
     pub limits: Limits,
     /// What it may reach.
     pub network: Network,
+    /// The namespace that it is made in, where its owner does not say and the backend has any.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub namespace: Option<String>,
     /// Whom the user's process runs as; `None`: Hearth's own user for functions.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub user: Option<User>,
@@ -158,6 +167,24 @@ pub enum Root {
     Directory(PathBuf),
     /// An image that the backend's engine has, or pulls: a reference with a digest.
     Image(String),
+    /// An image of Hearth's own, with the shim in it.
+    Runtime {
+        /// Its reference.
+        image: String,
+        /// The interpreter in it, for `Process::Nodejs` and `Process::Python`.
+        interpreter: Option<PathBuf>,
+    },
+}
+
+impl Root {
+    /// The root of code that brings none: where its interpreter is.
+    #[must_use]
+    pub fn with_interpreter(interpreter: Option<PathBuf>, image: Option<String>) -> Self {
+        match image {
+            Some(image) => Self::Runtime { image, interpreter },
+            None => Self::Host { interpreter },
+        }
+    }
 }
 
 /// A user and a group, by their numbers.
@@ -176,6 +203,16 @@ pub enum ImageForm {
     Unpacked,
     /// As [`Root::Image`].
     Reference,
+}
+
+/// What can be changed of an instance while it runs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Fixity {
+    /// Its limits can be, and it can be paused.
+    #[default]
+    Free,
+    /// Nothing: it keeps the limits that it was started with, stays in its namespace, and runs on. As a Pod.
+    Fixed,
 }
 
 /// Code on the host and where it is seen.

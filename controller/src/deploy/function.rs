@@ -415,6 +415,8 @@ impl Task {
             image: found.image,
             dependencies: found.dependencies,
             interpreter: found.interpreter,
+            runtime_image: found.runtime_image,
+            fixity: self.shared.parts.sources.fixity,
             gateway: self.shared.config.url_inside.clone(),
         };
         pool::Template::new(revision, places).map(Arc::new).map_err(|error| {
@@ -439,7 +441,8 @@ impl Task {
             tracing::error!(function = %self.id, %error, "instances are not reserved");
             Windows::default()
         });
-        let pause = match spec.scale.pause() {
+        let pauses = self.shared.parts.sources.fixity == Fixity::Free;
+        let pause = match spec.scale.pause().filter(|_| pauses) {
             Pause::Off => None,
             Pause::After(time) => Some(time.get()),
         };

@@ -11,7 +11,7 @@ use tokio::sync::broadcast;
 use tokio::sync::broadcast::error::{RecvError, TryRecvError};
 
 use crate::backend::interpreters::{self, Catalogue, Interpreter};
-use crate::backend::{ImageForm, Root, User};
+use crate::backend::{Fixity, ImageForm, Root, User};
 use crate::build::images;
 use crate::build::{self, Bundles, Dependencies, Fetcher, Images, Toolchain};
 use crate::telemetry::chain;
@@ -32,6 +32,10 @@ pub struct Sources {
     pub images: Images,
     /// In which form the backend takes images.
     pub image_form: ImageForm,
+    /// What can be changed of the backend's instances while they run.
+    pub fixity: Fixity,
+    /// The image for programs that need no interpreter; `None`: this machine's own.
+    pub program_image: Option<String>,
     /// What interprets code.
     pub interpreters: Catalogue,
 }
@@ -69,6 +73,8 @@ pub(super) struct Found {
     pub(super) image: Option<(Root, Option<User>)>,
     pub(super) dependencies: Option<PathBuf>,
     pub(super) interpreter: Option<PathBuf>,
+    /// The image that has it, where it is not this machine's own.
+    pub(super) runtime_image: Option<String>,
     /// Under which the dependencies are kept.
     pub(super) key: Option<String>,
 }
@@ -137,14 +143,20 @@ impl Sources {
         let code = self.bundles.path(&digest).ok_or_else(missing)?;
         let found = interpreter(&self.interpreters, template, code.clone()).await?;
         let Some(interpreter) = found else {
-            return Ok(Found { code: Some(code), ..Found::default() });
+            let runtime_image = self.program_image.clone();
+            return Ok(Found { code: Some(code), runtime_image, ..Found::default() });
         };
-        let toolchain = Toolchain::host(interpreter.clone());
+        let toolchain = Toolchain::of(interpreter.clone());
         let at = code.clone();
         let planned = blocking(move || {
             build::plan(&at, &toolchain).map_err(|error| Missing::new("BuildFailed", chain(&error)))
         });
-        let found = Found { code: Some(code), interpreter: Some(interpreter.path), ..Found::default() };
+        let found = Found {
+            code: Some(code),
+            interpreter: Some(interpreter.path),
+            runtime_image: interpreter.image,
+            ..Found::default()
+        };
         let Some(plan) = planned.await? else { return Ok(found) };
         let key = plan.key.clone();
         let updates = self.dependencies.updates();

@@ -5,12 +5,12 @@
 //! program, which is the whole of their start: there is nothing to be pooled of them.
 
 use std::fmt;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use hearth_function::{InstanceId, RuntimeName, Template};
 
-use super::template::{PIDS, base_environment};
-use crate::backend::{InstanceSpec, Limits, Network, Process, Root};
+use super::template::{PIDS, Places, base_environment};
+use crate::backend::{Fixity, InstanceSpec, Limits, Network, Process, Root};
 
 /// Calls that a pooled instance is taken to run at once until it knows: more than one, so that what it prints is not taken for one call's.
 const CONCURRENCY: u32 = 2;
@@ -34,6 +34,9 @@ const READ_LATER: [&str; 1] = ["NODE_ENV"];
 pub struct Class {
     language: Language,
     interpreter: Option<PathBuf>,
+    image: Option<String>,
+    /// Where an instance cannot move to another.
+    namespace: Option<String>,
     network: Network,
     memory_bytes: u64,
 }
@@ -46,11 +49,15 @@ enum Language {
 
 impl Class {
     /// The class of a Revision's instances, if they can be pooled.
-    pub(super) fn of(template: &Template, interpreter: Option<&Path>, network: Network) -> Option<Self> {
+    pub(super) fn of(template: &Template, places: &Places, network: Network, namespace: &str) -> Option<Self> {
         let memory = template.resources.memory.bytes();
+        let fixed = places.fixity == Fixity::Fixed;
+        if fixed && (template.resources.cpu.is_some() || template.resources.tmp().bytes() != TMP_BYTES) {
+            return None;
+        }
         let (language, memory_bytes) = match template.runtime {
             RuntimeName::Nodejs(_) => (Language::Nodejs, memory),
-            RuntimeName::Python(_) => (Language::Python, MEMORY_BYTES),
+            RuntimeName::Python(_) => (Language::Python, if fixed { memory } else { MEMORY_BYTES }),
             RuntimeName::Http | RuntimeName::Exec | RuntimeName::Provided => return None,
         };
         let at_start = |name: &str| {
@@ -60,8 +67,9 @@ impl Class {
         if template.env.iter().any(|variable| at_start(&variable.name)) {
             return None;
         }
-        let interpreter = interpreter.map(Path::to_owned);
-        Some(Self { language, interpreter, network, memory_bytes })
+        let (interpreter, image) = (places.interpreter.clone(), places.runtime_image.clone());
+        let namespace = fixed.then(|| namespace.to_owned());
+        Some(Self { language, interpreter, image, namespace, network, memory_bytes })
     }
 
     /// The limits that its instances are started with.
@@ -98,7 +106,8 @@ impl Class {
             build_dir: None,
             user: None,
             working_directory: None,
-            root: Root::Host { interpreter: self.interpreter.clone() },
+            root: Root::with_interpreter(self.interpreter.clone(), self.image.clone()),
+            namespace: self.namespace.clone(),
             env,
             // Until it is pooled.
             limits: Limits { patient: true, ..self.limits() },
@@ -116,7 +125,8 @@ impl fmt::Display for Class {
             Network::None => "no network",
             Network::Outbound => "outbound",
         };
-        write!(f, "{}, {}Mi, {network}", self.prefix(), self.memory_bytes >> 20)
+        write!(f, "{}, {}Mi, {network}", self.prefix(), self.memory_bytes >> 20)?;
+        self.namespace.iter().try_for_each(|namespace| write!(f, ", in {namespace}"))
     }
 }
 

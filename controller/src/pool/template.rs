@@ -9,7 +9,7 @@ use hearth_function::{FunctionId, IdError, InstanceId, Revision, RevisionId, Run
 use hearth_protocol as protocol;
 
 use super::class::Class;
-use crate::backend::{CodeMount, InstanceSpec, Limits, Network, Owner, Process, Root, User};
+use crate::backend::{CodeMount, Fixity, InstanceSpec, Limits, Network, Owner, Process, Root, User};
 
 /// Processes and threads of one instance. Node has 11 threads; a thread pool for each of a hundred calls fits, a fork bomb does not.
 pub(super) const PIDS: u32 = 512;
@@ -35,6 +35,10 @@ pub struct Places {
     pub interpreter: Option<PathBuf>,
     /// The root that the Revision's image is here, and whom it runs as.
     pub image: Option<(Root, Option<User>)>,
+    /// The image that has it, where instances do not have this machine's own programs; of programs without one, too.
+    pub runtime_image: Option<String>,
+    /// What can be changed of instances while they run.
+    pub fixity: Fixity,
     /// The gateway's address as instances with `network: outbound` reach it: `http://10.0.0.1:8080`.
     pub gateway: Option<String>,
 }
@@ -73,7 +77,7 @@ impl Template {
         let slots = template.concurrency_limit();
         // An instance that waits for its function has the host for a root.
         let class = match &template.image {
-            None => Class::of(template, places.interpreter.as_deref(), network),
+            None => Class::of(template, &places, network, owner.function.namespace()),
             Some(_) => None,
         };
         let memory_bytes = template.resources.memory.bytes();
@@ -117,7 +121,7 @@ impl Template {
             user: places.image.as_ref().and_then(|(_, user)| *user),
             root: match places.image {
                 Some((root, _)) => root,
-                None => Root::Host { interpreter: places.interpreter },
+                None => Root::with_interpreter(places.interpreter, places.runtime_image),
             },
             env,
             // A bootstrap starts where it looks for the code, in an image too.
@@ -196,6 +200,7 @@ impl Template {
             working_directory: self.working_directory.clone(),
             limits: Limits { cpu_millis: None, ..self.limits },
             network: self.network,
+            namespace: None,
             concurrency: self.slots,
             secret,
         }

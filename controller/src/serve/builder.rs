@@ -95,7 +95,7 @@ pub async fn build(request: Request, cache: &Path, progress: impl Fn(String)) ->
     let interpreter =
         blocking(move || Ok(interpreter_of(&Catalogue::Machine, runtime, &words, &at)?)).await?;
     let plan = match &interpreter {
-        Some(interpreter) => build::plan(&code, &Toolchain::host(interpreter.clone()))?,
+        Some(interpreter) => build::plan(&code, &Toolchain::of(interpreter.clone()))?,
         None => None,
     };
     if base.is_some() && plan.is_some() {

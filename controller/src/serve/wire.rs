@@ -205,6 +205,8 @@ impl Start {
             fetcher,
             images: images.clone(),
             image_form: self.backend.image_form(),
+            fixity: self.backend.fixity(),
+            program_image: None,
             interpreters: Catalogue::Machine,
         };
         let routes = deploy::Routes::default();

@@ -60,7 +60,7 @@ pub struct Store {
 enum Truth {
     /// The database: its owner thread.
     Disk(mpsc::Sender<Command>),
-    /// The API server of a cluster.
+    /// The API server of a cluster. What waits for it is large: on the heap while it lasts, for every Function has a task that may.
     Cluster(kubernetes::Writer),
 }
 
@@ -141,7 +141,7 @@ impl Store {
     /// [`Error::AlreadyExists`], [`Error::Invalid`] when it has no name or no namespace.
     pub async fn create<O: Object>(&self, object: O, now: Timestamp) -> Result<Arc<O>, Error> {
         if let Truth::Cluster(cluster) = &self.truth {
-            return cluster.create(object).await;
+            return Box::pin(cluster.create(object)).await;
         }
         let random =
             random().map_err(|source| Error::Io { doing: "draw a uid", source: Box::new(source) })?;
@@ -184,7 +184,7 @@ impl Store {
     pub async fn update<O: Object>(&self, object: O) -> Result<Arc<O>, Error> {
         match &self.truth {
             Truth::Disk(_) => self.change(move |state| plan::update(state, object)).await,
-            Truth::Cluster(cluster) => cluster.update(object).await,
+            Truth::Cluster(cluster) => Box::pin(cluster.update(object)).await,
         }
     }
 
@@ -195,7 +195,7 @@ impl Store {
     pub async fn update_status<O: Object>(&self, object: O) -> Result<Arc<O>, Error> {
         match &self.truth {
             Truth::Disk(_) => self.change(move |state| plan::update_status(state, object)).await,
-            Truth::Cluster(cluster) => cluster.update_status(object).await,
+            Truth::Cluster(cluster) => Box::pin(cluster.update_status(object)).await,
         }
     }
 
@@ -205,7 +205,7 @@ impl Store {
     /// As [`Store::update`]; the uid is what `object` must still have.
     pub async fn finalize<O: Object>(&self, object: &O, finalizer: &str, on: bool) -> Result<Arc<O>, Error> {
         if let Truth::Cluster(cluster) = &self.truth {
-            return cluster.finalize(object, finalizer, on).await;
+            return Box::pin(cluster.finalize(object, finalizer, on)).await;
         }
         let (object, finalizer) = (object.clone(), finalizer.to_owned());
         self.change(move |state| plan::finalize(state, &object, &finalizer, on)).await
@@ -224,7 +224,7 @@ impl Store {
         now: Timestamp,
     ) -> Result<Arc<O>, Error> {
         if let Truth::Cluster(cluster) = &self.truth {
-            return cluster.delete(namespace, name, &preconditions).await;
+            return Box::pin(cluster.delete(namespace, name, &preconditions)).await;
         }
         let (namespace, name) = (namespace.to_owned(), name.to_owned());
         self.change(move |state| plan::delete::<O>(state, &namespace, &name, &preconditions, now)).await

@@ -43,8 +43,12 @@ pub struct ShimConfig {
     pub secret: String,
     /// What to run.
     pub process: ShimProcess,
-    /// The environment of the user's process, complete: nothing is inherited.
+    /// The environment of the user's process, complete but for [`ShimConfig::inherit`].
     pub env: BTreeMap<String, String>,
+    /// Variables of the shim's own environment that are handed on, by name: whoever starts the container resolved them, and their values
+    /// are known to nobody else. One that is not there is left out; one that `env` has too is what `env` says.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub inherit: Vec<String>,
     /// User that the runtime runs as.
     #[serde(default = "default_user")]
     pub uid: u32,
@@ -155,6 +159,7 @@ impl ShimConfig {
             secret: secret.into(),
             process,
             env: BTreeMap::new(),
+            inherit: Vec::new(),
             uid: default_user(),
             gid: default_user(),
             concurrency,

@@ -52,7 +52,8 @@
 //! What comes out of an instance is hostile input: user code lives in that process.
 //!
 //! The modules: [`codec`] (bytes ↔ [`Frame`]), [`bodies`] (the JSON in them), [`headers`] (header lines), [`sequence`] (which frame is
-//! legal when, credit), [`config`] (what a backend writes for the shim before it starts).
+//! legal when, credit), [`config`] (what a backend writes for the shim before it starts), [`report`] (how a shim that no backend can write to
+//! asks for that).
 
 pub mod bodies;
 pub mod codec;
@@ -60,6 +61,7 @@ pub mod config;
 pub mod frame;
 pub mod headers;
 pub mod kind;
+pub mod report;
 pub mod sequence;
 
 pub use bodies::{CallError, Exit, Hello, Load, Loaded, RequestHead, Role, Signature, Welcome};

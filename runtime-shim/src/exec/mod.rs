@@ -15,18 +15,17 @@ mod environment;
 use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
 use std::io;
-use std::os::unix::net::UnixListener;
 use std::rc::Rc;
 use std::time::Duration;
 
 use hearth_protocol::bodies::error_type;
 use hearth_protocol::sequence::{Connection, Step};
 use hearth_protocol::{CallError, Exit, Frame, Load, Loaded, RequestHead, Role, Signature, Welcome};
-use tokio::net::UnixStream;
 use tokio::sync::Notify;
 use tokio::task::JoinSet;
 use tokio::time::sleep;
 
+use crate::socket::{Accepting, Listener, Stream};
 use crate::supervisor::Shim;
 use crate::wire::{self, Error, Greeted, Incoming, Outbox};
 use call::{Body, Call};
@@ -44,9 +43,8 @@ struct Exec {
 }
 
 /// Serves `invoke.sock` until the instance is to end and the last call has ended.
-pub(crate) async fn run(shim: &Rc<Shim>, command: &[String], invoke: UnixListener) -> io::Result<Exit> {
-    invoke.set_nonblocking(true)?;
-    let listener = tokio::net::UnixListener::from_std(invoke)?;
+pub(crate) async fn run(shim: &Rc<Shim>, command: &[String], invoke: Listener) -> io::Result<Exit> {
+    let listener = invoke.accepting()?;
     let exec = Rc::new(Exec {
         shim: Rc::clone(shim),
         command: command.to_vec(),
@@ -66,12 +64,12 @@ pub(crate) async fn run(shim: &Rc<Shim>, command: &[String], invoke: UnixListene
     }
 }
 
-async fn accept(exec: Rc<Exec>, listener: tokio::net::UnixListener) {
+async fn accept(exec: Rc<Exec>, listener: Accepting) {
     let mut connections = JoinSet::new();
     loop {
         tokio::select! {
             accepted = listener.accept() => match accepted {
-                Ok((stream, _)) => {
+                Ok(stream) => {
                     connections.spawn_local(serve(Rc::clone(&exec), stream));
                 }
                 Err(_) => sleep(ACCEPT_PAUSE).await,
@@ -81,7 +79,7 @@ async fn accept(exec: Rc<Exec>, listener: tokio::net::UnixListener) {
     }
 }
 
-async fn serve(exec: Rc<Exec>, stream: UnixStream) {
+async fn serve(exec: Rc<Exec>, stream: Stream) {
     let Some(greeted) = wire::greet(stream, &exec.shim.config.secret, &[Role::Invoke]).await else { return };
     let Greeted { version, mut incoming, mut writer, connection, .. } = greeted;
     let signature = exec.load.borrow().is_some().then_some(Signature::Exec);

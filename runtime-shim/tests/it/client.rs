@@ -3,10 +3,12 @@
 use std::collections::BTreeMap;
 use std::fs;
 use std::io::{ErrorKind, Read, Write};
+use std::net::TcpStream;
+use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
-use std::sync::Mutex;
+use std::sync::{Mutex, OnceLock};
 use std::time::{Duration, Instant};
 
 use bytes::{Bytes, BytesMut};
@@ -17,6 +19,8 @@ use hearth_protocol::{
     ShimConfig, ShimProcess, Signature, Welcome, decode,
 };
 
+use crate::controller::Controller;
+
 /// Nothing here takes longer on a machine that is only busy.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(30);
 
@@ -26,6 +30,8 @@ pub(crate) const SECRET: &str = "0123456789abcdef0123456789abcdef0123456789abcde
 pub(crate) struct Shim {
     pub(crate) directory: tempfile::TempDir,
     child: Child,
+    /// Of one that reports: where invoke and control listen.
+    ports: OnceLock<(u16, u16)>,
 }
 
 /// What a test says differently.
@@ -88,7 +94,24 @@ impl Setup {
         fs::write(run.join("config.json"), serde_json::to_vec(&self.config).unwrap()).unwrap();
         let child =
             Command::new(env!("CARGO_BIN_EXE_hearth-shim")).arg(&run).stdin(Stdio::null()).spawn().unwrap();
-        Shim { directory, child }
+        Shim { directory, child, ports: OnceLock::new() }
+    }
+
+    /// One that asks this controller what to run; and what that is.
+    pub(crate) fn start_reporting(mut self, controller: &Controller) -> (Shim, ShimConfig) {
+        let directory = tempfile::Builder::new().prefix("hs").tempdir().unwrap();
+        for name in ["code", "build", "s"] {
+            fs::create_dir(directory.path().join(name)).unwrap();
+        }
+        self.config.working_directory = directory.path().join("code").to_string_lossy().into_owned();
+        let child = Command::new(env!("CARGO_BIN_EXE_hearth-shim"))
+            .arg(directory.path().join("s"))
+            .envs(controller.environment())
+            .env("RESOLVED", "by the kubelet")
+            .stdin(Stdio::null())
+            .spawn()
+            .unwrap();
+        (Shim { directory, child, ports: OnceLock::new() }, self.config)
     }
 }
 
@@ -148,17 +171,37 @@ impl Shim {
         rustix::process::kill_process(pid, signal).ok();
     }
 
-    /// Waits until the shim has ended; what it wrote of the runtime's end.
-    pub(crate) fn ended(&mut self) -> Exit {
+    /// Waits until the shim has ended; its exit code.
+    pub(crate) fn code_at_the_end(&mut self) -> Option<i32> {
         let deadline = Instant::now() + PATIENCE;
-        while !matches!(self.child.try_wait(), Ok(Some(_))) {
+        loop {
+            if let Ok(Some(status)) = self.child.try_wait() {
+                return status.code();
+            }
             assert!(Instant::now() < deadline, "the shim does not end");
             pause();
         }
+    }
+
+    /// Tells where one that reports listens.
+    pub(crate) fn listens(&self, invoke: u16, control: u16) {
+        assert_eq!(self.ports.get_or_init(|| (invoke, control)), &(invoke, control));
+    }
+
+    /// Waits until the shim has ended; what it wrote of the runtime's end.
+    pub(crate) fn ended(&mut self) -> Exit {
+        self.code_at_the_end();
         serde_json::from_slice(&fs::read(self.path("exit.json")).unwrap()).unwrap()
     }
 
     pub(crate) fn connect(&self, socket: &str) -> UnixStream {
+        if let Some((invoke, control)) = self.ports.get().copied() {
+            let port = if socket == "invoke.sock" { invoke } else { control };
+            let stream = TcpStream::connect(("127.0.0.1", port)).unwrap();
+            stream.set_read_timeout(Some(PATIENCE)).unwrap();
+            // It is only read and written, and these calls are the same for both.
+            return OwnedFd::from(stream).into();
+        }
         let deadline = Instant::now() + PATIENCE;
         loop {
             match UnixStream::connect(self.path(socket)) {

@@ -10,7 +10,7 @@ use hearth_protocol::{Exit, Frame, Hello, Load, Loaded, Role, ShimProcess, Signa
 use crate::client::{Caller, SECRET, Setup, Shim};
 
 /// A port that was free a moment ago.
-fn free_port() -> u16 {
+pub(crate) fn free_port() -> u16 {
     TcpListener::bind(("127.0.0.1", 0)).unwrap().local_addr().unwrap().port()
 }
 
@@ -26,7 +26,7 @@ fn server(code: &str) -> Shim {
 }
 
 /// An attached connection, or what was said instead.
-fn attach(shim: &Shim) -> Result<UnixStream, Box<Frame>> {
+pub(crate) fn attach(shim: &Shim) -> Result<UnixStream, Box<Frame>> {
     let mut stream = shim.connect("invoke.sock");
     let mut bytes = BytesMut::new();
     Frame::Attach(Hello::new(Role::Attach, SECRET)).encode(&mut bytes).unwrap();
@@ -45,7 +45,7 @@ fn attach(shim: &Shim) -> Result<UnixStream, Box<Frame>> {
 }
 
 /// Writes a request and reads until the answer holds `last`.
-fn exchange(stream: &mut UnixStream, request: &str, last: &str) -> String {
+pub(crate) fn exchange(stream: &mut UnixStream, request: &str, last: &str) -> String {
     stream.write_all(request.as_bytes()).unwrap();
     let mut text = String::new();
     while !text.contains(last) {

@@ -7,10 +7,12 @@
 )]
 
 mod client;
+mod controller;
 mod exec;
 mod hostile;
 mod http;
 mod node;
 mod pooled;
 mod python;
+mod report;
 mod supervisor;

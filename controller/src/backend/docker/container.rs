@@ -250,6 +250,7 @@ mod tests {
             process: Process::Nodejs,
             code: Some(CodeMount { path: "/data/code".into(), dependencies: Some("/data/deps".into()) }),
             build_dir: None,
+            namespace: None,
             root: Root::Host { interpreter: None },
             env: BTreeMap::from([("SECRET".to_owned(), "hidden".to_owned())]),
             limits: Limits {

@@ -271,7 +271,7 @@ impl Shared {
                 let interpreter = interpreter.as_ref().map(|path| path.to_string_lossy().into_owned());
                 Ok((image, binds.chain(files).collect(), interpreter))
             }
-            Root::Image(reference) => {
+            Root::Image(reference) | Root::Runtime { image: reference, .. } => {
                 let image = self.images.named(reference).await.map_err(made)?;
                 let program = match spec.process {
                     Process::Nodejs => Some("node"),

@@ -30,7 +30,7 @@ pub(super) fn start(machine: &Machine, spec: &InstanceSpec) -> Result<Launched, 
     let step =
         |step: &'static str| move |source: io::Error| Error::Step { step, instance: spec.id.clone(), source };
     let begin = Instant::now();
-    if let Root::Image(reference) = &spec.root {
+    if let Root::Image(reference) | Root::Runtime { image: reference, .. } = &spec.root {
         return Err(Error::Unsupported {
             what: format!("run the image {reference} without an engine"),
             remedy: "start hearth with --backend docker, or unpack the image".to_owned(),

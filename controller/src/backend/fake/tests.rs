@@ -11,6 +11,7 @@ fn spec(id: &str) -> InstanceSpec {
         process: Process::Nodejs,
         code: None,
         build_dir: None,
+        namespace: None,
         user: None,
         working_directory: None,
         root: Root::Host { interpreter: None },

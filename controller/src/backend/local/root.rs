@@ -103,7 +103,7 @@ impl Roots {
             Root::Host { interpreter } => self.host_root(interpreter.as_deref())?,
             // Not remembered: it may be removed and made again.
             Root::Directory(path) => return self.directory_root(path),
-            Root::Image(reference) => {
+            Root::Image(reference) | Root::Runtime { image: reference, .. } => {
                 let text = format!("{reference} is not unpacked: this backend has no engine that does");
                 return Err(io::Error::new(io::ErrorKind::InvalidInput, text));
             }

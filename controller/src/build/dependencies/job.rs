@@ -217,7 +217,7 @@ fn npm_of(root: &Root, interpreter: &Path, prefix: &Path) -> Option<PathBuf> {
             .is_ok_and(|real| real.is_file() && (real.starts_with("/usr") || real.starts_with(prefix))),
         Root::Directory(root) => inside.strip_prefix("/").is_ok_and(|inside| root.join(inside).is_file()),
         // It cannot be looked into from here; most images have it beside the interpreter, which is the first place.
-        Root::Image(_) => true,
+        Root::Image(_) | Root::Runtime { .. } => true,
     })
 }
 
@@ -245,6 +245,7 @@ fn spec(
         process: Process::Job { command },
         code: None,
         build_dir: Some(build.to_owned()),
+        namespace: None,
         user: None,
         working_directory: None,
         root: plan.toolchain.root.clone(),

@@ -409,10 +409,11 @@ impl fmt::Display for DependencyKey {
 }
 
 impl Toolchain {
-    /// An interpreter of this machine, with the machine's own `/usr` as root.
+    /// An interpreter with the root that its instances have: this machine's own `/usr`, or the image that it is in.
     #[must_use]
-    pub fn host(interpreter: Interpreter) -> Self {
-        let root = Root::Host { interpreter: Some(interpreter.path.clone()) };
+    pub fn of(interpreter: Interpreter) -> Self {
+        let path = Some(interpreter.path.clone());
+        let root = Root::with_interpreter(path, interpreter.image.clone());
         Self { interpreter, root }
     }
 }

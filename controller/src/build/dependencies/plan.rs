@@ -269,7 +269,7 @@ impl Key {
         let root = match &toolchain.root {
             Root::Host { .. } => "host".to_owned(),
             Root::Directory(path) => path.display().to_string(),
-            Root::Image(reference) => reference.clone(),
+            Root::Image(image) | Root::Runtime { image, .. } => image.clone(),
         };
         // Changes when what is installed by the same inputs changes.
         key.field("format", b"1");

@@ -2,19 +2,41 @@
 
 use std::sync::Arc;
 
+use tokio::sync::mpsc;
+
 use super::{Error, Ground};
 use crate::autoscale;
 use crate::backend::Backend;
+use crate::hub::{self, Hub};
+use crate::telemetry::logs::Calls;
 use crate::telemetry::metrics::Registry;
 
 /// What a controller works upon.
 pub(super) struct Ends {
     pub(super) backend: Arc<dyn Backend>,
-    pub(super) channels: autoscale::Channels,
+    pub(super) gateways: Gateways,
     pub(super) registry: Registry,
 }
 
+/// The way to the gateways.
+pub(super) struct Gateways {
+    /// Nobody is let in before it runs.
+    pub(super) hub: Hub,
+    pub(super) channels: autoscale::Channels,
+    pub(super) calls: mpsc::Receiver<Calls>,
+}
+
 /// Opens them.
-pub(super) async fn open(_ground: &Ground) -> Result<Ends, Error> {
+pub(super) async fn open(ground: &Ground) -> Result<Ends, Error> {
+    let registry = Registry::new();
+    let _gateways = gateways(ground, &registry).await?;
     Err(Error::Failed("this build has no backend for Kubernetes".to_owned()))
+}
+
+/// Listens for gateways.
+pub(super) async fn gateways(ground: &Ground, registry: &Registry) -> Result<Gateways, Error> {
+    let config =
+        hub::Config { listen: ground.config.controller.hub_listen, key: ground.key.0, settle: hub::SETTLE };
+    let (hub, ends) = Hub::open(config, registry).await?;
+    Ok(Gateways { hub, channels: ends.autoscaler, calls: ends.calls })
 }

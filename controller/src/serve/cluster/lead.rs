@@ -10,7 +10,7 @@ use tokio_util::sync::CancellationToken;
 use super::super::parts::{Health, Wired};
 use super::super::running::Tasks;
 use super::super::{memory, wire};
-use super::ends::Ends;
+use super::ends::{Ends, Gateways};
 use super::events::Events;
 use super::table::OnPaper;
 use super::{FINALIZER, Ground, label};
@@ -24,8 +24,8 @@ use crate::telemetry::logs::{self, Logs};
 use crate::telemetry::metrics::Registry;
 use crate::{api, deploy};
 
-/// Instances that start at the same time where nothing is configured: it is the cluster's machines that work, not this one.
-const STARTS: u32 = 32;
+/// Instances that start at the same time where nothing is configured, 32: it is the cluster's machines that work, not this one.
+const STARTS: NonZeroU32 = NonZeroU32::MIN.saturating_add(31);
 
 /// How long the deployer has to end the step that it is at.
 const FOR_DEPLOYER: Duration = Duration::from_secs(5);
@@ -68,6 +68,8 @@ pub(super) struct Leading {
     health: Arc<Health>,
     tasks: Tasks,
     deploying: CancellationToken,
+    /// Ends the hub: gateways go on with what they hold.
+    leaving: CancellationToken,
     api: Option<api::Api>,
     autoscaler: Option<autoscale::Handle>,
     dependencies: Arc<Dependencies>,
@@ -80,7 +82,7 @@ pub(super) struct Leading {
 pub(super) async fn start(ground: &Ground, ends: Ends, stop: &CancellationToken) -> Result<Leading, Error> {
     let config = &ground.config;
     let data = &config.main.data_dir;
-    let Ends { backend, channels, registry } = ends;
+    let Ends { backend, gateways: Gateways { hub, channels, calls }, registry } = ends;
     let mut tasks = Tasks::default();
     let limits = logs::Limits {
         per_function: config.logs.per_function.as_bytes(),
@@ -88,6 +90,8 @@ pub(super) async fn start(ground: &Ground, ends: Ends, stop: &CancellationToken)
     };
     let (logs, writer) = Logs::open(data.join("logs"), limits)?;
     tasks.spawn_blocking("log writer", move || writer.run());
+
+    tasks.spawn("call log", wire::keep_calls(calls, logs.clone()));
 
     let store = open_store(ground, &mut tasks, stop).await?;
     let followed = store.clone();
@@ -125,6 +129,8 @@ pub(super) async fn start(ground: &Ground, ends: Ends, stop: &CancellationToken)
         fetcher,
         images: images.clone(),
         image_form: backend.image_form(),
+        fixity: backend.fixity(),
+        program_image: config.cluster.runtimes.program_image().map(str::to_owned),
         interpreters: config.cluster.runtimes.catalogue(),
     };
     let parts = deploy_parts(&store, sources, &autoscaler, &logs, &registry);
@@ -142,6 +148,12 @@ pub(super) async fn start(ground: &Ground, ends: Ends, stop: &CancellationToken)
         _ended = is_restored => {}
         () = stop.cancelled() => return Err(Error::Stopped),
     }
+    let leaving = CancellationToken::new();
+    let left = leaving.clone();
+    tasks.spawn("hub", async move {
+        hub.run(left).await;
+        Ok(())
+    });
 
     let health = Arc::new(Health::default());
     let wired = Wired {
@@ -165,7 +177,18 @@ pub(super) async fn start(ground: &Ground, ends: Ends, stop: &CancellationToken)
         );
     }
     let autoscaler = Some(autoscaler);
-    Ok(Leading { health, tasks, deploying, api: Some(api), autoscaler, dependencies, logs, store, backend })
+    Ok(Leading {
+        health,
+        tasks,
+        deploying,
+        leaving,
+        api: Some(api),
+        autoscaler,
+        dependencies,
+        logs,
+        store,
+        backend,
+    })
 }
 
 async fn open_store(ground: &Ground, tasks: &mut Tasks, stop: &CancellationToken) -> Result<Store, Error> {
@@ -201,10 +224,7 @@ async fn adoptable(backend: &dyn Backend, logs: &Logs) -> Result<Vec<Adoptable>,
 fn scaling(ground: &Ground) -> autoscale::Config {
     let config = &ground.config;
     autoscale::Config {
-        parallelism: config.start.parallelism.and_then(NonZeroU32::new).unwrap_or(
-            // Not 0.
-            NonZeroU32::new(STARTS).unwrap_or(NonZeroU32::MIN),
-        ),
+        parallelism: config.start.parallelism.and_then(NonZeroU32::new).unwrap_or(STARTS),
         drain: config.drain.deadline,
         prewarm: wire::prewarming(config),
         // Instances are on other machines, whose kubelets see to it.
@@ -265,6 +285,7 @@ impl Leading {
     /// Ends the work, and leaves instances and objects as they are.
     pub(super) async fn stop(mut self) {
         self.health.stopping();
+        self.leaving.cancel();
         self.deploying.cancel();
         let deployer = async {
             while self.tasks.runs("deployer") {

@@ -72,6 +72,9 @@ pub enum Error {
     /// The management port.
     #[error(transparent)]
     Api(#[from] api::Error),
+    /// The gateways' port.
+    #[error(transparent)]
+    Hub(#[from] crate::hub::Error),
     /// A part does not start.
     #[error(transparent)]
     Lead(#[from] LeadError),
@@ -141,7 +144,10 @@ async fn lead_with(
 ) -> Result<(), Error> {
     let working = async {
         let ends = ends.await?;
-        let mut leading = lead::start(ground, ends, &stop).await?;
+        let mut leading = match lead::start(ground, ends, &stop).await {
+            Err(LeadError::Stopped) => return Ok(()),
+            leading => leading?,
+        };
         let outcome = tokio::select! {
             () = stop.cancelled() => Ok(()),
             failed = leading.failed() => Err(Error::Failed(failed)),

@@ -58,7 +58,7 @@ impl Runtimes {
         if name == PROGRAMS {
             self.programs = Some(image.to_owned());
         } else {
-            let interpreter = interpreter(name, path, version)?;
+            let interpreter = interpreter(name, path, version, image)?;
             self.images.push(RuntimeImage { interpreter, image: image.to_owned() });
         }
         Ok(())
@@ -132,7 +132,12 @@ struct Entry {
 }
 
 /// `nodejs22` with its whole version beside it, or in it. Without a path it is where the official images have it.
-fn interpreter(name: &str, path: Option<&str>, version: Option<&str>) -> Result<Interpreter, String> {
+fn interpreter(
+    name: &str,
+    path: Option<&str>,
+    version: Option<&str>,
+    image: &str,
+) -> Result<Interpreter, String> {
     let (language, named, usual) = match (name.strip_prefix("nodejs"), name.strip_prefix("python")) {
         (Some(version), _) => (Language::Nodejs, version, NODE),
         (None, Some(version)) => (Language::Python, version, PYTHON),
@@ -149,7 +154,7 @@ fn interpreter(name: &str, path: Option<&str>, version: Option<&str>) -> Result<
         return Err(format!("has {}, which is no absolute path in an image", path.display()));
     }
     let prefix = interpreters::prefix(&path).unwrap_or_else(|| PathBuf::from("/"));
-    Ok(Interpreter { language, path, version, prefix })
+    Ok(Interpreter { language, path, version, prefix, image: Some(image.to_owned()) })
 }
 
 #[cfg(test)]

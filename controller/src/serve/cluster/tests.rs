@@ -12,12 +12,11 @@ use kube::api::{DeleteParams, ListParams, Patch, PatchParams, PostParams};
 use kube::{Api, Resource};
 use serde_json::json;
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::{mpsc, watch};
+use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tokio::time::{sleep, timeout};
 
 use super::*;
-use crate::autoscale;
 use crate::backend::Backend;
 use crate::backend::fake::{Fake, Plan};
 use crate::telemetry::metrics::Registry;
@@ -32,8 +31,6 @@ struct Rig {
     stop: CancellationToken,
     running: JoinSet<Result<(), Error>>,
     data: tempfile::TempDir,
-    /// What a hub would hold.
-    _gateway: (mpsc::Sender<hearth_dispatch::ToScaler>, mpsc::Receiver<hearth_dispatch::ToGateway>),
 }
 
 /// A way to the API server that can be cut: what a restart of it, or of a network, looks like.
@@ -85,7 +82,6 @@ impl Way {
 }
 
 impl Rig {
-    #[expect(clippy::print_stdout, reason = "what could not be tried is said")]
     async fn start() -> Option<Self> {
         if std::env::var_os("KUBECONFIG").is_none_or(|value| value.is_empty()) {
             println!("NOT RUN: KUBECONFIG names no cluster");
@@ -108,7 +104,6 @@ impl Rig {
             stop: CancellationToken::new(),
             running: JoinSet::new(),
             data: tempfile::tempdir().unwrap(),
-            _gateway: (mpsc::channel(1).0, mpsc::channel(1).1),
         };
         rig.lead().await;
         Some(rig)
@@ -123,6 +118,7 @@ impl Rig {
         config.cluster.watch_namespaces = vec![self.namespace.clone()];
         config.cluster.key_file = key;
         config.controller.management = "127.0.0.1:0".parse().unwrap();
+        config.controller.hub_listen = "127.0.0.1:0".parse().unwrap();
         config.prewarm.enabled = false;
         Ground::new(config, self.client.clone()).unwrap()
     }
@@ -137,12 +133,10 @@ impl Rig {
     async fn lead_by(&mut self, client: Client) {
         let ground = Ground { client, ..self.ground() };
         let held = timeout(PATIENCE, ground.candidate().acquire()).await.unwrap();
-        let (to_scaler, from_gateway) = mpsc::channel(64);
-        let (to_gateway, from_scaler) = mpsc::channel(64);
-        self._gateway = (to_scaler, from_scaler);
         let backend: Arc<dyn Backend> = self.backend.clone();
-        let channels = autoscale::Channels { from_gateway, to_gateway };
-        let ends = Ends { backend, channels, registry: Registry::new() };
+        let registry = Registry::new();
+        let gateways = ends::gateways(&ground, &registry).await.unwrap();
+        let ends = Ends { backend, gateways, registry };
         self.stop = CancellationToken::new();
         let stop = self.stop.clone();
         self.running.spawn(async move { lead_with(&ground, held, async { Ok(ends) }, stop).await });

@@ -181,7 +181,7 @@ proptest! {
                 },
                 Step::Hear(count) => {
                     let until = heard.saturating_add(count).min(events.len());
-                    for (alive, one) in events[heard..until].to_vec() {
+                    for (alive, one) in events[heard..until].iter().cloned() {
                         if alive { rig.arrive(one); } else { rig.leave(&one, From::Watch); }
                     }
                     heard = until;

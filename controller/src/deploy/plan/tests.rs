@@ -1,0 +1,286 @@
+use proptest::prelude::*;
+
+use super::*;
+
+fn digest(content: u8) -> Digest {
+    Digest::of(&[content])
+}
+
+fn nothing() -> Observed {
+    Observed {
+        generation: 1,
+        revisions: BTreeMap::new(),
+        served: None,
+        targets: BTreeMap::new(),
+        build: Build::No,
+        tried_first: true,
+    }
+}
+
+/// How the world answers a step.
+#[derive(Debug, Clone, Copy)]
+struct World {
+    builds: bool,
+    prepares: bool,
+    comes_up: bool,
+}
+
+const GOOD: World = World { builds: true, prepares: true, comes_up: true };
+
+fn apply(action: &Action, wanted: &mut Wanted, target: &Digest, seen: &mut Observed, world: World) {
+    let generation = seen.generation;
+    match action.clone() {
+        Action::Resolve => *wanted = Wanted::Template(target.clone()),
+        Action::Build => seen.build = if world.builds { Build::Done } else { Build::Failed },
+        Action::Create => {
+            let Wanted::Template(digest) = wanted else { panic!("nothing is wanted") };
+            let number = seen.revisions.keys().last().map_or(1, |last| last + 1);
+            let revision = Revision {
+                digest: digest.clone(),
+                state: RevisionState::Pending,
+                prepared: Prepared::No,
+                came_up: false,
+                retry: false,
+            };
+            seen.revisions.insert(number, revision);
+        }
+        Action::Prepare(number) => {
+            let prepared = if world.prepares { Prepared::Yes } else { Prepared::Failed };
+            seen.revisions.get_mut(&number).unwrap().prepared = prepared;
+        }
+        Action::Put(number, reach) => {
+            seen.targets.insert(number, (reach, generation));
+        }
+        Action::Try(number) => {
+            assert!(seen.targets.contains_key(&number), "tried without a target");
+            let revision = seen.revisions.get_mut(&number).unwrap();
+            revision.state = if world.comes_up { RevisionState::Ready } else { RevisionState::Failed };
+            revision.came_up = world.comes_up;
+            revision.retry = false;
+        }
+        Action::Mark(number, state) => seen.revisions.get_mut(&number).unwrap().state = state,
+        Action::Serve(number) => {
+            assert!(seen.targets.contains_key(&number), "served without a target");
+            seen.served = Some((number, generation));
+        }
+        Action::Unserve => seen.served = None,
+        Action::Remove(number) => {
+            assert!(seen.served.is_none_or(|(served, _)| served != number), "removed while it serves");
+            seen.targets.remove(&number);
+        }
+        Action::Delete(number) => {
+            assert!(!seen.targets.contains_key(&number), "deleted while it has instances");
+            seen.revisions.remove(&number);
+        }
+    }
+}
+
+/// Takes steps until there is none; the steps.
+fn converge(wanted: &mut Wanted, target: &Digest, seen: &mut Observed, world: World) -> Vec<Action> {
+    let mut steps = Vec::new();
+    while let Some(action) = plan(wanted, seen) {
+        apply(&action, wanted, target, seen, world);
+        steps.push(action);
+        assert!(steps.len() < 100, "no end: {steps:?}");
+    }
+    steps
+}
+
+#[test]
+fn a_first_deployment_is_routed_while_it_is_tried() {
+    let mut seen = nothing();
+    let steps = converge(&mut Wanted::Unresolved, &digest(1), &mut seen, GOOD);
+    let expected = [
+        Action::Resolve,
+        Action::Build,
+        Action::Create,
+        Action::Prepare(1),
+        Action::Put(1, Reach::Untried),
+        Action::Serve(1),
+        Action::Try(1),
+        Action::Put(1, Reach::Routed),
+    ];
+    assert_eq!(steps, expected);
+    assert_eq!(plan(&Wanted::Template(digest(1)), &seen), None, "the same template makes nothing new");
+}
+
+#[test]
+fn a_second_one_gets_the_routes_when_it_is_up_and_only_then_the_first_goes() {
+    let mut seen = nothing();
+    converge(&mut Wanted::Template(digest(1)), &digest(1), &mut seen, GOOD);
+    seen.build = Build::No;
+    seen.generation = 2;
+    let steps = converge(&mut Wanted::Template(digest(2)), &digest(2), &mut seen, GOOD);
+    let expected = [
+        // Routes and scale of the new spec are the old Revision's at once: they are no part of the template.
+        Action::Put(1, Reach::Routed),
+        Action::Serve(1),
+        Action::Build,
+        Action::Create,
+        Action::Prepare(2),
+        Action::Put(2, Reach::Untried),
+        Action::Try(2),
+        Action::Put(2, Reach::Routed),
+        Action::Serve(2),
+        Action::Remove(1),
+        Action::Mark(1, RevisionState::Retired),
+    ];
+    assert_eq!(steps, expected);
+}
+
+#[test]
+fn one_that_does_not_come_up_leaves_the_old_one_serving() {
+    let mut seen = nothing();
+    converge(&mut Wanted::Template(digest(1)), &digest(1), &mut seen, GOOD);
+    seen.build = Build::No;
+    let mut wanted = Wanted::Template(digest(2));
+    converge(&mut wanted, &digest(2), &mut seen, World { comes_up: false, ..GOOD });
+    assert_eq!(seen.served, Some((1, 1)));
+    assert_eq!(seen.targets.keys().collect::<Vec<_>>(), [&1]);
+    assert_eq!(seen.revisions[&2].state, RevisionState::Failed);
+}
+
+#[test]
+fn a_first_one_that_did_not_come_up_is_ready_as_soon_as_it_does() {
+    let mut seen = nothing();
+    let mut wanted = Wanted::Template(digest(1));
+    converge(&mut wanted, &digest(1), &mut seen, World { comes_up: false, ..GOOD });
+    assert_eq!(seen.served, Some((1, 1)), "its requests are told why");
+    seen.revisions.get_mut(&1).unwrap().came_up = true;
+    assert_eq!(plan(&wanted, &seen), Some(Action::Mark(1, RevisionState::Ready)));
+}
+
+#[test]
+fn one_that_failed_is_tried_again_when_it_is_time() {
+    let mut seen = nothing();
+    converge(&mut Wanted::Template(digest(1)), &digest(1), &mut seen, GOOD);
+    seen.build = Build::No;
+    let mut wanted = Wanted::Template(digest(2));
+    converge(&mut wanted, &digest(2), &mut seen, World { comes_up: false, ..GOOD });
+    assert_eq!(plan(&wanted, &seen), None);
+    seen.revisions.get_mut(&2).unwrap().retry = true;
+    let steps = converge(&mut wanted, &digest(2), &mut seen, GOOD);
+    let again = [Action::Mark(2, RevisionState::Pending), Action::Put(2, Reach::Untried), Action::Try(2)];
+    assert_eq!(steps[..3], again);
+    assert_eq!(seen.served, Some((2, 1)), "the old one served until then");
+}
+
+#[test]
+fn what_it_would_not_act_on_is_not_waited_for() {
+    // Tried again for a while, and then a request brought it up.
+    let mut seen = nothing();
+    let mut wanted = Wanted::Template(digest(1));
+    converge(&mut wanted, &digest(1), &mut seen, World { comes_up: false, ..GOOD });
+    assert_eq!(awaited(&wanted, &seen), [Awaited::Trial(1)]);
+    seen.revisions.get_mut(&1).unwrap().came_up = true;
+    converge(&mut wanted, &digest(1), &mut seen, GOOD);
+    assert_eq!(awaited(&wanted, &seen), []);
+
+    // A spec that does not build, and is undone.
+    seen.build = Build::No;
+    let mut other = Wanted::Template(digest(2));
+    converge(&mut other, &digest(2), &mut seen, World { builds: false, ..GOOD });
+    assert_eq!(awaited(&other, &seen), [Awaited::Build]);
+    assert_eq!(awaited(&wanted, &seen), []);
+
+    // The latest has failed, and is no longer what is wanted; or cannot be tried for want of parts.
+    seen.build = Build::No;
+    converge(&mut other, &digest(2), &mut seen, World { comes_up: false, ..GOOD });
+    assert_eq!(awaited(&other, &seen), [Awaited::Trial(2)]);
+    seen.build = Build::Failed;
+    assert_eq!(awaited(&Wanted::Template(digest(3)), &seen), [Awaited::Build]);
+    assert_eq!(awaited(&Wanted::Invalid, &seen), []);
+    assert_eq!(awaited(&Wanted::Unresolvable, &seen), [Awaited::Source]);
+    let latest = seen.revisions.get_mut(&2).unwrap();
+    (latest.retry, latest.prepared) = (true, Prepared::Failed);
+    converge(&mut other, &digest(2), &mut seen, GOOD);
+    assert_eq!(awaited(&other, &seen), [Awaited::Parts(2)]);
+
+    // Parts of one that serves no longer.
+    seen.revisions.get_mut(&2).unwrap().prepared = Prepared::No;
+    converge(&mut other, &digest(2), &mut seen, GOOD);
+    seen.revisions.get_mut(&1).unwrap().prepared = Prepared::Failed;
+    assert_eq!(awaited(&other, &seen), []);
+}
+
+#[test]
+fn after_a_restart_what_was_ready_serves_without_a_trial() {
+    let revision =
+        |digest, state| Revision { digest, state, prepared: Prepared::No, came_up: false, retry: false };
+    let mut seen = nothing();
+    seen.revisions.insert(1, revision(digest(1), RevisionState::Retired));
+    seen.revisions.insert(2, revision(digest(2), RevisionState::Ready));
+    let steps = converge(&mut Wanted::Template(digest(2)), &digest(2), &mut seen, GOOD);
+    assert_eq!(steps, [Action::Prepare(2), Action::Put(2, Reach::Routed), Action::Serve(2)]);
+}
+
+#[test]
+fn what_is_deleted_loses_its_routes_before_its_instances() {
+    let mut seen = nothing();
+    converge(&mut Wanted::Template(digest(1)), &digest(1), &mut seen, GOOD);
+    let steps = converge(&mut Wanted::Gone, &digest(1), &mut seen, GOOD);
+    assert_eq!(steps, [Action::Unserve, Action::Remove(1)]);
+}
+
+#[test]
+fn an_invalid_spec_leaves_what_runs() {
+    let mut seen = nothing();
+    converge(&mut Wanted::Template(digest(1)), &digest(1), &mut seen, GOOD);
+    assert_eq!(plan(&Wanted::Invalid, &seen), None);
+}
+
+proptest! {
+    #[test]
+    fn whatever_is_there_it_comes_to_an_end_and_something_serves(
+        history in proptest::collection::vec((any::<u8>(), any::<bool>(), any::<bool>(), any::<bool>()), 1..14),
+        restarts in proptest::collection::vec(any::<bool>(), 14),
+    ) {
+        let mut seen = nothing();
+        let mut served_before = false;
+        for (deployment, (content, builds, prepares, comes_up)) in history.into_iter().enumerate() {
+            seen.generation += 1;
+            seen.build = Build::No;
+            // What was not there is looked for again after a while.
+            for revision in seen.revisions.values_mut().filter(|known| known.prepared == Prepared::Failed) {
+                revision.prepared = Prepared::No;
+            }
+            if restarts[deployment] {
+                seen.targets.clear();
+                seen.served = None;
+                for revision in seen.revisions.values_mut() {
+                    revision.prepared = Prepared::No;
+                    revision.came_up = false;
+                }
+                served_before = false;
+            }
+            let target = digest(content);
+            // The same template again makes no new Revision, and one that has failed is not tried again.
+            let failed = |revision: &Revision| revision.state == RevisionState::Failed && revision.digest == target;
+            let failed_before = seen.revisions.values().next_back().is_some_and(failed);
+            let mut wanted = Wanted::Unresolved;
+            converge(&mut wanted, &target, &mut seen, World { builds, prepares, comes_up });
+            prop_assert_eq!(plan(&wanted, &seen), None);
+            for one in awaited(&wanted, &seen) {
+                let mut due = seen.clone();
+                let mut wanted = wanted.clone();
+                match one {
+                    Awaited::Source => wanted = Wanted::Unresolved,
+                    Awaited::Build => due.build = Build::No,
+                    Awaited::Parts(number) => due.revisions.get_mut(&number).unwrap().prepared = Prepared::No,
+                    Awaited::Trial(number) => due.revisions.get_mut(&number).unwrap().retry = true,
+                }
+                prop_assert!(plan(&wanted, &due).is_some(), "{:?} is waited for in vain", one);
+            }
+            prop_assert!(seen.revisions.len() <= KEPT_REVISIONS + 1);
+            if builds && prepares && comes_up && !failed_before {
+                let (served, _) = seen.served.expect("it came up");
+                prop_assert_eq!(&seen.revisions[&served].digest, &target);
+                prop_assert_eq!(seen.targets.len(), 1);
+            }
+            prop_assert!(!served_before || seen.served.is_some(), "routes were lost");
+            served_before = seen.served.is_some();
+        }
+        converge(&mut Wanted::Gone, &digest(0), &mut seen, GOOD);
+        prop_assert!(seen.targets.is_empty() && seen.served.is_none());
+    }
+}
