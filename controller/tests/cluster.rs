@@ -149,6 +149,8 @@ impl Cluster {
             .args(arguments)
             .args(["--namespace", &self.namespace, "--watch-namespace", &self.namespace])
             .arg(format!("--key-file={}", self.key().display()))
+            // Of `.ci/cluster`, and no option.
+            .env_remove("HEARTH_KUBE_DIR")
             .env("HEARTH_PREWARM_ENABLED", "false")
             .env("HEARTH_CONTROLLER_LEASE_DURATION", "6s")
             .stdin(Stdio::null())
@@ -310,7 +312,8 @@ fn kubectl_json(arguments: &[&str]) -> Option<Value> {
     serde_json::from_str(&said).ok()
 }
 
-const HELLO: &str = "exports.handler = async () => 'hello from ' + process.env.HEARTH_FUNCTION";
+const HELLO: &str =
+    "exports.handler = async () => ({ statusCode: 200, body: 'hello from ' + process.env.HEARTH_FUNCTION })";
 
 #[test]
 fn a_function_applied_by_kubectl_answers_through_the_gateway_and_leaves_nothing() {

@@ -62,6 +62,11 @@ pub trait Backend: Send + Sync + fmt::Debug + 'static {
         ImageForm::Unpacked
     }
 
+    /// The secret that an instance of this name is to have; `None`: a random one. Where it is kept nowhere, it must be found out again.
+    fn secret(&self, _instance: &InstanceId) -> Option<String> {
+        None
+    }
+
     /// What can be changed of an instance while it runs.
     fn fixity(&self) -> Fixity {
         Fixity::Free

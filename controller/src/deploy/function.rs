@@ -13,7 +13,7 @@ use hearth_dispatch::StartFailure;
 use hearth_dispatch::routes::Conflict;
 use hearth_function::spec::Pause;
 use hearth_function::{
-    Digest, Function, FunctionId, InstanceCounts, Revision, RevisionId, RevisionSpec, RevisionState,
+    Code, Digest, Function, FunctionId, InstanceCounts, Revision, RevisionId, RevisionSpec, RevisionState,
     RevisionStatus, Template, next_revision_name, revision_number,
 };
 use hearth_scaler::{Policy, Reach};
@@ -27,6 +27,7 @@ use super::plan::{Action, Awaited, Number, Observed, Wanted, awaited, plan};
 use super::status;
 use super::{RESYNC, Shared, routes};
 use crate::autoscale::{Target, TrialError, Windows};
+use crate::backend::Fixity;
 use crate::pool;
 use crate::store::{self, Preconditions};
 use crate::telemetry::logs::{Entry, Note};
@@ -317,6 +318,10 @@ impl Task {
     /// Has the parts of a template, and shows in the status how that goes on.
     async fn ensure(&mut self, template: &Template, observed: &Observed) -> Result<Found, Missing> {
         let shared = Arc::clone(&self.shared);
+        if let (Some(Code::Bundle(digest)), Some(function)) = (template.code(), self.memory.function.clone())
+        {
+            Box::pin(shared.parts.sources.bring_back(&digest, &function.spec)).await;
+        }
         let said = watch::Sender::new(None);
         let mut heard = said.subscribe();
         let (logs, id) = (shared.parts.logs.clone(), self.id.clone());
@@ -441,10 +446,9 @@ impl Task {
             tracing::error!(function = %self.id, %error, "instances are not reserved");
             Windows::default()
         });
-        let pauses = self.shared.parts.sources.fixity == Fixity::Free;
-        let pause = match spec.scale.pause().filter(|_| pauses) {
-            Pause::Off => None,
-            Pause::After(time) => Some(time.get()),
+        let pause = match spec.scale.pause() {
+            Pause::After(time) if self.shared.parts.sources.fixity == Fixity::Free => Some(time.get()),
+            Pause::After(_) | Pause::Off => None,
         };
         let policy = Policy::of(&spec);
         let target = Target { template: Arc::clone(template), policy, reach, pause, reserved };

@@ -32,7 +32,7 @@ use tokio::task::{Id, JoinError, JoinSet};
 use tokio_util::sync::CancellationToken;
 
 use parts::Live;
-pub use parts::{Sources, interpreter_of};
+pub use parts::{Depot, Sources, interpreter_of};
 pub use routes::{Gateway, Routes};
 pub use table::table;
 
@@ -348,6 +348,9 @@ impl Service {
         }
         let parts = &self.shared.parts;
         let (sources, keeping) = (parts.sources.clone(), self.shared.config.keeping);
+        if let Some(depot) = &sources.depot {
+            depot.retain(&live.bundles, keeping.age).await;
+        }
         let work = move || sources.collect(&live, &keeping, SystemTime::now());
         match tokio::task::spawn_blocking(work).await {
             Ok(Ok((removed, bytes))) => {

@@ -1,10 +1,13 @@
 //! Where the parts of a Revision are on this machine: its code, its dependencies, its interpreter.
 
 use std::collections::HashSet;
+use std::fmt;
+use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
+use async_trait::async_trait;
 use hearth_function::spec::SourceKind;
 use hearth_function::{Code, Digest, FunctionSpec, ImageTemplate, RuntimeName, Template};
 use tokio::sync::broadcast;
@@ -18,6 +21,19 @@ use crate::telemetry::chain;
 
 /// What was asked for so lately is not removed for room: a Function that names it may be about to come.
 const GRACE: Duration = Duration::from_secs(600);
+
+/// Where uploaded bundles are that this machine does not have: another controller may have taken them in.
+#[async_trait]
+pub trait Depot: Send + Sync + fmt::Debug + 'static {
+    /// The packed bundle, if it is there.
+    ///
+    /// # Errors
+    /// Why it cannot be looked for, for people.
+    async fn fetch(&self, digest: &Digest) -> Result<Option<Vec<u8>>, String>;
+
+    /// Removes what is neither live nor younger than `age`.
+    async fn retain(&self, live: &HashSet<Digest>, age: Duration);
+}
 
 /// Code, dependencies and images. Clones share the stores.
 #[derive(Debug, Clone)]
@@ -38,6 +54,8 @@ pub struct Sources {
     pub program_image: Option<String>,
     /// What interprets code.
     pub interpreters: Catalogue,
+    /// Where bundles are that are not here.
+    pub depot: Option<Arc<dyn Depot>>,
 }
 
 /// Why code or dependencies are not there.
@@ -119,6 +137,30 @@ impl Sources {
                 Err(Missing::new("SourceInvalid", format!("source.{field} cannot be used by this server")))
             }
             None => Err(Missing::new("SourceInvalid", "spec.source has no field, or more than one")),
+        }
+    }
+
+    /// Sees to it that a bundle which was here, or at another controller, is here again: made anew of the source that `spec` names, if that still
+    /// means the same, or fetched. That it stays away is seen by whoever looks for it next.
+    pub(super) async fn bring_back(&self, digest: &Digest, spec: &FunctionSpec) {
+        if self.bundles.has(digest) {
+            return;
+        }
+        if let Some(SourceKind::Inline(_) | SourceKind::Archive(_) | SourceKind::Git(_)) = spec.source.kind()
+            && let Err(missing) = self.resolve(spec).await
+        {
+            tracing::debug!(%digest, why = missing.message, "a source cannot be had again");
+        }
+        let Some(depot) = self.depot.as_ref().filter(|_| !self.bundles.has(digest)) else { return };
+        let brought = match depot.fetch(digest).await {
+            Ok(Some(packed)) => {
+                self.bundles.put(digest, io::Cursor::new(packed)).await.map_err(|error| chain(&error))
+            }
+            Ok(None) => return,
+            Err(error) => Err(error),
+        };
+        if let Err(error) = brought {
+            tracing::warn!(%digest, error, "a bundle is not brought back");
         }
     }
 

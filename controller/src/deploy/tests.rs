@@ -82,6 +82,7 @@ async fn a_panic_in_the_task_of_one_function_stops_no_other_and_is_got_over() {
         fixity: crate::backend::Fixity::Free,
         program_image: None,
         interpreters: Default::default(),
+        depot: None,
     };
     let panics = metrics.counter("panics_total", "Panics.");
     let gauge = |name| metrics.gauge(name, "Bytes.");

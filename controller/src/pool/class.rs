@@ -49,7 +49,12 @@ enum Language {
 
 impl Class {
     /// The class of a Revision's instances, if they can be pooled.
-    pub(super) fn of(template: &Template, places: &Places, network: Network, namespace: &str) -> Option<Self> {
+    pub(super) fn of(
+        template: &Template,
+        places: &Places,
+        network: Network,
+        namespace: &str,
+    ) -> Option<Self> {
         let memory = template.resources.memory.bytes();
         let fixed = places.fixity == Fixity::Fixed;
         if fixed && (template.resources.cpu.is_some() || template.resources.tmp().bytes() != TMP_BYTES) {

@@ -142,7 +142,7 @@ impl Pool {
     /// `patient`: until it is Ready it gives way to those that one waits for.
     pub fn start(&mut self, template: &Arc<Template>, waited: Duration, patient: bool) -> InstanceId {
         let id = self.new_id(template.function().name());
-        let mut spec = template.spec(id.clone(), secret());
+        let mut spec = template.spec(id.clone(), self.secret(&id));
         spec.limits.patient = patient;
         self.spawn(Subject::Function(Arc::clone(template)), spec, Origin::New { waited });
         id
@@ -151,7 +151,7 @@ impl Pool {
     /// Starts an instance without a function and says its name.
     pub fn start_pooled(&mut self, class: &Arc<Class>) -> InstanceId {
         let id = self.new_id(class.prefix());
-        let spec = class.spec(id.clone(), secret());
+        let spec = class.spec(id.clone(), self.secret(&id));
         self.spawn(Subject::Pool, spec, Origin::Pooled(Arc::clone(class)));
         id
     }
@@ -422,6 +422,11 @@ impl Pool {
         entry.step(&instance, life::Event::Removed);
         let revision = entry.subject.revision();
         Some(Event { instance, revision, what: Happened::Removed })
+    }
+
+    /// The secret of a new instance.
+    fn secret(&self, id: &InstanceId) -> String {
+        self.backend.secret(id).unwrap_or_else(secret)
     }
 
     fn new_id(&self, name: &str) -> InstanceId {

@@ -233,6 +233,8 @@ options! {
         gateway_url_inside: Option<String> = None,
         /// File of the token that the command line must know. Default: none given, it is derived from the cluster key, so that whoever may read that Secret knows it.
         token_file: Option<PathBuf> = None,
+        /// Largest uploaded bundle, in bytes, packed, that is kept in ConfigMaps of Hearth's namespace too, so that a controller with another disk has it. Default: sources without their dependencies stay below it, and the API server's database is not filled; 0 for none.
+        keep_bundles: Size = Size::mib(4),
         /// How long a leader that was killed is waited for before another controller takes over. Default: requests wait three times as long for a slot.
         lease_duration: Duration = crate::lease::DURATION,
     }

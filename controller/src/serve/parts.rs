@@ -36,6 +36,8 @@ pub(super) struct Wired {
     /// Host and port of the gateway.
     pub(super) gateway: String,
     pub(super) health: Arc<Health>,
+    /// Where the next controller of a cluster finds what is uploaded here.
+    pub(super) depot: Option<Arc<super::cluster::Depot>>,
 }
 
 /// Whether the server serves: from the moment that the API listens, which is the last to start, until it is told to stop.
@@ -172,7 +174,12 @@ impl Parts for Wired {
         let packed =
             std::fs::File::open(file).map_err(|error| internal("open the received bundle", error))?;
         match self.bundles.put(&digest, std::io::BufReader::new(packed)).await {
-            Ok(_) => Ok(()),
+            Ok(_) => {
+                if let Some(depot) = &self.depot {
+                    depot.store(&digest, file).await;
+                }
+                Ok(())
+            }
             Err(error) if error.is_clients() => Err(Error::Invalid(crate::telemetry::chain(&error))),
             Err(error) => Err(internal("unpack the bundle", error)),
         }

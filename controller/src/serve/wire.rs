@@ -208,6 +208,7 @@ impl Start {
             fixity: self.backend.fixity(),
             program_image: None,
             interpreters: Catalogue::Machine,
+            depot: None,
         };
         let routes = deploy::Routes::default();
         let deployer = deploy::Service::new(
@@ -258,6 +259,7 @@ impl Start {
             metrics,
             gateway: reachable(self.listen).to_string(),
             health: Arc::clone(&health),
+            depot: None,
         };
         let mut running = Running {
             health,

@@ -6,13 +6,14 @@ use std::io::{ErrorKind, Read, Write};
 use std::net::TcpStream;
 use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream;
+use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::{Mutex, OnceLock};
 use std::time::{Duration, Instant};
 
 use bytes::{Bytes, BytesMut};
-use hearth_protocol::config::Confinement;
+use hearth_protocol::config::{Confinement, USER};
 use hearth_protocol::sequence::{Connection, Step};
 use hearth_protocol::{
     Answer, CallError, Exit, Frame, Hello, Invoke, Load, Loaded, LogRecord, RequestHead, RequestId, Role,
@@ -104,7 +105,18 @@ impl Setup {
             fs::create_dir(directory.path().join(name)).unwrap();
         }
         self.config.working_directory = directory.path().join("code").to_string_lossy().into_owned();
-        let child = Command::new(env!("CARGO_BIN_EXE_hearth-shim"))
+        let mut command = Command::new(env!("CARGO_BIN_EXE_hearth-shim"));
+        if self.config.confinement == Confinement::Full && rustix::process::geteuid().is_root() {
+            // As in a Pod: nothing of root's. Where the binary was built is nobody else's to see.
+            let copy = directory.path().join("shim");
+            fs::copy(env!("CARGO_BIN_EXE_hearth-shim"), &copy).unwrap();
+            for path in ["", "code", "build", "s", "shim"].map(|name| directory.path().join(name)) {
+                std::os::unix::fs::chown(path, Some(USER), Some(USER)).unwrap();
+            }
+            command = Command::new(copy);
+            command.uid(USER).gid(USER);
+        }
+        let child = command
             .arg(directory.path().join("s"))
             .envs(controller.environment())
             .env("RESOLVED", "by the kubelet")

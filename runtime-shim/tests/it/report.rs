@@ -3,6 +3,7 @@
 use std::fs;
 use std::io::Read;
 
+use hearth_protocol::config::{Confinement, USER};
 use hearth_protocol::report::{FromShim, ToShim};
 use hearth_protocol::{Exit, Frame, Load, Loaded, ShimProcess, Signature};
 use rustix::process::Signal;
@@ -137,6 +138,33 @@ fn the_leader_is_looked_for() {
     config.env.insert("SAID".to_owned(), "and by the controller".to_owned());
     let _report = controller.start(&shim, config, &[]);
     prints(&shim, "by the kubelet and by the controller");
+}
+
+#[test]
+fn who_is_not_root_is_locked_in_as_far_as_it_goes() {
+    let script =
+        "id -u; grep -E 'CapEff|NoNewPrivs|Seccomp:' /proc/self/status; unshare -Ur true; echo unshare $?;
+        cat /proc/$PPID/environ; echo environ $?; echo >file; echo write $?; echo done";
+    let controller = Controller::new();
+    let setup = job(script).with(|config| config.confinement = Confinement::Full);
+    let (shim, config) = setup.start_reporting(&controller);
+    let _report = controller.start(&shim, config, &[(&Tar::of(&[("file", "x")]), "code")]);
+    let lines = shim.control(0).logs_until(|record| record.line == "done");
+    let text: Vec<&str> = lines.iter().map(|record| std::str::from_utf8(&record.line).unwrap()).collect();
+    let text = text.join("\n");
+    let user = if rustix::process::geteuid().is_root() { USER } else { rustix::process::geteuid().as_raw() };
+    for expected in [
+        &format!("{user}\n"),
+        "CapEff:\t0000000000000000",
+        "NoNewPrivs:\t1",
+        "Seccomp:\t2",
+        "unshare 1",
+        // The token is in there.
+        "environ 1",
+        "write 2",
+    ] {
+        assert!(text.contains(expected), "{expected} is not in\n{text}");
+    }
 }
 
 #[test]

@@ -44,7 +44,9 @@ fn search_among(language: Language, candidates: Vec<PathBuf>) -> Searched {
     });
     let mut list: Vec<Interpreter> = found
         .into_iter()
-        .filter_map(|(path, version)| Some(Interpreter { language, prefix: prefix(&path)?, path, version, image: None }))
+        .filter_map(|(path, version)| {
+            Some(Interpreter { language, prefix: prefix(&path)?, path, version, image: None })
+        })
         .collect();
     // The patch level does not count: 3.11.2 of the system and 3.11.9 of pyenv are equals.
     let series = |version: [u32; 3]| {

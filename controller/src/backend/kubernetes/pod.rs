@@ -76,7 +76,9 @@ pub(super) fn of(
     };
     let pod = PodSpec {
         containers: vec![container],
-        init_containers: (!brings_shim).then(|| config.shim_image.as_deref().map(|shim| vec![bring_shim(shim, config)])).flatten(),
+        init_containers: (!brings_shim)
+            .then(|| config.shim_image.as_deref().map(|shim| vec![bring_shim(shim, config)]))
+            .flatten(),
         automount_service_account_token: Some(false),
         enable_service_links: Some(false),
         restart_policy: Some("Never".to_owned()),
@@ -87,7 +89,10 @@ pub(super) fn of(
             run_as_user: Some(i64::from(USER)),
             run_as_group: Some(i64::from(USER)),
             fs_group: Some(i64::from(USER)),
-            seccomp_profile: Some(SeccompProfile { type_: "RuntimeDefault".to_owned(), ..SeccompProfile::default() }),
+            seccomp_profile: Some(SeccompProfile {
+                type_: "RuntimeDefault".to_owned(),
+                ..SeccompProfile::default()
+            }),
             ..PodSecurityContext::default()
         }),
         volumes: Some(volumes(spec, brings_shim)),
@@ -141,12 +146,13 @@ pub(super) fn owned(owner: &Owner) -> [(String, String); 2] {
     ]
 }
 
-/// The specification as it is kept with the Pod: without its secret.
+/// The specification as it is kept with the Pod: without secret and environment.
 ///
 /// # Errors
 /// When it has no JSON form.
 pub(super) fn written(spec: &InstanceSpec) -> Result<String, Error> {
-    let kept = InstanceSpec { secret: String::new(), ..spec.clone() };
+    // Its environment may be larger than an annotation, and nobody asks for it again.
+    let kept = InstanceSpec { secret: String::new(), env: BTreeMap::new(), ..spec.clone() };
     serde_json::to_string(&kept).map_err(|error| Error::Invalid {
         what: format!("the specification cannot be written down ({error})"),
         remedy: "use paths and names that are text".to_owned(),
@@ -200,7 +206,11 @@ fn variable(name: &str, value: &str) -> EnvVar {
 }
 
 fn port(name: &str, number: u16) -> ContainerPort {
-    ContainerPort { name: Some(name.to_owned()), container_port: i32::from(number), ..ContainerPort::default() }
+    ContainerPort {
+        name: Some(name.to_owned()),
+        container_port: i32::from(number),
+        ..ContainerPort::default()
+    }
 }
 
 fn restricted() -> SecurityContext {
@@ -230,6 +240,7 @@ fn empty(name: &str, memory: bool, bytes: Option<u64>) -> Volume {
     let directory = EmptyDirVolumeSource {
         medium: memory.then(|| "Memory".to_owned()),
         size_limit: bytes.map(|bytes| Quantity(bytes.to_string())),
+        ..EmptyDirVolumeSource::default()
     };
     Volume { name: name.to_owned(), empty_dir: Some(directory), ..Volume::default() }
 }

@@ -22,9 +22,9 @@ pub(super) fn ended(pod: &Pod) -> Option<Exit> {
     let terminated = states.filter_map(|one| one.state.as_ref()?.terminated.as_ref()).next();
     if let Some(terminated) = terminated {
         let out_of_memory = terminated.reason.as_deref() == Some("OOMKilled");
-        let signal = terminated.signal.or_else(|| {
-            (terminated.exit_code > BY_SIGNAL).then_some(terminated.exit_code - BY_SIGNAL)
-        });
+        let signal = terminated
+            .signal
+            .or_else(|| (terminated.exit_code > BY_SIGNAL).then_some(terminated.exit_code - BY_SIGNAL));
         let code = signal.is_none().then_some(terminated.exit_code);
         return Some(Exit { code, signal, out_of_memory });
     }
@@ -99,7 +99,9 @@ mod tests {
 
     #[test]
     fn what_keeps_it_from_starting_is_said() {
-        let missing = state(json!({ "waiting": { "reason": "CreateContainerConfigError", "message": "secret \"db\" not found" } }));
+        let missing = state(
+            json!({ "waiting": { "reason": "CreateContainerConfigError", "message": "secret \"db\" not found" } }),
+        );
         let said = obstacle(&missing).unwrap();
         assert!(said.what.contains("secret \"db\" not found") && !said.passes, "{said:?}");
         let image = state(json!({ "waiting": { "reason": "ImagePullBackOff", "message": "Back-off" } }));

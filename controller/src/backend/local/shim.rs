@@ -69,7 +69,9 @@ pub(in crate::backend) fn interpreter(spec: &InstanceSpec) -> Option<String> {
             .map(|place| format!("{place}/{program}"))
             .find(|place| is_there(path, place))
             .map(|place| format!("/{place}")),
-        Root::Runtime { interpreter, .. } => interpreter.as_ref().map(|path| path.to_string_lossy().into_owned()),
+        Root::Runtime { interpreter, .. } => {
+            interpreter.as_ref().map(|path| path.to_string_lossy().into_owned())
+        }
         Root::Image(_) => None,
     }
 }

@@ -7,6 +7,7 @@ use tokio::sync::mpsc;
 use super::{Error, Ground};
 use crate::autoscale;
 use crate::backend::Backend;
+use crate::backend::kubernetes::{self, Kubernetes};
 use crate::hub::{self, Hub};
 use crate::telemetry::logs::Calls;
 use crate::telemetry::metrics::Registry;
@@ -29,8 +30,9 @@ pub(super) struct Gateways {
 /// Opens them.
 pub(super) async fn open(ground: &Ground) -> Result<Ends, Error> {
     let registry = Registry::new();
-    let _gateways = gateways(ground, &registry).await?;
-    Err(Error::Failed("this build has no backend for Kubernetes".to_owned()))
+    let gateways = gateways(ground, &registry).await?;
+    let backend = Kubernetes::open(pods(ground)).await?;
+    Ok(Ends { backend, gateways, registry })
 }
 
 /// Listens for gateways.
@@ -39,4 +41,19 @@ pub(super) async fn gateways(ground: &Ground, registry: &Registry) -> Result<Gat
         hub::Config { listen: ground.config.controller.hub_listen, key: ground.key.0, settle: hub::SETTLE };
     let (hub, ends) = Hub::open(config, registry).await?;
     Ok(Gateways { hub, channels: ends.autoscaler, calls: ends.calls })
+}
+
+fn pods(ground: &Ground) -> kubernetes::Config {
+    let cluster = &ground.config.cluster;
+    kubernetes::Config {
+        client: ground.client.clone(),
+        namespace: cluster.namespace.clone(),
+        namespaces: cluster.watch_namespaces.clone(),
+        report_listen: ground.config.controller.report_listen,
+        report_advertise: ground.report_advertise(),
+        key: ground.key.0,
+        pull_policy: cluster.pull_policy.clone(),
+        // Every runtime image has it.
+        shim_image: cluster.runtimes.program_image().map(str::to_owned),
+    }
 }

@@ -10,6 +10,7 @@ use tokio_util::sync::CancellationToken;
 use super::super::parts::{Health, Wired};
 use super::super::running::Tasks;
 use super::super::{memory, wire};
+use super::depot::Depot;
 use super::ends::{Ends, Gateways};
 use super::events::Events;
 use super::table::OnPaper;
@@ -123,6 +124,11 @@ pub(super) async fn start(ground: &Ground, ends: Ends, stop: &CancellationToken)
     });
 
     let deploying = CancellationToken::new();
+    let depot = Arc::new(Depot::new(
+        ground.client.clone(),
+        &config.cluster.namespace,
+        config.controller.keep_bundles.as_bytes(),
+    ));
     let sources = deploy::Sources {
         bundles: bundles.clone(),
         dependencies: Arc::clone(&dependencies),
@@ -132,6 +138,7 @@ pub(super) async fn start(ground: &Ground, ends: Ends, stop: &CancellationToken)
         fixity: backend.fixity(),
         program_image: config.cluster.runtimes.program_image().map(str::to_owned),
         interpreters: config.cluster.runtimes.catalogue(),
+        depot: Some(depot.clone()),
     };
     let parts = deploy_parts(&store, sources, &autoscaler, &logs, &registry);
     let deployer = deploy::Service::new(deploying_config(ground), parts);
@@ -165,6 +172,7 @@ pub(super) async fn start(ground: &Ground, ends: Ends, stop: &CancellationToken)
         metrics: registry,
         gateway: gateway_address(ground),
         health: Arc::clone(&health),
+        depot: Some(depot),
     };
     let api_config = api::Config { listen: config.controller.management, ..config.api() };
     let api = api::start_beside(api_config, ground.token.clone(), store.clone(), Arc::new(wired)).await?;

@@ -13,6 +13,7 @@
 //! serving → hub and management API. A controller that loses the Lease stops at once, with an error, and leaves everything as it is; one that is
 //! told to end stops its work, leaves instances as they are, and gives the Lease back, so that another goes on with them.
 
+mod depot;
 mod ends;
 mod events;
 mod gateway;
@@ -37,6 +38,7 @@ use crate::edge;
 use crate::lease::{Candidate, Held, Identity, Lost, Timing};
 use crate::telemetry::chain;
 
+pub(super) use depot::Depot;
 use ends::Ends;
 pub use gateway::gateway;
 pub use key::{Error as KeyError, Key};
@@ -72,6 +74,9 @@ pub enum Error {
     /// The management port.
     #[error(transparent)]
     Api(#[from] api::Error),
+    /// The instances' port.
+    #[error(transparent)]
+    Open(#[from] crate::backend::OpenError),
     /// The gateways' port.
     #[error(transparent)]
     Hub(#[from] crate::hub::Error),

@@ -11,13 +11,7 @@ pub(super) fn toolchain(language: Language) -> Toolchain {
         Language::Nodejs => ("/usr/bin/node", [20, 11, 1]),
         Language::Python => ("/usr/bin/python3.11", [3, 11, 7]),
     };
-    Toolchain::of(Interpreter {
-        language,
-        path: path.into(),
-        version,
-        prefix: "/usr".into(),
-        image: None,
-    })
+    Toolchain::of(Interpreter { language, path: path.into(), version, prefix: "/usr".into(), image: None })
 }
 
 /// The plan for a bundle with these files, in a directory of this name.

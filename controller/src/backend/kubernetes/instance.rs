@@ -1,0 +1,128 @@
+//! An instance in the books: what it was started as, where it listens, how it ended.
+
+use std::net::{IpAddr, SocketAddr};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use hearth_function::InstanceId;
+use hearth_protocol::Exit;
+use hearth_protocol::report::Mount;
+use tokio::sync::{mpsc, oneshot, watch};
+
+use super::blobs::Blob;
+use super::why::Obstacle;
+use crate::backend::InstanceSpec;
+
+/// Orders that wait for a shim; more than one at a time nobody gives.
+const ORDERS: usize = 4;
+
+/// Where an instance listens.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Reported {
+    pub(super) invoke: SocketAddr,
+    pub(super) control: SocketAddr,
+}
+
+impl Reported {
+    pub(super) fn at(address: IpAddr, invoke: u16, control: u16) -> Self {
+        Self { invoke: SocketAddr::new(address, invoke), control: SocketAddr::new(address, control) }
+    }
+}
+
+/// Something that a running shim is to do.
+#[derive(Debug)]
+pub(super) struct Order {
+    pub(super) mounts: Vec<Mount>,
+    pub(super) reply: oneshot::Sender<Result<(), String>>,
+}
+
+/// One instance.
+#[derive(Debug)]
+pub(super) struct Instance {
+    pub(super) id: InstanceId,
+    pub(super) namespace: String,
+    /// Changes when a pooled one gets its function.
+    pub(super) spec: Mutex<InstanceSpec>,
+    pub(super) reported: watch::Sender<Option<Reported>>,
+    pub(super) obstacle: watch::Sender<Option<Obstacle>>,
+    pub(super) end: watch::Sender<Option<Exit>>,
+    /// Nothing of its Pod is left.
+    pub(super) gone: watch::Sender<bool>,
+    /// What it may fetch.
+    pub(super) blobs: Mutex<Vec<Arc<Blob>>>,
+    pub(super) has_code: AtomicBool,
+    /// Its start is over: from then on its end is told.
+    started: AtomicBool,
+    told: AtomicBool,
+    orders: Mutex<Option<mpsc::Sender<Order>>>,
+}
+
+impl Instance {
+    pub(super) fn new(spec: InstanceSpec, namespace: &str) -> Self {
+        Self {
+            id: spec.id.clone(),
+            namespace: namespace.to_owned(),
+            has_code: AtomicBool::new(spec.code.is_some()),
+            spec: Mutex::new(spec),
+            reported: watch::Sender::new(None),
+            obstacle: watch::Sender::new(None),
+            end: watch::Sender::new(None),
+            gone: watch::Sender::new(false),
+            blobs: Mutex::default(),
+            started: AtomicBool::new(false),
+            told: AtomicBool::new(false),
+            orders: Mutex::new(None),
+        }
+    }
+
+    pub(super) fn spec(&self) -> InstanceSpec {
+        self.spec.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    pub(super) fn has_ended(&self) -> bool {
+        self.end.borrow().is_some()
+    }
+
+    pub(super) fn is_started(&self) -> bool {
+        self.started.load(Ordering::Acquire)
+    }
+
+    /// Its start is over.
+    pub(super) fn start_is_over(&self) {
+        self.started.store(true, Ordering::Release);
+    }
+
+    /// Notes how it ended; the first word counts.
+    pub(super) fn note_end(&self, exit: Exit) {
+        self.end.send_if_modified(|end| end.is_none() && end.insert(exit) == &exit);
+    }
+
+    /// Its end, if it is to be told now: once, and not before its start is over.
+    pub(super) fn untold_end(&self) -> Option<Exit> {
+        let exit = (*self.end.borrow())?;
+        (self.is_started() && !self.told.swap(true, Ordering::AcqRel)).then_some(exit)
+    }
+
+    /// What may be fetched from now on, too.
+    pub(super) fn may_fetch(&self, blobs: impl IntoIterator<Item = Arc<Blob>>) {
+        self.blobs.lock().unwrap_or_else(PoisonError::into_inner).extend(blobs);
+    }
+
+    pub(super) fn blob(&self, digest: &str) -> Option<Arc<Blob>> {
+        let blobs = self.blobs.lock().unwrap_or_else(PoisonError::into_inner);
+        blobs.iter().find(|blob| blob.digest == digest).cloned()
+    }
+
+    /// A connection of its shim takes orders from now on; that of an earlier one gets none any more.
+    pub(super) fn connected(&self) -> mpsc::Receiver<Order> {
+        let (sender, receiver) = mpsc::channel(ORDERS);
+        *self.orders.lock().unwrap_or_else(PoisonError::into_inner) = Some(sender);
+        receiver
+    }
+
+    /// Who takes orders, if the shim is connected.
+    pub(super) fn orders(&self) -> Option<mpsc::Sender<Order>> {
+        let orders = self.orders.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        orders.filter(|orders| !orders.is_closed())
+    }
+}

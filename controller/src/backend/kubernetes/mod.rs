@@ -1,0 +1,359 @@
+//! The Kubernetes backend: instances are Pods that Hearth itself creates, specialises and deletes.
+//!
+//! ```text
+//!   Backend ──► Kubernetes ── create, patch, delete ──► API server ──► kubelet ──► Pod: shim and runtime of a runtime image
+//!                 │  ▲  ▲                                   │                        │
+//!                 │  │  └─────── watch: ends, obstacles ────┘                        │
+//!                 │  └───── reports.rs: what to run, code, the end ◄─────────────────┘  TCP, the shim connects
+//!                 └── addresses of the invocation protocol ──► pool, gateways
+//! ```
+//!
+//! A Pod reports itself instead of being looked for: its shim connects as soon as it runs, learns what to run, fetches code and dependencies
+//! as tars, verifies their digests and unpacks them. What a controller must know to go on with an instance is in its Pod's annotations; its
+//! secret follows from the cluster key.
+//!
+//! **What a Pod cannot.** It cannot be paused; it keeps the limits that it was started with, and its namespace ([`Fixity::Fixed`]); how many
+//! processes it may have is its node's to say. Code lies in a volume of the Pod, whose files the function's own user could make writable
+//! again: it changes nothing but this one instance.
+
+mod blobs;
+mod instance;
+mod keys;
+mod pod;
+mod reports;
+mod results;
+mod start;
+mod stop;
+mod watch;
+mod why;
+
+use std::collections::HashMap;
+use std::fmt;
+use std::io;
+use std::net::SocketAddr;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use async_trait::async_trait;
+use hearth_function::{InstanceId, RevisionId};
+use k8s_openapi::api::core::v1::Pod;
+use kube::api::ListParams;
+use kube::{Api, Client};
+use tokio::net::TcpListener;
+use tokio::sync::mpsc;
+use tokio_util::sync::{CancellationToken, DropGuard};
+use tokio_util::task::TaskTracker;
+
+use self::instance::Instance;
+use self::keys::Keys;
+use super::{
+    Address, Backend, Capability, CodeMount, Ended, Error, Exit, Fixity, Found, ImageForm, InstanceSpec,
+    Limits, OpenError, Owner, Started, Stats,
+};
+
+/// How the Kubernetes backend is set up.
+#[derive(Clone)]
+pub struct Config {
+    /// Speaks to the API server.
+    pub client: Client,
+    /// The namespace that Hearth itself is in: installations of dependencies run there, and its name is on every Pod of this Hearth.
+    pub namespace: String,
+    /// Namespaces with Functions; empty: all.
+    pub namespaces: Vec<String>,
+    /// Where it listens for shims.
+    pub report_listen: SocketAddr,
+    /// Where Pods reach that, `host:port`.
+    pub report_advertise: String,
+    /// The cluster key.
+    pub key: [u8; 32],
+    /// When images are pulled: `Always`, `IfNotPresent` or `Never`.
+    pub pull_policy: String,
+    /// An image that has the shim in it, for Pods of other images.
+    pub shim_image: Option<String>,
+}
+
+impl fmt::Debug for Config {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Config")
+            .field("namespace", &self.namespace)
+            .field("report_listen", &self.report_listen)
+            .field("report_advertise", &self.report_advertise)
+            .finish_non_exhaustive()
+    }
+}
+
+/// Ends that nobody has taken yet. The tasks that tell of them wait when it is full.
+const ENDS: usize = 256;
+
+/// The Kubernetes backend.
+#[derive(Debug)]
+pub struct Kubernetes {
+    shared: Arc<Shared>,
+    ends: Mutex<Option<mpsc::Receiver<Ended>>>,
+    /// Ends listening and watching with the backend.
+    _work: DropGuard,
+}
+
+struct Shared {
+    config: Config,
+    keys: Keys,
+    instances: Mutex<HashMap<InstanceId, Arc<Instance>>>,
+    blobs: Arc<blobs::Blobs>,
+    /// The uid of each Revision's object, as an owner.
+    revisions: Mutex<HashMap<RevisionId, String>>,
+    /// The Pods that there were at the start are in the books.
+    looked: AtomicBool,
+    end: mpsc::Sender<Ended>,
+    tasks: TaskTracker,
+}
+
+impl fmt::Debug for Shared {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Shared").field("config", &self.config).finish_non_exhaustive()
+    }
+}
+
+impl Kubernetes {
+    /// Listens for shims and watches Pods.
+    ///
+    /// # Errors
+    /// When the address cannot be listened on.
+    pub async fn open(config: Config) -> Result<Arc<Self>, OpenError> {
+        let listen = config.report_listen;
+        let listener = TcpListener::bind(listen).await.map_err(|source| OpenError::Step {
+            step: format!("cannot listen for instances on {listen}"),
+            source,
+        })?;
+        let (end, ends) = mpsc::channel(ENDS);
+        let shared = Arc::new(Shared {
+            keys: Keys::new(&config.key),
+            config,
+            instances: Mutex::default(),
+            blobs: Arc::default(),
+            revisions: Mutex::default(),
+            looked: AtomicBool::new(false),
+            end,
+            tasks: TaskTracker::new(),
+        });
+        let closing = CancellationToken::new();
+        let weak = Arc::downgrade(&shared);
+        let ended = closing.clone();
+        shared.tasks.spawn(async move {
+            tokio::select! {
+                () = ended.cancelled() => {}
+                () = reports::serve(weak, listener) => {}
+            }
+        });
+        for api in shared.apis() {
+            let (weak, ended, selector) = (Arc::downgrade(&shared), closing.clone(), shared.selector());
+            shared.tasks.spawn(async move {
+                tokio::select! {
+                    () = ended.cancelled() => {}
+                    () = watch::follow(weak, api, selector) => {}
+                }
+            });
+        }
+        Ok(Arc::new(Self { shared, ends: Mutex::new(Some(ends)), _work: closing.drop_guard() }))
+    }
+}
+
+impl Shared {
+    fn books(&self) -> std::sync::MutexGuard<'_, HashMap<InstanceId, Arc<Instance>>> {
+        self.instances.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn find(&self, id: &InstanceId) -> Option<Arc<Instance>> {
+        self.books().get(id).cloned()
+    }
+
+    fn named(&self, name: &str) -> Option<Arc<Instance>> {
+        self.find(&InstanceId::parse(name).ok()?)
+    }
+
+    fn running(&self, id: &InstanceId) -> Result<Arc<Instance>, Error> {
+        let running = self.find(id).filter(|instance| instance.is_started() && !instance.has_ended());
+        running.ok_or_else(|| Error::NotFound(id.clone()))
+    }
+
+    fn has_looked(&self) -> bool {
+        self.looked.load(Ordering::Acquire)
+    }
+
+    /// Pods of one namespace.
+    fn pods(&self, namespace: &str) -> Api<Pod> {
+        Api::namespaced(self.config.client.clone(), namespace)
+    }
+
+    /// Everywhere that Pods of this Hearth may be.
+    fn apis(&self) -> Vec<Api<Pod>> {
+        if self.config.namespaces.is_empty() {
+            return vec![Api::all(self.config.client.clone())];
+        }
+        let own = std::iter::once(&self.config.namespace);
+        let mut all: Vec<&String> = self.config.namespaces.iter().chain(own).collect();
+        all.sort();
+        all.dedup();
+        all.into_iter().map(|namespace| self.pods(namespace)).collect()
+    }
+
+    /// Those of this Hearth.
+    fn selector(&self) -> String {
+        format!("{}={},{}", pod::INSTALLATION, self.config.namespace, pod::INSTANCE)
+    }
+
+    /// An instance has ended: noted once, and told if its start is over.
+    async fn end(&self, instance: &Arc<Instance>, exit: Exit) {
+        instance.note_end(exit);
+        self.tell(instance).await;
+    }
+
+    async fn tell(&self, instance: &Arc<Instance>) {
+        if let Some(exit) = instance.untold_end() {
+            // Without a subscriber nobody wants to know.
+            self.end.send(Ended { instance: instance.id.clone(), exit }).await.ok();
+        }
+    }
+
+    /// A step that went wrong, as the API server tells it.
+    fn step(step: &'static str, instance: &InstanceId, error: &kube::Error) -> Error {
+        Error::Step { step, instance: instance.clone(), source: io::Error::other(plain(error)) }
+    }
+
+    /// Takes a Pod of an earlier controller into the books.
+    fn adopt(&self, pod: &Pod) -> Option<Found> {
+        let mut spec = pod::read(pod)?;
+        spec.secret = self.keys.secret(&spec.id);
+        let status = pod.status.as_ref();
+        let address = status.and_then(|status| status.pod_ip.as_ref()?.parse().ok());
+        let leaves = pod.metadata.deletion_timestamp.is_some();
+        let reported = address.map(|address| {
+            instance::Reported::at(
+                address,
+                hearth_protocol::report::INVOKE_PORT,
+                hearth_protocol::report::CONTROL_PORT,
+            )
+        });
+        // What is not up yet is not waited for: whoever started it is gone.
+        let up = status.and_then(|status| status.phase.as_deref()) == Some("Running");
+        let ended = why::ended(pod).or_else(|| (leaves || !up || reported.is_none()).then(Exit::default));
+        let namespace = pod.metadata.namespace.clone().unwrap_or_default();
+        let instance = {
+            let mut books = self.books();
+            let known = books.entry(spec.id.clone());
+            Arc::clone(known.or_insert_with(|| Arc::new(Instance::new(spec.clone(), &namespace))))
+        };
+        if let (Some(reported), None) = (reported, *instance.reported.borrow()) {
+            instance.reported.send_replace(Some(reported));
+        }
+        instance.start_is_over();
+        if let Some(exit) = ended {
+            // Whoever lists learns it by the list.
+            instance.note_end(exit);
+            let _told = instance.untold_end();
+        }
+        let none = || instance::Reported::at(std::net::Ipv4Addr::UNSPECIFIED.into(), 0, 0);
+        let reported = instance.reported.borrow().unwrap_or_else(none);
+        Some(Found { spec, started: started(reported, Duration::ZERO), ended })
+    }
+}
+
+fn started(reported: instance::Reported, create: Duration) -> Started {
+    Started { invoke: Address::Tcp(reported.invoke), control: Address::Tcp(reported.control), create }
+}
+
+/// What the API server said, without the library's words around it.
+fn plain(error: &kube::Error) -> String {
+    match error {
+        kube::Error::Api(status) => status.message.clone(),
+        other => crate::telemetry::chain(other),
+    }
+}
+
+#[async_trait]
+impl Backend for Kubernetes {
+    fn name(&self) -> &'static str {
+        "kubernetes"
+    }
+
+    fn image_form(&self) -> ImageForm {
+        ImageForm::Reference
+    }
+
+    fn fixity(&self) -> Fixity {
+        Fixity::Fixed
+    }
+
+    fn secret(&self, instance: &InstanceId) -> Option<String> {
+        Some(self.shared.keys.secret(instance))
+    }
+
+    async fn start(&self, spec: &InstanceSpec) -> Result<Started, Error> {
+        self.shared.start(spec).await
+    }
+
+    async fn inject(&self, instance: &InstanceId, owner: &Owner, code: &CodeMount) -> Result<(), Error> {
+        self.shared.inject(instance, owner, code).await
+    }
+
+    /// A Pod keeps what it was started with; whoever pools instances sees to it that this is what their functions ask for.
+    async fn limit(&self, instance: &InstanceId, _: &Limits) -> Result<(), Error> {
+        self.shared.running(instance).map(drop)
+    }
+
+    async fn pause(&self, instance: &InstanceId) -> Result<(), Error> {
+        self.shared.running(instance)?;
+        Err(Error::Unsupported {
+            what: "pause a Pod".to_owned(),
+            remedy: "set `scale.pause: off`, or keep instances by `scale.min`".to_owned(),
+        })
+    }
+
+    async fn resume(&self, instance: &InstanceId) -> Result<(), Error> {
+        self.shared.running(instance).map(drop)
+    }
+
+    async fn stop(&self, instance: &InstanceId, grace: Duration) -> Result<(), Error> {
+        self.shared.stop(instance, grace).await
+    }
+
+    /// What it was promised: its node knows what it uses.
+    async fn stats(&self, instance: &InstanceId) -> Result<Stats, Error> {
+        let spec = self.shared.running(instance)?.spec();
+        Ok(Stats { memory_bytes: spec.limits.memory_bytes, ..Stats::default() })
+    }
+
+    async fn list(&self) -> Result<Vec<Found>, Error> {
+        let parameters = ListParams::default().labels(&self.shared.selector());
+        let mut found = Vec::new();
+        for api in self.shared.apis() {
+            let nobody = || InstanceId::parse("none").expect("a label");
+            let listed = api.list(&parameters).await;
+            let pods = listed.map_err(|error| Shared::step("list the Pods", &nobody(), &error))?;
+            found.extend(pods.items.iter().filter_map(|pod| self.shared.adopt(pod)));
+        }
+        self.shared.looked.store(true, Ordering::Release);
+        Ok(found)
+    }
+
+    fn exits(&self) -> mpsc::Receiver<Ended> {
+        let ends = self.ends.lock().unwrap_or_else(PoisonError::into_inner).take();
+        // A second subscriber hears nothing.
+        ends.unwrap_or_else(|| mpsc::channel(1).1)
+    }
+
+    async fn probe(&self) -> Vec<Capability> {
+        let version = self.shared.config.client.apiserver_version().await;
+        let (works, detail) = match &version {
+            Ok(version) => (true, format!("Kubernetes {}", version.git_version)),
+            Err(error) => (false, plain(error)),
+        };
+        let remedy = (!works)
+            .then(|| "see that the API server answers, and what this service account may do".to_owned());
+        vec![Capability { name: "API server".to_owned(), works, detail, remedy }]
+    }
+
+    async fn close(&self) -> Result<(), Error> {
+        Ok(())
+    }
+}

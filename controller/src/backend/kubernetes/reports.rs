@@ -1,0 +1,196 @@
+//! The listener for shims: who they are, what they run, what they fetch, how they ended.
+
+use std::collections::HashMap;
+use std::io;
+use std::net::SocketAddr;
+use std::sync::{Arc, Weak};
+use std::time::Duration;
+
+use bytes::BytesMut;
+use hearth_protocol::report::{self, FromShim, Hello, Purpose, START, ToShim, VERSION};
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::{Semaphore, oneshot};
+use tokio::time::timeout;
+
+use super::instance::{Instance, Reported};
+use super::why::Obstacle;
+use super::{Shared, blobs, pod, results};
+
+/// Connections of shims that are served at once; more wait to be accepted. Each instance has one, and some that it fetches with.
+const CONNECTIONS: usize = 4096;
+
+/// How long a shim may take to say who it is, and to take what it is sent.
+const PATIENCE: Duration = Duration::from_secs(10);
+
+/// How long one that fetches may not read.
+const SILENCE: Duration = Duration::from_secs(30);
+
+/// Serves until the backend is gone.
+pub(super) async fn serve(shared: Weak<Shared>, listener: TcpListener) {
+    let places = Arc::new(Semaphore::new(CONNECTIONS));
+    loop {
+        // Never closed.
+        let Ok(place) = Arc::clone(&places).acquire_owned().await else { return };
+        match listener.accept().await {
+            Ok((stream, peer)) => {
+                let Some(here) = shared.upgrade() else { return };
+                let shared = Weak::clone(&shared);
+                here.tasks.spawn(async move {
+                    if let Err(error) = attend(&shared, stream, peer).await {
+                        tracing::debug!(%peer, %error, "a report connection ended");
+                    }
+                    drop(place);
+                });
+            }
+            Err(error) => {
+                tracing::warn!(%error, "a shim cannot be let in");
+                tokio::time::sleep(Duration::from_millis(100)).await;
+            }
+        }
+    }
+}
+
+/// A connection and what was read of it.
+pub(super) struct Line {
+    pub(super) stream: TcpStream,
+    pub(super) buffer: BytesMut,
+}
+
+impl Line {
+    /// The next message; `None` at the end.
+    ///
+    /// # Cancel safety
+    /// Nothing is lost when the future is dropped.
+    async fn next(&mut self) -> io::Result<Option<FromShim>> {
+        loop {
+            match report::decode(&mut self.buffer) {
+                Ok(Some(message)) => return Ok(Some(message)),
+                Ok(None) => {}
+                Err(error) => return Err(io::Error::new(io::ErrorKind::InvalidData, error)),
+            }
+            if self.stream.read_buf(&mut self.buffer).await? == 0 {
+                return Ok(None);
+            }
+        }
+    }
+
+    pub(super) async fn send(&mut self, message: &ToShim) -> io::Result<()> {
+        let mut bytes = BytesMut::new();
+        report::encode(message, &mut bytes).map_err(io::Error::other)?;
+        timeout(PATIENCE, self.stream.write_all(&bytes)).await.map_err(io::Error::other)?
+    }
+
+    async fn refuse(&mut self, reason: &str) -> io::Result<()> {
+        self.send(&ToShim::Refused { reason: reason.to_owned() }).await
+    }
+}
+
+async fn attend(shared: &Weak<Shared>, stream: TcpStream, peer: SocketAddr) -> io::Result<()> {
+    stream.set_nodelay(true)?;
+    let mut line = Line { stream, buffer: BytesMut::new() };
+    let first = timeout(PATIENCE, line.next()).await.map_err(io::Error::other)??;
+    let Some(FromShim::Hello(hello)) = first else { return Ok(()) };
+    let Some(here) = shared.upgrade() else { return line.send(&ToShim::Elsewhere).await };
+    let Hello { version, instance, token, purpose } = hello;
+    if version != VERSION {
+        return line
+            .refuse(&format!("version {version} is not spoken here: use a runtime image of this Hearth"))
+            .await;
+    }
+    if !here.keys.is_token(&instance, &token) {
+        return line.refuse("not the token of this instance").await;
+    }
+    let Some(instance) = here.named(&instance) else {
+        // Whoever has not looked yet which instances there are knows of none.
+        let answer = if here.has_looked() {
+            ToShim::Refused { reason: "no such instance".to_owned() }
+        } else {
+            ToShim::Elsewhere
+        };
+        return line.send(&answer).await;
+    };
+    match purpose {
+        Purpose::Report { running, invoke, control } => {
+            let reported = Reported::at(peer.ip(), invoke, control);
+            drop(here);
+            reports(shared, line, &instance, running, reported).await
+        }
+        Purpose::Fetch { digest } => match instance.blob(&digest) {
+            Some(blob) => {
+                line.send(&ToShim::Blob { bytes: blob.bytes }).await?;
+                let stream = line.stream.into_std()?;
+                tokio::task::spawn_blocking(move || {
+                    stream.set_nonblocking(false)?;
+                    stream.set_write_timeout(Some(SILENCE))?;
+                    blobs::write(&blob.path, io::BufWriter::with_capacity(1 << 18, stream))
+                })
+                .await?
+            }
+            None => line.refuse("this instance has nothing of that digest").await,
+        },
+        Purpose::Result { digest, bytes } => match &instance.spec().build_dir {
+            Some(build) => results::take(line, build, &digest, bytes).await,
+            None => line.refuse("this instance builds nothing").await,
+        },
+    }
+}
+
+/// The connection of an instance's whole life.
+async fn reports(
+    shared: &Weak<Shared>,
+    mut line: Line,
+    instance: &Arc<Instance>,
+    running: bool,
+    reported: Reported,
+) -> io::Result<()> {
+    let before = *instance.reported.borrow();
+    if let Some(before) = before
+        && (!running || before.invoke.ip() != reported.invoke.ip())
+    {
+        // Whoever has read the token somewhere must not take an instance's place.
+        return line.refuse("this instance has reported already, from elsewhere").await;
+    }
+    let mut orders = instance.connected();
+    if running {
+        line.send(&ToShim::GoOn).await?;
+    } else {
+        let spec = instance.spec();
+        let config = Box::new(pod::config(&spec).map_err(io::Error::other)?);
+        let places: HashMap<_, _> = pod::contents(&spec).into_iter().collect();
+        let blobs = instance.blobs.lock().unwrap_or_else(std::sync::PoisonError::into_inner).clone();
+        let mounts =
+            blobs.iter().filter_map(|blob| Some(blob.mount(places.get(blob.path.as_path())?))).collect();
+        line.send(&ToShim::Start { config, mounts }).await?;
+    }
+    instance.reported.send_replace(Some(reported));
+    let mut number = START;
+    let mut waiting: HashMap<u32, oneshot::Sender<Result<(), String>>> = HashMap::new();
+    loop {
+        // Both arms are cancel-safe.
+        tokio::select! {
+            Some(order) = orders.recv() => {
+                number += 1;
+                waiting.insert(number, order.reply);
+                line.send(&ToShim::Mount { number, mounts: order.mounts }).await?;
+            }
+            message = line.next() => match message? {
+                Some(FromShim::Mounted { number: START, error: Some(what) }) => {
+                    instance.obstacle.send_replace(Some(Obstacle { what, passes: false }));
+                }
+                Some(FromShim::Mounted { number, error }) => {
+                    if let Some(reply) = waiting.remove(&number) {
+                        // Nobody waits for it any more: it was cut off.
+                        reply.send(error.map_or(Ok(()), Err)).ok();
+                    }
+                }
+                Some(FromShim::Ended { exit }) => {
+                    if let Some(shared) = shared.upgrade() {
+                        shared.end(instance, exit).await;
+                    }
+                }
+                Some(FromShim::Hello(_)) | None => return Ok(()),
+            }
+        }
+    }
+}

@@ -1,0 +1,262 @@
+//! A start, from the specification to a shim that has reported; and how a function comes to an instance that waits for one.
+
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::{Duration, Instant};
+
+use hearth_function::{InstanceId, Revision};
+use hearth_protocol::report::Mount;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::OwnerReference;
+use kube::api::{Api, Patch, PatchParams, PostParams};
+use serde_json::json;
+use tokio::sync::oneshot;
+
+use super::blobs::{Blob, measure};
+use super::instance::{Instance, Order, Reported};
+use super::{Shared, plain, pod, started};
+use crate::backend::{CodeMount, Error, InstanceSpec, Owner, Started};
+
+/// How long what may pass by itself (no node has room) is waited for: an autoscaler of nodes takes longer, and the start is tried again.
+const PASSES_WITHIN: Duration = Duration::from_secs(10);
+
+/// Longest wait for a Pod to report: large images take their time.
+const REPORTS_WITHIN: Duration = Duration::from_secs(600);
+
+/// How long an instance that waits may take to fetch code.
+const FETCHES_WITHIN: Duration = Duration::from_secs(60);
+
+/// Revisions whose uid is remembered; beyond, all are forgotten and asked for again.
+const REMEMBERED: usize = 4096;
+
+impl Shared {
+    /// See [`super::Backend::start`].
+    pub(super) async fn start(&self, spec: &InstanceSpec) -> Result<Started, Error> {
+        let begin = Instant::now();
+        let namespace = pod::namespace(spec, &self.config.namespace).to_owned();
+        let instance = Arc::new(Instance::new(spec.clone(), &namespace));
+        {
+            let mut books = self.books();
+            if books.contains_key(&spec.id) {
+                return Err(name_is_taken(&spec.id));
+            }
+            books.insert(spec.id.clone(), Arc::clone(&instance));
+        }
+        match self.launch(spec, &instance).await {
+            Ok(reported) => {
+                instance.start_is_over();
+                // It may have ended by now.
+                self.tell(&instance).await;
+                Ok(started(reported, begin.elapsed()))
+            }
+            Err(error) => {
+                // The start's error is what is told.
+                if let Err(left) = self.stop(&spec.id, Duration::ZERO).await {
+                    tracing::warn!(instance = %spec.id, error = %left, "the Pod of a failed start is left");
+                }
+                Err(error)
+            }
+        }
+    }
+
+    async fn launch(&self, spec: &InstanceSpec, instance: &Arc<Instance>) -> Result<Reported, Error> {
+        let contents: Vec<PathBuf> =
+            pod::contents(spec).into_iter().map(|(path, _)| path.to_owned()).collect();
+        let build = spec.build_dir.clone();
+        let packed = self.pack(&spec.id, contents, build.as_deref());
+        let (packed, owner) = tokio::join!(packed, self.owner(&spec.id, spec.owner.as_ref()));
+        instance.may_fetch(packed?);
+        let pod = pod::of(spec, &self.config, &self.keys.token(&spec.id), owner?)?;
+        let created = self.pods(&instance.namespace).create(&PostParams::default(), &pod).await;
+        created.map_err(|error| refused(&spec.id, &instance.namespace, &error))?;
+        self.report(instance).await
+    }
+
+    /// Waits until the shim has reported, or something keeps it from doing so.
+    async fn report(&self, instance: &Instance) -> Result<Reported, Error> {
+        const STEP: &str = "start the Pod";
+        let id = &instance.id;
+        let other =
+            |what: String| Error::Step { step: STEP, instance: id.clone(), source: io::Error::other(what) };
+        let (mut reported, mut end, mut obstacle) =
+            (instance.reported.subscribe(), instance.end.subscribe(), instance.obstacle.subscribe());
+        let stuck = async {
+            loop {
+                // The senders are the instance's, which is here.
+                let Ok(first) = obstacle.wait_for(Option::is_some).await.map(|found| found.clone()) else {
+                    continue;
+                };
+                let Some(found) = first else { continue };
+                if !found.passes {
+                    return found.what;
+                }
+                tokio::time::sleep(PASSES_WITHIN).await;
+                if let Some(still) = obstacle.borrow_and_update().clone() {
+                    return still.what;
+                }
+            }
+        };
+        tokio::select! {
+            biased;
+            found = reported.wait_for(Option::is_some) => {
+                let found = found.ok().and_then(|found| *found);
+                found.ok_or_else(|| other("its books are closed".to_owned()))
+            }
+            what = stuck => Err(other(what)),
+            exit = end.wait_for(Option::is_some) => {
+                let exit = exit.ok().and_then(|exit| *exit).unwrap_or_default();
+                Err(other(format!("it ended before it reported: {exit}")))
+            }
+            () = tokio::time::sleep(REPORTS_WITHIN) => {
+                Err(other(format!("its shim has not reported to {} within {REPORTS_WITHIN:?}", self.config.report_advertise)))
+            }
+        }
+    }
+
+    /// See [`super::Backend::inject`].
+    pub(super) async fn inject(&self, id: &InstanceId, owner: &Owner, code: &CodeMount) -> Result<(), Error> {
+        let instance = self.running(id)?;
+        if instance.has_code.swap(true, Ordering::AcqRel) {
+            return Err(Error::Invalid {
+                what: format!("instance {id} has code already"),
+                remedy: "inject into an instance that was started without code".to_owned(),
+            });
+        }
+        let mut spec = instance.spec();
+        (spec.owner, spec.code) = (Some(owner.clone()), Some(code.clone()));
+        // Brought in, and written down, at the same time: it is nobody else's before both are done.
+        let brought = self.bring(&instance, code);
+        let (brought, noted) = tokio::join!(brought, self.note_owner(&instance, owner, &spec));
+        brought?;
+        noted?;
+        *instance.spec.lock().unwrap_or_else(std::sync::PoisonError::into_inner) = spec;
+        Ok(())
+    }
+
+    async fn bring(&self, instance: &Instance, code: &CodeMount) -> Result<(), Error> {
+        const STEP: &str = "bring the code in";
+        let failed = |source: io::Error| Error::Step { step: STEP, instance: instance.id.clone(), source };
+        let places: Vec<(PathBuf, &str)> = pod::contents_of(&code.path, code.dependencies.as_deref())
+            .map(|(path, at)| (path.to_owned(), at))
+            .collect();
+        let paths = places.iter().map(|(path, _)| path.clone()).collect();
+        let packed = self.pack(&instance.id, paths, None).await?;
+        let mounts: Vec<Mount> = packed.iter().zip(&places).map(|(blob, (_, at))| blob.mount(at)).collect();
+        instance.may_fetch(packed);
+        let orders =
+            instance.orders().ok_or_else(|| failed(io::Error::other("its shim is not connected")))?;
+        let (reply, answer) = oneshot::channel();
+        let away = |_| io::Error::other("its shim has gone");
+        let order = async {
+            orders.send(Order { mounts, reply }).await.map_err(|_| io::Error::other("its shim has gone"))?;
+            answer.await.map_err(away)?.map_err(io::Error::other)
+        };
+        let fetched = tokio::time::timeout(FETCHES_WITHIN, order).await;
+        fetched.unwrap_or_else(|late| Err(io::Error::other(late))).map_err(failed)
+    }
+
+    /// Writes down for whom the instance runs from now on.
+    async fn note_owner(&self, instance: &Instance, owner: &Owner, spec: &InstanceSpec) -> Result<(), Error> {
+        let reference = self.owner(&instance.id, Some(owner)).await?;
+        let mut labels: serde_json::Map<_, _> =
+            pod::owned(owner).into_iter().map(|(name, value)| (name, json!(value))).collect();
+        labels.insert(pod::POOL.to_owned(), json!(null));
+        let patch = json!({ "metadata": {
+            "labels": labels,
+            "annotations": { pod::SPECIFICATION: pod::written(spec)? },
+            "ownerReferences": reference.into_iter().collect::<Vec<_>>(),
+        } });
+        let pods = self.pods(&instance.namespace);
+        let patched =
+            pods.patch_metadata(instance.id.as_str(), &PatchParams::default(), &Patch::Merge(&patch)).await;
+        patched
+            .map(drop)
+            .map_err(|error| Self::step("write down the function of the Pod", &instance.id, &error))
+    }
+
+    /// The blobs of these directories; `build` is what it is now, all others lie under their digests.
+    async fn pack(
+        &self,
+        id: &InstanceId,
+        paths: Vec<PathBuf>,
+        build: Option<&Path>,
+    ) -> Result<Vec<Arc<Blob>>, Error> {
+        let (blobs, build) = (Arc::clone(&self.blobs), build.map(Path::to_owned));
+        let work = move || {
+            let one = |path: &PathBuf| {
+                if Some(path) == build.as_ref() { measure(path).map(Arc::new) } else { blobs.of(path) }
+            };
+            paths.iter().map(one).collect::<io::Result<Vec<_>>>()
+        };
+        let packed =
+            tokio::task::spawn_blocking(work).await.unwrap_or_else(|error| Err(io::Error::other(error)));
+        packed.map_err(|source| Error::Step { step: "pack the code", instance: id.clone(), source })
+    }
+
+    /// The Revision's object as the owner of a Pod.
+    async fn owner(&self, id: &InstanceId, owner: Option<&Owner>) -> Result<Option<OwnerReference>, Error> {
+        let Some(Owner { revision, .. }) = owner else { return Ok(None) };
+        let known = || self.revisions.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        let uid = known().get(revision).cloned();
+        let uid = match uid {
+            Some(uid) => uid,
+            None => {
+                let api: Api<Revision> = Api::namespaced(self.config.client.clone(), revision.namespace());
+                let found = api.get_metadata(revision.name()).await;
+                let found = found.map_err(|error| Self::step("look up the revision", id, &error))?;
+                let uid = found.metadata.uid.unwrap_or_default();
+                let mut known = known();
+                if known.len() >= REMEMBERED {
+                    known.clear();
+                }
+                known.insert(revision.clone(), uid.clone());
+                uid
+            }
+        };
+        Ok(Some(OwnerReference {
+            api_version: "hearth.dev/v1".to_owned(),
+            kind: "Revision".to_owned(),
+            name: revision.name().to_owned(),
+            uid,
+            controller: Some(true),
+            block_owner_deletion: None,
+        }))
+    }
+}
+
+/// An instance has one name, for ever.
+fn name_is_taken(id: &InstanceId) -> Error {
+    Error::Invalid {
+        what: format!("there is an instance {id} already"),
+        remedy: "give every instance a name of its own".to_owned(),
+    }
+}
+
+/// Why a Pod is not taken, with what to do.
+fn refused(id: &InstanceId, namespace: &str, error: &kube::Error) -> Error {
+    let what = plain(error);
+    let code = match error {
+        kube::Error::Api(status) => status.code,
+        _ => 0,
+    };
+    let source = match code {
+        409 => return name_is_taken(id),
+        400 | 422 => {
+            return Error::Invalid {
+                what: format!("the API server refuses the Pod: {what}"),
+                remedy: "change what it names".to_owned(),
+            };
+        }
+        403 if what.contains("exceeded quota") => {
+            format!(
+                "the namespace {namespace} has no room for it ({what}): raise the quota, or lower scale.max or resources"
+            )
+        }
+        403 => format!(
+            "the API server forbids it ({what}): see the rights of Hearth's service account, and the Pod security of {namespace}"
+        ),
+        _ => what,
+    };
+    Error::Step { step: "create the Pod", instance: id.clone(), source: io::Error::other(source) }
+}
