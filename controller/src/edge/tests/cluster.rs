@@ -22,7 +22,7 @@ impl Others {
         let function = json!({
             "apiVersion": "hearth.dev/v1", "kind": "Function",
             "metadata": { "name": "hello", "namespace": self.namespace },
-            "spec": { "runtime": "nodejs", "source": { "inline": { "index.js": "" } }, "handler": "index.handler",
+            "spec": { "runtime": "nodejs", "source": { "inline": { "index.js": "exports.handler = () => 1" } }, "handler": "index.handler",
                 "triggers": [{ "http": { "path": "/hello" } }] },
         });
         let made = self.create::<Function>(function).await;
