@@ -208,7 +208,8 @@ pub(crate) async fn live(
     if let Some(report) = &report {
         exit = report.deliver(&shim, exit).await;
     }
-    let patience = match (control.was_reached(), *shim.stop.borrow()) {
+    let asked = *shim.stop.borrow();
+    let patience = match (control.was_reached(), asked) {
         (true, _) => FAREWELL,
         (false, false) => FIRST_CONTROLLER,
         // Whoever asked for the end wants nothing more.
@@ -217,7 +218,7 @@ pub(crate) async fn live(
     timeout(patience, control.farewell(exit)).await.ok();
     if let Some(report) = report {
         // Last, for the controller may end the container at once.
-        report.farewell(exit).await;
+        report.farewell(exit, asked).await;
     }
     Ok(exit)
 }

@@ -48,8 +48,10 @@ pub(crate) struct Kept {
 /// What became of the connection.
 #[derive(Debug, Clone, PartialEq, Eq)]
 enum State {
-    /// It is there, or is made again.
-    Kept,
+    /// It is there.
+    Up,
+    /// It is made again.
+    Down,
     /// The instance is not wanted any more, for this reason.
     Refused(String),
     /// The end was told.
@@ -65,7 +67,7 @@ impl Reporting {
     pub(crate) fn keep(self, shim: &Rc<Shim>, control: &Control, background: &mut JoinSet<()>) -> Kept {
         let Self { caller, link, ports, build } = self;
         let (end, ends) = oneshot::channel();
-        let (sender, state) = watch::channel(State::Kept);
+        let (sender, state) = watch::channel(State::Up);
         let keeper = Keeper {
             caller: Arc::clone(&caller),
             shim: Rc::clone(shim),
@@ -77,8 +79,11 @@ impl Reporting {
         };
         let present = control.reporting();
         background.spawn_local(async move {
-            let state = keeper.run(link, present).await;
-            sender.send_replace(state);
+            let told = |state: State| {
+                present(state == State::Up);
+                sender.send_replace(state);
+            };
+            told(keeper.run(link, &told).await);
         });
         Kept { caller, build, end: RefCell::new(Some(end)), state }
     }
@@ -88,8 +93,10 @@ impl Kept {
     /// Waits until the controller says that it does not want the instance; why.
     pub(crate) async fn refused(&self) -> String {
         let mut state = self.state.clone();
-        match state.wait_for(|state| matches!(state, State::Refused(_))).await.as_deref() {
-            Ok(State::Refused(reason)) => reason.clone(),
+        let refused =
+            state.wait_for(|state| matches!(state, State::Refused(_))).await.map(|state| state.clone());
+        match refused {
+            Ok(State::Refused(reason)) => reason,
             // The end was told.
             _ => std::future::pending().await,
         }
@@ -107,14 +114,19 @@ impl Kept {
         if exit.code == Some(0) { Exit { code: Some(1), ..exit } } else { exit }
     }
 
-    /// Tells the end.
-    pub(crate) async fn farewell(self, exit: Exit) {
+    /// Tells the end. When that was `asked` for, nobody is looked for who might want to know.
+    pub(crate) async fn farewell(self, exit: Exit, asked: bool) {
         if let Some(end) = self.end.borrow_mut().take() {
             // Nobody listens any more where the instance was refused.
             end.send(exit).ok();
         }
         let mut state = self.state;
-        timeout(FAREWELL, state.wait_for(|state| *state != State::Kept)).await.ok();
+        let over = |state: &State| match state {
+            State::Up => false,
+            State::Down => asked,
+            State::Refused(_) | State::Told => true,
+        };
+        timeout(FAREWELL, state.wait_for(over)).await.ok();
     }
 }
 
@@ -139,16 +151,14 @@ enum Over {
 }
 
 impl Keeper {
-    async fn run(mut self, first: Link, present: impl Fn(bool)) -> State {
+    async fn run(mut self, first: Link, told: &impl Fn(State)) -> State {
         let mut link = first;
         loop {
-            present(true);
-            let over = self.serve(link).await;
-            present(false);
-            match over {
+            told(State::Up);
+            match self.serve(link).await {
                 Over::Told => return State::Told,
                 Over::Refused(reason) => return State::Refused(reason),
-                Over::Broken => {}
+                Over::Broken => told(State::Down),
             }
             link = match self.again().await {
                 Ok(link) => link,

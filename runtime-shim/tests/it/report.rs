@@ -269,11 +269,13 @@ fn a_jobs_result_goes_before_its_end() {
 #[test]
 fn a_job_whose_result_is_not_taken_has_failed() {
     let controller = Controller::new();
-    let (shim, config) = job("true").start_reporting(&controller);
+    let (mut shim, config) = job("true").start_reporting(&controller);
     let mut report = controller.start(&shim, config, &[(&Tar::of(&[]), "build")]);
     let mut result = controller.accept();
     result.takes();
     result.say(&ToShim::Refused { reason: "it is too large".to_owned() });
     shim.control(0).logs_until(|record| String::from_utf8_lossy(&record.line).contains("it is too large"));
     assert_eq!(report.hear(), Some(FromShim::Ended { exit: Exit { code: Some(1), ..Exit::default() } }));
+    drop(report);
+    assert_eq!(shim.code_at_the_end(), Some(1));
 }
