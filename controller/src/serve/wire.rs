@@ -323,6 +323,7 @@ fn docker_config(config: &Config, listen: SocketAddr, shim: PathBuf) -> docker::
     docker::Config {
         host: config.docker_host(),
         tcp: config.docker.tcp,
+        pull_timeout: config.images.timeout,
         parallel_starts: usize::try_from(config.start_parallelism()).unwrap_or(usize::MAX),
         gateway_port: listen.port(),
         host_ports: config.network.host_ports.clone(),

@@ -227,7 +227,7 @@ impl Shared {
             return;
         }
         tracing::warn!(socket = %self.engine.socket.display(), "the container engine answers again");
-        self.images.forget().await;
+        self.images.forget();
         if self.bridge.is_ok()
             && let Err(error) = super::network::ensure(&self.engine.api, &self.place.tag).await
         {

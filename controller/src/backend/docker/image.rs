@@ -6,6 +6,8 @@ use std::collections::HashMap;
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
 
 use bollard::models::ContainerCreateBody;
 use bollard::query_parameters::{
@@ -15,10 +17,12 @@ use bollard::query_parameters::{
 use bollard::{Docker, body_full};
 use bytes::Bytes;
 use futures_util::TryStreamExt as _;
-use tokio::sync::Mutex;
+use tokio::time::timeout;
+use tokio_util::task::TaskTracker;
 
+use super::cells::Cells;
 use super::container::DATA;
-use super::engine::status;
+use super::engine::{plain, status};
 use crate::backend::local::blocking;
 use crate::backend::local::root::Template;
 
@@ -41,70 +45,104 @@ pub(super) enum Error {
     /// The engine does not have it and cannot pull it.
     #[error("{0}")]
     Missing(String),
+    /// The engine pulls it, and does not come to an end.
+    #[error(
+        "the engine has not pulled {reference} within {limit:?}: its registry is slow or does not answer"
+    )]
+    Slow {
+        /// The image.
+        reference: String,
+        /// The limit on a pull.
+        limit: Duration,
+    },
+    /// The controller ends.
+    #[error("the controller ends")]
+    CutOff,
 }
 
 /// The images, by what they are made of.
 #[derive(Debug)]
 pub(super) struct Images {
+    maker: Maker,
+    /// Identifiers, by reference.
+    known: Cells<String, String>,
+    /// Where a program is in an image, by the image's identifier and the program's name.
+    programs: Cells<(String, &'static str), Option<String>>,
+}
+
+/// What asks the engine.
+#[derive(Debug, Clone)]
+struct Maker {
     api: Docker,
     tag: String,
-    /// Identifiers, by reference. The lock is held while one is made: it is made once.
-    known: Mutex<HashMap<String, String>>,
-    /// Where a program is in an image, by the image's identifier and the program's name.
-    programs: Mutex<HashMap<(String, &'static str), Option<String>>>,
+    /// How long a pull may take.
+    limit: Duration,
 }
 
 impl Images {
-    pub(super) fn new(api: Docker, tag: String) -> Self {
-        Self { api, tag, known: Mutex::default(), programs: Mutex::default() }
+    /// `limit`: how long a pull may take. Work runs in `tasks`.
+    pub(super) fn new(api: Docker, tag: String, limit: Duration, tasks: &TaskTracker) -> Self {
+        let maker = Maker { api, tag, limit };
+        Self { maker, known: Cells::new(tasks.clone()), programs: Cells::new(tasks.clone()) }
     }
 
     /// Forgets all: another engine may answer now, or somebody has taken an image away.
-    pub(super) async fn forget(&self) {
-        self.known.lock().await.clear();
-        self.programs.lock().await.clear();
+    pub(super) fn forget(&self) {
+        self.known.forget();
+        self.programs.forget();
     }
 
     /// The image of a skeleton, made if it is not there.
     ///
     /// # Errors
     /// When the engine or the disk refuses.
-    pub(super) async fn skeleton(&self, template: &Template) -> Result<String, Error> {
+    pub(super) async fn skeleton(&self, template: &Template) -> Result<String, Arc<Error>> {
         let name = template.path.file_name().map(|name| name.to_string_lossy().into_owned());
         let reference = format!("{REPOSITORY}/{}:latest", name.unwrap_or_default());
-        let mut known = self.known.lock().await;
-        if let Some(id) = known.get(&reference) {
-            return Ok(id.clone());
-        }
-        let id = match self.find(&reference).await? {
-            Some(id) => id,
-            None => {
-                let id = self.import(&reference, template.path.clone()).await?;
-                self.sweep(&id).await;
-                id
+        let (maker, key, skeleton) = (self.maker.clone(), reference.clone(), template.path.clone());
+        let made = async move {
+            if let Some(id) = maker.find(&reference).await? {
+                return Ok(id);
             }
+            let id = maker.import(&reference, skeleton).await?;
+            maker.sweep(&id).await;
+            Ok(id)
         };
-        known.insert(reference, id.clone());
-        Ok(id)
+        self.known.get(key, made).await
     }
 
-    /// The image of that name, pulled if the engine does not have it.
+    /// The image of that name, pulled if the engine does not have it. Who asks while it is pulled waits for the same pull.
     ///
     /// # Errors
-    /// [`Error::Missing`] when there is none to be had.
-    pub(super) async fn named(&self, reference: &str) -> Result<String, Error> {
-        let mut known = self.known.lock().await;
-        if let Some(id) = known.get(reference) {
-            return Ok(id.clone());
-        }
-        let id = match self.find(reference).await? {
-            Some(id) => id,
-            None => self.pull(reference).await?,
+    /// [`Error::Missing`] when there is none to be had, [`Error::Slow`] when it takes too long.
+    pub(super) async fn named(&self, reference: &str) -> Result<String, Arc<Error>> {
+        let (maker, reference) = (self.maker.clone(), reference.to_owned());
+        let key = reference.clone();
+        let had = async move {
+            match maker.find(&reference).await? {
+                Some(id) => Ok(id),
+                None => maker.pull(&reference).await,
+            }
         };
-        known.insert(reference.to_owned(), id.clone());
-        Ok(id)
+        self.known.get(key, had).await
     }
 
+    /// Where `program` is in an image, looked up once.
+    ///
+    /// # Errors
+    /// When the engine refuses.
+    pub(super) async fn program(
+        &self,
+        image: &str,
+        program: &'static str,
+    ) -> Result<Option<String>, Arc<Error>> {
+        let (maker, image) = (self.maker.clone(), image.to_owned());
+        let key = (image.clone(), program);
+        self.programs.get(key, async move { maker.program(image, program).await }).await
+    }
+}
+
+impl Maker {
     async fn find(&self, reference: &str) -> Result<Option<String>, Error> {
         match self.api.inspect_image(reference).await {
             Ok(image) => Ok(image.id),
@@ -119,12 +157,15 @@ impl Images {
             reference.contains('@') || reference.rsplit('/').next().is_some_and(|name| name.contains(':'));
         let from = if tagged { reference.to_owned() } else { format!("{reference}:latest") };
         let options = CreateImageOptions { from_image: Some(from), ..CreateImageOptions::default() };
-        let pulled =
-            self.api.create_image(Some(options), None, None).try_for_each(|_| async { Ok(()) }).await;
+        let pull = self.api.create_image(Some(options), None, None).try_for_each(|_| async { Ok(()) });
+        // An engine that nobody listens to any more gives the pull up.
+        let pulled = timeout(self.limit, pull)
+            .await
+            .map_err(|_| Error::Slow { reference: reference.to_owned(), limit: self.limit })?;
         if let Err(error) = pulled {
             return Err(Error::Missing(format!(
                 "the engine has no image {reference} and cannot pull it ({})",
-                super::engine::plain(&error)
+                plain(&error)
             )));
         }
         let missing = || Error::Missing(format!("the engine pulled {reference} and does not have it"));
@@ -158,36 +199,40 @@ impl Images {
         }
     }
 
-    /// Where `program` is in an image, looked up once.
-    ///
-    /// # Errors
-    /// When the engine refuses.
-    pub(super) async fn program(&self, image: &str, program: &'static str) -> Result<Option<String>, Error> {
-        let mut programs = self.programs.lock().await;
-        if let Some(found) = programs.get(&(image.to_owned(), program)) {
-            return Ok(found.clone());
-        }
-        // Only a container can be looked into; this one never runs.
+    /// Looks into an image: by a container of it, which never runs.
+    async fn program(&self, image: String, program: &'static str) -> Result<Option<String>, Error> {
         let body = ContainerCreateBody {
-            image: Some(image.to_owned()),
+            image: Some(image),
             entrypoint: Some(vec!["/hearth/hearth-shim".to_owned()]),
             network_disabled: Some(true),
+            // By this it is taken away if we are killed: at the next opening.
+            labels: Some(HashMap::from([(DATA.to_owned(), self.tag.clone())])),
             ..ContainerCreateBody::default()
         };
         let container = self.api.create_container(None::<CreateContainerOptions>, body).await?.id;
-        let mut found = None;
+        let found = self.look(&container, program).await;
+        let remove = RemoveContainerOptions { force: true, v: true, ..RemoveContainerOptions::default() };
+        if let Err(error) = self.api.remove_container(&container, Some(remove)).await {
+            tracing::warn!(
+                container,
+                error = plain(&error),
+                "a container that an image was looked into by stays until the next start of the controller"
+            );
+        }
+        found
+    }
+
+    async fn look(&self, container: &str, program: &str) -> Result<Option<String>, Error> {
         for place in PLACES {
             let path = format!("{place}/{program}");
             let options = ContainerArchiveInfoOptions { path: path.clone() };
-            if self.api.get_container_archive_info(&container, Some(options)).await.is_ok() {
-                found = Some(path);
-                break;
+            match self.api.get_container_archive_info(container, Some(options)).await {
+                Ok(_) => return Ok(Some(path)),
+                Err(error) if status(&error) == Some(404) => {}
+                Err(error) => return Err(error.into()),
             }
         }
-        let remove = RemoveContainerOptions { force: true, v: true, ..RemoveContainerOptions::default() };
-        self.api.remove_container(&container, Some(remove)).await?;
-        programs.insert((image.to_owned(), program), found.clone());
-        Ok(found)
+        Ok(None)
     }
 }
 

@@ -13,6 +13,7 @@
 //! The engine may go away and come back. Meanwhile starts and stops fail with its name and the reason, and whoever asked asks again;
 //! instances that ended with it are noticed by their sockets, and told.
 
+mod cells;
 mod container;
 mod engine;
 mod events;
@@ -76,6 +77,8 @@ pub struct Config {
     /// Whether instances are reached by TCP even where their Unix sockets would do. Default: no, only where a connect to the first one's
     /// fails, as with an engine in a virtual machine.
     pub tcp: bool,
+    /// Time that the engine's pull of an image may take. Default: 15 minutes, as for images that Hearth fetches itself.
+    pub pull_timeout: Duration,
 }
 
 impl Config {
@@ -93,6 +96,7 @@ impl Config {
             host_ports: Vec::new(),
             interfaces: Vec::new(),
             tcp: false,
+            pull_timeout: Duration::from_secs(900),
         }
     }
 }
@@ -293,6 +297,7 @@ impl Backend for Docker {
     }
 
     async fn start(&self, spec: &InstanceSpec) -> Result<Started, Error> {
+        self.shared.fetch(spec).await?;
         // The semaphore is never closed.
         let permit = Arc::clone(&self.starts).acquire_owned().await.ok();
         let (over, starting) = watch::channel(());

@@ -58,7 +58,8 @@ impl Docker {
         let roots = root::Roots::new(&roots_dir, config.shim_dir, gateway);
         let (end, ends) = mpsc::channel(ENDS);
         let closing = CancellationToken::new();
-        let images = image::Images::new(engine.api.clone(), place.tag.clone());
+        let tasks = TaskTracker::new();
+        let images = image::Images::new(engine.api.clone(), place.tag.clone(), config.pull_timeout, &tasks);
         let shared = Arc::new(Shared {
             engine,
             place,
@@ -68,7 +69,7 @@ impl Docker {
             bridge,
             instances: Mutex::default(),
             end,
-            tasks: TaskTracker::new(),
+            tasks,
             look: Arc::new(Notify::new()),
             closing: closing.clone(),
         });

@@ -15,7 +15,7 @@ use hearth_protocol::ShimConfig;
 use super::container::{self, Place};
 use super::engine::{is_away, plain, status};
 use super::instance::{Instance, Record};
-use super::{Shared, Way, network};
+use super::{Shared, Way, image, network};
 use crate::backend::local::directory::Directory;
 use crate::backend::local::{blocking, open_files, shim, watch};
 use crate::backend::{Address, Error, InstanceSpec, Limits, Network, Process, Root, Started};
@@ -164,7 +164,7 @@ impl Shared {
             Err(error) if status(&error) == Some(409) => return Err(name_is_taken(&spec.id)),
             Err(error) => {
                 // The image may have gone, and would be had again.
-                self.images.forget().await;
+                self.images.forget();
                 return Err(self.step("create the container", &spec.id, &error));
             }
         };
@@ -247,14 +247,7 @@ impl Shared {
     ) -> Result<(String, Vec<(PathBuf, PathBuf)>, Option<String>), Error> {
         const STEP: &str = "make the image";
         let io = |source| Error::Step { step: STEP, instance: spec.id.clone(), source };
-        let made = |error| match error {
-            super::image::Error::Engine(error) => self.step(STEP, &spec.id, &error),
-            super::image::Error::Io(source) => io(source),
-            super::image::Error::Missing(what) => Error::Invalid {
-                what,
-                remedy: "correct the image's name, or load it into the engine (docker load)".to_owned(),
-            },
-        };
+        let made = |error: Arc<image::Error>| self.no_image(STEP, &spec.id, &error);
         // Names of hosts and resolvers are the same in every root.
         let host = match &spec.root {
             root @ Root::Host { .. } => root.clone(),
@@ -301,6 +294,32 @@ impl Shared {
                 remedy: "name an image".to_owned(),
             }),
         }
+    }
+
+    /// Has the image of a root pulled if it must be: before the turn to start, for a slow registry is nobody else's business.
+    ///
+    /// # Errors
+    /// When there is none to be had.
+    pub(super) async fn fetch(&self, spec: &InstanceSpec) -> Result<(), Error> {
+        let Root::Image(reference) = &spec.root else { return Ok(()) };
+        let had = self.images.named(reference).await;
+        had.map(drop).map_err(|error| self.no_image("fetch the image", &spec.id, &error))
+    }
+
+    fn no_image(&self, step: &'static str, id: &InstanceId, error: &image::Error) -> Error {
+        let source = match error {
+            image::Error::Engine(error) => return self.step(step, id, error),
+            image::Error::Missing(what) => {
+                return Error::Invalid {
+                    what: what.clone(),
+                    remedy: "correct the image's name, or load it into the engine (docker load)".to_owned(),
+                };
+            }
+            image::Error::Io(error) => io::Error::new(error.kind(), error.to_string()),
+            slow @ image::Error::Slow { .. } => io::Error::new(io::ErrorKind::TimedOut, slow.to_string()),
+            image::Error::CutOff => io::Error::other(error.to_string()),
+        };
+        Error::Step { step, instance: id.clone(), source }
     }
 
     /// Takes away what a start has made that did not come to its end.
