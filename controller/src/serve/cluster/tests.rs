@@ -147,10 +147,17 @@ impl Rig {
         timeout(PATIENCE, self.running.join_next()).await.unwrap().unwrap().unwrap().unwrap();
     }
 
+    /// Takes everything away, the Functions while somebody still lets go of them.
     async fn end(mut self) {
-        if !self.running.is_empty() {
-            self.stop().await;
-        }
+        let functions = self.api::<Function>();
+        functions.delete_collection(&DeleteParams::default(), &ListParams::default()).await.unwrap();
+        let gone = async {
+            while !functions.list(&ListParams::default()).await.unwrap().items.is_empty() {
+                sleep(Duration::from_millis(50)).await;
+            }
+        };
+        timeout(PATIENCE, gone).await.unwrap();
+        self.stop().await;
         let namespaces: Api<Namespace> = Api::all(self.client.clone());
         namespaces.delete(&self.namespace, &DeleteParams::default()).await.unwrap();
     }
