@@ -75,9 +75,6 @@ pub enum Error {
     /// The management port.
     #[error(transparent)]
     Api(#[from] api::Error),
-    /// The instances' port.
-    #[error(transparent)]
-    Open(#[from] crate::backend::OpenError),
     /// The gateways' port.
     #[error(transparent)]
     Hub(#[from] crate::hub::Error),
