@@ -81,6 +81,8 @@ impl Server {
         }
         // Followed logs and watches may be silent for long.
         config.read_timeout = None;
+        // A function's own 503 is an answer, and one of a server is told at once.
+        config.default_retry = false;
         let address = config.cluster_url.to_string().trim_end_matches('/').to_owned();
         let namespace = config.default_namespace.clone();
         let client = kube::Client::try_from(config.clone()).map_err(|error| bad(&error))?;

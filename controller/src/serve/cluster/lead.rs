@@ -58,9 +58,6 @@ pub enum Error {
     /// The store.
     #[error("the watches of the API server ended")]
     Watches,
-    /// It was told to stop before it had begun.
-    #[error("told to stop")]
-    Stopped,
 }
 
 /// The running parts. Dropped, everything stops where it is.
@@ -80,7 +77,10 @@ pub(super) struct Leading {
 }
 
 /// Starts the parts.
-pub(super) async fn start(ground: &Ground, ends: Ends, stop: &CancellationToken) -> Result<Leading, Error> {
+///
+/// # Cancel safety
+/// What has begun is dropped where it is, as by [`Leading`] itself.
+pub(super) async fn start(ground: &Ground, ends: Ends) -> Result<Leading, Error> {
     let config = &ground.config;
     let data = &config.main.data_dir;
     let Ends { backend, gateways: Gateways { hub, channels, calls }, registry } = ends;
@@ -94,7 +94,7 @@ pub(super) async fn start(ground: &Ground, ends: Ends, stop: &CancellationToken)
 
     tasks.spawn("call log", wire::keep_calls(calls, logs.clone()));
 
-    let store = open_store(ground, &mut tasks, stop).await?;
+    let store = open_store(ground, &mut tasks).await?;
     let followed = store.clone();
     tasks.spawn("memory", async move {
         memory::run(followed).await;
@@ -151,10 +151,7 @@ pub(super) async fn start(ground: &Ground, ends: Ends, stop: &CancellationToken)
         deployer.run(ending, tell).await.map_err(|error| chain(&error))
     });
     // What was serving is known again before anybody is told where it is. Should the deployer end instead, its task says why.
-    tokio::select! {
-        _ended = is_restored => {}
-        () = stop.cancelled() => return Err(Error::Stopped),
-    }
+    let _ended = is_restored.await.is_err();
     let leaving = CancellationToken::new();
     let left = leaving.clone();
     tasks.spawn("hub", async move {
@@ -199,7 +196,7 @@ pub(super) async fn start(ground: &Ground, ends: Ends, stop: &CancellationToken)
     })
 }
 
-async fn open_store(ground: &Ground, tasks: &mut Tasks, stop: &CancellationToken) -> Result<Store, Error> {
+async fn open_store(ground: &Ground, tasks: &mut Tasks) -> Result<Store, Error> {
     let namespaces = ground.config.cluster.watch_namespaces.clone();
     let opened = kubernetes::open(ground.client.clone(), &kubernetes::Config { namespaces });
     let kubernetes::Opened { store, follower, listed } = opened;
@@ -207,10 +204,7 @@ async fn open_store(ground: &Ground, tasks: &mut Tasks, stop: &CancellationToken
         follower.run().await;
         Ok(())
     });
-    tokio::select! {
-        listed = listed => listed.map_err(|_| Error::Watches)?,
-        () = stop.cancelled() => return Err(Error::Stopped),
-    }
+    listed.await.map_err(|_| Error::Watches)?;
     Ok(store)
 }
 

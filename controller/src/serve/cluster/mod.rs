@@ -149,10 +149,13 @@ async fn lead_with(
     stop: CancellationToken,
 ) -> Result<(), Error> {
     let working = async {
-        let ends = ends.await?;
-        let mut leading = match lead::start(ground, ends, &stop).await {
-            Err(LeadError::Stopped) => return Ok(()),
-            leading => leading?,
+        let ends = tokio::select! {
+            ends = ends => ends?,
+            () = stop.cancelled() => return Ok(()),
+        };
+        let mut leading = tokio::select! {
+            leading = lead::start(ground, ends) => leading?,
+            () = stop.cancelled() => return Ok(()),
         };
         let outcome = tokio::select! {
             () = stop.cancelled() => Ok(()),
