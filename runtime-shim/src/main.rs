@@ -10,6 +10,7 @@
 mod bootstrap;
 mod confine;
 mod control;
+mod copy;
 mod exec;
 mod http;
 mod logs;
@@ -22,7 +23,7 @@ mod wire;
 
 use std::io;
 use std::os::unix::net::UnixListener;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::ExitCode;
 
 use hearth_protocol::config::{CONTROL_SOCKET, DIRECTORY, FILE, INVOKE_SOCKET};
@@ -33,8 +34,16 @@ use socket::Listener;
 use supervisor::Entrances;
 
 fn main() -> ExitCode {
-    let directory = std::env::args_os().nth(1).map_or_else(|| PathBuf::from(DIRECTORY), PathBuf::from);
-    match run(&directory) {
+    let mut arguments = std::env::args_os().skip(1);
+    let first = arguments.next();
+    let outcome = match (first, arguments.next()) {
+        (Some(command), Some(into)) if command == copy::COMMAND => {
+            copy::own_directory(Path::new(&into)).map(|()| Exit { code: Some(0), ..Exit::default() })
+        }
+        (Some(directory), _) => run(Path::new(&directory)),
+        (None, _) => run(Path::new(DIRECTORY)),
+    };
+    match outcome {
         // As a shell tells it; PID 1's code is the container's.
         Ok(Exit { code: Some(code), .. }) => ExitCode::from(u8::try_from(code).unwrap_or(1)),
         Ok(Exit { signal, .. }) => {

@@ -24,8 +24,8 @@ const MAX_ORDERS: usize = 4;
 /// How long the end tries to be told to a controller. It sees the container's end besides.
 const FAREWELL: Duration = Duration::from_secs(2);
 
-/// How long a job's result tries to get to one: without it the job was for nothing.
-const DELIVERY: Duration = Duration::from_secs(120);
+/// How long a job's result tries to get to one, in all: without it the job was for nothing.
+const DELIVERY: Duration = Duration::from_secs(600);
 
 /// A report connection at the instance's start.
 #[derive(Debug)]

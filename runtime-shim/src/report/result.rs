@@ -7,6 +7,7 @@ use std::fs::{self, File};
 use std::io::{self, BufWriter, Read, Write};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Duration;
 
 use hearth_protocol::report::{Purpose, ToShim};
 use sha2::{Digest, Sha256};
@@ -16,6 +17,9 @@ use super::{Caller, Trouble, fetch, give_back, unpack};
 
 /// Bytes per write.
 const BUFFER: usize = 64 * 1024;
+
+/// How long the controller may take to unpack it.
+const UNPACKING: Duration = Duration::from_secs(300);
 
 /// Brings it to the controller, however often that takes; an error is that it will not be taken.
 pub(super) async fn deliver(caller: &Arc<Caller>, directory: &Path) -> Result<(), String> {
@@ -41,6 +45,7 @@ fn attempt(caller: &Caller, directory: &Path) -> Result<(), Trouble> {
     let digest = unpack::name(&measure.hash.finalize());
     let mut stream = fetch::connect(caller, Purpose::Result { digest, bytes: measure.bytes })?;
     let sent = pack(directory, BufWriter::with_capacity(BUFFER, &mut stream));
+    stream.set_read_timeout(Some(UNPACKING))?;
     // Who refuses does not read to the end: that, and not the broken connection, is the answer.
     match (fetch::hear(&mut stream), sent) {
         (Ok(Some(ToShim::Taken)), _) => Ok(()),
