@@ -106,8 +106,8 @@ struct Memory {
     progress: Option<String>,
     /// When the status was written last, and from which views.
     written: Option<Instant>,
-    /// The store did not take it.
-    unwritten: bool,
+    /// How often in a row the store did not take it.
+    unwritten: u32,
     shown: Vec<(Number, View)>,
     /// And with which routes lost.
     conflicts: Vec<Conflict>,
@@ -219,7 +219,7 @@ impl Task {
         let wake = due.min().map_or(now + RESYNC, |due| due.clamp(now + SOONEST, now + RESYNC));
         let mut conflicts = self.shared.parts.routes.conflicts();
         // What has changed since the status was made counts too.
-        if self.memory.unwritten
+        if self.memory.unwritten > 0
             || self.views(observed) != self.memory.shown
             || self.conflicts() != self.memory.conflicts
         {
@@ -247,7 +247,9 @@ impl Task {
 
     /// Counts change often: so long nothing is written again, unless the spec changes.
     async fn pace(&mut self) {
-        let until = self.memory.written.map_or_else(Instant::now, |written| written + COUNTS);
+        // What is refused now is refused in a second too, as a rule.
+        let pause = COUNTS * (1 << self.memory.unwritten.min(5));
+        let until = self.memory.written.map_or_else(Instant::now, |written| written + pause);
         let mut object = self.object.clone();
         tokio::select! {
             () = sleep_until(until) => {}
@@ -520,7 +522,7 @@ impl Task {
 
     async fn write_status(&mut self, observed: &Observed) {
         self.memory.written = Some(Instant::now());
-        self.memory.unwritten = false;
+        let refused = std::mem::take(&mut self.memory.unwritten);
         let Ok(stored) = self.shared.parts.store.get::<Function>(self.id.namespace(), self.id.name()) else {
             return;
         };
@@ -549,7 +551,7 @@ impl Task {
             Err(error) => {
                 let error = crate::telemetry::chain(&error);
                 tracing::warn!(function = %self.id, error, "status not written");
-                self.memory.unwritten = true;
+                self.memory.unwritten = refused + 1;
             }
         }
     }

@@ -2,7 +2,7 @@
 //!
 //! The holder renews the Lease; whoever waits takes it once it was given back, or once nobody has renewed it for its duration, counted by
 //! the waiting one's own clock from when it saw the last renewal (clocks of machines need not agree). A holder that cannot renew gives up
-//! before others may take over. Decisions are in `decide`, pure.
+//! before others may take over (INV-19). Decisions are in `decide`, pure.
 //!
 //! The Lease also says where the leader is: gateways read [`HUB_ANNOTATION`] off it.
 
