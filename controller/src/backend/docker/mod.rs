@@ -24,6 +24,7 @@ mod open;
 mod probe;
 mod start;
 mod stop;
+mod way;
 
 use std::collections::HashMap;
 use std::io;
@@ -31,7 +32,7 @@ use std::net::Ipv4Addr;
 use std::os::fd::OwnedFd;
 use std::path::PathBuf;
 use std::sync::atomic::Ordering;
-use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -123,15 +124,6 @@ pub struct Docker {
     _listening: DropGuard,
 }
 
-/// How an instance is reached.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Way {
-    /// By its sockets in a directory that it shares with the host.
-    Sockets,
-    /// By ports that the engine publishes on this host's loopback.
-    Ports,
-}
-
 /// Where this controller's things are.
 #[derive(Debug)]
 struct Here {
@@ -146,8 +138,8 @@ struct Shared {
     place: Here,
     roots: Roots,
     images: image::Images,
-    /// Found out with the first start.
-    way: OnceLock<Way>,
+    /// Found out with the first start that shows it.
+    way: way::Ways,
     /// Hearth's bridge, or why there is none.
     bridge: Result<Bridge, String>,
     instances: Mutex<HashMap<InstanceId, Life>>,
