@@ -256,15 +256,10 @@ impl Shared {
                 };
                 let mut binds = BTreeMap::from(files.map(|(source, at)| (at, source)));
                 binds.insert("/hearth".into(), self.roots.shim().to_owned());
-                // The places of what is brought in later.
-                if spec.code.is_none() {
-                    for place in ["code", "deps"] {
-                        binds.insert(absolute(Path::new(place)), template.path.join(place));
-                    }
-                }
                 if let Some(modules) = spec.code.iter().filter_map(|code| code.dependencies.as_ref()).next() {
                     binds.insert("/node_modules".into(), modules.join("node_modules"));
                 }
+                // Nothing at `/code`: what the image has there is its function.
                 binds.retain(|_, source| source.exists());
                 Ok((image, binds.into_iter().map(|(at, source)| (source, at)).collect(), interpreter))
             }
@@ -291,7 +286,9 @@ impl Shared {
             image::Error::Missing(what) => {
                 return Error::Invalid {
                     what: what.clone(),
-                    remedy: "correct the image's name, or load it into the engine (docker load)".to_owned(),
+                    remedy: "correct the image's name, see that the engine reaches its registry (docker pull), or load it into the \
+                             engine (docker load)"
+                        .to_owned(),
                 };
             }
             image::Error::Io(error) => io::Error::new(error.kind(), error.to_string()),
