@@ -17,6 +17,7 @@ mod layer;
 pub mod local;
 mod push;
 mod registry;
+mod zstd;
 
 use std::collections::{BTreeSet, HashMap, HashSet};
 use std::fs;

@@ -272,6 +272,27 @@ async fn a_layer_that_is_damaged_or_another_is_told_by_its_digest() {
 }
 
 #[tokio::test]
+async fn layers_are_compressed_by_zstd_too() {
+    use ruzstd::encoding::{CompressionLevel, compress_to_vec};
+    let rig = Rig::new();
+    let zeros = "\0".repeat(300_000);
+    let plain = Made::new().directory("lib", 0o755).file("lib/zeros", &zeros).bytes();
+    let packed = compress_to_vec(plain.as_slice(), CompressionLevel::Fastest);
+    assert!(packed.len() < plain.len() / 10);
+    let image = rig.load(&[(packed.clone(), plain.clone())]).await.unwrap();
+    let root = rig.images.ensure(&image, |_| ()).await.unwrap().path;
+    assert_eq!(text(&root.join("lib/zeros")), zeros);
+
+    let rig = Rig::with(Config { unpacked_bytes: 100_000, entries: 10, ..Config::default() });
+    let error = rig.load(&[(packed.clone(), plain.clone())]).await.unwrap_err();
+    assert!(matches!(error, Error::TooLarge { unit: "bytes unpacked", .. }), "{error}");
+    let cut = packed[..packed.len() - 5].to_vec();
+    let error = Rig::new().load(&[(cut, plain)]).await.unwrap_err();
+    assert!(matches!(error, Error::Archive(_)), "{error}");
+    assert!(rig.left().is_empty());
+}
+
+#[tokio::test]
 async fn a_layer_that_swells_is_stopped_at_the_limit() {
     let rig = Rig::with(Config { unpacked_bytes: 1 << 20, entries: 100, ..Config::default() });
     let large = Made::new().file("zeros", &"\0".repeat(2 << 20));
