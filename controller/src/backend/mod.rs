@@ -6,6 +6,7 @@
 
 pub mod conformance;
 pub mod control;
+pub(crate) mod credentials;
 pub mod docker;
 pub mod embedded;
 pub mod fake;
@@ -24,6 +25,7 @@ use hearth_function::{FunctionId, InstanceId, RevisionId};
 use serde::{Deserialize, Serialize};
 use tokio::sync::mpsc;
 
+pub(crate) use credentials::Credentials;
 pub use hearth_protocol::Exit;
 
 /// Starts, stops and finds instances.

@@ -9,6 +9,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
+use bollard::auth::DockerCredentials;
 use bollard::models::ContainerCreateBody;
 use bollard::query_parameters::{
     ContainerArchiveInfoOptions, CreateContainerOptions, CreateImageOptions, ListImagesOptions,
@@ -23,6 +24,7 @@ use tokio_util::task::TaskTracker;
 use super::cells::Cells;
 use super::container::DATA;
 use super::engine::{plain, status};
+use crate::backend::credentials::{Credentials, server};
 use crate::backend::local::blocking;
 use crate::backend::local::root::Template;
 
@@ -157,7 +159,8 @@ impl Maker {
             reference.contains('@') || reference.rsplit('/').next().is_some_and(|name| name.contains(':'));
         let from = if tagged { reference.to_owned() } else { format!("{reference}:latest") };
         let options = CreateImageOptions { from_image: Some(from), ..CreateImageOptions::default() };
-        let pull = self.api.create_image(Some(options), None, None).try_for_each(|_| async { Ok(()) });
+        let login = login(reference).await?;
+        let pull = self.api.create_image(Some(options), None, login).try_for_each(|_| async { Ok(()) });
         // An engine that nobody listens to any more gives the pull up.
         let pulled = timeout(self.limit, pull)
             .await
@@ -236,6 +239,28 @@ impl Maker {
     }
 }
 
+/// What an engine is told to give to the registry of an image: it does not look for credentials itself.
+async fn login(reference: &str) -> Result<Option<DockerCredentials>, Error> {
+    let registry = registry(reference);
+    let credentials = Credentials::of(registry).await.map_err(|error| Error::Missing(error.to_string()))?;
+    let known = DockerCredentials { serveraddress: Some(server(registry)), ..DockerCredentials::default() };
+    Ok(match credentials {
+        Credentials::None => None,
+        Credentials::Password(user, password) => {
+            Some(DockerCredentials { username: Some(user), password: Some(password), ..known })
+        }
+        Credentials::Identity(token) => Some(DockerCredentials { identitytoken: Some(token), ..known }),
+    })
+}
+
+/// The registry of a reference, as Docker reads it: what stands before the first slash, if it looks like a host.
+fn registry(reference: &str) -> &str {
+    match reference.split_once('/') {
+        Some((host, _)) if host.contains(['.', ':']) || host == "localhost" => host,
+        _ => "docker.io",
+    }
+}
+
 /// A skeleton as an archive: a few small files.
 fn pack(skeleton: &Path) -> io::Result<Vec<u8>> {
     let mut archive = tar::Builder::new(Vec::new());
@@ -275,6 +300,19 @@ fn add(archive: &mut tar::Builder<Vec<u8>>, skeleton: &Path, below: &Path) -> io
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_registry_of_a_reference_is_what_docker_takes_it_for() {
+        for (reference, host) in [
+            ("app", "docker.io"),
+            ("team/app:1", "docker.io"),
+            ("localhost/app", "localhost"),
+            ("127.0.0.1:5000/team/app@sha256:00", "127.0.0.1:5000"),
+            ("registry.example.com/app", "registry.example.com"),
+        ] {
+            assert_eq!(registry(reference), host, "{reference}");
+        }
+    }
 
     #[test]
     fn a_skeleton_is_packed_the_same_whenever_it_was_made() {

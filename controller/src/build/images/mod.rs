@@ -13,6 +13,8 @@
 
 mod assemble;
 mod config;
+mod credentials;
+mod identity;
 mod layer;
 pub mod local;
 mod push;
