@@ -313,6 +313,9 @@ impl Remote {
             OciDistributionError::UnauthorizedError { .. }
             | OciDistributionError::AuthenticationFailure(_)
             | OciDistributionError::ServerError { code: 401 | 403, .. } => self.denied(error),
+            OciDistributionError::ServerError { code: 400..=499, .. } => {
+                told(format!("{registry} refuses {}", self.reference), "see what it says", error)
+            }
             OciDistributionError::RequestError(request) if request.is_timeout() => told(
                 format!("{registry} does not answer in time"),
                 "try again, or use another registry",
@@ -329,7 +332,7 @@ impl Remote {
                     _ => told(format!("{registry} sent another blob than was asked for"), "try again", error),
                 }
             }
-            _ => told(format!("{registry} did not give {}", self.reference), "try again", error),
+            _ => told(format!("{registry} failed with {}", self.reference), "try again", error),
         }
     }
 
