@@ -1,7 +1,9 @@
 //! Images made here, byte by byte: what is unpacked, what is refused, and what a crash leaves.
 
+use std::collections::HashSet;
 use std::ffi::CString;
 use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
+use std::time::SystemTime;
 
 use serde_json::json;
 
