@@ -21,7 +21,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use async_trait::async_trait;
-use hearth_function::{FunctionId, InstanceId, RevisionId};
+use hearth_function::{Digest, FunctionId, InstanceId, RevisionId};
 use serde::{Deserialize, Serialize};
 use tokio::sync::mpsc;
 
@@ -61,6 +61,11 @@ pub trait Backend: Send + Sync + fmt::Debug + 'static {
     /// In which form it takes images.
     fn image_form(&self) -> ImageForm {
         ImageForm::Unpacked
+    }
+
+    /// The image of this name that its engine has itself; `None`, also where images are taken unpacked: a registry may have it.
+    async fn image(&self, _reference: &str) -> Result<Option<EngineImage>, Error> {
+        Ok(None)
     }
 
     /// What the instance uses now.
@@ -178,6 +183,15 @@ pub enum ImageForm {
     Unpacked,
     /// As [`Root::Image`].
     Reference,
+}
+
+/// An image that an engine has.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct EngineImage {
+    /// The engine's name for it: the digest of its configuration, and so of all that it is.
+    pub id: Digest,
+    /// What it says of how it is run, in the form of an image's own configuration (OCI, JSON).
+    pub config: Vec<u8>,
 }
 
 /// Code on the host and where it is seen.

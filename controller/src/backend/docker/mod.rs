@@ -51,8 +51,8 @@ use super::local::network::Bridge;
 use super::local::root::Roots;
 use super::local::{blocking, mounts};
 use super::{
-    Backend, Capability, CodeMount, Ended, Error, Exit, Found, ImageForm, InstanceSpec, Limits, Owner,
-    Started, Stats,
+    Backend, Capability, CodeMount, Ended, EngineImage, Error, Exit, Found, ImageForm, InstanceSpec, Limits,
+    Owner, Started, Stats,
 };
 
 /// How the Docker backend is set up.
@@ -286,6 +286,16 @@ impl Backend for Docker {
 
     fn image_form(&self) -> ImageForm {
         ImageForm::Reference
+    }
+
+    async fn image(&self, reference: &str) -> Result<Option<EngineImage>, Error> {
+        self.shared.images.in_engine(reference).await.map_err(|error| Error::Unsupported {
+            what: format!(
+                "ask the engine at unix://{} for its images ({error})",
+                self.shared.engine.socket.display()
+            ),
+            remedy: "start the engine".to_owned(),
+        })
     }
 
     async fn start(&self, spec: &InstanceSpec) -> Result<Started, Error> {
