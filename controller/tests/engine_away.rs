@@ -293,6 +293,19 @@ async fn an_image_that_the_engine_has_is_a_root() {
     assert_eq!(ended.exit.code, Some(7), "its own code is there, and nothing of the host's /usr");
     backend.stop(&spec.id, Duration::ZERO).await.unwrap();
 
+    // By the digest that the engine itself has given it, as it is kept of one that was in no registry.
+    let known = backend.image("hearth-test/shell").await.unwrap().expect("it was imported");
+    let by_digest = InstanceSpec {
+        root: Root::Image(format!("docker.io/hearth-test/shell@{}", known.id)),
+        id: InstanceId::parse("by-digest").unwrap(),
+        ..spec.clone()
+    };
+    backend.start(&by_digest).await.unwrap();
+    let ended = timeout(PATIENCE, ends.recv()).await.expect("it ends").unwrap();
+    assert_eq!(ended.exit.code, Some(7));
+    backend.stop(&by_digest.id, Duration::ZERO).await.unwrap();
+    assert_eq!(backend.image("hearth-test/nothing").await.unwrap(), None);
+
     let lacking =
         InstanceSpec { process: Process::Nodejs, id: InstanceId::parse("lacking").unwrap(), ..spec.clone() };
     let refused = backend.start(&lacking).await.unwrap_err();

@@ -284,14 +284,19 @@ fn described(image: ImageInspect) -> Option<EngineImage> {
 async fn login(reference: &str) -> Result<Option<DockerCredentials>, Error> {
     let registry = registry(reference);
     let credentials = Credentials::of(registry).await.map_err(|error| Error::Missing(error.to_string()))?;
+    Ok(told(credentials, registry))
+}
+
+/// Credentials as an engine takes them.
+fn told(credentials: Credentials, registry: &str) -> Option<DockerCredentials> {
     let known = DockerCredentials { serveraddress: Some(server(registry)), ..DockerCredentials::default() };
-    Ok(match credentials {
+    match credentials {
         Credentials::None => None,
         Credentials::Password(user, password) => {
             Some(DockerCredentials { username: Some(user), password: Some(password), ..known })
         }
         Credentials::Identity(token) => Some(DockerCredentials { identitytoken: Some(token), ..known }),
-    })
+    }
 }
 
 /// The registry of a reference, as Docker reads it: what stands before the first slash, if it looks like a host.
@@ -366,6 +371,18 @@ mod tests {
         assert_eq!(run.entrypoint().clone().unwrap(), ["/server"]);
         assert_eq!(run.exposed_ports().clone().unwrap(), ["8000/tcp"]);
         assert_eq!(run.user().as_deref(), Some("7:8"));
+    }
+
+    #[test]
+    fn an_engine_is_told_the_credentials_and_what_they_are_for() {
+        assert!(told(Credentials::None, "registry.test").is_none());
+        let password = told(Credentials::Password("ada".to_owned(), "secret".to_owned()), "registry.test");
+        let password = password.unwrap();
+        assert_eq!(password.username.as_deref().zip(password.password.as_deref()), Some(("ada", "secret")));
+        assert_eq!(password.serveraddress.as_deref(), Some("registry.test"));
+        let token = told(Credentials::Identity("kept".to_owned()), registry("team/app")).unwrap();
+        assert_eq!((token.identitytoken.as_deref(), token.username), (Some("kept"), None));
+        assert_eq!(token.serveraddress.as_deref(), Some("https://index.docker.io/v1/"));
     }
 
     #[test]
