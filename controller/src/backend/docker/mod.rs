@@ -24,6 +24,7 @@ mod open;
 mod probe;
 mod start;
 mod stop;
+mod way;
 
 use std::collections::HashMap;
 use std::io;
@@ -31,7 +32,7 @@ use std::net::Ipv4Addr;
 use std::os::fd::OwnedFd;
 use std::path::PathBuf;
 use std::sync::atomic::Ordering;
-use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -50,8 +51,8 @@ use super::local::network::Bridge;
 use super::local::root::Roots;
 use super::local::{blocking, mounts};
 use super::{
-    Backend, Capability, CodeMount, Ended, Error, Exit, Found, ImageForm, InstanceSpec, Limits, Owner,
-    Started, Stats,
+    Backend, Capability, CodeMount, Ended, EngineImage, Error, Exit, Found, ImageForm, InstanceSpec, Limits,
+    Owner, Started, Stats,
 };
 
 /// How the Docker backend is set up.
@@ -123,15 +124,6 @@ pub struct Docker {
     _listening: DropGuard,
 }
 
-/// How an instance is reached.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Way {
-    /// By its sockets in a directory that it shares with the host.
-    Sockets,
-    /// By ports that the engine publishes on this host's loopback.
-    Ports,
-}
-
 /// Where this controller's things are.
 #[derive(Debug)]
 struct Here {
@@ -146,8 +138,8 @@ struct Shared {
     place: Here,
     roots: Roots,
     images: image::Images,
-    /// Found out with the first start.
-    way: OnceLock<Way>,
+    /// Found out with the first start that shows it.
+    way: way::Ways,
     /// Hearth's bridge, or why there is none.
     bridge: Result<Bridge, String>,
     instances: Mutex<HashMap<InstanceId, Life>>,
@@ -294,6 +286,16 @@ impl Backend for Docker {
 
     fn image_form(&self) -> ImageForm {
         ImageForm::Reference
+    }
+
+    async fn image(&self, reference: &str) -> Result<Option<EngineImage>, Error> {
+        self.shared.images.in_engine(reference).await.map_err(|error| Error::Unsupported {
+            what: format!(
+                "ask the engine at unix://{} for its images ({error})",
+                self.shared.engine.socket.display()
+            ),
+            remedy: "start the engine".to_owned(),
+        })
     }
 
     async fn start(&self, spec: &InstanceSpec) -> Result<Started, Error> {
