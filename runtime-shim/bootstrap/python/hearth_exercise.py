@@ -9,7 +9,7 @@ import os
 import sys
 
 # Of the bootstrap, and what handlers mostly begin with: their import is the longest part of a small function's load.
-OURS = ("hearth_load", "hearth_logs", "hearth_threads", "hearth_event", "hearth_loop", "hearth_asgi", "hearth_wsgi")
+OURS = ("hearth_load", "hearth_call", "hearth_logs", "hearth_threads", "hearth_event", "hearth_loop", "hearth_asgi", "hearth_wsgi")
 THEIRS = (
     "importlib.util", "site", "traceback", "contextvars", "json", "re", "datetime", "logging", "base64", "hashlib", "uuid", "typing",
     "dataclasses", "enum", "collections.abc", "functools", "urllib.parse", "pathlib",
@@ -68,13 +68,18 @@ def run(boot):
         sys.stdout, sys.stderr = streams
         sys.modules.pop("hearth_rehearsal", None)
         os.chdir(here)
+    try:
+        sys.modules["hearth_threads"].start_ahead()
+    except (KeyError, RuntimeError):
+        # The first call starts one.
+        pass
     came = {name.partition(".")[0] for name in set(sys.modules) - before}
     return frozenset(name for name in came if not name.startswith("hearth_"))
 
 
 def _rehearse(boot):
     import hearth_load
-    from hearth_bootstrap import Call
+    from hearth_call import Call
 
     stage = _Stage(boot)
     connection = _Nowhere(stage)
