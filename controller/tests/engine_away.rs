@@ -224,7 +224,8 @@ async fn an_image_that_the_engine_has_is_a_root() {
         function: FunctionId::parse("default/image").unwrap(),
         revision: RevisionId::parse("default/image-00001").unwrap(),
     };
-    backend.inject(&spec.id, &owner, &code).await.unwrap();
+    backend.inject(&spec.id, &code).await.unwrap();
+    backend.record(&spec.id, &owner, &code).await.unwrap();
     let ended = timeout(PATIENCE, ends.recv()).await.expect("it ends").unwrap();
     assert_eq!(ended.exit.code, Some(7), "nothing of the host's /usr is there");
     backend.stop(&spec.id, Duration::ZERO).await.unwrap();
