@@ -15,6 +15,7 @@ THEIRS = (
     "dataclasses", "enum", "collections.abc", "functools", "urllib.parse", "pathlib",
 )
 ROUNDS = 20
+rehearsed = 0  # calls that were answered
 EVENT = (
     b'{"version":"2.0","routeKey":"$default","rawPath":"/","rawQueryString":"","headers":{"host":"localhost"},'
     b'"requestContext":{"http":{"method":"GET","path":"/","protocol":"HTTP/1.1","sourceIp":"127.0.0.1"}},"isBase64Encoded":false}'
@@ -32,6 +33,8 @@ class _Stage:
         self.preloaded = frozenset()
 
     def call_ended(self, call):
+        global rehearsed
+        rehearsed += 1
         if self.on_call_end is not None:
             self.on_call_end(call)
 
