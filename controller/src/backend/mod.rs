@@ -43,9 +43,12 @@ pub trait Backend: Send + Sync + fmt::Debug + 'static {
     /// Dropping the future may leave the instance running; [`Backend::stop`] with its id takes it away.
     async fn start(&self, spec: &InstanceSpec) -> Result<Started, Error>;
 
-    /// Makes `code` visible, read-only, at `/code` of a running instance that was started without code, and writes down that it runs for
-    /// `owner` from now on: [`Backend::list`] says so.
-    async fn inject(&self, instance: &InstanceId, owner: &Owner, code: &CodeMount) -> Result<(), Error>;
+    /// Makes `code` visible, read-only, at `/code` of a running instance that was started without code.
+    async fn inject(&self, instance: &InstanceId, code: &CodeMount) -> Result<(), Error>;
+
+    /// Writes down that an instance runs for `owner` from now on, with `code` that was injected: [`Backend::list`] says so. Until then it is
+    /// nobody's for a controller that comes back.
+    async fn record(&self, instance: &InstanceId, owner: &Owner, code: &CodeMount) -> Result<(), Error>;
 
     /// Gives the instance the limits of the function it now runs (and from Ready on, its cpu quota).
     async fn limit(&self, instance: &InstanceId, limits: &Limits) -> Result<(), Error>;

@@ -327,7 +327,7 @@ impl Backend for Docker {
         }
     }
 
-    async fn inject(&self, instance: &InstanceId, owner: &Owner, code: &CodeMount) -> Result<(), Error> {
+    async fn inject(&self, instance: &InstanceId, code: &CodeMount) -> Result<(), Error> {
         let running = self.shared.running(instance)?;
         if !running.take_code_place() {
             return Err(Error::Invalid {
@@ -344,17 +344,20 @@ impl Backend for Docker {
         };
         let mut pairs = vec![(code.path.clone(), "/code")];
         pairs.extend(code.dependencies.clone().map(|path| (path, "/deps")));
-        let (owner, code) = (owner.clone(), code.clone());
-        let target = Arc::clone(&running);
-        let injected = blocking(move || {
-            mounts::mount(&process, pairs)?;
-            // After the mount: what is found between the two is nobody's, and is taken away.
-            target.directory.rewrite_spec(|spec| (spec.owner, spec.code) = (Some(owner), Some(code)))
-        })
-        .await;
-        injected.map_err(|source| {
+        mounts::mount(&process, pairs).await.map_err(|source| {
             running.give_code_place_back();
             Error::Step { step: "bring the code in", instance: instance.clone(), source }
+        })
+    }
+
+    async fn record(&self, instance: &InstanceId, owner: &Owner, code: &CodeMount) -> Result<(), Error> {
+        let running = self.shared.running(instance)?;
+        let (owner, code) = (owner.clone(), code.clone());
+        let change = move |spec: &mut InstanceSpec| (spec.owner, spec.code) = (Some(owner), Some(code));
+        blocking(move || running.directory.rewrite_spec(change)).await.map_err(|source| Error::Step {
+            step: "write down whose it is",
+            instance: instance.clone(),
+            source,
         })
     }
 
@@ -370,7 +373,7 @@ impl Backend for Docker {
         if before.is_none_or(|before| before.tmp_bytes != limits.tmp_bytes) {
             let process = self.shared.process(&running).await?;
             let bytes = limits.tmp_bytes;
-            blocking(move || mounts::resize_tmp(&process, bytes)).await.map_err(step)?;
+            mounts::resize_tmp(&process, bytes).await.map_err(step)?;
         }
         let (limits, target) = (*limits, Arc::clone(&running));
         blocking(move || target.directory.rewrite_spec(|spec| spec.limits = limits)).await.map_err(step)?;
