@@ -68,6 +68,8 @@ pub(super) struct Leading {
     deploying: CancellationToken,
     /// Ends the hub: gateways go on with what they hold.
     leaving: CancellationToken,
+    /// What the management API is about to show.
+    wired: Option<Arc<Wired>>,
     api: Option<api::Api>,
     autoscaler: Option<autoscale::Handle>,
     dependencies: Arc<Dependencies>,
@@ -171,23 +173,14 @@ pub(super) async fn start(ground: &Ground, ends: Ends) -> Result<Leading, Error>
         health: Arc::clone(&health),
         depot: Some(depot),
     };
-    let api_config = api::Config { listen: config.controller.management, ..config.api() };
-    let api = api::start_beside(api_config, ground.token.clone(), store.clone(), Arc::new(wired)).await?;
-    if ground.is_pod
-        && let Err(error) = label::lead(&ground.client, &config.cluster.namespace, &ground.place).await
-    {
-        tracing::warn!(
-            error = chain(&error),
-            "this Pod cannot be labelled as the leader: the Service may lead elsewhere"
-        );
-    }
-    let autoscaler = Some(autoscaler);
+    let (autoscaler, wired) = (Some(autoscaler), Some(Arc::new(wired)));
     Ok(Leading {
         health,
         tasks,
         deploying,
         leaving,
-        api: Some(api),
+        wired,
+        api: None,
         autoscaler,
         dependencies,
         logs,
@@ -276,6 +269,25 @@ fn gateway_address(ground: &Ground) -> String {
 }
 
 impl Leading {
+    /// Begins to answer on the management port, which must be free, and has the Service lead here.
+    pub(super) async fn answer(&mut self, ground: &Ground) -> Result<(), Error> {
+        let Some(wired) = self.wired.take() else { return Ok(()) };
+        let config = &ground.config;
+        let api_config = api::Config { listen: config.controller.management, ..config.api() };
+        self.api =
+            Some(api::start_beside(api_config, ground.token.clone(), self.store.clone(), wired).await?);
+        if ground.is_pod
+            && let Err(error) = label::lead(&ground.client, &config.cluster.namespace, &ground.place).await
+        {
+            let error = chain(&error);
+            tracing::warn!(
+                error,
+                "this Pod cannot be labelled as the leader: the Service may lead elsewhere"
+            );
+        }
+        Ok(())
+    }
+
     /// Returns when a part has ended by itself: which, and why.
     pub(super) async fn failed(&mut self) -> String {
         match self.tasks.next().await {
@@ -304,7 +316,7 @@ impl Leading {
             api.stop().await;
         }
         // Without a handle the autoscaler ends, and leaves the instances.
-        self.autoscaler = None;
+        (self.autoscaler, self.wired) = (None, None);
         self.logs.close().await;
         self.store.clone().close().await;
         self.tasks.abort().await;

@@ -130,15 +130,14 @@ pub async fn run(config: Config, stop: CancellationToken) -> Result<(), Error> {
 
 async fn run_with(ground: Ground, stop: CancellationToken) -> Result<(), Error> {
     let _lock = lock::lock(&ground.config.main.data_dir)?;
-    let held = {
-        let standby = api::standby(ground.config.controller.management).await?;
-        tokio::select! {
-            held = ground.candidate().acquire() => held,
-            () = standby => return Err(Error::Failed("the management port closed".to_owned())),
-            () = stop.cancelled() => return Ok(()),
-        }
+    // Probes are answered from the beginning, and not by the API before there is something to show.
+    let mut standby = Box::pin(api::standby(ground.config.controller.management).await?);
+    let held = tokio::select! {
+        held = ground.candidate().acquire() => held,
+        () = &mut standby => return Err(Error::Failed("the management port closed".to_owned())),
+        () = stop.cancelled() => return Ok(()),
     };
-    lead_with(&ground, held, ends::open(&ground), stop).await
+    lead_with(&ground, held, ends::open(&ground), standby, stop).await
 }
 
 /// Works as long as the Lease is held.
@@ -146,17 +145,18 @@ async fn lead_with(
     ground: &Ground,
     mut held: Held,
     ends: impl Future<Output = Result<Ends, Error>>,
+    mut standby: impl Future<Output = ()> + Unpin,
     stop: CancellationToken,
 ) -> Result<(), Error> {
     let working = async {
-        let ends = tokio::select! {
-            ends = ends => ends?,
-            () = stop.cancelled() => return Ok(()),
-        };
+        let starting = async { Ok::<_, Error>(lead::start(ground, ends.await?).await?) };
         let mut leading = tokio::select! {
-            leading = lead::start(ground, ends) => leading?,
+            leading = starting => leading?,
+            () = &mut standby => return Err(Error::Failed("the management port closed".to_owned())),
             () = stop.cancelled() => return Ok(()),
         };
+        drop(standby);
+        leading.answer(ground).await?;
         let outcome = tokio::select! {
             () = stop.cancelled() => Ok(()),
             failed = leading.failed() => Err(Error::Failed(failed)),

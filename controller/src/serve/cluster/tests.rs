@@ -139,7 +139,9 @@ impl Rig {
         let ends = Ends { backend, gateways, registry };
         self.stop = CancellationToken::new();
         let stop = self.stop.clone();
-        self.running.spawn(async move { lead_with(&ground, held, async { Ok(ends) }, stop).await });
+        self.running.spawn(async move {
+            lead_with(&ground, held, async { Ok(ends) }, std::future::pending(), stop).await
+        });
     }
 
     async fn stop(&mut self) {
