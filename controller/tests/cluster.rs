@@ -229,7 +229,10 @@ impl Cluster {
 
     /// Deletes the Functions, and sees to it that nothing of them is left.
     fn end(mut self) {
-        self.kubectl(&["delete", "functions", "--all", "--timeout=60s"], "");
+        // A kubelet that has much to do takes minutes for the end of a Pod.
+        let delete = ["-n", &self.namespace, "delete", "functions", "--all", "--timeout=240s"];
+        let deleted = run("kubectl", &delete, b"");
+        assert!(deleted.is_ok(), "{deleted:?}\n{}", self.logs());
         let gone = eventually(|| self.pods().is_empty().then_some(()));
         assert!(gone.is_some(), "Pods are left: {:?}\n{}", self.pods(), self.logs());
         self.gateways.drain(..).for_each(Process::stop);
