@@ -158,7 +158,35 @@ fn ip(arguments: &[&str]) -> Result<(), String> {
 
 impl Drop for Engine {
     fn drop(&mut self) {
+        let Some(own) = &self.own else { return };
+        let data = own.directory.path().join("data");
+        if own.process.is_some() && data.exists() {
+            self.remove_containers();
+        }
         self.stop();
+        // Left mounted on itself by an engine that keeps its containers while it is away; nothing is there with others.
+        Command::new("umount").arg(&data).stderr(Stdio::null()).status().ok();
+    }
+}
+
+impl Engine {
+    /// What a test that failed has left running, and an engine that keeps its containers would leave for good.
+    fn remove_containers(&self) {
+        let docker = |arguments: &[&str]| {
+            let host = format!("unix://{}", self.socket.display());
+            let output = Command::new("docker").args(["--host", &host]).args(arguments).output();
+            output.map(|output| String::from_utf8_lossy(&output.stdout).into_owned()).unwrap_or_default()
+        };
+        for (list, remove) in [
+            (&["ps", "--all", "--quiet"][..], &["rm", "--force"][..]),
+            (&["network", "ls", "--quiet", "--filter", "label=dev.hearth.data"], &["network", "rm"]),
+        ] {
+            let found = docker(list);
+            let found: Vec<&str> = found.split_whitespace().collect();
+            if !found.is_empty() {
+                docker(&[remove, &found].concat());
+            }
+        }
     }
 }
 
