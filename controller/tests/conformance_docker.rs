@@ -3,6 +3,8 @@
 
 #![expect(clippy::tests_outside_test_module, clippy::unwrap_used, reason = "all of it is a test")]
 
+#[path = "support/cases.rs"]
+mod cases;
 #[path = "support/containers.rs"]
 mod containers;
 #[path = "support/engines.rs"]

@@ -4,10 +4,8 @@
 
 #![expect(clippy::tests_outside_test_module, clippy::unwrap_used, reason = "all of it is a test")]
 
-#[path = "support/containers.rs"]
-mod containers;
-#[path = "support/ground.rs"]
-mod ground;
+#[path = "support/cases.rs"]
+mod cases;
 #[path = "support/pods.rs"]
 mod pods;
 
@@ -43,7 +41,7 @@ fn ground(part: &str) -> Option<Ground> {
 /// A backend that shims report to at a port of its own.
 async fn open(namespace: &str, host: &str, image: &str) -> Arc<Kubernetes> {
     let _installed = rustls::crypto::ring::default_provider().install_default().is_ok();
-    let port = ground::free_port().await;
+    let port = cases::free_port().await;
     let config = Config {
         client: kube::Client::try_default().await.unwrap(),
         namespace: namespace.to_owned(),
@@ -63,7 +61,7 @@ fn root(ground: &Ground) -> Root {
 
 /// The Revision of the Function whose code comes later: Pods are owned by it.
 fn make_revision(ground: &Ground) {
-    let owner = ground::late(&ground.namespace);
+    let owner = cases::late(&ground.namespace);
     let template = json!({ "runtime": "python", "bundle": Digest::of(b"code"), "handler": "app.handler" });
     let template: Template = serde_json::from_value(template).unwrap();
     let spec = RevisionSpec {
@@ -89,7 +87,7 @@ async fn the_kubernetes_backend_conforms() {
         directory: fs::canonicalize(work.path()).unwrap(),
         reachable: Vec::new(),
         unreachable: Vec::new(),
-        owner: ground::late(&ground.namespace),
+        owner: cases::late(&ground.namespace),
         patience: PATIENCE,
         networks: false,
         reopen: Box::new({
@@ -106,8 +104,7 @@ async fn the_kubernetes_backend_conforms() {
             move |id: &InstanceId| ground.pods(&format!("hearth.dev/instance={id}"))
         }),
     });
-    let nobody = Err("no containers of others are looked at in a cluster".to_owned());
-    let mut failures = ground::run(suite, &nobody, false).await;
+    let mut failures = cases::run(suite).await;
     failures.extend(ground.pods("").into_iter().map(|pod| format!("left behind: {pod}")));
     assert!(failures.is_empty(), "{}", failures.join("\n"));
 }

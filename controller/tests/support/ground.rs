@@ -8,11 +8,12 @@ use std::pin::Pin;
 use std::process::Command;
 use std::sync::Arc;
 
-use hearth::backend::conformance::{Fixture, PATIENCE, Suite, cases};
-use hearth::backend::{Backend, Owner, Root, interpreters, shim_files};
-use hearth_function::{FunctionId, InstanceId, RevisionId};
+use hearth::backend::conformance::{Fixture, PATIENCE, Suite};
+use hearth::backend::{Backend, Root, interpreters, shim_files};
+use hearth_function::InstanceId;
 use tokio::net::TcpListener;
 
+use crate::cases::{ONLY, free_port, late, run};
 use crate::containers::Containers;
 
 /// Traces of `name` on this machine: processes, control groups, mounts, files.
@@ -75,20 +76,6 @@ fn own_address() -> Option<IpAddr> {
     let socket = UdpSocket::bind("0.0.0.0:0").ok()?;
     socket.connect("192.0.2.1:9").ok()?;
     Some(socket.local_addr().ok()?.ip())
-}
-
-/// Whose code comes later.
-pub(crate) fn late(namespace: &str) -> Owner {
-    Owner {
-        function: FunctionId::parse(&format!("{namespace}/late")).unwrap(),
-        revision: RevisionId::parse(&format!("{namespace}/late-00001")).unwrap(),
-    }
-}
-
-/// A port that nobody listens on.
-pub(crate) async fn free_port() -> u16 {
-    let free = TcpListener::bind("127.0.0.1:0").await.unwrap();
-    free.local_addr().unwrap().port()
 }
 
 /// Who listens, and whether instances may reach it.
@@ -204,38 +191,16 @@ impl Ground {
                 }
             }),
         });
-        let mut failures = run(suite, &self.others, gateway.is_some()).await;
+        let mut failures = run(suite).await;
+        if let (true, true, Ok(others)) = (gateway.is_some(), ONLY.is_none(), &self.others)
+            && others.translated() == 0
+        {
+            failures.push("the published port was never tried".to_owned());
+        }
         drop((neighbours, self.others));
         let left =
             traces(&run_dir, &tag).into_iter().chain(network_traces(&tag)).chain(more_left(&tag, None));
         failures.extend(left.map(|trace| format!("left behind: {trace}")));
         assert!(failures.is_empty(), "{}", failures.join("\n"));
     }
-}
-
-/// Runs the cases, closes the backend, and says what did not hold.
-pub(crate) async fn run(suite: Suite, others: &Result<Containers, String>, networks: bool) -> Vec<String> {
-    let only = std::env::var("HEARTH_CASE").unwrap_or_default();
-    let mut failures = Vec::new();
-    for case in cases().into_iter().filter(|case| case.name.contains(&only)) {
-        if let Some(why) = suite.lacking(case) {
-            eprintln!("SKIPPED {}: {why}", case.name);
-            continue;
-        }
-        let begin = std::time::Instant::now();
-        match suite.run(case).await {
-            Ok(()) => eprintln!("ok      {} ({:?})", case.name, begin.elapsed()),
-            Err(failure) => {
-                eprintln!("FAILED  {}: {failure}", case.name);
-                failures.push(format!("{}: {failure}", case.name));
-            }
-        }
-    }
-    suite.backend().close().await.unwrap();
-    if let (true, true, Ok(others)) = (networks, only.is_empty(), others)
-        && others.translated() == 0
-    {
-        failures.push("the published port was never tried".to_owned());
-    }
-    failures
 }
