@@ -314,6 +314,13 @@ impl Revisions {
                 };
                 revision.with(|state, actions| state.on_share(now(), share, actions));
             }
+            ToGateway::Scarce { revision, scarce } => {
+                // One that is not known has nothing to spare.
+                let known = locked(&self.all).get(&revision).cloned();
+                if let Some(known) = known {
+                    known.with(|state, actions| state.on_scarce(scarce, actions));
+                }
+            }
             ToGateway::Pause { instance, idle } => {
                 // One that is not known any more is about to be heard of as gone.
                 let known = locked(&self.instances).get(&instance).cloned();

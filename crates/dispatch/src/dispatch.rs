@@ -103,6 +103,8 @@ pub struct Dispatch<W, E> {
     limit_since: Instant,
     failed: Option<(Instant, Arc<StartFailure>)>,
     retired: bool,
+    /// Others wait for what lies idle here: see [`Dispatch::on_scarce`].
+    scarce: bool,
     meter: Meter,
 }
 
@@ -122,6 +124,7 @@ impl<W, E: Clone> Dispatch<W, E> {
             limit_since: now,
             failed: None,
             retired: false,
+            scarce: false,
             meter: Meter::new(now),
         }
     }
@@ -212,7 +215,7 @@ impl<W, E: Clone> Dispatch<W, E> {
         }
         let Some(index) = self.position(instance) else { return };
         let Some(entry) = self.instances.get_mut(index).filter(|entry| entry.grant == grant) else { return };
-        let beyond = entry.in_flight > entry.granted.slots;
+        let beyond = entry.in_flight > entry.granted.slots || entry.draining;
         entry.in_flight = entry.in_flight.saturating_sub(1);
         if beyond {
             actions.extend(entry.holds().map(Action::Tell));
@@ -229,6 +232,26 @@ impl<W, E: Clone> Dispatch<W, E> {
         }
         self.drained(now, instance, actions);
         self.feed(now, actions);
+        self.spare(actions);
+    }
+
+    /// At other gateways requests wait, or none do any more: until then the scaler is told at once of slots that lie idle here.
+    pub fn on_scarce(&mut self, scarce: bool, actions: &mut Vec<Action<W, E>>) {
+        self.scarce = scarce;
+        self.spare(actions);
+    }
+
+    #[cfg(test)]
+    pub(crate) fn is_scarce(&self) -> bool {
+        self.scarce
+    }
+
+    fn spare(&self, actions: &mut Vec<Action<W, E>>) {
+        if self.scarce && self.instances.iter().any(Instance::has_free_slot) {
+            let (revision, waiting) = (self.revision.clone(), count(self.waiting.len()));
+            let in_flight = self.in_flight;
+            actions.push(Action::Tell(ToScaler::CapacityWanted { revision, waiting, in_flight }));
+        }
     }
 
     /// The scaler grants slots on an instance, or changes how many.
@@ -275,13 +298,19 @@ impl<W, E: Clone> Dispatch<W, E> {
         entry.share = Some(share);
         actions.extend(entry.holds().map(Action::Tell));
         self.feed(now, actions);
+        self.spare(actions);
     }
 
     /// No new calls to `instance`. Answers `Drained` at once when none runs there, and for an instance that is not known.
     pub fn on_revoke(&mut self, now: Instant, instance: &InstanceId, actions: &mut Vec<Action<W, E>>) {
         let had = self.can_wait_for_slots();
         match self.instances.iter_mut().find(|entry| entry.granted.instance == *instance) {
-            Some(entry) => entry.draining = true,
+            Some(entry) => {
+                entry.draining = true;
+                if entry.in_flight > 0 {
+                    actions.extend(entry.holds().map(Action::Tell));
+                }
+            }
             None => actions.push(Action::Tell(ToScaler::Drained { instance: instance.clone() })),
         }
         self.limit_changed(now, had);
@@ -325,6 +354,7 @@ impl<W, E: Clone> Dispatch<W, E> {
     pub fn on_trust(&mut self, now: Instant, instance: &InstanceId, actions: &mut Vec<Action<W, E>>) {
         self.set_doubted(instance, false);
         self.feed(now, actions);
+        self.spare(actions);
     }
 
     fn set_doubted(&mut self, instance: &InstanceId, doubted: bool) {

@@ -54,13 +54,19 @@ impl Holding {
             ToGateway::Gone { instance, .. } => {
                 self.instances.remove(instance);
             }
-            ToGateway::Pause { .. } | ToGateway::Wake { .. } | ToGateway::StartFailed { .. } => {}
+            ToGateway::Pause { .. }
+            | ToGateway::Wake { .. }
+            | ToGateway::StartFailed { .. }
+            | ToGateway::Scarce { .. } => {}
         }
     }
 
     /// The gateway has said this.
     pub fn on_gateway_said(&mut self, message: &ToScaler) {
         match message {
+            ToScaler::CapacityWanted { revision, waiting: 0, in_flight: 0 } => {
+                self.demand.remove(revision);
+            }
             ToScaler::CapacityWanted { revision, waiting, in_flight } => {
                 self.demand.insert(revision.clone(), (*waiting, *in_flight));
             }

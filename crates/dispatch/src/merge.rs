@@ -8,6 +8,8 @@
 //! ```
 //!
 //! - **Slots** of an instance are divided (shares.rs).
+//! - **Nobody waits beside an idle slot** of another for long: while requests wait somewhere, the others are told so
+//!   ([`ToGateway::Scarce`]), and say at once when a slot lies idle. Where it lies is known, at the latest, by the next report.
 //! - **Wishes and loads** are added up. A gateway that goes takes its part with it.
 //! - **Drained** is told when the last that knew the instance has nothing more to do with it, or has gone.
 //! - **Lost, Unresponsive**: the scaler kills such an instance, for all. It is told at once, as long as a gateway accuses few: one that
@@ -142,13 +144,16 @@ impl Merge {
             if !self.instances.contains_key(&instance) {
                 self.unknown.entry(instance.clone()).or_insert_with(|| (revision.clone(), now));
             }
-            self.revision(&revision).shares.resume(gateway, &instance, slots, draining);
+            let shares = &mut self.revision(&revision).shares;
+            shares.resume(gateway, &instance, slots, draining);
+            shares.unsure(gateway);
             if self.instances.get(&instance).is_some_and(|known| known.revoked) {
                 out.down.push((gateway, ToGateway::Revoke { instance }));
             }
         }
         for Demand { revision, waiting, in_flight } in resume.demand {
             self.wanted(gateway, &revision, waiting, in_flight, out);
+            self.revision(&revision).shares.unsure(gateway);
         }
         self.settle_all(now, out);
     }
@@ -197,7 +202,7 @@ impl Merge {
             }
             ToGateway::Pause { instance, idle } => out.up.push(ToScaler::InUse { instance, idle }),
             // The scaler deals with none but whole instances, and none is paused.
-            ToGateway::Wake { .. } | ToGateway::Share(_) => {}
+            ToGateway::Wake { .. } | ToGateway::Share(_) | ToGateway::Scarce { .. } => {}
         }
     }
 
@@ -293,8 +298,10 @@ impl Merge {
         let revision = self.revision(id);
         revision.shares.demand(gateway, waiting, in_flight);
         revision.loads.wanted(gateway, waiting, in_flight);
+        // Else it is the news that a slot lies idle, which is not the scaler's.
+        let grown = waiting > 0;
         let (waiting, in_flight) = revision.loads.level();
-        if waiting > 0 {
+        if grown && waiting > 0 {
             out.up.push(ToScaler::CapacityWanted { revision: id.clone(), waiting, in_flight });
         }
     }
@@ -396,6 +403,10 @@ impl Merge {
                 Share { instance: told.instance, slots: told.slots, of: told.of, serial: told.serial };
             out.down.push((told.gateway, ToGateway::Share(share)));
         }
+        let scarce = revision.shares.scarce().into_iter();
+        out.down.extend(
+            scarce.map(|(gateway, scarce)| (gateway, ToGateway::Scarce { revision: id.clone(), scarce })),
+        );
     }
 }
 

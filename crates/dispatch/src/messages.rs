@@ -10,7 +10,8 @@ use serde::{Deserialize, Serialize};
 /// From a gateway to the scaler.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub enum ToScaler {
-    /// Requests wait for a slot and none is free: sent at once when a queue stops being empty and whenever it has grown since.
+    /// Requests wait for a slot and none is free: sent at once when a queue stops being empty and whenever it has grown since. With nobody
+    /// waiting: a slot lies idle, as was asked ([`ToGateway::Scarce`]).
     CapacityWanted {
         /// Of which Revision.
         revision: RevisionId,
@@ -62,8 +63,8 @@ pub enum ToScaler {
         /// How long that took.
         took: Duration,
     },
-    /// The answer to [`ToGateway::Share`], and again whenever a call ends that ran beyond it: so many of the instance's slots this gateway
-    /// uses at most, until it is told of more.
+    /// The answer to [`ToGateway::Share`], and again whenever a call ends that ran beyond it, or on an instance that is to go: so many of
+    /// the instance's slots this gateway uses at most, until it is told of more.
     Holds {
         /// Which.
         instance: InstanceId,
@@ -136,6 +137,14 @@ pub enum ToGateway {
     /// Of an instance that was granted, this gateway may run so many calls from now on. Only where several gateways share it; answer
     /// [`ToScaler::Holds`].
     Share(Share),
+    /// At other gateways requests of this Revision wait for a slot, or none do any more: until then, say at once
+    /// ([`ToScaler::CapacityWanted`], with nobody waiting) when a slot lies idle here.
+    Scarce {
+        /// Of which Revision.
+        revision: RevisionId,
+        /// Whether they wait.
+        scarce: bool,
+    },
     /// No new calls to this instance; answer [`ToScaler::Drained`] when the last has ended.
     Revoke {
         /// Which.

@@ -68,6 +68,10 @@ struct Gateway {
     in_flight: u32,
     /// Since when it waits without a slot.
     without: Option<Instant>,
+    /// It was told that others wait.
+    scarce: bool,
+    /// What it was told of that before is not known.
+    unsure: bool,
 }
 
 /// A gateway is to be told of its share.
@@ -117,6 +121,13 @@ impl Shares {
     /// Whether there is an instance, or a gateway that waits.
     pub(crate) fn is_idle(&self) -> bool {
         self.instances.is_empty() && self.gateways.values().all(|gateway| gateway.waiting == 0)
+    }
+
+    /// It comes with what an earlier connection or controller has told it of those that wait elsewhere.
+    pub(crate) fn unsure(&mut self, gateway: GatewayId) {
+        if let Some(gateway) = self.gateways.get_mut(&gateway) {
+            gateway.unsure = true;
+        }
     }
 
     /// Whether time alone may change something: somebody waits for his turn, or an instance is not open yet.
@@ -190,9 +201,12 @@ impl Shares {
     /// A gateway says how many slots it uses at most. What is about an earlier share than the last is not looked at: the answer to the
     /// last is on its way.
     pub(crate) fn holds(&mut self, gateway: GatewayId, instance: &InstanceId, slots: u32, serial: u64) {
-        let part = self.instances.get_mut(instance).and_then(|entry| entry.parts.get_mut(&gateway));
-        if let Some(part) = part.filter(|part| part.serial == serial) {
+        let Some(entry) = self.instances.get_mut(instance) else { return };
+        let leaving = entry.leaving;
+        if let Some(part) = entry.parts.get_mut(&gateway).filter(|part| part.serial == serial) {
             part.outstanding = slots.max(part.granted);
+            // So it says how many calls run there, too, or that they are no more than these.
+            part.calls = if leaving || slots > part.granted { slots } else { part.calls.min(slots) };
         }
     }
 
@@ -257,6 +271,27 @@ impl Shares {
             self.take(over, wanted, &short);
         }
         self.tell(serial)
+    }
+
+    /// Who is to be told that others wait, or that they do no more.
+    pub(crate) fn scarce(&mut self) -> Vec<(GatewayId, bool)> {
+        let held = |id: &GatewayId| -> u32 {
+            let parts = self.instances.values().filter(|entry| entry.counts());
+            parts.filter_map(|entry| entry.parts.get(id)).map(|part| part.granted).sum()
+        };
+        let wants = |(id, gateway): (&GatewayId, &Gateway)| {
+            (gateway.waiting > 0 && gateway.waiting + gateway.in_flight > held(id)).then_some(*id)
+        };
+        let wanting: Vec<GatewayId> = self.gateways.iter().filter_map(wants).collect();
+        let mut told = Vec::new();
+        for (id, gateway) in &mut self.gateways {
+            let scarce = wanting.iter().any(|other| other != id);
+            let news = std::mem::replace(&mut gateway.scarce, scarce) != scarce;
+            if std::mem::take(&mut gateway.unsure) || news {
+                told.push((*id, scarce));
+            }
+        }
+        told
     }
 
     /// Slots that are dealt with: of an instance that is not open yet, those that are in use.

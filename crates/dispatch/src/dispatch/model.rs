@@ -31,6 +31,7 @@ enum Event {
         instance: u8,
         slots: u32,
     },
+    Scarce(bool),
     Revoke(u8),
     Pause(u8, u64),
     Gone(u8),
@@ -55,6 +56,7 @@ fn event() -> impl Strategy<Value = Event> {
         4 => (0u8..6, 0u32..5, prop::bool::weighted(0.2))
             .prop_map(|(instance, slots, single_use)| Event::Grant { instance, slots, single_use }),
         4 => (0u8..6, 0u32..5).prop_map(|(instance, slots)| Event::Share { instance, slots }),
+        1 => any::<bool>().prop_map(Event::Scarce),
         2 => (0u8..6).prop_map(Event::Revoke),
         4 => (0u8..6, 0u64..2000).prop_map(|(instance, idle)| Event::Pause(instance, idle)),
         2 => (0u8..6).prop_map(Event::Gone),
@@ -172,6 +174,9 @@ impl Model {
                     self.paused.insert(number);
                 }
                 Action::Tell(ToScaler::InUse { .. }) => {}
+                Action::Tell(ToScaler::CapacityWanted { waiting, .. }) => {
+                    assert_eq!(waiting, 0, "somebody waits beside a slot that lies idle");
+                }
                 Action::Tell(ToScaler::Holds { instance, slots, .. }) => {
                     let number: u8 = instance.as_str().trim_start_matches('i').parse().unwrap();
                     self.held.insert(number, slots);
@@ -274,6 +279,7 @@ fn happens(machine: &mut Machine, model: &mut Model, now: &mut Instant, event: &
             let told = |action: &Action<u32, u8>| matches!(action, Action::Tell(ToScaler::Holds { serial, .. }) if *serial == model.shares);
             assert!(actions.first().is_some_and(told), "a share is answered at once: {actions:?}");
         }
+        Event::Scarce(scarce) => machine.on_scarce(scarce, &mut actions),
         Event::Revoke(instance) => {
             machine.on_revoke(*now, &name(instance), &mut actions);
             model.slots.remove(&instance);

@@ -357,3 +357,64 @@ fn the_first_request_on_an_instance_that_was_kept_says_so() {
     machine.on_grant(start, Granted { reserved: true, ..granted("i2", 1) }, &mut actions);
     assert_eq!(words(&mut actions), ["3 → i2 Cold"]);
 }
+
+/// A share of the instance `x`, which takes four calls.
+fn share(slots: u32, serial: u64) -> Share {
+    Share { instance: id("x"), slots, of: 4, serial }
+}
+
+#[test]
+fn a_share_is_confirmed_at_once_and_with_every_call_that_is_too_many() {
+    let start = Instant::now();
+    let (mut machine, mut actions) = (machine(start), Vec::new());
+    assert_eq!(request(&mut machine, start, 1), "waits");
+    machine.on_grant(start, granted("x", 0), &mut actions);
+    machine.on_share(start, share(3, 1), &mut actions);
+    assert_eq!(words(&mut actions), ["Holds { instance: x, slots: 3, serial: 1 }", "1 → x Cold"]);
+    for name in 2..4 {
+        assert_eq!(request(&mut machine, start, name), "x Warm");
+    }
+    machine.on_share(start, share(1, 2), &mut actions);
+    assert_eq!(words(&mut actions), ["Holds { instance: x, slots: 3, serial: 2 }"]);
+    for left in [2, 1] {
+        ends(&mut machine, start, "x", Some(Duration::ZERO), &mut actions);
+        assert_eq!(words(&mut actions), [format!("Holds {{ instance: x, slots: {left}, serial: 2 }}")]);
+    }
+    assert_eq!(request(&mut machine, start, 4), "waits");
+    ends(&mut machine, start, "x", Some(Duration::ZERO), &mut actions);
+    assert_eq!(words(&mut actions), ["4 → x Warm"], "it is within its share");
+    machine.on_share(start, Share { instance: id("y"), ..share(2, 3) }, &mut actions);
+    assert_eq!(words(&mut actions), ["Holds { instance: y, slots: 0, serial: 3 }"], "it is not known");
+}
+
+#[test]
+fn a_small_share_that_is_stuck_is_no_reason_to_kill_what_others_use() {
+    let start = Instant::now();
+    let (mut machine, mut actions) = (machine(start), Vec::new());
+    machine.on_grant(start, granted("x", 0), &mut actions);
+    machine.on_share(start, share(1, 1), &mut actions);
+    request(&mut machine, start, 1);
+    let first = grant(&machine, "x");
+    assert!(!machine.on_stuck(&id("x"), first), "three slots are others'");
+}
+
+#[test]
+fn while_others_wait_idle_slots_are_told() {
+    let start = Instant::now();
+    let (mut machine, mut actions) = (machine(start), Vec::new());
+    let idle = |in_flight| {
+        format!("CapacityWanted {{ revision: default/a-00001, waiting: 0, in_flight: {in_flight} }}")
+    };
+    machine.on_grant(start, granted("x", 2), &mut actions);
+    request(&mut machine, start, 1);
+    request(&mut machine, start, 2);
+    machine.on_scarce(true, &mut actions);
+    assert!(actions.is_empty(), "none is");
+    ends(&mut machine, start, "x", Some(Duration::ZERO), &mut actions);
+    assert_eq!(words(&mut actions), [idle(1)]);
+    machine.on_scarce(false, &mut actions);
+    ends(&mut machine, start, "x", Some(Duration::ZERO), &mut actions);
+    assert!(actions.is_empty(), "nobody asks");
+    machine.on_scarce(true, &mut actions);
+    assert_eq!(words(&mut actions), [idle(0)]);
+}

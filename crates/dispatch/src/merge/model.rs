@@ -165,6 +165,7 @@ impl Edge {
             }
             ToGateway::Share(share) => self.machine.on_share(now, share, &mut actions),
             ToGateway::Revoke { instance } => self.machine.on_revoke(now, &instance, &mut actions),
+            ToGateway::Scarce { scarce, .. } => self.machine.on_scarce(scarce, &mut actions),
             ToGateway::Gone { instance, .. } => self.drop_instance(now, &instance),
             other => panic!("{other:?}"),
         }
@@ -406,6 +407,7 @@ proptest! {
         world.now += Duration::from_secs(2);
         world.does(Merge::on_tick);
         world.quiet();
+        // Which of a gateway's slots are in use is known by its reports.
         world.report();
         world.quiet();
         // What a gateway gave up may lie idle beside it.
@@ -430,5 +432,8 @@ proptest! {
             world.quiet();
         }
         prop_assert_eq!(world.waiting(), 0, "somebody starves");
+        world.report();
+        world.quiet();
+        prop_assert!(world.edges.iter().all(|edge| !edge.machine.is_scarce()), "nobody waits any more");
     }
 }

@@ -35,13 +35,15 @@ struct Scene {
     now: Instant,
     /// The number of the last share of an instance that a gateway was told.
     serials: BTreeMap<(GatewayId, InstanceId), u64>,
+    /// Whether it was told that others wait.
+    scarce: BTreeMap<GatewayId, bool>,
 }
 
 impl Scene {
     fn new(gateways: &[GatewayId]) -> Self {
         let now = Instant::now();
         let merge = Merge::new(now, Duration::from_secs(2), 0);
-        let mut scene = Self { merge, now, serials: BTreeMap::new() };
+        let mut scene = Self { merge, now, serials: BTreeMap::new(), scarce: BTreeMap::new() };
         for gateway in gateways {
             scene.does(|merge, now, out| merge.join(now, *gateway, Resume::default(), out));
         }
@@ -66,6 +68,10 @@ impl Scene {
                 ToGateway::Revoke { instance } => format!("{to} revoke {instance}"),
                 ToGateway::Gone { instance, .. } => format!("{to} gone {instance}"),
                 ToGateway::StartFailed { .. } => format!("{to} failed"),
+                ToGateway::Scarce { scarce, .. } => {
+                    self.scarce.insert(gateway, scarce);
+                    continue;
+                }
                 other => panic!("{other:?}"),
             });
         }
@@ -114,7 +120,9 @@ fn one_gateway_gets_all_and_the_next_its_part_when_the_first_has_let_go() {
     let joined = scene.does(|merge, now, out| merge.join(now, B, Resume::default(), out));
     assert_eq!(joined, ["A x=2/4"], "it has none at all");
     assert!(scene.holds(A, "x", 4).is_empty(), "four calls run");
-    assert_eq!(scene.holds(A, "x", 3), ["B gets x", "B x=1/4"]);
+    let news = scene.holds(A, "x", 3);
+    assert_eq!(news, ["A x=3/4", "B gets x", "B x=1/4"], "it has one, and needs no more yet");
+    assert_eq!(scene.wants(B, 2, 1), ["A x=1/4", "wanted 2+1"]);
     assert_eq!(scene.holds(A, "x", 2), ["B x=2/4"]);
 }
 
@@ -213,7 +221,7 @@ fn what_gateways_hold_of_an_earlier_controller_is_theirs_and_is_granted_once() {
     let demand = vec![Demand { revision: revision(), waiting: 0, in_flight: 6 }];
     let resume = Resume { demand, ..held("x", 6, false) };
     let joined = scene.does(|merge, now, out| merge.join(now, B, resume, out));
-    assert_eq!(joined, ["B x=5/10", "wanted 2+9"], "of nine that are in use, each has half");
+    assert_eq!(joined, ["B x=5/10"], "of nine that are in use, each has half");
     assert!(scene.holds(B, "x", 6).is_empty());
     assert_eq!(scene.waits(Duration::from_secs(2)), ["A x=4/10"], "the tenth");
     assert_eq!(scene.holds(B, "x", 5), ["A x=5/10"]);
@@ -246,4 +254,24 @@ fn what_only_gateways_know_is_drained_after_a_while() {
     assert_eq!(scene.waits(UNKNOWN), ["A revoke x"]);
     // It is adopted in the last moment.
     assert_eq!(scene.scaler(grant("x", 2, StartKind::Warm)), ["A gets x", "A x=2/2"]);
+}
+
+#[test]
+fn who_has_slots_is_told_that_others_wait_and_that_they_do_no_more() {
+    let mut scene = Scene::new(&[A, B]);
+    scene.scaler(grant("x", 2, StartKind::Cold));
+    scene.wants(B, 0, 1);
+    assert_eq!(scene.wants(A, 3, 1), ["wanted 3+2"], "by what is known, B's is in use");
+    assert_eq!(scene.scarce, BTreeMap::from([(B, true)]));
+    assert_eq!(scene.wants(B, 0, 0), ["B x=0/2"]);
+    assert_eq!(scene.holds(B, "x", 0), ["A x=2/2"]);
+    scene.wants(A, 0, 2);
+    assert_eq!(scene.scarce, BTreeMap::from([(B, false)]));
+}
+
+#[test]
+fn a_gateway_that_comes_is_told_whether_others_wait() {
+    let mut scene = Scene::new(&[]);
+    scene.does(|merge, now, out| merge.join(now, A, held("x", 1, false), out));
+    assert_eq!(scene.scarce, BTreeMap::from([(A, false)]), "an earlier controller may have said so");
 }
