@@ -13,10 +13,10 @@ use std::time::Duration;
 
 use hearth::backend::docker::{Config, Docker};
 use hearth::backend::{
-    Address, Backend, CodeMount, Error, InCluster, InstanceSpec, Limits, Network, Owner, Process, Root,
-    Started, control, interpreters, shim_files,
+    Address, Backend, Error, InCluster, InstanceSpec, Limits, Network, Process, Root, Started, control, interpreters,
+    shim_files,
 };
-use hearth_function::{FunctionId, InstanceId, RevisionId};
+use hearth_function::InstanceId;
 use tokio::sync::{Mutex, MutexGuard};
 use tokio::time::{Instant, timeout};
 
@@ -157,6 +157,85 @@ async fn instances_are_reached_by_tcp_where_sockets_cannot_be_shared() {
     backend.close().await.unwrap();
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn an_engine_that_goes_away_without_its_containers_ends_none() {
+    let Some(mut ground) = Ground::new(&["--live-restore"]).await else { return };
+    // By TCP: the ports are the engine's, and nobody answers there while it is away.
+    let config = Config { tcp: true, ..ground.config.clone() };
+    let backend = Docker::open(config).await.unwrap();
+    if backend.gateway_address().is_none() {
+        eprintln!("NOT RUN: by TCP, for this machine cannot do networks");
+        return;
+    }
+    let mut ends = backend.exits();
+    let spec = job("lasting", Network::Outbound);
+    listens(&backend.start(&spec).await.unwrap()).await.unwrap();
+
+    ground.engine.stop();
+    let engine = || async { backend.probe().await.into_iter().find(|one| one.name == "engine").unwrap() };
+    assert!(!engine().await.works);
+    assert!(timeout(Duration::from_secs(3), ends.recv()).await.is_err(), "it runs on");
+    ground.engine.start().unwrap();
+    let list = backend.list().await.unwrap();
+    assert_eq!(list.iter().map(|found| found.ended).collect::<Vec<_>>(), [None]);
+    backend.stop(&spec.id, Duration::ZERO).await.unwrap();
+    let ended = timeout(PATIENCE, ends.recv()).await.expect("its end is told").unwrap();
+    assert_eq!(ended.instance, spec.id);
+    backend.close().await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_registry_that_never_answers_is_in_nobody_elses_way() {
+    let Some(ground) = Ground::new(&[]).await else { return };
+    /// Less than the engine itself is patient for, and more than a start takes.
+    const LIMIT: Duration = Duration::from_secs(8);
+    // One start at a time: those that wait for a registry do not count.
+    let config = Config { pull_timeout: LIMIT, parallel_starts: 1, ..ground.config.clone() };
+    let backend = Docker::open(config).await.unwrap();
+    // Connections wait in the backlog, for ever.
+    let registry = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let reference = format!("{}/hearth-test/slow:1", registry.local_addr().unwrap());
+    let slow = |id| InstanceSpec { root: Root::Image(reference.clone()), ..job(id, Network::None) };
+    let begin = Instant::now();
+    let (one, two) = (slow("slow-one"), slow("slow-two"));
+    let waiting = async { tokio::join!(backend.start(&one), backend.start(&two)) };
+    let other = job("other", Network::None);
+    let served = async {
+        listens(&backend.start(&other).await.unwrap()).await.unwrap();
+        begin.elapsed()
+    };
+    let ((one, two), served) = tokio::join!(waiting, served);
+    let all = begin.elapsed();
+    assert!(served < LIMIT, "the other start waited: {served:?}");
+    for error in [one.unwrap_err(), two.unwrap_err()].map(|error| text(&error)) {
+        assert!(error.contains(&reference) && error.contains("within 8s"), "{error}");
+    }
+    assert!(all < LIMIT * 2, "they waited for one pull, and not one after the other: {all:?}");
+    backend.stop(&other.id, Duration::ZERO).await.unwrap();
+    backend.close().await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_container_that_an_image_was_looked_into_by_is_taken_away_by_the_next() {
+    let Some(ground) = Ground::new(&[]).await else { return };
+    let backend = Docker::open(ground.config.clone()).await.unwrap();
+    let spec = job("first", Network::None);
+    backend.start(&spec).await.unwrap();
+    backend.stop(&spec.id, Duration::ZERO).await.unwrap();
+    let network = std::fs::read_dir(&ground.config.run_dir).unwrap().next().unwrap().unwrap();
+    let tag = network.file_name().into_string().unwrap().trim_end_matches("-docker").to_owned();
+    // As a controller leaves it that is killed between the two.
+    let label = format!("dev.hearth.data={tag}");
+    let image = ground.engine.client(&["images", "--quiet", "--filter", &format!("label={label}")]);
+    ground.engine.client(&["create", "--label", &label, image.trim(), "/hearth/hearth-shim"]);
+    assert_eq!(ground.engine.containers(&label).len(), 1);
+    backend.close().await.unwrap();
+    drop(backend);
+    let backend = Docker::open(ground.config.clone()).await.unwrap();
+    assert!(ground.engine.containers(&label).is_empty());
+    backend.close().await.unwrap();
+}
+
 /// A user and a group that have a range of numbers in `/etc/subuid` and `/etc/subgid`, as an engine with remapped users needs.
 fn remappable() -> Option<String> {
     let names = |file| {
@@ -185,7 +264,7 @@ async fn an_engine_that_remaps_users_runs_instances() {
     backend.close().await.unwrap();
 }
 
-/// An image with a shell and what it needs of libraries, and nothing else.
+/// An image with a shell and what it needs of libraries, code, and nothing else.
 fn shell(engine: &Engine, work: &Path) {
     let listed = Command::new("ldd").arg("/bin/sh").output().unwrap();
     let listed = String::from_utf8(listed.stdout).unwrap();
@@ -193,15 +272,11 @@ fn shell(engine: &Engine, work: &Path) {
     let archive = work.join("shell.tar");
     let mut tar = Command::new("tar");
     tar.args(["--create", "--dereference", "--absolute-names", "--file"]).arg(&archive).arg("/bin/sh");
-    assert!(tar.args(libraries).status().unwrap().success());
-    let host = format!("unix://{}", engine.socket.display());
-    let import = Command::new("docker")
-        .args(["--host", &host, "import"])
-        .arg(&archive)
-        .arg("hearth-test/shell")
-        .output();
-    let import = import.unwrap();
-    assert!(import.status.success(), "{}", String::from_utf8_lossy(&import.stderr));
+    std::fs::create_dir(work.join("code")).unwrap();
+    std::fs::write(work.join("code/hello.txt"), "hello\n").unwrap();
+    tar.args(libraries).arg("--directory").arg(work).arg("code");
+    assert!(tar.status().unwrap().success());
+    engine.client(&["import", &archive.display().to_string(), "hearth-test/shell"]);
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -211,25 +286,27 @@ async fn an_image_that_the_engine_has_is_a_root() {
     let mut ends = backend.exits();
     let work = tempfile::tempdir().unwrap();
     shell(&ground.engine, work.path());
-    std::fs::write(work.path().join("hello.txt"), "hello").unwrap();
-    std::os::unix::fs::chown(work.path(), Some(65532), None).unwrap();
-    let code = CodeMount { path: work.path().to_owned(), dependencies: None };
-
-    // Without code at first, as in a pool; then with.
-    let script = "until [ -f /code/hello.txt ]; do :; done; [ -e /usr/bin/env ] || exit 7";
+    let script = "[ -e /usr/bin/env ] && exit 3; read word < /code/hello.txt; [ $word = hello ] && exit 7";
     let command = ["/bin/sh", "-c", script].map(str::to_owned).to_vec();
     let image = Root::Image("hearth-test/shell".to_owned());
     let spec = InstanceSpec { process: Process::Job { command }, root: image, ..job("image", Network::None) };
-    let started = backend.start(&spec).await.unwrap();
-    listens(&started).await.unwrap();
-    let owner = Owner {
-        function: FunctionId::parse("default/image").unwrap(),
-        revision: RevisionId::parse("default/image-00001").unwrap(),
-    };
-    backend.inject(&spec.id, &owner, &code).await.unwrap();
+    backend.start(&spec).await.unwrap();
     let ended = timeout(PATIENCE, ends.recv()).await.expect("it ends").unwrap();
-    assert_eq!(ended.exit.code, Some(7), "nothing of the host's /usr is there");
+    assert_eq!(ended.exit.code, Some(7), "its own code is there, and nothing of the host's /usr");
     backend.stop(&spec.id, Duration::ZERO).await.unwrap();
+
+    // By the digest that the engine itself has given it, as it is kept of one that was in no registry.
+    let known = backend.image("hearth-test/shell").await.unwrap().expect("it was imported");
+    let by_digest = InstanceSpec {
+        root: Root::Image(format!("docker.io/hearth-test/shell@{}", known.id)),
+        id: InstanceId::parse("by-digest").unwrap(),
+        ..spec.clone()
+    };
+    backend.start(&by_digest).await.unwrap();
+    let ended = timeout(PATIENCE, ends.recv()).await.expect("it ends").unwrap();
+    assert_eq!(ended.exit.code, Some(7));
+    backend.stop(&by_digest.id, Duration::ZERO).await.unwrap();
+    assert_eq!(backend.image("hearth-test/nothing").await.unwrap(), None);
 
     let lacking =
         InstanceSpec { process: Process::Nodejs, id: InstanceId::parse("lacking").unwrap(), ..spec.clone() };

@@ -204,8 +204,8 @@ async fn put_bundle(
 
 pub(super) async fn receive(content: &mut Body, path: &FilePath, limit_bytes: u64) -> Result<(), Failure> {
     let failed = |error: std::io::Error| {
-        tracing::error!(%error, path = %path.display(), "management API: receiving a bundle");
-        Failure::internal("storing the bundle")
+        tracing::error!(%error, path = %path.display(), "management API: receiving a file");
+        Failure::inside("storing what was sent", &error)
     };
     let mut file = tokio::fs::File::create(path).await.map_err(failed)?;
     let mut length = 0;

@@ -205,6 +205,18 @@ impl Failure {
         )
     }
 
+    /// What an error inside means for the client: 507 when the disk is full, which whoever runs the server must know, else
+    /// [`Failure::internal`]. The rest is in the log.
+    #[must_use]
+    pub fn inside(what: &str, error: &(dyn std::error::Error + 'static)) -> Self {
+        if !is_disk_full(error) {
+            return Self::internal(what);
+        }
+        let message =
+            format!("{what}: no space is left on the disk of the server's data directory; make room there");
+        Self::new(StatusCode::INSUFFICIENT_STORAGE, "InsufficientStorage", &message)
+    }
+
     /// 503: try again.
     #[must_use]
     pub fn unavailable(message: &str) -> Self {
@@ -288,15 +300,36 @@ impl From<ports::Error> for Failure {
             ports::Error::Unavailable(message) => Self::unavailable(&message),
             ports::Error::Internal { what, source } => {
                 tracing::error!(error = %source, "{what}");
-                Self::internal(&what)
+                Self::inside(&what, source.as_ref())
             }
         }
     }
 }
 
+fn is_disk_full(error: &(dyn std::error::Error + 'static)) -> bool {
+    use std::io::ErrorKind::{QuotaExceeded, StorageFull};
+    std::iter::successors(Some(error), |error| error.source()).any(|error| {
+        let error = error.downcast_ref::<std::io::Error>();
+        error.is_some_and(|error| matches!(error.kind(), StorageFull | QuotaExceeded))
+    })
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_full_disk_is_told_and_other_errors_inside_are_not() {
+        #[derive(Debug, thiserror::Error)]
+        #[error("write /var/lib/hearth/bundles/x")]
+        struct Wrapped(#[source] std::io::Error);
+        let full = Failure::inside("unpack the bundle", &Wrapped(std::io::ErrorKind::StorageFull.into()));
+        assert_eq!(full.code(), StatusCode::INSUFFICIENT_STORAGE);
+        assert!(full.0.message.contains("no space is left"), "{}", full.0.message);
+        let other = Failure::inside("unpack the bundle", &Wrapped(std::io::ErrorKind::NotFound.into()));
+        assert_eq!(other.code(), StatusCode::INTERNAL_SERVER_ERROR);
+        assert!(!other.0.message.contains("/var/lib"), "paths are for the log");
+    }
 
     #[test]
     fn a_status_is_what_kube_clients_expect() {

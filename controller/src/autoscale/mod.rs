@@ -11,7 +11,8 @@
 //!
 //! Starts take turns: at most [`Config::parallelism`] at the same time. Those that a request waits for come first, then the Revision with
 //! the fewest starts under way: a function that wants twenty instances does not hold up one that wants its first. A start that a request
-//! waits for takes a pooled instance where its runtime class has one ([`Prewarming`]); pools are filled when nothing else is to be started.
+//! waits for takes a pooled instance where its runtime class has one ([`Prewarming`]), a few at a time; pools are filled, and ephemeral
+//! instances that have served are taken away, when nothing else is to be started.
 
 mod ladder;
 mod metrics;
@@ -22,6 +23,7 @@ mod reserved;
 mod rest;
 mod service;
 mod snapshot;
+mod turns;
 
 #[cfg(test)]
 mod tests;
@@ -61,6 +63,14 @@ pub struct Config {
     pub prewarm: Prewarming,
     /// Memory of the machine that is kept free, in bytes; `None`: a twentieth.
     pub keep_free_bytes: Option<u64>,
+}
+
+impl Config {
+    /// Starts that keep the machine busy: half of those that may run at the same time, for each also waits.
+    const fn cores(&self) -> u32 {
+        let half = self.parallelism.get() / 2;
+        if half == 0 { 1 } else { half }
+    }
 }
 
 /// A Revision that may have instances.

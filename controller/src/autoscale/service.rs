@@ -24,6 +24,7 @@ use super::metrics::Metrics;
 use super::prewarm::Prewarm;
 use super::record::{Member, Record};
 use super::snapshot::{RevisionView, Snapshot};
+use super::turns::Turns;
 use super::{COMMANDS, Command, Config, Handle, Left, TICK, Target, TrialError};
 use crate::backend::Found;
 use crate::pool::{Pool, STOP_GRACE};
@@ -60,6 +61,9 @@ pub struct Service {
     config: Config,
     pool: Pool,
     prewarm: Prewarm,
+    turns: Turns,
+    /// Ephemeral instances that have served their call, and are to be stopped when the cores have time for it.
+    spent: VecDeque<InstanceId>,
     ladder: Ladder,
     /// Of evictions for memory's sake.
     clock: Clock,
@@ -111,6 +115,8 @@ impl Service {
             config,
             pool,
             prewarm: Prewarm::new(config.prewarm),
+            turns: Turns::new(usize::try_from(config.cores()).unwrap_or(usize::MAX)),
+            spent: VecDeque::new(),
             ladder: Ladder::default(),
             clock: Clock::default(),
             logs,
@@ -184,6 +190,7 @@ impl Service {
                 }
                 () = sleep_until_or_never(wake) => {}
             }
+            self.tell_gateway();
             let now = Instant::now();
             self.kill_suspects(now);
             self.decide(now);
@@ -201,7 +208,7 @@ impl Service {
         }
         let rechecks = self.records.values().filter_map(|record| record.recheck);
         let suspects = self.suspects.values().map(|(at, _)| *at);
-        rechecks.chain(suspects).min()
+        rechecks.chain(suspects).chain(self.turns.wake(Instant::now())).min()
     }
 
     fn obey(&mut self, command: Command) {
@@ -343,7 +350,7 @@ impl Service {
     fn decide(&mut self, now: Instant) {
         self.stale.extend(self.dirty.iter().cloned());
         if self.shutdown.is_some() {
-            return;
+            return self.stop_spent();
         }
         let due = |record: &Record| record.recheck.is_some_and(|at| at <= now);
         let rechecked = self.records.iter().filter(|(_, record)| due(record)).map(|(id, _)| id.clone());
@@ -351,11 +358,14 @@ impl Service {
         for revision in std::mem::take(&mut self.dirty) {
             self.decide_for(&revision, now);
         }
-        while let Some(revision) = self.next_to_start() {
+        while let Some(revision) = self.next_to_start(now) {
             self.start(&revision, now);
             self.decide_for(&revision, now);
         }
         self.prewarm(now);
+        if !self.spent.is_empty() && self.turns.leave_time(now) {
+            self.stop_spent();
+        }
     }
 
     fn decide_for(&mut self, revision: &RevisionId, now: Instant) {
@@ -377,16 +387,22 @@ impl Service {
         self.records.values().map(Record::starting).sum()
     }
 
-    /// Whose turn it is: those that requests wait for, then those with the fewest starts under way, then who has waited longest. A pooled
-    /// instance needs no turn: it has come up already. Starts that nobody waits for have a quarter of the turns, so that one that somebody
-    /// begins to wait for finds a core.
-    fn next_to_start(&self) -> Option<RevisionId> {
+    /// Whose turn it is: those that requests wait for, then those with the fewest starts under way, then who has waited longest. Those out
+    /// of a pool have turns of their own, which are short. Starts that nobody waits for have a quarter of the turns, so that one that
+    /// somebody begins to wait for finds a core.
+    fn next_to_start(&self, now: Instant) -> Option<RevisionId> {
         let starting = self.starting();
         let all = self.config.parallelism.get();
-        let turns = |record: &Record| starting < if record.waiting > 0 { all } else { (all / 4).max(1) };
+        let may = |record: &Record| {
+            if self.has_spare(record) {
+                self.turns.is_free(now)
+            } else {
+                starting < if record.waiting > 0 { all } else { (all / 4).max(1) }
+            }
+        };
         self.records
             .iter()
-            .filter(|(_, record)| record.wanted > 0 && (turns(record) || self.has_spare(record)))
+            .filter(|(_, record)| record.wanted > 0 && may(record))
             .min_by_key(|(_, record)| (record.waiting == 0, record.starting(), record.wanted_since))
             .map(|(revision, _)| revision.clone())
     }

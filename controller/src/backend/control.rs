@@ -136,15 +136,19 @@ impl Pending {
         }
     }
 
-    /// Loads the code. The connection is closed afterwards; the gateway opens its own.
+    /// Loads the code. The gateway opens connections of its own; this one is best kept: its end is work for the runtime, which comes
+    /// before the first call if it is closed now.
     ///
     /// # Errors
     /// [`Error::Load`] when the code is at fault, [`Error::Timeout`] at `deadline`, [`Error::Closed`] when the instance ended.
-    pub async fn load(mut self, load: Load, deadline: Instant) -> Result<LoadReport, Error> {
+    pub async fn load(&mut self, load: Load, deadline: Instant) -> Result<LoadReport, Error> {
         const PHASE: &str = "load the code";
         let begin = Instant::now();
         self.wire.send(&Frame::Load(load), PHASE, deadline).await?;
-        match self.wire.receive(PHASE, deadline).await? {
+        let loaded = self.wire.receive(PHASE, deadline).await?;
+        // Nothing more is to come.
+        self.wire.buffer = BytesMut::new();
+        match loaded {
             Frame::Loaded(Loaded::Ok { signature }) => Ok(LoadReport { signature, load: begin.elapsed() }),
             Frame::Loaded(Loaded::Error(error)) => Err(Error::Load(error)),
             other => Err(Violation::Unexpected(other.outline().kind).into()),
@@ -162,7 +166,7 @@ pub async fn load(
     load: Load,
     deadline: Instant,
 ) -> Result<(BootTimes, LoadReport), Error> {
-    let pending = Pending::connect(address, secret, deadline).await?;
+    let mut pending = Pending::connect(address, secret, deadline).await?;
     let times = pending.times();
     Ok((times, pending.load(load, deadline).await?))
 }

@@ -52,6 +52,8 @@ pub enum Call {
     Start(InstanceId),
     /// `inject`.
     Inject(InstanceId, CodeMount),
+    /// `record`.
+    Record(InstanceId, Owner),
     /// `limit`.
     Limit(InstanceId, Limits),
     /// `pause`.
@@ -298,7 +300,7 @@ impl Backend for Fake {
         Ok(started)
     }
 
-    async fn inject(&self, instance: &InstanceId, owner: &Owner, code: &CodeMount) -> Result<(), Error> {
+    async fn inject(&self, instance: &InstanceId, code: &CodeMount) -> Result<(), Error> {
         self.with(Call::Inject(instance.clone(), code.clone()), instance, |found| {
             if std::mem::replace(&mut found.has_code, true) {
                 return Err(Error::Invalid {
@@ -306,6 +308,12 @@ impl Backend for Fake {
                     remedy: "inject into an instance that was started without code".to_owned(),
                 });
             }
+            Ok(())
+        })
+    }
+
+    async fn record(&self, instance: &InstanceId, owner: &Owner, code: &CodeMount) -> Result<(), Error> {
+        self.with(Call::Record(instance.clone(), owner.clone()), instance, |found| {
             (found.spec.owner, found.spec.code) = (Some(owner.clone()), Some(code.clone()));
             Ok(())
         })

@@ -147,6 +147,15 @@ pub fn all(language: Language) -> Vec<Interpreter> {
     searched(language).usable
 }
 
+/// The oldest version, major and minor, that Hearth's own code runs on.
+#[must_use]
+pub fn oldest(language: Language) -> [u32; 2] {
+    match language {
+        Language::Nodejs => OLDEST_NODE,
+        Language::Python => OLDEST_PYTHON,
+    }
+}
+
 /// Those that are not used because instances would see more of this machine with them than they should.
 #[must_use]
 pub fn refused(language: Language) -> Vec<Refused> {

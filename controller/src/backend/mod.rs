@@ -6,6 +6,7 @@
 
 pub mod conformance;
 pub mod control;
+pub(crate) mod credentials;
 pub mod docker;
 pub mod embedded;
 pub mod fake;
@@ -22,10 +23,11 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use hearth_function::spec::{Kubernetes, ValueFrom};
-use hearth_function::{FunctionId, InstanceId, RevisionId};
+use hearth_function::{Digest, FunctionId, InstanceId, RevisionId};
 use serde::{Deserialize, Serialize};
 use tokio::sync::mpsc;
 
+pub(crate) use credentials::Credentials;
 pub use hearth_protocol::Exit;
 
 /// Starts, stops and finds instances.
@@ -41,9 +43,12 @@ pub trait Backend: Send + Sync + fmt::Debug + 'static {
     /// Dropping the future may leave the instance running; [`Backend::stop`] with its id takes it away.
     async fn start(&self, spec: &InstanceSpec) -> Result<Started, Error>;
 
-    /// Makes `code` visible, read-only, at `/code` of a running instance that was started without code, and writes down that it runs for
-    /// `owner` from now on: [`Backend::list`] says so.
-    async fn inject(&self, instance: &InstanceId, owner: &Owner, code: &CodeMount) -> Result<(), Error>;
+    /// Makes `code` visible, read-only, at `/code` of a running instance that was started without code.
+    async fn inject(&self, instance: &InstanceId, code: &CodeMount) -> Result<(), Error>;
+
+    /// Writes down that an instance runs for `owner` from now on, with `code` that was injected: [`Backend::list`] says so. Until then it is
+    /// nobody's for a controller that comes back.
+    async fn record(&self, instance: &InstanceId, owner: &Owner, code: &CodeMount) -> Result<(), Error>;
 
     /// Gives the instance the limits of the function it now runs (and from Ready on, its cpu quota).
     async fn limit(&self, instance: &InstanceId, limits: &Limits) -> Result<(), Error>;
@@ -76,6 +81,11 @@ pub trait Backend: Send + Sync + fmt::Debug + 'static {
     /// What it cannot do of what instances elsewhere have, each with the reason, for people. What is not named it does.
     fn lacks(&self) -> &'static [(Ability, &'static str)] {
         &[]
+    }
+
+    /// The image of this name that its engine has itself; `None`, also where images are taken unpacked: a registry may have it.
+    async fn image(&self, _reference: &str) -> Result<Option<EngineImage>, Error> {
+        Ok(None)
     }
 
     /// What the instance uses now.
@@ -270,6 +280,15 @@ pub enum Ability {
     OwnUser,
     /// Hiding the control groups.
     HideGroups,
+}
+
+/// An image that an engine has.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct EngineImage {
+    /// The engine's name for it: the digest of its configuration, and so of all that it is.
+    pub id: Digest,
+    /// What it says of how it is run, in the form of an image's own configuration (OCI, JSON).
+    pub config: Vec<u8>,
 }
 
 /// Code on the host and where it is seen.

@@ -9,7 +9,7 @@ use serde::Serialize;
 use super::args::{FromHost, Runtime, Runtimes};
 use super::error::Error;
 use super::out::{self, Paint};
-use crate::backend::interpreters::{self, Language};
+use crate::backend::interpreters::{self, Interpreter, Language};
 use crate::backend::shim_files;
 use crate::serve::builder;
 
@@ -41,11 +41,8 @@ pub(super) fn list(arguments: &Runtimes) -> Result<(), Error> {
             let pinned =
                 if language == Language::Nodejs { major.to_string() } else { format!("{major}.{minor}") };
             let runtime = format!("{name}{pinned}");
-            let (usable, detail) = match interpreters::find(&runtime) {
-                Ok(found) if found.path == one.path => (true, one.path.display().to_string()),
-                Ok(found) => (true, format!("{} ({} is used)", one.path.display(), found.path.display())),
-                Err(error) => (false, error.to_string()),
-            };
+            let used = interpreters::find(&runtime).ok();
+            let (usable, detail) = told(&one, interpreters::oldest(language), used.as_ref());
             listed.push(Listed { runtime, usable, version: format!("{major}.{minor}.{patch}"), detail });
         }
         for one in interpreters::refused(language) {
@@ -74,6 +71,18 @@ pub(super) fn list(arguments: &Runtimes) -> Result<(), Error> {
     };
     let rows: Vec<Vec<String>> = listed.iter().map(row).collect();
     out::text(&out::table(&["RUNTIME", "USABLE", "VERSION", "WHERE, OR WHY NOT"], &rows))
+}
+
+/// Whether an interpreter is usable; and where it is, or why not. `used` is the one that runs functions of its version.
+fn told(one: &Interpreter, oldest: [u32; 2], used: Option<&Interpreter>) -> (bool, String) {
+    let (path, [major, minor, _]) = (one.path.display(), one.version);
+    match used {
+        _ if [major, minor] < oldest => {
+            (false, format!("{path}: Hearth needs {}.{} or later", oldest[0], oldest[1]))
+        }
+        Some(used) if used.path != one.path => (true, format!("{path} ({} is used)", used.path.display())),
+        _ => (true, path.to_string()),
+    }
 }
 
 /// Writes what a runtime image needs beside an interpreter.
@@ -117,4 +126,25 @@ pub(super) async fn run(arguments: Runtime) -> Result<(), Error> {
     let made = making.map_err(|error| Error::failed(format!("making the image: {error}")))?;
     let image = made.map_err(|error| Error::failed(crate::telemetry::chain(&error)))?;
     destination.bring(&runtime, &image, &cache).await
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_interpreter_that_is_too_old_is_told_in_a_few_words() {
+        let at = |path: &str, version| Interpreter {
+            language: Language::Python,
+            path: path.into(),
+            version,
+            prefix: "/opt".into(),
+        };
+        let (old, own, systems) =
+            (at("/opt/3.9", [3, 9, 1]), at("/opt/3.12", [3, 12, 1]), at("/usr/bin/python3.12", [3, 12, 7]));
+        let told = |one, used| told(one, [3, 11], used);
+        assert_eq!(told(&old, None), (false, "/opt/3.9: Hearth needs 3.11 or later".to_owned()));
+        assert_eq!(told(&systems, Some(&systems)), (true, "/usr/bin/python3.12".to_owned()));
+        assert_eq!(told(&own, Some(&systems)), (true, "/opt/3.12 (/usr/bin/python3.12 is used)".to_owned()));
+    }
 }

@@ -14,7 +14,7 @@ use tokio::sync::broadcast;
 use tokio::sync::broadcast::error::{RecvError, TryRecvError};
 
 use crate::backend::interpreters::{self, Catalogue, Interpreter};
-use crate::backend::{Fixity, ImageForm, Root, User};
+use crate::backend::{Backend, Fixity, Root, User};
 use crate::build::images;
 use crate::build::{self, Bundles, Dependencies, Fetcher, Images, Toolchain};
 use crate::telemetry::chain;
@@ -46,8 +46,8 @@ pub struct Sources {
     pub fetcher: Fetcher,
     /// The unpacked images.
     pub images: Images,
-    /// In which form the backend takes images.
-    pub image_form: ImageForm,
+    /// The backend, where it takes images by reference: its engine may have some that no registry has.
+    pub engine: Option<Arc<dyn Backend>>,
     /// What can be changed of the backend's instances while they run.
     pub fixity: Fixity,
     /// The image for programs that need no interpreter; `None`: this machine's own.
@@ -103,7 +103,10 @@ impl Sources {
         match spec.source.kind() {
             Some(SourceKind::Bundle(digest)) => Ok(Code::Bundle(digest.clone())),
             Some(SourceKind::Image(reference)) => {
-                let image = self.images.resolve(reference).await.map_err(|error| image_missing(&error))?;
+                let image = match self.in_engine(reference).await? {
+                    Some(image) => image,
+                    None => self.images.resolve(reference).await.map_err(|error| image_missing(&error))?,
+                };
                 let needs_command = !spec.runtime.has_handler() && spec.command.is_empty();
                 if needs_command && image.command.is_empty() {
                     let message =
@@ -212,15 +215,26 @@ impl Sources {
         Ok(Found { dependencies: Some(path), key: Some(key.as_str().to_owned()), ..found })
     }
 
+    /// An image that the backend's engine has under this name.
+    async fn in_engine(&self, reference: &str) -> Result<Option<ImageTemplate>, Missing> {
+        let Some(engine) = &self.engine else { return Ok(None) };
+        let found = engine.image(reference).await;
+        let Some(image) = found.map_err(|error| Missing::new("ImageMissing", chain(&error)))? else {
+            return Ok(None);
+        };
+        let settings = images::Settings::read(&image.config).map_err(|error| image_missing(&error))?;
+        Ok(Some(settings.template(reference, image.id)))
+    }
+
     /// An image's root on this machine; or its name, for an engine that has its own.
     async fn image(&self, image: &ImageTemplate, mut progress: impl FnMut(String)) -> Result<Found, Missing> {
-        let image = match self.image_form {
-            ImageForm::Unpacked => {
+        let image = match &self.engine {
+            None => {
                 let ensuring = self.images.ensure(image, &mut progress).await;
                 let root = ensuring.map_err(|error| image_missing(&error))?;
                 (Root::Directory(root.path), root.user)
             }
-            ImageForm::Reference => {
+            Some(_) => {
                 let named = images::pinned(image).map_err(|error| image_missing(&error))?;
                 (Root::Image(named), images::user_by_numbers(image).map_err(|error| image_missing(&error))?)
             }

@@ -78,7 +78,7 @@ async fn a_panic_in_the_task_of_one_function_stops_no_other_and_is_got_over() {
         )
         .unwrap(),
         images: crate::build::Images::open(directory.path(), Default::default()).unwrap(),
-        image_form: crate::backend::ImageForm::Unpacked,
+        engine: None,
         fixity: crate::backend::Fixity::Free,
         program_image: None,
         interpreters: Default::default(),

@@ -165,9 +165,9 @@ impl Revision {
         self.outbox.tell(ToScaler::Resumed { instance, took });
     }
 
-    /// After a request was queued: the scaler hears of the first at once, of the others together.
+    /// After a request was queued: the scaler hears of the first few at once, of the others together.
     pub(super) fn want_capacity(self: &Arc<Self>, waiting: usize) {
-        if waiting <= 1 {
+        if waiting <= TOLD_AT_ONCE {
             self.tell_wanted();
         } else if !self.grown.swap(true, Ordering::AcqRel) {
             locked(&self.growth.revisions).push(Arc::clone(self));
@@ -447,6 +447,9 @@ fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 
 /// The time between two load reports while a Revision is active.
 pub(super) const TICK: Duration = Duration::from_millis(200);
+
+/// Requests in a queue that the scaler hears of one by one: a pooled instance for each of them is a matter of a few milliseconds.
+const TOLD_AT_ONCE: usize = 8;
 
 /// How long growth of a queue may go untold: long enough that a burst is one message, short beside any start.
 pub(super) const GROWTH_DELAY: Duration = Duration::from_millis(2);

@@ -132,6 +132,14 @@ pub(super) enum Origin {
     Adopted { started: Started, logs_after: u64 },
 }
 
+/// A runtime that has loaded its function.
+struct Up {
+    signature: Signature,
+    served: u64,
+    /// Kept for as long as it serves ([`control::Pending::load`]).
+    connection: control::Pending,
+}
+
 #[derive(Debug)]
 pub(super) struct Task {
     pub(super) backend: Arc<dyn Backend>,
@@ -245,11 +253,15 @@ impl Task {
             Ok(up) => self.limit(&template.limits).await.map(|()| up),
             Err(error) => Err(error),
         };
-        let ready = up.map(|(signature, served)| {
-            let time = phases.schedule + began.elapsed();
-            (self.endpoint(started, &template, signature, start, time), served)
-        });
+        let (ready, kept) = match up {
+            Ok(Up { signature, served, connection }) => {
+                let time = phases.schedule + began.elapsed();
+                (Ok((self.endpoint(started, &template, signature, start, time), served)), Some(connection))
+            }
+            Err(error) => (Err(error), None),
+        };
         self.go_on(ready, phases, began.elapsed(), lines).await;
+        drop(kept);
     }
 
     /// Serves when it is Ready, and in any case until it is taken away. `total` is the time of its start but for its turn.
@@ -284,19 +296,19 @@ impl Task {
         template: &Template,
         phases: &mut Phases,
         deadline: Instant,
-    ) -> Result<(Signature, u64), NotReady> {
+    ) -> Result<Up, NotReady> {
         let coming_up = async {
-            let pending = control::Pending::connect(&started.invoke, &self.spec.secret, deadline).await?;
+            let mut pending = control::Pending::connect(&started.invoke, &self.spec.secret, deadline).await?;
             let times = pending.times();
             phases.boot = times.connect + times.boot;
             self.report(What::Booted).await;
             let served = pending.welcome().served;
             if let Some(signature) = pending.welcome().signature {
-                return Ok((signature, served));
+                return Ok(Up { signature, served, connection: pending });
             }
             let loaded = pending.load(template.load.clone(), deadline).await?;
             phases.load = loaded.load;
-            Ok::<_, control::Error>((loaded.signature, served))
+            Ok::<_, control::Error>(Up { signature: loaded.signature, served, connection: pending })
         };
         self.unless_it_ends(coming_up, template.start_timeout).await
     }

@@ -252,7 +252,12 @@ impl Backend for Staged {
         Ok(started)
     }
 
-    async fn inject(&self, instance: &InstanceId, owner: &Owner, code: &CodeMount) -> Result<(), Error> {
+    async fn inject(&self, instance: &InstanceId, _: &CodeMount) -> Result<(), Error> {
+        let stage = self.stage.lock().unwrap();
+        stage.running.get(instance).map(drop).ok_or_else(|| Error::NotFound(instance.clone()))
+    }
+
+    async fn record(&self, instance: &InstanceId, owner: &Owner, code: &CodeMount) -> Result<(), Error> {
         let mut stage = self.stage.lock().unwrap();
         let running = stage.running.get_mut(instance).ok_or_else(|| Error::NotFound(instance.clone()))?;
         assert!(running.spec.owner.is_none(), "{instance} has an owner already");

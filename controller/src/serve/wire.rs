@@ -16,7 +16,7 @@ use super::parts::{Health, Wired};
 use super::running::{Running, Tasks};
 use crate::autoscale::{self, Adoptable};
 use crate::backend::interpreters::Catalogue;
-use crate::backend::{self, Backend, docker, embedded, shim_files};
+use crate::backend::{self, Backend, ImageForm, docker, embedded, shim_files};
 use crate::build::{self, Bundles, Dependencies, Fetcher, Images};
 use crate::gateway::{self, Gateway};
 use crate::pool::Pool;
@@ -204,7 +204,7 @@ impl Start {
             dependencies: Arc::clone(&dependencies),
             fetcher,
             images: images.clone(),
-            image_form: self.backend.image_form(),
+            engine: (self.backend.image_form() == ImageForm::Reference).then(|| Arc::clone(&self.backend)),
             fixity: self.backend.fixity(),
             program_image: None,
             interpreters: Catalogue::Machine,

@@ -4,6 +4,7 @@ use std::io::{Read as _, Write as _};
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
+use std::sync::atomic::{AtomicU8, Ordering};
 use std::time::{Duration, Instant};
 
 /// How long an engine may take to answer after its start.
@@ -22,6 +23,7 @@ struct Own {
     command: Command,
     process: Option<Child>,
     directory: tempfile::TempDir,
+    bridge: Option<Bridge>,
 }
 
 // Each test uses a part of it.
@@ -42,8 +44,12 @@ impl Engine {
         let at = |name: &str| directory.path().join(name).display().to_string();
         let mut command = Command::new("dockerd");
         command.args(["--data-root", &at("data"), "--exec-root", &at("exec"), "--pidfile", &at("pid")]);
-        command.args(["--host", &format!("unix://{}", at("sock")), "--bridge", "none"]).args(options);
-        Self::own(command, directory)
+        // A bridge of its own: with none an engine removes `docker0`, which is the machine's own engine's.
+        let bridge = Bridge::make()?;
+        command.args(["--host", &format!("unix://{}", at("sock")), "--bridge", &bridge.0]).args(options);
+        let mut engine = Self::own(command, directory)?;
+        engine.own.as_mut().expect("one of our own").bridge = Some(bridge);
+        Ok(engine)
     }
 
     /// Podman's service, which speaks Docker's API.
@@ -65,7 +71,7 @@ impl Engine {
         // Some write beside themselves (conmon: a file `oom`).
         command.current_dir(directory.path()).env("PATH", path).stdin(Stdio::null());
         let socket = directory.path().join("sock");
-        let mut this = Self { socket, own: Some(Own { command, process: None, directory }) };
+        let mut this = Self { socket, own: Some(Own { command, process: None, directory, bridge: None }) };
         this.start().map(|()| this)
     }
 
@@ -100,6 +106,14 @@ impl Engine {
         process.wait().ok();
     }
 
+    /// What Docker's client says to these arguments.
+    pub(crate) fn client(&self, arguments: &[&str]) -> String {
+        let host = format!("unix://{}", self.socket.display());
+        let output = Command::new("docker").args(["--host", &host]).args(arguments).output().unwrap();
+        assert!(output.status.success(), "{arguments:?}: {}", String::from_utf8_lossy(&output.stderr));
+        String::from_utf8(output.stdout).unwrap()
+    }
+
     /// Names of containers of that label, dead ones too.
     pub(crate) fn containers(&self, label: &str) -> Vec<String> {
         let filters = format!("%7B%22label%22%3A%5B%22{}%22%5D%7D", label.replace('=', "%3D"));
@@ -113,9 +127,66 @@ impl Engine {
     }
 }
 
+/// A bridge of this machine, until it is dropped.
+#[derive(Debug)]
+struct Bridge(String);
+
+impl Bridge {
+    fn make() -> Result<Self, String> {
+        static NUMBER: AtomicU8 = AtomicU8::new(0);
+        let number = NUMBER.fetch_add(1, Ordering::Relaxed);
+        let bridge = Self(format!("hb{}-{number}", std::process::id() % 1_000_000));
+        // A network for measurements between devices (RFC 2544): nobody's on a machine.
+        let address = format!("198.18.{}.1/24", (std::process::id() % 64) * 4 + u32::from(number) % 4);
+        ip(&["link", "add", &bridge.0, "type", "bridge"])?;
+        ip(&["address", "add", &address, "dev", &bridge.0])?;
+        Ok(bridge)
+    }
+}
+
+impl Drop for Bridge {
+    fn drop(&mut self) {
+        ip(&["link", "delete", &self.0]).ok();
+    }
+}
+
+fn ip(arguments: &[&str]) -> Result<(), String> {
+    let done = Command::new("ip").args(arguments).output().map_err(|error| format!("ip: {error}"))?;
+    let said = String::from_utf8_lossy(&done.stderr);
+    done.status.success().then_some(()).ok_or_else(|| format!("ip {}: {said}", arguments.join(" ")))
+}
+
 impl Drop for Engine {
     fn drop(&mut self) {
+        let Some(own) = &self.own else { return };
+        let data = own.directory.path().join("data");
+        if own.process.is_some() && data.exists() {
+            self.remove_containers();
+        }
         self.stop();
+        // Left mounted on itself by an engine that keeps its containers while it is away; nothing is there with others.
+        Command::new("umount").arg(&data).stderr(Stdio::null()).status().ok();
+    }
+}
+
+impl Engine {
+    /// What a test that failed has left running, and an engine that keeps its containers would leave for good.
+    fn remove_containers(&self) {
+        let docker = |arguments: &[&str]| {
+            let host = format!("unix://{}", self.socket.display());
+            let output = Command::new("docker").args(["--host", &host]).args(arguments).output();
+            output.map(|output| String::from_utf8_lossy(&output.stdout).into_owned()).unwrap_or_default()
+        };
+        for (list, remove) in [
+            (&["ps", "--all", "--quiet"][..], &["rm", "--force"][..]),
+            (&["network", "ls", "--quiet", "--filter", "label=dev.hearth.data"], &["network", "rm"]),
+        ] {
+            let found = docker(list);
+            let found: Vec<&str> = found.split_whitespace().collect();
+            if !found.is_empty() {
+                docker(&[remove, &found].concat());
+            }
+        }
     }
 }
 

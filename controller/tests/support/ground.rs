@@ -1,20 +1,22 @@
-//! What the conformance suites of all backends stand on: whom instances may reach and whom not, what is left on the machine, and the way
+//! What the conformance suites of all backends stand on: directories and a backend on them, whom instances may reach and whom not, what is left on the machine, and the way
 //! through the cases. `HEARTH_CASE=text` runs only the cases whose name has that text.
 
 use std::fs;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, UdpSocket};
 use std::path::{Path, PathBuf};
+use std::pin::Pin;
 use std::process::Command;
+use std::sync::Arc;
 
-use hearth::backend::Owner;
-use hearth::backend::conformance::{Suite, cases};
-use hearth_function::{FunctionId, RevisionId};
+use hearth::backend::conformance::{Fixture, PATIENCE, Suite, cases};
+use hearth::backend::{Backend, Owner, Root, interpreters, shim_files};
+use hearth_function::{FunctionId, InstanceId, RevisionId};
 use tokio::net::TcpListener;
 
 use crate::containers::Containers;
 
 /// Traces of `name` on this machine: processes, control groups, mounts, files.
-pub(crate) fn traces(run_dir: &Path, name: &str) -> Vec<String> {
+fn traces(run_dir: &Path, name: &str) -> Vec<String> {
     let mut traces = Vec::new();
     for process in fs::read_dir("/proc").unwrap().flatten() {
         let groups = fs::read_to_string(process.path().join("cgroup")).unwrap_or_default();
@@ -52,7 +54,7 @@ pub(crate) fn traces(run_dir: &Path, name: &str) -> Vec<String> {
 }
 
 /// Links and tables of the packet filter with Hearth's name.
-pub(crate) fn network_traces(tag: &str) -> Vec<String> {
+fn network_traces(tag: &str) -> Vec<String> {
     let links =
         fs::read_dir("/sys/class/net").unwrap().flatten().map(|link| link.file_name().into_string().unwrap());
     let mut traces: Vec<String> =
@@ -91,19 +93,15 @@ pub(crate) async fn free_port() -> u16 {
 
 /// Who listens, and whether instances may reach it.
 #[derive(Debug, Default)]
-pub(crate) struct Neighbours {
-    pub(crate) reachable: Vec<SocketAddr>,
-    pub(crate) unreachable: Vec<SocketAddr>,
+struct Neighbours {
+    reachable: Vec<SocketAddr>,
+    unreachable: Vec<SocketAddr>,
     _listeners: Vec<TcpListener>,
 }
 
 impl Neighbours {
     /// Listens at the gateway's port and at others; `None` for a machine without networks.
-    pub(crate) async fn of(
-        gateway: Option<Ipv4Addr>,
-        gateway_port: u16,
-        others: &Result<Containers, String>,
-    ) -> Self {
+    async fn of(gateway: Option<Ipv4Addr>, gateway_port: u16, others: &Result<Containers, String>) -> Self {
         let mut this = Self::default();
         let Some(address) = gateway else {
             eprintln!("NOT RUN: the cases about networks; this machine cannot do them (see `hearth doctor`)");
@@ -126,6 +124,92 @@ impl Neighbours {
             Err(reason) => eprintln!("NOT RUN: the cases about containers of others: {reason}"),
         }
         this
+    }
+}
+
+/// What a backend is opened on, whichever it is.
+#[derive(Debug)]
+pub(crate) struct Ground {
+    pub(crate) data: tempfile::TempDir,
+    pub(crate) run: tempfile::TempDir,
+    pub(crate) shim: PathBuf,
+    pub(crate) gateway_port: u16,
+    /// Interfaces by which instances reach the outside.
+    pub(crate) interfaces: Vec<String>,
+    others: Result<Containers, String>,
+}
+
+/// What a backend has told about itself once it was open, and how another one is opened on the same ground.
+pub(crate) struct Opened {
+    pub(crate) backend: Arc<dyn Backend>,
+    /// Where instances reach the gateway; `None` on a machine without networks.
+    pub(crate) gateway: Option<Ipv4Addr>,
+    pub(crate) reopen: Reopen,
+}
+
+/// Opens the backend again, as a later controller does.
+pub(crate) type Reopen =
+    Box<dyn Fn() -> Pin<Box<dyn Future<Output = Arc<dyn Backend>> + Send>> + Send + Sync>;
+
+impl Ground {
+    /// Makes it; `None`, with a word why, where real containers cannot be.
+    pub(crate) async fn new(backend: &str) -> Option<Self> {
+        if !rustix::process::geteuid().is_root() {
+            eprintln!("NOT RUN: the conformance suite of the {backend} backend needs root");
+            return None;
+        }
+        let data = tempfile::tempdir().unwrap();
+        let run = tempfile::Builder::new().prefix("hr").tempdir_in("/tmp").unwrap();
+        let shim = shim_files::install(data.path()).unwrap();
+        let others = Containers::start();
+        let interfaces = others.iter().map(|others| others.links[0].clone()).collect();
+        Some(Self { data, run, shim, gateway_port: free_port().await, interfaces, others })
+    }
+
+    /// Runs the suite on a backend that was opened here. `more_left`: what an engine has left of an instance, or with `None` of all of this
+    /// data directory, whose tag is given.
+    ///
+    /// # Panics
+    /// When a case does not hold, or something is left behind.
+    pub(crate) async fn conforms(
+        self,
+        opened: Opened,
+        more_left: impl Fn(&str, Option<&str>) -> Vec<String> + Clone + Send + Sync + 'static,
+    ) {
+        let Opened { backend, gateway, reopen } = opened;
+        let run_dir = self.run.path().to_owned();
+        let name = fs::read_dir(&run_dir).unwrap().next().unwrap().unwrap().file_name();
+        let tag = name.to_str().unwrap().trim_end_matches("-docker").to_owned();
+        let python = interpreters::find("python").unwrap().path;
+        let work = self.data.path().join("work");
+        fs::create_dir(&work).unwrap();
+        let neighbours = Neighbours::of(gateway, self.gateway_port, &self.others).await;
+        let suite = Suite::new(Fixture {
+            backend,
+            root: Root::Host { interpreter: Some(python.clone()) },
+            python: python.to_str().unwrap().to_owned(),
+            directory: work,
+            reachable: neighbours.reachable.clone(),
+            unreachable: neighbours.unreachable.clone(),
+            owner: late("default"),
+            patience: PATIENCE,
+            networks: gateway.is_some(),
+            reopen,
+            left: Box::new({
+                let (run_dir, tag, more_left) = (run_dir.clone(), tag.clone(), more_left.clone());
+                move |id: &InstanceId| {
+                    let mut left = traces(&run_dir, id.as_str());
+                    left.extend(more_left(&tag, Some(id.as_str())));
+                    left
+                }
+            }),
+        });
+        let mut failures = run(suite, &self.others, gateway.is_some()).await;
+        drop((neighbours, self.others));
+        let left =
+            traces(&run_dir, &tag).into_iter().chain(network_traces(&tag)).chain(more_left(&tag, None));
+        failures.extend(left.map(|trace| format!("left behind: {trace}")));
+        assert!(failures.is_empty(), "{}", failures.join("\n"));
     }
 }
 

@@ -54,9 +54,9 @@ function invoke(stream, head) {
 }
 
 /** A state like the bootstrap's own, for a function that does not exist. */
-function stage(boot) {
+function stage(boot, concurrency) {
   return {
-    boot, handler: null, loading: false, concurrency: 1, serial: true, served: 0, running: 0, draining: false, connections: new Set(),
+    boot, handler: null, loading: false, concurrency, serial: concurrency <= 1, served: 0, running: 0, draining: false, connections: new Set(),
     callEnded() {
       this.served++;
       this.running--;
@@ -64,30 +64,30 @@ function stage(boot) {
   };
 }
 
-async function load(boot, handler, signature) {
-  const state = stage(boot);
+async function load(boot, handler, signature, concurrency) {
+  const state = stage(boot, concurrency);
   const connection = new Connection(state, nowhere());
   connection.take(json(HELLO, { minVersion: 1, maxVersion: 1, secret: boot.secret, role: 'invoke' }));
   connection.take(json(LOAD, {
-    code: CODE, handler, signature, env: {}, function: 'exercise', namespace: 'exercise', revision: 'exercise-00001', concurrency: 1,
+    code: CODE, handler, signature, env: {}, function: 'exercise', namespace: 'exercise', revision: 'exercise-00001', concurrency,
     memoryBytes: boot.memoryBytes, executeTimeoutMs: 1000,
   }));
   for (let turns = 0; state.handler === null && turns < 1000; turns++) await new Promise(setImmediate);
   return { state, connection };
 }
 
-async function calls(boot, handler, signature, head) {
-  const { state, connection } = await load(boot, handler, signature);
+async function calls(boot, handler, signature, concurrency) {
+  const { state, connection } = await load(boot, handler, signature, concurrency);
   if (state.handler === null) return;
   for (let round = 1; round <= ROUNDS; round++) {
-    connection.take(Buffer.concat([frame(PING, 0, 0, Buffer.alloc(8)), invoke(round, head)]));
+    connection.take(Buffer.concat([frame(PING, 0, 0, Buffer.alloc(8)), invoke(round, EVENT)]));
     for (let turns = 0; state.running > 0 && turns < 1000; turns++) await new Promise(setImmediate);
   }
 }
 
 /** A request to a server of Node's own, over a connection that is none. */
 async function request(boot) {
-  const { state } = await load(boot, 'handler.serve', 'http');
+  const { state } = await load(boot, 'handler.serve', 'http', 2);
   if (state.handler === null) return;
   await new Promise((resolve) => {
     const socket = new Duplex({
@@ -113,9 +113,10 @@ async function exercise(boot) {
     void process.stdout.writable;
     void process.stderr.writable;
     logs.describe({ of: 'anything' });
-    await calls(boot, 'handler.handler', 'auto', EVENT);
-    await calls(boot, 'handler.value', 'event', EVENT);
-    await calls(boot, 'module.handler', 'event', EVENT);
+    // One call at a time, and several: what is printed is told apart in two ways.
+    await calls(boot, 'handler.handler', 'auto', 1);
+    await calls(boot, 'handler.value', 'event', 2);
+    await calls(boot, 'module.handler', 'event', 2);
     await request(boot);
   } catch {
     // See above.

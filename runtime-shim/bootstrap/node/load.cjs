@@ -138,10 +138,12 @@ function modules(code) {
 /** The `type` of the nearest package.json, not above the code. */
 function packageType(directory, code) {
   for (;;) {
+    const file = path.join(directory, 'package.json');
+    // Looked at first: an error for each directory without one would cost more than all the rest here.
     try {
-      return JSON.parse(fs.readFileSync(path.join(directory, 'package.json'), 'utf8')).type || 'commonjs';
-    } catch (error) {
-      if (error.code !== 'ENOENT' && error.code !== 'ENOTDIR') return 'commonjs';
+      if (isFile(file)) return JSON.parse(fs.readFileSync(file, 'utf8')).type || 'commonjs';
+    } catch {
+      return 'commonjs';
     }
     const parent = path.dirname(directory);
     if (directory === path.resolve(code) || parent === directory) return 'commonjs';

@@ -31,6 +31,8 @@ function current() {
 function rehearse(on) {
   rehearsing = on;
   single = null;
+  // Following the async context costs every promise something: not where only one call may run.
+  if (!on && storage !== null) storage.disable();
 }
 
 /** How many calls may run from now on; to be called before the first. */
@@ -80,8 +82,8 @@ function end(call) {
 
 // In the pipes themselves, so that the order to what child processes print is exact.
 function mark(what) {
-  if (rehearsing) return;
-  const text = `\n\x01H${nonce}${what}\n`;
+  // A rehearsal goes the whole way too, with nothing to write.
+  const text = rehearsing ? '' : `\n\x01H${nonce}${what}\n`;
   try {
     fs.writeSync(1, text);
     fs.writeSync(2, text);

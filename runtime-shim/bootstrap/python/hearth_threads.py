@@ -11,6 +11,31 @@ class Cancelled(BaseException):
     """Raised in the thread of a handler whose call was cancelled, at its next step in Python."""
 
 
+class _Ahead:
+    """A thread that a pooled instance has started before it knows whose it will be: to start one is the longest part of a first call."""
+
+    def __init__(self):
+        self._work = _queue.SimpleQueue()
+        # What a tool of the user's replaces, so that it sees every thread start, is to see this one.
+        self._start = threading.Thread.start
+        threading.Thread(target=lambda: self._work.get()(), daemon=True, name="hearth-1").start()
+
+    def take(self, work):
+        """Has it do the work; false when it must not."""
+        if threading.Thread.start is not self._start or threading.gettrace() or threading.getprofile():
+            return False
+        self._work.put(work)
+        return True
+
+
+_ahead = None
+
+
+def start_ahead():
+    global _ahead
+    _ahead = _Ahead()
+
+
 class Workers:
     def __init__(self, most, work):
         self._most = max(1, most)
@@ -27,6 +52,8 @@ class Workers:
             missing = min(len(calls) - self._idle, self._most - self._threads)
             for _ in range(missing):
                 self._threads += 1
+                if self._threads == 1 and _ahead is not None and _ahead.take(self._run):
+                    continue
                 threading.Thread(target=self._run, daemon=True, name="hearth-%d" % self._threads).start()
 
     def _run(self):

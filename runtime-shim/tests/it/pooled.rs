@@ -84,8 +84,9 @@ fn an_exercised_python_is_as_good_as_a_fresh_one() {
             (
                 "main.py",
                 &*format!(
-                    "import os, json, logging\nprint('loaded')\n{def} handler(event, context):\n    print('called')\n    \
-                     return [os.environ['GREETING'], os.getcwd(), json.value, logging.__name__]\n"
+                    "import os, sys, json, logging\nprint('loaded')\n{def} handler(event, context):\n    print('called')\n    \
+                     rehearsed = sys.modules['hearth_exercise'].rehearsed\n    \
+                     return [os.environ['GREETING'], os.getcwd(), json.value, logging.__name__, rehearsed > 0]\n"
                 ),
             ),
         ];
@@ -93,9 +94,9 @@ fn an_exercised_python_is_as_good_as_a_fresh_one() {
         let loaded = caller.load(load(&shim, "main.handler", 10));
         assert!(matches!(loaded, Loaded::Ok { .. }), "{loaded:?}");
         let answer = caller.call("r-1", &json!({}), b"").unwrap();
-        let told: (String, String, u32, String) = serde_json::from_slice(&answer.body).unwrap();
+        let told: (String, String, u32, String, bool) = serde_json::from_slice(&answer.body).unwrap();
         let directory = fs::canonicalize(shim.code()).unwrap().to_str().unwrap().to_owned();
-        assert_eq!(told, ("hi".to_owned(), directory, 7, "logging".to_owned()));
+        assert_eq!(told, ("hi".to_owned(), directory, 7, "logging".to_owned(), true));
         let lines = shim.control(0).logs_until(|record| record.line.as_ref() == b"called");
         assert_eq!(lines.len(), 2, "{lines:?}");
         assert!(lines.iter().all(|record| record.stream == LogStream::Stdout));

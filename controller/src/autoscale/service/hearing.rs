@@ -23,6 +23,16 @@ const SUSPICION: Duration = Duration::from_millis(200);
 const TOO_SHORT: Duration = Duration::from_secs(5);
 
 impl Service {
+    /// Says to the gateway what fits into its channel, before anything else is done: a request waits for a grant.
+    pub(super) fn tell_gateway(&mut self) {
+        while !self.outbox.is_empty()
+            && let Ok(place) = self.channels.to_gateway.try_reserve()
+            && let Some(message) = self.outbox.pop_front()
+        {
+            place.send(message);
+        }
+    }
+
     /// Takes a gateway's message.
     pub(super) fn hear(&mut self, message: ToScaler) {
         let now = Instant::now();
@@ -47,7 +57,8 @@ impl Service {
                     self.dirty.insert(revision.clone());
                 }
                 self.leave(&instance);
-                self.pool.stop(&instance, "it has served its call", STOP_GRACE);
+                self.turns.done(&instance, now);
+                self.spent.push_back(instance);
             }
             ToScaler::Lost { instance, reason } => {
                 if self.granted.contains(&instance) {
@@ -91,6 +102,7 @@ impl Service {
             // It was given to the Revision in the moment that it was pooled, and is told of again when it is Ready.
             Happened::Pooled { .. } => {}
             Happened::Ready { mut endpoint, phases, .. } => {
+                self.turns.ready(&instance, now);
                 let Some(record) = self.records.get_mut(&revision) else { return };
                 let Some(member) = record.instances.get_mut(&instance) else { return };
                 (member.ready, member.idle_since) = (Some(now), Some(now));
@@ -124,6 +136,7 @@ impl Service {
             Happened::Ended { how } => {
                 tracing::warn!(%revision, %instance, how, "instance ended");
                 self.suspects.remove(&instance);
+                self.turns.done(&instance, now);
                 self.gone(&instance, &how);
                 let member = self.leave(&instance);
                 if let Some(record) = self.records.get_mut(&revision) {
@@ -146,6 +159,7 @@ impl Service {
             }
             Happened::Removed => {
                 self.gone(&instance, "stopped");
+                self.turns.done(&instance, now);
                 self.suspects.remove(&instance);
                 self.leave(&instance);
                 if let Some(record) = self.records.get_mut(&revision) {
@@ -182,6 +196,7 @@ impl Service {
         failure: pool::Failure,
         now: Instant,
     ) {
+        self.turns.done(&instance, now);
         let member = self.leave(&instance);
         if member.is_some_and(|member| member.adopted) {
             // The end of its earlier controller may have caught it half made or half taken away: that says nothing of the Function. Who

@@ -25,6 +25,7 @@ impl Service {
         // One that has just ended is gone from the pool when its end is heard of.
         while let Some(instance) = self.prewarm.take(class, now) {
             if self.pool.assign(&instance, &template, waited) {
+                self.turns.take(instance.clone(), now);
                 record.instances.insert(instance, Member::new(now));
                 return true;
             }
@@ -42,14 +43,20 @@ impl Service {
             self.prewarm.lost(&instance);
             self.pool.stop(&instance, "it is not needed in its pool any more", STOP_GRACE);
         }
-        if self.records.values().any(|record| record.wanted > 0) {
+        if self.records.values().any(|record| record.wanted > 0) || !self.turns.leave_time(now) {
             return;
         }
-        let cores = (self.config.parallelism.get() / 2).max(1);
-        while self.starting() + self.prewarm.starting() < cores {
+        while self.starting() + self.prewarm.starting() < self.config.cores() {
             let Some(class) = self.prewarm.next(now) else { break };
             let instance = self.pool.start_pooled(&class);
             self.prewarm.began(&class, instance, now);
+        }
+    }
+
+    /// Stops ephemeral instances that have had their call.
+    pub(super) fn stop_spent(&mut self) {
+        for instance in std::mem::take(&mut self.spent) {
+            self.pool.stop(&instance, "it has served its call", STOP_GRACE);
         }
     }
 

@@ -150,3 +150,19 @@ async fn a_shutdown_takes_the_pools_with_it() {
     let left = scene.handle.shutdown(Instant::now() + Duration::from_secs(30)).await;
     assert_eq!((left, scene.backend.running().len()), (Left::default(), 0));
 }
+
+#[tokio::test(start_paused = true)]
+async fn what_has_served_is_stopped_even_when_a_shutdown_finds_it_put_off() {
+    let mut scene = scene(SETTINGS);
+    let model = |policy: &mut Policy| policy.process_model = hearth_function::spec::ProcessModel::Ephemeral;
+    let ephemeral = target("hello-00001", json!({ "processModel": "ephemeral" }), model, Reach::Routed);
+    scene.handle.put(ephemeral).await.unwrap();
+    scene.pooled(2).await;
+    scene.want(1, 0).await;
+    let (instance, start) = scene.granted_as().await;
+    assert_eq!(start, StartKind::Prewarmed);
+    scene.to_scaler.send(ToScaler::Spent { instance }).await.unwrap();
+    let left = scene.handle.shutdown(Instant::now() + Duration::from_secs(10)).await;
+    assert_eq!(left, Left::default(), "nothing had to be cut off");
+    assert!(scene.backend.running().is_empty());
+}

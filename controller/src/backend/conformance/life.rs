@@ -199,11 +199,12 @@ time.sleep(0.2 if {mounted} else 3)
     let backend = suite.backend();
     backend.start(&spec).await.map_err(text)?;
     let owner = suite.fixture.owner.clone();
-    backend.inject(&spec.id, &owner, &code).await.map_err(text)?;
+    backend.inject(&spec.id, &code).await.map_err(text)?;
+    backend.record(&spec.id, &owner, &code).await.map_err(text)?;
     let found = backend.list().await.map_err(text)?.into_iter().find(|found| found.spec.id == spec.id);
     let told = found.map(|found| (found.spec.owner, found.spec.code));
     check(told == Some((Some(owner.clone()), Some(code.clone()))), || format!("it is found as {told:?}"))?;
-    let again = backend.inject(&spec.id, &owner, &code).await;
+    let again = backend.inject(&spec.id, &code).await;
     check(matches!(again, Err(Error::Invalid { .. })), || format!("code came in twice: {again:?}"))?;
     let exit = suite.end(&spec.id).await;
     check(exit.code == Some(0), || format!("the script ended with {exit:?}"))?;

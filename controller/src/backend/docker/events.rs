@@ -16,6 +16,7 @@ use super::Shared;
 use super::container::{self, DATA, INSTANCE};
 use super::engine::{is_away, plain, status};
 use super::instance::Instance;
+use crate::backend::local::watch;
 use crate::backend::{Address, Exit};
 
 /// Between two attempts to reach an engine that is away: the first, and the longest.
@@ -32,7 +33,7 @@ const OVERLAP: Duration = Duration::from_secs(5);
 const LATE: Duration = Duration::from_millis(300);
 
 /// Listens until the backend is gone.
-pub(super) async fn watch(shared: Weak<Shared>, api: Docker) {
+pub(super) async fn listen(shared: Weak<Shared>, api: Docker) {
     let mut pause = RETRY;
     while let Some(here) = shared.upgrade() {
         match connected(here, &shared, &api).await {
@@ -216,7 +217,7 @@ impl Shared {
         }
         self.engine.set_away(Some(reason));
         for instance in self.running_instances() {
-            if !listens(&instance).await {
+            if ended_by_what_is_seen(&instance).await {
                 conclude(self, instance, None);
             }
         }
@@ -237,17 +238,19 @@ impl Shared {
     }
 }
 
-/// Whether the shim of an instance still listens: what can be seen of it without the engine.
-async fn listens(instance: &Instance) -> bool {
-    let Some(record) = instance.record.get() else { return true };
-    let refused = match &record.started.control {
-        Address::Unix(path) => tokio::net::UnixStream::connect(path).await.err(),
-        Address::Tcp(address) => tokio::net::TcpStream::connect(address).await.err(),
-    };
-    // A shim with a full backlog, or paused, is there.
-    !refused.is_some_and(|error| {
-        matches!(error.kind(), std::io::ErrorKind::ConnectionRefused | std::io::ErrorKind::NotFound)
-    })
+/// Whether an instance has ended, by what can be seen of it without the engine: its first process, or the instance's own socket. A port is
+/// the engine's and goes with it, be the instance there or not: it shows nothing.
+async fn ended_by_what_is_seen(instance: &Instance) -> bool {
+    if let Some(held) = instance.process.get() {
+        return watch::has_ended(&held.process);
+    }
+    match instance.record.get().map(|record| &record.started.control) {
+        // A shim with a full backlog, or paused, is there.
+        Some(Address::Unix(path)) => tokio::net::UnixStream::connect(path).await.is_err_and(|error| {
+            matches!(error.kind(), std::io::ErrorKind::ConnectionRefused | std::io::ErrorKind::NotFound)
+        }),
+        Some(Address::Tcp(_)) | None => false,
+    }
 }
 
 /// Whether an error says that there is no such container.

@@ -9,7 +9,8 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use bollard::models::ContainerCreateBody;
+use bollard::auth::DockerCredentials;
+use bollard::models::{ContainerCreateBody, ImageInspect};
 use bollard::query_parameters::{
     ContainerArchiveInfoOptions, CreateContainerOptions, CreateImageOptions, ListImagesOptions,
     RemoveContainerOptions, RemoveImageOptions,
@@ -23,6 +24,8 @@ use tokio_util::task::TaskTracker;
 use super::cells::Cells;
 use super::container::DATA;
 use super::engine::{plain, status};
+use crate::backend::EngineImage;
+use crate::backend::credentials::{Credentials, server};
 use crate::backend::local::blocking;
 use crate::backend::local::root::Template;
 
@@ -127,6 +130,14 @@ impl Images {
         self.known.get(key, had).await
     }
 
+    /// The image of that name that the engine has now.
+    ///
+    /// # Errors
+    /// When the engine does not answer.
+    pub(super) async fn in_engine(&self, reference: &str) -> Result<Option<EngineImage>, Error> {
+        Ok(self.maker.inspect(reference).await?.and_then(described))
+    }
+
     /// Where `program` is in an image, looked up once.
     ///
     /// # Errors
@@ -144,8 +155,17 @@ impl Images {
 
 impl Maker {
     async fn find(&self, reference: &str) -> Result<Option<String>, Error> {
+        if let Some(image) = self.inspect(reference).await? {
+            return Ok(image.id);
+        }
+        // One that was never in a registry has no digest but the engine's own.
+        let Some((_, digest)) = reference.split_once('@') else { return Ok(None) };
+        Ok(self.inspect(digest).await?.and_then(|image| image.id))
+    }
+
+    async fn inspect(&self, reference: &str) -> Result<Option<ImageInspect>, Error> {
         match self.api.inspect_image(reference).await {
-            Ok(image) => Ok(image.id),
+            Ok(image) => Ok(Some(image)),
             Err(error) if status(&error) == Some(404) => Ok(None),
             Err(error) => Err(error.into()),
         }
@@ -157,7 +177,8 @@ impl Maker {
             reference.contains('@') || reference.rsplit('/').next().is_some_and(|name| name.contains(':'));
         let from = if tagged { reference.to_owned() } else { format!("{reference}:latest") };
         let options = CreateImageOptions { from_image: Some(from), ..CreateImageOptions::default() };
-        let pull = self.api.create_image(Some(options), None, None).try_for_each(|_| async { Ok(()) });
+        let login = login(reference).await?;
+        let pull = self.api.create_image(Some(options), None, login).try_for_each(|_| async { Ok(()) });
         // An engine that nobody listens to any more gives the pull up.
         let pulled = timeout(self.limit, pull)
             .await
@@ -236,6 +257,56 @@ impl Maker {
     }
 }
 
+/// An image as others know it; `None` for one whose name is no digest, which no engine has.
+fn described(image: ImageInspect) -> Option<EngineImage> {
+    let id = image.id.unwrap_or_default();
+    let id = if id.contains(':') { id } else { format!("sha256:{id}") };
+    let run = image.config.unwrap_or_default();
+    let ports: HashMap<String, serde_json::Value> =
+        run.exposed_ports.into_iter().flatten().map(|port| (port, serde_json::json!({}))).collect();
+    let config = serde_json::json!({
+        "os": image.os.unwrap_or_default(),
+        "architecture": image.architecture.unwrap_or_default(),
+        "rootfs": { "type": "layers", "diff_ids": [] },
+        "config": {
+            "Entrypoint": run.entrypoint,
+            "Cmd": run.cmd,
+            "Env": run.env,
+            "User": run.user,
+            "WorkingDir": run.working_dir,
+            "ExposedPorts": ports,
+        },
+    });
+    Some(EngineImage { id: id.parse().ok()?, config: config.to_string().into_bytes() })
+}
+
+/// What an engine is told to give to the registry of an image: it does not look for credentials itself.
+async fn login(reference: &str) -> Result<Option<DockerCredentials>, Error> {
+    let registry = registry(reference);
+    let credentials = Credentials::of(registry).await.map_err(|error| Error::Missing(error.to_string()))?;
+    Ok(told(credentials, registry))
+}
+
+/// Credentials as an engine takes them.
+fn told(credentials: Credentials, registry: &str) -> Option<DockerCredentials> {
+    let known = DockerCredentials { serveraddress: Some(server(registry)), ..DockerCredentials::default() };
+    match credentials {
+        Credentials::None => None,
+        Credentials::Password(user, password) => {
+            Some(DockerCredentials { username: Some(user), password: Some(password), ..known })
+        }
+        Credentials::Identity(token) => Some(DockerCredentials { identitytoken: Some(token), ..known }),
+    }
+}
+
+/// The registry of a reference, as Docker reads it: what stands before the first slash, if it looks like a host.
+fn registry(reference: &str) -> &str {
+    match reference.split_once('/') {
+        Some((host, _)) if host.contains(['.', ':']) || host == "localhost" => host,
+        _ => "docker.io",
+    }
+}
+
 /// A skeleton as an archive: a few small files.
 fn pack(skeleton: &Path) -> io::Result<Vec<u8>> {
     let mut archive = tar::Builder::new(Vec::new());
@@ -275,6 +346,57 @@ fn add(archive: &mut tar::Builder<Vec<u8>>, skeleton: &Path, below: &Path) -> io
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_an_engine_says_of_an_image_is_told_as_the_image_itself_would() {
+        let run = bollard::models::ImageConfig {
+            entrypoint: Some(vec!["/server".to_owned()]),
+            cmd: Some(vec!["--fast".to_owned()]),
+            exposed_ports: Some(vec!["8000/tcp".to_owned()]),
+            user: Some("7:8".to_owned()),
+            ..Default::default()
+        };
+        let hex = "0".repeat(64);
+        let image = ImageInspect {
+            id: Some(hex.clone()),
+            os: Some("linux".to_owned()),
+            architecture: Some("amd64".to_owned()),
+            config: Some(run),
+            ..ImageInspect::default()
+        };
+        let image = described(image).unwrap();
+        assert_eq!(image.id.hex(), hex);
+        let config: oci_spec::image::ImageConfiguration = serde_json::from_slice(&image.config).unwrap();
+        let run = config.config().clone().unwrap();
+        assert_eq!(run.entrypoint().clone().unwrap(), ["/server"]);
+        assert_eq!(run.exposed_ports().clone().unwrap(), ["8000/tcp"]);
+        assert_eq!(run.user().as_deref(), Some("7:8"));
+    }
+
+    #[test]
+    fn an_engine_is_told_the_credentials_and_what_they_are_for() {
+        assert!(told(Credentials::None, "registry.test").is_none());
+        let password = told(Credentials::Password("ada".to_owned(), "secret".to_owned()), "registry.test");
+        let password = password.unwrap();
+        assert_eq!(password.username.as_deref().zip(password.password.as_deref()), Some(("ada", "secret")));
+        assert_eq!(password.serveraddress.as_deref(), Some("registry.test"));
+        let token = told(Credentials::Identity("kept".to_owned()), registry("team/app")).unwrap();
+        assert_eq!((token.identitytoken.as_deref(), token.username), (Some("kept"), None));
+        assert_eq!(token.serveraddress.as_deref(), Some("https://index.docker.io/v1/"));
+    }
+
+    #[test]
+    fn the_registry_of_a_reference_is_what_docker_takes_it_for() {
+        for (reference, host) in [
+            ("app", "docker.io"),
+            ("team/app:1", "docker.io"),
+            ("localhost/app", "localhost"),
+            ("127.0.0.1:5000/team/app@sha256:00", "127.0.0.1:5000"),
+            ("registry.example.com/app", "registry.example.com"),
+        ] {
+            assert_eq!(registry(reference), host, "{reference}");
+        }
+    }
 
     #[test]
     fn a_skeleton_is_packed_the_same_whenever_it_was_made() {

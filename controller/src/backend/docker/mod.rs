@@ -24,6 +24,7 @@ mod open;
 mod probe;
 mod start;
 mod stop;
+mod way;
 
 use std::collections::HashMap;
 use std::io;
@@ -31,7 +32,7 @@ use std::net::Ipv4Addr;
 use std::os::fd::OwnedFd;
 use std::path::PathBuf;
 use std::sync::atomic::Ordering;
-use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -50,8 +51,8 @@ use super::local::network::Bridge;
 use super::local::root::Roots;
 use super::local::{blocking, mounts};
 use super::{
-    Backend, Capability, CodeMount, Ended, Error, Exit, Found, ImageForm, InstanceSpec, Limits, Owner,
-    Started, Stats,
+    Backend, Capability, CodeMount, Ended, EngineImage, Error, Exit, Found, ImageForm, InstanceSpec, Limits,
+    Owner, Started, Stats,
 };
 
 /// How the Docker backend is set up.
@@ -123,15 +124,6 @@ pub struct Docker {
     _listening: DropGuard,
 }
 
-/// How an instance is reached.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Way {
-    /// By its sockets in a directory that it shares with the host.
-    Sockets,
-    /// By ports that the engine publishes on this host's loopback.
-    Ports,
-}
-
 /// Where this controller's things are.
 #[derive(Debug)]
 struct Here {
@@ -146,8 +138,8 @@ struct Shared {
     place: Here,
     roots: Roots,
     images: image::Images,
-    /// Found out with the first start.
-    way: OnceLock<Way>,
+    /// Found out with the first start that shows it.
+    way: way::Ways,
     /// Hearth's bridge, or why there is none.
     bridge: Result<Bridge, String>,
     instances: Mutex<HashMap<InstanceId, Life>>,
@@ -296,6 +288,16 @@ impl Backend for Docker {
         ImageForm::Reference
     }
 
+    async fn image(&self, reference: &str) -> Result<Option<EngineImage>, Error> {
+        self.shared.images.in_engine(reference).await.map_err(|error| Error::Unsupported {
+            what: format!(
+                "ask the engine at unix://{} for its images ({error})",
+                self.shared.engine.socket.display()
+            ),
+            remedy: "start the engine".to_owned(),
+        })
+    }
+
     async fn start(&self, spec: &InstanceSpec) -> Result<Started, Error> {
         self.shared.fetch(spec).await?;
         // The semaphore is never closed.
@@ -325,7 +327,7 @@ impl Backend for Docker {
         }
     }
 
-    async fn inject(&self, instance: &InstanceId, owner: &Owner, code: &CodeMount) -> Result<(), Error> {
+    async fn inject(&self, instance: &InstanceId, code: &CodeMount) -> Result<(), Error> {
         let running = self.shared.running(instance)?;
         if !running.take_code_place() {
             return Err(Error::Invalid {
@@ -342,17 +344,20 @@ impl Backend for Docker {
         };
         let mut pairs = vec![(code.path.clone(), "/code")];
         pairs.extend(code.dependencies.clone().map(|path| (path, "/deps")));
-        let (owner, code) = (owner.clone(), code.clone());
-        let target = Arc::clone(&running);
-        let injected = blocking(move || {
-            mounts::mount(&process, pairs)?;
-            // After the mount: what is found between the two is nobody's, and is taken away.
-            target.directory.rewrite_spec(|spec| (spec.owner, spec.code) = (Some(owner), Some(code)))
-        })
-        .await;
-        injected.map_err(|source| {
+        mounts::mount(&process, pairs).await.map_err(|source| {
             running.give_code_place_back();
             Error::Step { step: "bring the code in", instance: instance.clone(), source }
+        })
+    }
+
+    async fn record(&self, instance: &InstanceId, owner: &Owner, code: &CodeMount) -> Result<(), Error> {
+        let running = self.shared.running(instance)?;
+        let (owner, code) = (owner.clone(), code.clone());
+        let change = move |spec: &mut InstanceSpec| (spec.owner, spec.code) = (Some(owner), Some(code));
+        blocking(move || running.directory.rewrite_spec(change)).await.map_err(|source| Error::Step {
+            step: "write down whose it is",
+            instance: instance.clone(),
+            source,
         })
     }
 
@@ -368,7 +373,7 @@ impl Backend for Docker {
         if before.is_none_or(|before| before.tmp_bytes != limits.tmp_bytes) {
             let process = self.shared.process(&running).await?;
             let bytes = limits.tmp_bytes;
-            blocking(move || mounts::resize_tmp(&process, bytes)).await.map_err(step)?;
+            mounts::resize_tmp(&process, bytes).await.map_err(step)?;
         }
         let (limits, target) = (*limits, Arc::clone(&running));
         blocking(move || target.directory.rewrite_spec(|spec| spec.limits = limits)).await.map_err(step)?;

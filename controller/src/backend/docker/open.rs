@@ -4,7 +4,7 @@ use std::fs;
 use std::io;
 use std::path::Path;
 use std::sync::atomic::Ordering;
-use std::sync::{Arc, Mutex, OnceLock};
+use std::sync::{Arc, Mutex};
 
 use bollard::models::{ContainerSummary, ContainerSummaryStateEnum};
 use bollard::query_parameters::{InspectContainerOptions, RemoveContainerOptions};
@@ -16,7 +16,8 @@ use tokio_util::task::TaskTracker;
 use super::engine::{Engine, plain};
 use super::events::{self, containers, instance_of, lives};
 use super::instance::{Instance, Record};
-use super::{Config, Docker, ENDS, Here, Shared, Way, container, image, network};
+use super::way::Ways;
+use super::{Config, Docker, ENDS, Here, Shared, container, image, network};
 use crate::backend::local::directory::Directory;
 use crate::backend::local::network::{Bridge, LOOK_AGAIN, Separation, Setup};
 use crate::backend::local::{blocking, records, root, tag};
@@ -65,7 +66,7 @@ impl Docker {
             place,
             roots,
             images,
-            way: if config.tcp { OnceLock::from(Way::Ports) } else { OnceLock::new() },
+            way: if config.tcp { Ways::ports() } else { Ways::default() },
             bridge,
             instances: Mutex::default(),
             end,
@@ -73,7 +74,7 @@ impl Docker {
             look: Arc::new(Notify::new()),
             closing: closing.clone(),
         });
-        let listening = events::watch(Arc::downgrade(&shared), shared.engine.api.clone());
+        let listening = events::listen(Arc::downgrade(&shared), shared.engine.api.clone());
         let stop = closing.clone();
         shared.tasks.spawn(async move {
             tokio::select! {

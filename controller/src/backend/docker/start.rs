@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use bollard::query_parameters::{
     CreateContainerOptions, InspectContainerOptions, RemoveContainerOptions, StartContainerOptions,
@@ -15,14 +15,11 @@ use hearth_protocol::ShimConfig;
 use super::container::{self, Place};
 use super::engine::{is_away, plain, status};
 use super::instance::{Instance, Record};
-use super::{Shared, Way, image, network};
+use super::way::Way;
+use super::{Shared, image, network};
 use crate::backend::local::directory::Directory;
 use crate::backend::local::{blocking, open_files, shim, watch};
 use crate::backend::{Address, Error, InstanceSpec, Limits, Network, Process, Root, Started};
-
-/// How long the first container's shim may take to listen, before its sockets are given up; and how often it is tried.
-const LISTENS_WITHIN: Duration = Duration::from_secs(5);
-const RETRY: Duration = Duration::from_millis(1);
 
 /// The kernel's own default.
 const PID_MAX: u64 = 32_768;
@@ -98,9 +95,9 @@ impl Shared {
             });
         }
         let begin = Instant::now();
-        let way = self.way.get().copied().unwrap_or(Way::Sockets);
+        let way = self.way.next();
         let record = self.make(spec, instance, way, begin).await?;
-        let record = if self.way.get().is_none() && !self.try_sockets(instance).await {
+        let record = if way == Way::Sockets && self.found_way(instance).await == Way::Ports {
             tracing::warn!(
                 "the sockets of containers cannot be connected to from here: instances are reached by TCP"
             );
@@ -222,24 +219,6 @@ impl Shared {
         Ok((Address::Tcp(invoke), Address::Tcp(control)))
     }
 
-    /// Whether the sockets of a fresh instance can be connected to; kept for all that come. An instance that ends meanwhile proves nothing.
-    async fn try_sockets(&self, instance: &Instance) -> bool {
-        let Address::Unix(path) = instance.directory.control() else { return false };
-        let deadline = tokio::time::Instant::now() + LISTENS_WITHIN;
-        while !instance.has_ended() {
-            if tokio::net::UnixStream::connect(&path).await.is_ok() {
-                self.way.set(Way::Sockets).ok();
-                return true;
-            }
-            if tokio::time::Instant::now() > deadline {
-                self.way.set(Way::Ports).ok();
-                return self.way.get() == Some(&Way::Sockets);
-            }
-            tokio::time::sleep(RETRY).await;
-        }
-        true
-    }
-
     /// Image, mounts, and where the interpreter is in there.
     async fn root(
         &self,
@@ -277,15 +256,10 @@ impl Shared {
                 };
                 let mut binds = BTreeMap::from(files.map(|(source, at)| (at, source)));
                 binds.insert("/hearth".into(), self.roots.shim().to_owned());
-                // The places of what is brought in later.
-                if spec.code.is_none() {
-                    for place in ["code", "deps"] {
-                        binds.insert(absolute(Path::new(place)), template.path.join(place));
-                    }
-                }
                 if let Some(modules) = spec.code.iter().filter_map(|code| code.dependencies.as_ref()).next() {
                     binds.insert("/node_modules".into(), modules.join("node_modules"));
                 }
+                // Nothing at `/code`: what the image has there is its function.
                 binds.retain(|_, source| source.exists());
                 Ok((image, binds.into_iter().map(|(at, source)| (source, at)).collect(), interpreter))
             }
@@ -312,7 +286,9 @@ impl Shared {
             image::Error::Missing(what) => {
                 return Error::Invalid {
                     what: what.clone(),
-                    remedy: "correct the image's name, or load it into the engine (docker load)".to_owned(),
+                    remedy: "correct the image's name, see that the engine reaches its registry (docker pull), or load it into the \
+                             engine (docker load)"
+                        .to_owned(),
                 };
             }
             image::Error::Io(error) => io::Error::new(error.kind(), error.to_string()),

@@ -298,7 +298,7 @@ impl Backend for Embedded {
         }
     }
 
-    async fn inject(&self, instance: &InstanceId, owner: &Owner, code: &CodeMount) -> Result<(), Error> {
+    async fn inject(&self, instance: &InstanceId, code: &CodeMount) -> Result<(), Error> {
         let running = self.shared.running(instance)?;
         if !running.take_code_place() {
             return Err(Error::Invalid {
@@ -308,17 +308,20 @@ impl Backend for Embedded {
         }
         let mut pairs = vec![(code.path.clone(), "/code")];
         pairs.extend(code.dependencies.clone().map(|path| (path, "/deps")));
-        let (owner, code) = (owner.clone(), code.clone());
-        let target = Arc::clone(&running);
-        let injected = blocking(move || {
-            mounts::mount(&target.pidfd, pairs)?;
-            // After the mount: what is found between the two is nobody's, and is taken away.
-            target.directory.rewrite_spec(|spec| (spec.owner, spec.code) = (Some(owner), Some(code)))
-        })
-        .await;
-        injected.map_err(|source| {
+        mounts::mount(&running.pidfd, pairs).await.map_err(|source| {
             running.give_code_place_back();
             Error::Step { step: "bring the code in", instance: instance.clone(), source }
+        })
+    }
+
+    async fn record(&self, instance: &InstanceId, owner: &Owner, code: &CodeMount) -> Result<(), Error> {
+        let running = self.shared.running(instance)?;
+        let (owner, code) = (owner.clone(), code.clone());
+        let change = move |spec: &mut InstanceSpec| (spec.owner, spec.code) = (Some(owner), Some(code));
+        blocking(move || running.directory.rewrite_spec(change)).await.map_err(|source| Error::Step {
+            step: "write down whose it is",
+            instance: instance.clone(),
+            source,
         })
     }
 
@@ -326,20 +329,19 @@ impl Backend for Embedded {
         let running = self.shared.running(instance)?;
         let step = |source| Error::Step { step: "set the limits", instance: instance.clone(), source };
         running.group.limit(limits).map_err(step)?;
-        let limits = *limits;
-        blocking(move || {
-            let before = running.directory.read_spec().map(|spec| spec.limits);
-            if before.is_some_and(|before| before.tmp_bytes != limits.tmp_bytes) {
-                mounts::resize_tmp(&running.pidfd, limits.tmp_bytes)?;
+        let (limits, target) = (*limits, Arc::clone(&running));
+        let before = blocking(move || {
+            let before = target.directory.read_spec().map(|spec| spec.limits);
+            if before != Some(limits) {
+                target.directory.rewrite_spec(|spec| spec.limits = limits)?;
             }
-            if before == Some(limits) {
-                Ok(())
-            } else {
-                running.directory.rewrite_spec(|spec| spec.limits = limits)
-            }
-        })
-        .await
-        .map_err(step)
+            Ok(before)
+        });
+        let before = before.await.map_err(step)?;
+        if before.is_some_and(|before| before.tmp_bytes != limits.tmp_bytes) {
+            mounts::resize_tmp(&running.pidfd, limits.tmp_bytes).await.map_err(step)?;
+        }
+        Ok(())
     }
 
     async fn pause(&self, instance: &InstanceId) -> Result<(), Error> {

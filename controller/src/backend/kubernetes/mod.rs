@@ -311,8 +311,12 @@ impl Backend for Kubernetes {
         self.shared.start(spec).await
     }
 
-    async fn inject(&self, instance: &InstanceId, owner: &Owner, code: &CodeMount) -> Result<(), Error> {
-        self.shared.inject(instance, owner, code).await
+    async fn inject(&self, instance: &InstanceId, code: &CodeMount) -> Result<(), Error> {
+        self.shared.inject(instance, code).await
+    }
+
+    async fn record(&self, instance: &InstanceId, owner: &Owner, code: &CodeMount) -> Result<(), Error> {
+        self.shared.record(instance, owner, code).await
     }
 
     /// A Pod keeps what it was started with; whoever pools instances sees to it that this is what their functions ask for.

@@ -116,7 +116,7 @@ impl Shared {
     }
 
     /// See [`super::Backend::inject`].
-    pub(super) async fn inject(&self, id: &InstanceId, owner: &Owner, code: &CodeMount) -> Result<(), Error> {
+    pub(super) async fn inject(&self, id: &InstanceId, code: &CodeMount) -> Result<(), Error> {
         let instance = self.running(id)?;
         if instance.has_code.swap(true, Ordering::AcqRel) {
             return Err(Error::Invalid {
@@ -124,13 +124,15 @@ impl Shared {
                 remedy: "inject into an instance that was started without code".to_owned(),
             });
         }
+        self.bring(&instance, code).await
+    }
+
+    /// See [`super::Backend::record`].
+    pub(super) async fn record(&self, id: &InstanceId, owner: &Owner, code: &CodeMount) -> Result<(), Error> {
+        let instance = self.running(id)?;
         let mut spec = instance.spec();
         (spec.owner, spec.code) = (Some(owner.clone()), Some(code.clone()));
-        // Brought in, and written down, at the same time: it is nobody else's before both are done.
-        let brought = self.bring(&instance, code);
-        let (brought, noted) = tokio::join!(brought, self.note_owner(&instance, owner, &spec));
-        brought?;
-        noted?;
+        self.note_owner(&instance, owner, &spec).await?;
         *instance.spec.lock().unwrap_or_else(std::sync::PoisonError::into_inner) = spec;
         Ok(())
     }

@@ -10,12 +10,19 @@ use std::path::{Path, PathBuf};
 
 use rustix::mount::{MountFlags, MoveMountFlags, OpenTreeFlags};
 use rustix::thread::ThreadNameSpaceType;
+use tokio::sync::oneshot;
+
+/// Bytes of the stack of such a thread: it calls the kernel a few times.
+const STACK: usize = 64 * 1024;
 
 /// Mounts each pair's directory of the host, read-only, at the place in the instance.
 ///
 /// # Errors
 /// What the kernel says. Those of the pairs that came before stay.
-pub(in crate::backend) fn mount(pidfd: &OwnedFd, pairs: Vec<(PathBuf, &'static str)>) -> io::Result<()> {
+pub(in crate::backend) async fn mount(
+    pidfd: &OwnedFd,
+    pairs: Vec<(PathBuf, &'static str)>,
+) -> io::Result<()> {
     inside(pidfd, move |enter| {
         let trees = pairs
             .into_iter()
@@ -33,19 +40,21 @@ pub(in crate::backend) fn mount(pidfd: &OwnedFd, pairs: Vec<(PathBuf, &'static s
         }
         Ok(())
     })
+    .await
 }
 
 /// Gives `/tmp` of an instance another size.
 ///
 /// # Errors
 /// What the kernel says; among others when more is in it already.
-pub(in crate::backend) fn resize_tmp(pidfd: &OwnedFd, bytes: u64) -> io::Result<()> {
+pub(in crate::backend) async fn resize_tmp(pidfd: &OwnedFd, bytes: u64) -> io::Result<()> {
     inside(pidfd, move |enter| {
         enter()?;
         let size = std::ffi::CString::new(format!("size={bytes}"))?;
         rustix::mount::mount_remount("/tmp", MountFlags::NOSUID | MountFlags::NODEV, size.as_c_str())?;
         Ok(())
     })
+    .await
 }
 
 /// A copy of the mount that a directory is on, with the directory as its root, read-only and nowhere mounted yet.
@@ -85,7 +94,7 @@ pub(in crate::backend) fn make_read_only(tree: impl AsFd, recursive: bool) -> io
 }
 
 /// Runs `work` in a thread that may enter the mount namespace of the process, by the function it is given.
-fn inside(
+async fn inside(
     pidfd: &OwnedFd,
     work: impl FnOnce(&dyn Fn() -> io::Result<()>) -> io::Result<()> + Send + 'static,
 ) -> io::Result<()> {
@@ -94,11 +103,13 @@ fn inside(
         rustix::thread::move_into_thread_name_spaces(pidfd.as_fd(), ThreadNameSpaceType::MOUNT)?;
         Ok(())
     };
-    let thread = std::thread::Builder::new().name("hearth-inject".to_owned()).spawn(move || {
-        unshare_working_directory()?;
-        work(&enter)
+    let (done, result) = oneshot::channel();
+    // It ends in a moment, and nothing of it is left whoever waits.
+    std::thread::Builder::new().name("hearth-inject".to_owned()).stack_size(STACK).spawn(move || {
+        let worked = unshare_working_directory().and_then(|()| work(&enter));
+        let _gone = done.send(worked).is_err();
     })?;
-    thread.join().unwrap_or_else(|_| Err(io::Error::other("the thread that enters the instance panicked")))
+    result.await.unwrap_or_else(|_| Err(io::Error::other("the thread that enters the instance panicked")))
 }
 
 #[expect(unsafe_code, reason = "rustix marks every unshare so, for the descriptor table's sake")]

@@ -19,7 +19,7 @@ use rustix::io::Errno;
 use serde::{Deserialize, Serialize};
 use tar::{EntryType, Header};
 
-use super::Error;
+use super::{Error, zstd};
 use crate::backend::rooted::{self, Links, Rooted};
 use crate::build::headers::{Extension, Problem};
 use crate::build::shelf::At as _;
@@ -117,10 +117,8 @@ fn plain_tar(
     let magic = source.fill_buf().map_err(Error::Archive)?;
     let decoded: Box<dyn Read + '_> = match magic {
         [0x1f, 0x8b, ..] => Box::new(MultiGzDecoder::new(source)),
-        [0x28, 0xb5, 0x2f, 0xfd, ..] => {
-            return Err(Error::Unsupported(
-                "a layer is compressed by zstd: build the image with gzip layers",
-            ));
+        magic if magic.starts_with(&zstd::MAGIC) || zstd::is_skippable(magic) => {
+            Box::new(zstd::Decoder::new(source))
         }
         _ => Box::new(source),
     };

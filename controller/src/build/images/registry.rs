@@ -1,11 +1,9 @@
-//! Images of registries: which manifest a reference means, and the blobs of it. Credentials are those of Docker's own configuration
-//! (`~/.docker/config.json` or `DOCKER_CONFIG`, with its credential helpers).
+//! Images of registries: which manifest a reference means, and the blobs of it.
 
 use std::error::Error as _;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use docker_credential::{CredentialRetrievalError, DockerCredential};
 use futures_util::StreamExt as _;
 use hearth_function::Digest;
 use oci_client::client::{ClientConfig, ClientProtocol};
@@ -19,16 +17,16 @@ use oci_client::{Client, Reference, RegistryOperation};
 use oci_spec::image::ImageIndex;
 use tokio::io::AsyncWriteExt as _;
 
+use super::credentials::{self, Registry};
+use super::identity::Purpose;
 use super::{Error, config};
+use crate::backend::Credentials;
 
 /// How long a registry may take to accept a connection.
 const CONNECT: Duration = Duration::from_secs(10);
 
 /// How long a registry may be silent in the middle of an answer.
 const SILENCE: Duration = Duration::from_secs(30);
-
-/// How long a credential helper may think; one that wants to talk to a person never ends.
-const HELPER: Duration = Duration::from_secs(20);
 
 /// Largest manifest and configuration of an image. What registries allow is 4 MiB.
 pub(super) const LARGEST_DOCUMENT: u64 = 4 << 20;
@@ -43,7 +41,9 @@ pub struct Access {
 /// An image in a registry.
 pub struct Remote {
     client: Client,
+    credentials: Credentials,
     auth: RegistryAuth,
+    plain: bool,
     reference: Reference,
 }
 
@@ -106,10 +106,12 @@ impl Remote {
             no_proxy: proxy("NO_PROXY"),
             ..ClientConfig::default()
         };
-        let auth = credentials(&registry).await?;
+        let credentials = credentials::of(&registry).await?;
+        let spoken = Registry { host: &registry, plain, repository: reference.repository() };
+        let auth = credentials::auth(&credentials, &spoken, Purpose::Pull).await?;
         let client = Client::new(config);
         client.store_auth_if_needed(&registry, &auth).await;
-        Ok(Self { client, auth, reference })
+        Ok(Self { client, credentials, auth, plain, reference })
     }
 
     /// The same image by the digest of its manifest.
@@ -127,7 +129,10 @@ impl Remote {
 
     /// Has a token for pushing, where the registry gives tokens.
     pub(super) async fn authorise(&self) -> Result<(), Error> {
-        let authorised = self.client.auth(&self.reference, &self.auth, RegistryOperation::Push).await;
+        let host = self.reference.resolve_registry();
+        let registry = Registry { host, plain: self.plain, repository: self.reference.repository() };
+        let auth = credentials::auth(&self.credentials, &registry, Purpose::Push).await?;
+        let authorised = self.client.auth(&self.reference, &auth, RegistryOperation::Push).await;
         authorised.map(drop).map_err(|error| self.explain(error))
     }
 
@@ -308,6 +313,9 @@ impl Remote {
             OciDistributionError::UnauthorizedError { .. }
             | OciDistributionError::AuthenticationFailure(_)
             | OciDistributionError::ServerError { code: 401 | 403, .. } => self.denied(error),
+            OciDistributionError::ServerError { code: 400..=499, .. } => {
+                told(format!("{registry} refuses {}", self.reference), "see what it says", error)
+            }
             OciDistributionError::RequestError(request) if request.is_timeout() => told(
                 format!("{registry} does not answer in time"),
                 "try again, or use another registry",
@@ -324,7 +332,7 @@ impl Remote {
                     _ => told(format!("{registry} sent another blob than was asked for"), "try again", error),
                 }
             }
-            _ => told(format!("{registry} did not give {}", self.reference), "try again", error),
+            _ => told(format!("{registry} failed with {}", self.reference), "try again", error),
         }
     }
 
@@ -354,36 +362,6 @@ fn is_loopback(registry: &str) -> bool {
     let host = registry.rsplit_once(':').map_or(registry, |(host, _)| host);
     let host = host.trim_start_matches('[').trim_end_matches(']');
     host == "localhost" || host.parse::<std::net::IpAddr>().is_ok_and(|address| address.is_loopback())
-}
-
-/// What Docker's configuration has for a registry; nothing is no error.
-async fn credentials(registry: &str) -> Result<RegistryAuth, Error> {
-    // Docker's own name for its hub.
-    let server = if matches!(registry, "docker.io" | "index.docker.io" | "registry-1.docker.io") {
-        "https://index.docker.io/v1/".to_owned()
-    } else {
-        registry.to_owned()
-    };
-    let look = tokio::task::spawn_blocking(move || docker_credential::get_credential(&server));
-    let unreadable = |why: String| Error::Registry {
-        what: format!("the credentials for {registry} cannot be read: {why}"),
-        fix: "see ~/.docker/config.json and its credential helper",
-        source: None,
-    };
-    let found = tokio::time::timeout(HELPER, look).await;
-    let found = found.map_err(|_| unreadable("the credential helper does not answer".to_owned()))?;
-    match found.map_err(|_| Error::CutOff)? {
-        Ok(DockerCredential::UsernamePassword(user, password)) => Ok(RegistryAuth::Basic(user, password)),
-        Ok(DockerCredential::IdentityToken(_)) => {
-            Err(unreadable("an identity token is kept for it, which is not spoken here".to_owned()))
-        }
-        Err(
-            CredentialRetrievalError::NoCredentialConfigured
-            | CredentialRetrievalError::ConfigNotFound
-            | CredentialRetrievalError::ConfigReadError,
-        ) => Ok(RegistryAuth::Anonymous),
-        Err(error) => Err(unreadable(error.to_string())),
-    }
 }
 
 #[cfg(test)]

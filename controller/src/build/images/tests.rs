@@ -1,7 +1,9 @@
 //! Images made here, byte by byte: what is unpacked, what is refused, and what a crash leaves.
 
+use std::collections::HashSet;
 use std::ffi::CString;
 use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
+use std::time::SystemTime;
 
 use serde_json::json;
 
@@ -267,6 +269,27 @@ async fn a_layer_that_is_damaged_or_another_is_told_by_its_digest() {
     let mut cut = gzip(&plain);
     cut.truncate(cut.len() / 2);
     let error = rig.load(&[(cut, plain)]).await.unwrap_err();
+    assert!(matches!(error, Error::Archive(_)), "{error}");
+    assert!(rig.left().is_empty());
+}
+
+#[tokio::test]
+async fn layers_are_compressed_by_zstd_too() {
+    use ruzstd::encoding::{CompressionLevel, compress_to_vec};
+    let rig = Rig::new();
+    let zeros = "\0".repeat(300_000);
+    let plain = Made::new().directory("lib", 0o755).file("lib/zeros", &zeros).bytes();
+    let packed = compress_to_vec(plain.as_slice(), CompressionLevel::Fastest);
+    assert!(packed.len() < plain.len() / 10);
+    let image = rig.load(&[(packed.clone(), plain.clone())]).await.unwrap();
+    let root = rig.images.ensure(&image, |_| ()).await.unwrap().path;
+    assert_eq!(text(&root.join("lib/zeros")), zeros);
+
+    let rig = Rig::with(Config { unpacked_bytes: 100_000, entries: 10, ..Config::default() });
+    let error = rig.load(&[(packed.clone(), plain.clone())]).await.unwrap_err();
+    assert!(matches!(error, Error::TooLarge { unit: "bytes unpacked", .. }), "{error}");
+    let cut = packed[..packed.len() - 5].to_vec();
+    let error = Rig::new().load(&[(cut, plain)]).await.unwrap_err();
     assert!(matches!(error, Error::Archive(_)), "{error}");
     assert!(rig.left().is_empty());
 }

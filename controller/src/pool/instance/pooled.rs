@@ -8,7 +8,7 @@ use hearth_protocol::Signature;
 use tokio::time::Instant;
 
 use super::{Assignment, FAILED_GRACE, NotReady, Phases, Task, What, Wish};
-use crate::backend::{Limits, Started, control};
+use crate::backend::{self, Limits, Started, control};
 use crate::pool::class::Class;
 use crate::pool::failure::Failure;
 use crate::pool::pump::LastLines;
@@ -53,7 +53,7 @@ impl Task {
             Ok(pending) => self.limit(&class.limits()).await.map(|()| pending),
             Err(error) => Err(error),
         };
-        let pending = match warmed {
+        let mut pending = match warmed {
             Ok(pending) => pending,
             Err(error) => {
                 let total = phases.create + began.elapsed();
@@ -76,12 +76,14 @@ impl Task {
         // Whatever it prints from here on is the function's.
         let template = Arc::clone(self.template.get_or_init(|| template));
         let mut phases = Phases { schedule: waited, ..Phases::default() };
-        let loaded = self.specialise(class, &template, pending, &mut phases).await;
+        let loaded = self.specialise(class, &template, &mut pending, &mut phases).await;
         let ready = loaded.map(|signature| {
             let time = waited + at.elapsed();
             (self.endpoint(started, &template, signature, StartKind::Prewarmed, time), 0)
         });
         self.go_on(ready, phases, at.elapsed(), lines).await;
+        // Kept until here.
+        drop(pending);
     }
 
     /// Brings a pooled runtime up and has it load and run, with code of its own, what a function's load will need.
@@ -108,7 +110,7 @@ impl Task {
         &self,
         class: &Class,
         template: &Template,
-        pending: control::Pending,
+        pending: &mut control::Pending,
         phases: &mut Phases,
     ) -> Result<Signature, NotReady> {
         let began = Instant::now();
@@ -119,14 +121,26 @@ impl Task {
         if unhurried != class.limits() {
             self.limit(&unhurried).await.map_err(NotReady::platform)?;
         }
+        let platform = |error: backend::Error| NotReady::Failed(Failure::backend(&error)).platform();
         // What has no code to mount has no class either, and never comes here.
         if let Some(code) = &template.code {
-            let injected = self.backend.inject(&self.spec.id, &template.owner, code).await;
-            injected.map_err(|error| NotReady::Failed(Failure::backend(&error)).platform())?;
+            self.backend.inject(&self.spec.id, code).await.map_err(platform)?;
         }
         phases.create = began.elapsed();
         let loading = pending.load(template.load_for_pooled(), deadline);
-        let loaded = self.unless_it_ends(loading, template.start_timeout).await?;
+        // While it loads. Until then it is nobody's, and is taken away by a controller that comes back; one for a single call is in any case.
+        let recording = async {
+            match &template.code {
+                Some(code) if !template.single_use => {
+                    self.backend.record(&self.spec.id, &template.owner, code).await
+                }
+                _ => Ok(()),
+            }
+        };
+        let (loaded, recorded) =
+            tokio::join!(self.unless_it_ends(loading, template.start_timeout), recording);
+        let loaded = loaded?;
+        recorded.map_err(platform)?;
         phases.load = loaded.load;
         if template.limits != unhurried {
             self.limit(&template.limits).await?;

@@ -16,7 +16,7 @@ use super::events::Events;
 use super::table::OnPaper;
 use super::{FINALIZER, Ground, label};
 use crate::autoscale::{self, Adoptable};
-use crate::backend::{self, Backend};
+use crate::backend::{self, Backend, ImageForm};
 use crate::build::{self, Bundles, Dependencies, Fetcher, Images};
 use crate::pool::Pool;
 use crate::store::{self, Store, kubernetes};
@@ -136,7 +136,7 @@ pub(super) async fn start(ground: &Ground, ends: Ends) -> Result<Leading, Error>
         dependencies: Arc::clone(&dependencies),
         fetcher,
         images: images.clone(),
-        image_form: backend.image_form(),
+        engine: (backend.image_form() == ImageForm::Reference).then(|| Arc::clone(&backend)),
         fixity: backend.fixity(),
         program_image: config.cluster.runtimes.program_image().map(str::to_owned),
         interpreters: config.cluster.runtimes.catalogue(),

@@ -145,7 +145,11 @@ impl Backend for Stage {
         Ok(())
     }
 
-    async fn inject(&self, instance: &InstanceId, _: &Owner, _: &CodeMount) -> Result<(), backend::Error> {
+    async fn inject(&self, instance: &InstanceId, _: &CodeMount) -> Result<(), backend::Error> {
+        Err(backend::Error::NotFound(instance.clone()))
+    }
+
+    async fn record(&self, instance: &InstanceId, _: &Owner, _: &CodeMount) -> Result<(), backend::Error> {
         Err(backend::Error::NotFound(instance.clone()))
     }
 
