@@ -13,8 +13,8 @@ use std::time::Duration;
 
 use hearth::backend::docker::{Config, Docker};
 use hearth::backend::{
-    Address, Backend, Error, InCluster, InstanceSpec, Limits, Network, Process, Root, Started, control, interpreters,
-    shim_files,
+    Address, Backend, Error, InCluster, InstanceSpec, Limits, Network, Process, Root, Started, control,
+    interpreters, shim_files,
 };
 use hearth_function::InstanceId;
 use tokio::sync::{Mutex, MutexGuard};

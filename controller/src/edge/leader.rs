@@ -38,7 +38,7 @@ pub(super) async fn follow(client: Client, namespace: &str, leader: &watch::Send
 fn hub(lease: &Lease) -> Option<SocketAddr> {
     let holder = lease.spec.as_ref()?.holder_identity.as_deref().filter(|holder| !holder.is_empty());
     let address = lease.metadata.annotations.as_ref()?.get(HUB_ANNOTATION)?;
-    holder.and(address.parse().ok())
+    holder.and_then(|_| address.parse().ok())
 }
 
 #[cfg(test)]

@@ -63,7 +63,7 @@ impl Loads {
     /// One report of all; `None` when nobody has reported anything.
     pub(super) fn take(&mut self, revision: &RevisionId) -> Option<LoadReport> {
         let fresh = self.gateways.values().filter_map(|load| load.fresh.as_ref());
-        let over = fresh.map(|report| report.over).max().or(self.left.then_some(MOMENT))?;
+        let over = fresh.map(|report| report.over).max().or_else(|| self.left.then_some(MOMENT))?;
         let (waiting, in_flight) = self.level();
         let mut all = LoadReport {
             revision: revision.clone(),
