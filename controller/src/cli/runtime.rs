@@ -139,6 +139,7 @@ mod tests {
             path: path.into(),
             version,
             prefix: "/opt".into(),
+            image: None,
         };
         let (old, own, systems) =
             (at("/opt/3.9", [3, 9, 1]), at("/opt/3.12", [3, 12, 1]), at("/usr/bin/python3.12", [3, 12, 7]));
