@@ -83,6 +83,11 @@ pub trait Backend: Send + Sync + fmt::Debug + 'static {
         &[]
     }
 
+    /// Has an image that is taken by reference be there when an instance is started: a start is no time to pull one.
+    async fn fetch(&self, _reference: &str) -> Result<(), Error> {
+        Ok(())
+    }
+
     /// The image of this name that its engine has itself; `None`, also where images are taken unpacked: a registry may have it.
     async fn image(&self, _reference: &str) -> Result<Option<EngineImage>, Error> {
         Ok(None)

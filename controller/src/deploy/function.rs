@@ -573,5 +573,5 @@ fn generation(function: Option<&Function>) -> i64 {
 
 /// A step that a restarted controller does not wait for before it serves.
 fn takes_long(action: &Action) -> bool {
-    matches!(action, Action::Build | Action::Try(_) | Action::Remove(_))
+    matches!(action, Action::Resolve | Action::Build | Action::Try(_) | Action::Remove(_))
 }

@@ -234,8 +234,10 @@ impl Sources {
                 let root = ensuring.map_err(|error| image_missing(&error))?;
                 (Root::Directory(root.path), root.user)
             }
-            Some(_) => {
+            Some(engine) => {
                 let named = images::pinned(image).map_err(|error| image_missing(&error))?;
+                let fetched = engine.fetch(&named).await;
+                fetched.map_err(|error| Missing::new("ImageMissing", chain(&error)))?;
                 (Root::Image(named), images::user_by_numbers(image).map_err(|error| image_missing(&error))?)
             }
         };
@@ -292,6 +294,9 @@ fn fetch_failed(error: &build::fetch::Error) -> Missing {
 }
 
 fn image_missing(error: &images::Error) -> Missing {
+    if let images::Error::Shared(error) = error {
+        return image_missing(error);
+    }
     let reason = match error {
         images::Error::NotLoaded(_) | images::Error::Registry { .. } => "ImageMissing",
         error if error.is_clients() => "ImageInvalid",

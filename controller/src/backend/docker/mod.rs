@@ -298,6 +298,17 @@ impl Backend for Docker {
         })
     }
 
+    async fn fetch(&self, reference: &str) -> Result<(), Error> {
+        let had = self.shared.images.named(reference).await;
+        had.map(drop).map_err(|error| match error.as_ref() {
+            image::Error::Missing(what) => start::missing(what),
+            other => Error::Unsupported {
+                what: format!("fetch the image {reference} ({other})"),
+                remedy: "see that the engine and the image's registry answer".to_owned(),
+            },
+        })
+    }
+
     async fn start(&self, spec: &InstanceSpec) -> Result<Started, Error> {
         self.shared.fetch(spec).await?;
         // The semaphore is never closed.

@@ -32,6 +32,16 @@ fn processes() -> u64 {
     own.map_or(numbers, |own| own.min(numbers))
 }
 
+/// There is no such image.
+pub(super) fn missing(what: &str) -> Error {
+    Error::Invalid {
+        what: what.to_owned(),
+        remedy: "correct the image's name, see that the engine reaches its registry (docker pull), or load it into the engine \
+                 (docker load)"
+            .to_owned(),
+    }
+}
+
 /// An instance has one name, for ever.
 pub(super) fn name_is_taken(id: &InstanceId) -> Error {
     Error::Invalid {
@@ -283,14 +293,7 @@ impl Shared {
     fn no_image(&self, step: &'static str, id: &InstanceId, error: &image::Error) -> Error {
         let source = match error {
             image::Error::Engine(error) => return self.step(step, id, error),
-            image::Error::Missing(what) => {
-                return Error::Invalid {
-                    what: what.clone(),
-                    remedy: "correct the image's name, see that the engine reaches its registry (docker pull), or load it into the \
-                             engine (docker load)"
-                        .to_owned(),
-                };
-            }
+            image::Error::Missing(what) => return missing(what),
             image::Error::Io(error) => io::Error::new(error.kind(), error.to_string()),
             slow @ image::Error::Slow { .. } => io::Error::new(io::ErrorKind::TimedOut, slow.to_string()),
             image::Error::CutOff => io::Error::other(error.to_string()),

@@ -72,6 +72,9 @@ pub enum Error {
     /// The store's own file system failed.
     #[error(transparent)]
     File(#[from] FileError),
+    /// What an attempt came to that several have waited for.
+    #[error(transparent)]
+    Shared(std::sync::Arc<Error>),
     /// The task that unpacked it did not end by itself.
     #[error("unpacking the image was cut off")]
     CutOff,
@@ -89,6 +92,7 @@ impl Error {
             | Self::Unsupported(_)
             | Self::NotLoaded(_)
             | Self::Archive(_) => true,
+            Self::Shared(error) => error.is_clients(),
             Self::Registry { .. } | Self::Read(_) | Self::Store(_) | Self::File(_) | Self::CutOff => false,
         }
     }

@@ -36,6 +36,7 @@ use std::time::Duration;
 use hearth_function::{Digest, ImageTemplate};
 use serde::{Deserialize, Serialize};
 use tokio::sync::Semaphore;
+use tokio::time::Instant;
 
 use self::files::{read, read_json};
 use super::shelf::{At as _, Shelf};
@@ -85,6 +86,9 @@ pub struct Images {
     inner: Arc<Inner>,
 }
 
+/// Who holds it makes the image; in it is the last attempt that failed, and when.
+type Turn = tokio::sync::Mutex<Option<(Instant, Arc<Error>)>>;
+
 #[derive(Debug)]
 struct Inner {
     blobs: PathBuf,
@@ -92,7 +96,7 @@ struct Inner {
     roots: Shelf,
     config: Config,
     /// Images that somebody is about to have: whoever asks for the same waits.
-    busy: Mutex<HashMap<Digest, Weak<tokio::sync::Mutex<()>>>>,
+    busy: Mutex<HashMap<Digest, Weak<Turn>>>,
     pulls: Semaphore,
     next: AtomicU64,
 }
@@ -169,26 +173,36 @@ impl Images {
         image: &ImageTemplate,
         mut progress: impl FnMut(String),
     ) -> Result<Root, Error> {
+        let asked = Instant::now();
         let turn = self.turn(&image.digest);
-        let _turn = turn.lock().await;
+        let mut turn = turn.lock().await;
         if self.stored(&image.digest).is_none() {
+            // Who has waited for an attempt that failed does not make one of his own: the next is his who asks later.
+            if let Some((when, error)) = turn.as_ref().filter(|(when, _)| *when >= asked) {
+                tracing::debug!(digest = %image.digest, since = ?when.elapsed(), "somebody else's pull has failed");
+                return Err(Error::Shared(Arc::clone(error)));
+            }
             if image.reference.parse::<Digest>().is_ok() {
                 return Err(Error::NotLoaded(image.digest.clone()));
             }
             let _pull = self.inner.pulls.acquire().await.map_err(|_| Error::CutOff)?;
-            self.pull(image, &mut progress).await?;
+            if let Err(error) = self.pull(image, &mut progress).await {
+                let error = Arc::new(error);
+                *turn = Some((Instant::now(), Arc::clone(&error)));
+                return Err(Error::Shared(error));
+            }
         }
         self.root(image)
     }
 
     /// Whoever has it is the only one that makes this image.
-    fn turn(&self, digest: &Digest) -> Arc<tokio::sync::Mutex<()>> {
+    fn turn(&self, digest: &Digest) -> Arc<Turn> {
         let mut busy = self.inner.busy.lock().unwrap_or_else(PoisonError::into_inner);
         busy.retain(|_, turn| turn.strong_count() > 0);
         if let Some(turn) = busy.get(digest).and_then(Weak::upgrade) {
             return turn;
         }
-        let turn = Arc::new(tokio::sync::Mutex::new(()));
+        let turn = Arc::new(Turn::default());
         busy.insert(digest.clone(), Arc::downgrade(&turn));
         turn
     }

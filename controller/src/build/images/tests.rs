@@ -3,6 +3,7 @@
 use std::collections::HashSet;
 use std::ffi::CString;
 use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::SystemTime;
 
 use serde_json::json;
@@ -338,6 +339,32 @@ async fn what_a_crash_left_and_what_nobody_uses_goes() {
     assert_eq!(images.collect(&HashSet::new(), keep, u64::MAX, later).unwrap(), 2, "the root and its layer");
     let error = images.ensure(&image, |_| ()).await.unwrap_err();
     assert!(error.to_string().contains("hearth image load"), "{error}");
+}
+
+#[tokio::test]
+async fn who_waits_for_a_pull_that_fails_makes_none_of_his_own() {
+    // A registry that hangs up on everybody.
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    let calls = Arc::new(AtomicUsize::new(0));
+    let counted = Arc::clone(&calls);
+    let registry = tokio::spawn(async move {
+        while listener.accept().await.is_ok() {
+            counted.fetch_add(1, Ordering::Relaxed);
+        }
+    });
+    let rig = Rig::new();
+    let layer = Made::new().file("x", "x").bytes();
+    let loaded = rig.load(&[(gzip(&layer), layer)]).await.unwrap();
+    let digest = Digest::of(b"another");
+    let image = ImageTemplate { reference: format!("{address}/team/app:1"), digest, ..loaded };
+    let one = rig.images.ensure(&image, |_| ()).await.unwrap_err();
+    let attempt = calls.swap(0, Ordering::Relaxed);
+    assert!(attempt > 0, "{one}");
+    let all = futures_util::future::join_all((0..3).map(|_| rig.images.ensure(&image, |_| ()))).await;
+    assert!(all.into_iter().all(|answer| answer.is_err()));
+    assert_eq!(calls.load(Ordering::Relaxed), attempt, "one attempt for all three");
+    registry.abort();
 }
 
 #[tokio::test]
