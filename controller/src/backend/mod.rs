@@ -278,6 +278,8 @@ pub enum Ability {
     ReadOnlyCode,
     /// A shim with a user of its own.
     OwnUser,
+    /// Knowing at once how an instance ended that another handle has started.
+    Record,
     /// Hiding the control groups.
     HideGroups,
 }

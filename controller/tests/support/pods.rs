@@ -3,6 +3,7 @@
 use std::io::Write as _;
 use std::net::UdpSocket;
 use std::process::{Command, Stdio};
+use std::sync::OnceLock;
 
 use hearth::backend::interpreters;
 
@@ -29,7 +30,7 @@ impl Ground {
         run("kubectl", &["version"], "").map_err(|error| format!("no cluster answers: {error}"))?;
         run("docker", &["version"], "").map_err(|error| format!("no Docker for images: {error}"))?;
         let hearth = env!("CARGO_BIN_EXE_hearth");
-        run(hearth, &["runtime", "from-host", "python", "--load", IMAGE], "")?;
+        image()?;
         let python = interpreters::find("python").map_err(|error| error.to_string())?.path;
         let host = std::env::var("HEARTH_TEST_HOST").ok().or_else(way_to_api_server);
         let host = host.ok_or("this machine has no address on the way to the API server")?;
@@ -59,6 +60,16 @@ impl Drop for Ground {
     fn drop(&mut self) {
         let _gone = run("kubectl", &["delete", "namespace", &self.namespace, "--wait=false"], "");
     }
+}
+
+/// Makes the image, once: whoever makes one has its directory for itself.
+fn image() -> Result<(), String> {
+    static MADE: OnceLock<Result<(), String>> = OnceLock::new();
+    let make = || {
+        let arguments = ["runtime", "from-host", "python", "--load", IMAGE];
+        run(env!("CARGO_BIN_EXE_hearth"), &arguments, "").map(drop)
+    };
+    MADE.get_or_init(make).clone()
 }
 
 fn way_to_api_server() -> Option<String> {

@@ -132,6 +132,13 @@ pub(super) async fn an_instance_outlives_its_handle(suite: &Suite) -> Result<(),
     suite.end(&dead.id).await;
     let other = (suite.fixture.reopen)().await;
     let mut ends = other.exits();
+    if !suite.can(Ability::Record) {
+        until("its end is known", || async {
+            let list = other.list().await.unwrap_or_default();
+            list.iter().any(|found| found.spec.id == dead.id && found.ended.is_some())
+        })
+        .await?;
+    }
     let list = other.list().await.map_err(text)?;
     let find =
         |id| list.iter().find(|found| found.spec.id == id).ok_or_else(|| format!("{id} was not found again"));
@@ -143,7 +150,10 @@ pub(super) async fn an_instance_outlives_its_handle(suite: &Suite) -> Result<(),
     other.stats(&running.id).await.map_err(text)?;
     other.stop(&running.id, GRACE).await.map_err(text)?;
     other.stop(&dead.id, GRACE).await.map_err(text)?;
-    let told = ends.recv().await;
+    let mut told = ends.recv().await;
+    if !suite.can(Ability::Record) && told.as_ref().is_some_and(|ended| ended.instance == dead.id) {
+        told = ends.recv().await;
+    }
     check(told.is_some_and(|ended| ended.instance == running.id), || {
         "the end of an adopted instance was not told".to_owned()
     })?;
@@ -188,7 +198,7 @@ while not os.path.exists('/code/hello.txt'): time.sleep(0.005)
 if not {mounted}: time.sleep(1)
 check(2, open('/code/hello.txt').read() == 'hello')
 check(3, open('/deps/hello.txt').read() == 'hello')
-check(4, fails(lambda: open('/code/x', 'w'), errno.EROFS if {mounted} else errno.EACCES))
+if {mounted}: check(4, fails(lambda: open('/code/x', 'w'), errno.EROFS))
 if {mounted}: check(5, os.statvfs('/code').f_flag & os.ST_RDONLY and os.statvfs('/deps').f_flag & os.ST_RDONLY)
 time.sleep(0.2 if {mounted} else 3)
 "

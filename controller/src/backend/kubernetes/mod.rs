@@ -221,9 +221,27 @@ impl Shared {
         Error::Step { step, instance: instance.clone(), source: io::Error::other(plain(error)) }
     }
 
+    /// What is found of an instance that is in the books: they know more than a status, which its node writes later.
+    fn known(instance: &Arc<Instance>, pod: &Pod) -> Option<Found> {
+        // One that is being started is its start's to tell of.
+        let reported = (*instance.reported.borrow()).filter(|_| instance.is_started())?;
+        if let Some(exit) = why::ended(pod) {
+            instance.note_end(exit);
+        }
+        let ended = *instance.end.borrow();
+        Some(Found {
+            spec: instance.spec(),
+            started: started(reported, instance.took(Duration::ZERO)),
+            ended,
+        })
+    }
+
     /// Takes a Pod of an earlier controller into the books.
     fn adopt(&self, pod: &Pod) -> Option<Found> {
         let mut spec = pod::read(pod)?;
+        if let Some(known) = self.find(&spec.id) {
+            return Self::known(&known, pod);
+        }
         spec.secret = self.keys.secret(&spec.id);
         let status = pod.status.as_ref();
         let address = status.and_then(|status| status.pod_ip.as_ref()?.parse().ok());
@@ -299,6 +317,7 @@ impl Backend for Kubernetes {
             (Ability::Network, "what Pods may reach is for NetworkPolicies, and for who enforces them"),
             (Ability::ReadOnlyCode, "code is unpacked in the Pod, by the function's own user"),
             (Ability::OwnUser, "all of a Pod runs as one user, without root"),
+            (Ability::Record, "how a Pod ended is its node's to tell, and takes it a moment"),
             (Ability::HideGroups, "what is seen of control groups is for the node's runtime"),
         ]
     }

@@ -9,8 +9,8 @@ use tokio::time::timeout;
 use super::Shared;
 use crate::backend::Error;
 
-/// A Pod's end takes its kubelet some seconds longer than its grace.
-const KUBELET: Duration = Duration::from_secs(60);
+/// A Pod's end takes its kubelet some seconds longer than its grace; one that has missed a container's end looks again a minute later.
+const KUBELET: Duration = Duration::from_secs(150);
 
 /// Between two looks whether it is gone, though the watch said nothing.
 const LOOK_AGAIN: Duration = Duration::from_secs(2);
