@@ -47,7 +47,15 @@ def images():
     """The images of this tree: Hearth's own and the runtimes' with the host's interpreters. The values that name them."""
     run(ROOT / ".ci/image", binary(), "hearth:test")
     made = json.loads(run(ROOT / ".ci/runtime-images", binary(), env={**os.environ, "HEARTH_LOG_LEVEL": "warn"}))
-    return {"image": {"repository": "hearth", "tag": "test", "pullPolicy": "Never"}, "runtimes": {"pullPolicy": "Never", "images": made}}
+    # Without the chart's own, which no registry is asked for here.
+    others = {name: None for name in ("nodejs20", "nodejs22", "python3.11", "python3.12") if name not in made}
+    return {"image": {"repository": "hearth", "tag": "test", "pullPolicy": "Never"}, "runtimes": {"pullPolicy": "Never", "images": {**made, **others}}}
+
+
+def mirrors():
+    """What npm and pip are told of this machine's network, as far as the image of Hearth has the files."""
+    names = ("NODE_EXTRA_CA_CERTS", "PIP_CERT", "PIP_INDEX_URL", "npm_config_registry", "HTTPS_PROXY", "NO_PROXY")
+    return {"build": {"env": [f"{name}={os.environ[name]}" for name in names if name in os.environ]}}
 
 
 class Api:
@@ -99,6 +107,8 @@ class Release:
         kubectl("apply", "-f", "-", stdin=run(binary(), "crd"))
         self.base["crds"] = {"install": False}
         for namespace in (NAMESPACE, FUNCTIONS):
+            # One of an earlier run takes its time to go.
+            wait_for(lambda: "Terminating" not in kubectl("get", "namespaces", f"--field-selector=metadata.name={namespace}"), f"{namespace} to be gone")
             with contextlib.suppress(RuntimeError):
                 kubectl("create", "namespace", namespace)
         helm("install", RELEASE, ROOT / "charts/hearth", "-n", NAMESPACE, "-f", self.write({**self.base, **self.values}), "--timeout", "180")

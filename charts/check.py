@@ -12,7 +12,7 @@ import time
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "bench"))
-from cluster import FUNCTIONS, NAMESPACE, RELEASE, Release, kubectl  # noqa: E402
+from cluster import FUNCTIONS, NAMESPACE, RELEASE, Release, kubectl, mirrors  # noqa: E402
 from common import ROOT, binary, free_port, function, running, wait_for  # noqa: E402
 
 CODE = "exports.handler = async (event) => `Hello, ${event.queryStringParameters?.name ?? 'world'}!`;\n"
@@ -34,7 +34,7 @@ tar -C $root -c . | docker import - {name} >/dev/null; rm -rf $root"""
 
 
 def main():
-    with Release() as release:
+    with Release(controller={"config": mirrors()}) as release:
         say("installed; everything came up")
         release.apply(
             function("hello", "nodejs", "index.js", CODE, "index.handler"),
@@ -56,13 +56,14 @@ def main():
             redis = image_of("/usr/bin/redis-server", name="hearth-redis:test")
             port = free_port()
             forward = ["kubectl", "-n", NAMESPACE, "port-forward", f"service/{RELEASE}-gateway", f"{port}:{release.port}"]
-            with running(forward, port):
+            with running(forward, port, dict(os.environ)):
                 drive = [str(ROOT / "examples/todo/kubernetes.sh"), f"http://127.0.0.1:{port}"]
                 environment = {**os.environ, "HEARTH": str(binary()), "REDIS_IMAGE": redis, "HEARTH_CLUSTER_NAMESPACE": NAMESPACE}
                 done = subprocess.run(drive, env=environment, capture_output=True, text=True)
                 assert done.returncode == 0, done.stdout + done.stderr
             kubectl("-n", "default", "delete", "function", "web", "user", "rule", "--timeout=120s")
-            kubectl("-n", "default", "delete", "-f", str(ROOT / "examples/todo/kubernetes.yaml"), "--wait=false")
+            store = subprocess.run([drive[0], "store"], capture_output=True, text=True, check=True).stdout
+            kubectl("-n", "default", "delete", "-f", "-", "--wait=false", stdin=store)
             say("the to-do application works")
         kubectl("-n", FUNCTIONS, "delete", "functions", "--all", "--timeout=120s")
         wait_for(lambda: not release.pods("hearth.dev/function"), "the functions' Pods to be gone")
