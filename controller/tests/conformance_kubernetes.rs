@@ -5,7 +5,7 @@
 #![expect(clippy::tests_outside_test_module, clippy::unwrap_used, reason = "all of it is a test")]
 
 #[path = "support/containers.rs"]
-#[expect(dead_code, reason = "the suites of backends of one machine use the rest of it")]
+#[allow(dead_code, reason = "the suites of backends of one machine use the rest of it")]
 mod containers;
 #[path = "support/ground.rs"]
 #[expect(dead_code, reason = "the suites of backends of one machine use the rest of it")]
