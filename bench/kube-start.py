@@ -75,9 +75,7 @@ def main():
         for number, name in enumerate(names):
             bare.append(bare_pod(api, runtime["image"], runtime["interpreter"], number))
             cold.append(started(release, name, "cold"))
-            release.delete(name)
         first = [applied(release, number) for number in range(5)]
-        release.delete(*[f"applied-{number}" for number in range(5)])
 
         release.upgrade(controller={"config": {"prewarm": {"enabled": True, "size": 3}}, "replicas": 1})
         names = [f"prewarmed-{number}" for number in range(PAIRS)]
@@ -90,7 +88,6 @@ def main():
             # Their shims have reported by then too.
             time.sleep(1.5)
             prewarmed.append(started(release, name, "prewarmed"))
-            release.delete(name)
     row = lambda name, times: [name, len(times), *(f"{percentile(times, percent):.0f}" for percent in (50, 90, 99))]
     table(
         ["", "runs", "p50 ms", "p90 ms", "p99 ms"],
