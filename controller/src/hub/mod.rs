@@ -9,7 +9,7 @@
 //! - **Shares.** What gateways together may use of an instance is never more than it has; [`hearth_dispatch::Merge`] has the rules.
 //! - **Who.** Both sides prove that they know the cluster key, each with a random number of the other's. What follows is neither encrypted nor
 //!   signed: it holds the instances' secrets, and whoever can read the Pods' network can read them. A network policy keeps others away.
-//! - **Ends.** A connection that is closed, or silent for [`wire::SILENCE`], is a gateway that has gone: what it used is free. One that
+//! - **Ends.** A connection that is closed, or silent for `wire::SILENCE`, is a gateway that has gone: what it used is free. One that
 //!   lives and was only cut off goes on with what it has, and when it comes back what is used twice is asked back; meanwhile its
 //!   instances may answer `busy`, and the call goes elsewhere. One that does not read what it is told is cut off.
 //! - **After a start** instances that were there before are not dealt with for [`Config::settle`], in which gateways say what they hold.

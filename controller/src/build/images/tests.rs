@@ -348,7 +348,8 @@ async fn who_waits_for_a_pull_that_fails_makes_none_of_his_own() {
     let address = listener.local_addr().unwrap();
     let calls = Arc::new(AtomicUsize::new(0));
     let counted = Arc::clone(&calls);
-    let registry = tokio::spawn(async move {
+    let mut registry = tokio::task::JoinSet::new();
+    registry.spawn(async move {
         while listener.accept().await.is_ok() {
             counted.fetch_add(1, Ordering::Relaxed);
         }
@@ -364,7 +365,7 @@ async fn who_waits_for_a_pull_that_fails_makes_none_of_his_own() {
     let all = futures_util::future::join_all((0..3).map(|_| rig.images.ensure(&image, |_| ()))).await;
     assert!(all.into_iter().all(|answer| answer.is_err()));
     assert_eq!(calls.load(Ordering::Relaxed), attempt, "one attempt for all three");
-    registry.abort();
+    drop(registry);
 }
 
 #[tokio::test]

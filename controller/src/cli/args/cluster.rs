@@ -41,6 +41,8 @@ pub(in crate::cli) struct Controller {
     #[arg(long, value_name = "FILE")]
     key_file: Option<String>,
     /// How clients reach the gateways [default: http://hearth-gateway.hearth-system] [env: HEARTH_CONTROLLER_GATEWAY_URL]
+    // The comment is the text of --help.
+    #[allow(rustdoc::bare_urls, reason = "a URL there is no link")]
     #[arg(long, value_name = "URL")]
     gateway_url: Option<String>,
     /// How instances reach them, where that is another way [default: the same] [env: HEARTH_CONTROLLER_GATEWAY_URL_INSIDE]
