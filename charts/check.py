@@ -55,7 +55,8 @@ def main():
         if "--todo" in sys.argv:
             redis = image_of("/usr/bin/redis-server", name="hearth-redis:test")
             port = free_port()
-            forward = ["kubectl", "-n", NAMESPACE, "port-forward", f"service/{RELEASE}-gateway", f"{port}:{release.port}"]
+            # It tells of every connection.
+            forward = ["sh", "-c", f"exec kubectl -n {NAMESPACE} port-forward service/{RELEASE}-gateway {port}:{release.port} >/dev/null"]
             with running(forward, port, dict(os.environ)):
                 drive = [str(ROOT / "examples/todo/kubernetes.sh"), f"http://127.0.0.1:{port}"]
                 environment = {**os.environ, "HEARTH": str(binary()), "REDIS_IMAGE": redis, "HEARTH_CLUSTER_NAMESPACE": NAMESPACE}
