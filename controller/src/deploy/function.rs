@@ -181,7 +181,10 @@ impl Task {
                 continue;
             };
             if takes_long(&action) {
-                Box::pin(self.write_status(&observed)).await;
+                // What the status says of the code is not known before it is found out which that is: it stays what an earlier controller said.
+                if action != Action::Resolve {
+                    Box::pin(self.write_status(&observed)).await;
+                }
                 self.settle();
             }
             tracing::debug!(function = %self.id, ?action, "deploy");
