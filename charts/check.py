@@ -34,6 +34,9 @@ tar -C $root -c . | docker import - {name} >/dev/null; rm -rf $root"""
 
 
 def main():
+    for file, more in (("crds.yaml", []), ("crds-cel.yaml", ["--cel"])):
+        said = subprocess.run([binary(), "crd", *more], capture_output=True, text=True, check=True).stdout
+        assert (ROOT / "charts/hearth/files" / file).read_text() == said, f"{file} is not what hearth crd prints: make it anew"
     with Release(controller={"config": mirrors()}) as release:
         say("installed; everything came up")
         release.apply(
