@@ -316,13 +316,7 @@ impl Backend for Embedded {
 
     async fn record(&self, instance: &InstanceId, owner: &Owner, code: &CodeMount) -> Result<(), Error> {
         let running = self.shared.running(instance)?;
-        let (owner, code) = (owner.clone(), code.clone());
-        let change = move |spec: &mut InstanceSpec| (spec.owner, spec.code) = (Some(owner), Some(code));
-        blocking(move || running.directory.rewrite_spec(change)).await.map_err(|source| Error::Step {
-            step: "write down whose it is",
-            instance: instance.clone(),
-            source,
-        })
+        running.directory.record_owner(instance, owner, code).await
     }
 
     async fn limit(&self, instance: &InstanceId, limits: &Limits) -> Result<(), Error> {

@@ -8,6 +8,7 @@ use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 
+use hearth_function::Digest;
 use hearth_protocol::report::Mount;
 use sha2::{Digest as _, Sha256};
 
@@ -61,8 +62,8 @@ impl Blobs {
 pub(super) fn measure(path: &Path) -> io::Result<Blob> {
     let mut counted = Counted { digest: Sha256::new(), bytes: 0 };
     write(path, &mut counted)?;
-    let digest: String = counted.digest.finalize().iter().map(|byte| format!("{byte:02x}")).collect();
-    Ok(Blob { path: path.to_owned(), digest: format!("sha256:{digest}"), bytes: counted.bytes })
+    let digest = Digest::from_sha256(counted.digest.finalize().into()).to_string();
+    Ok(Blob { path: path.to_owned(), digest, bytes: counted.bytes })
 }
 
 /// Writes the directory as a tar: names in order, no times, no owners. Blocks.

@@ -5,6 +5,7 @@ use std::io::{self, BufReader, Write as _};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use hearth_function::Digest;
 use hearth_protocol::report::ToShim;
 use sha2::{Digest as _, Sha256};
 use tokio::io::AsyncReadExt as _;
@@ -42,9 +43,9 @@ pub(super) async fn take(mut line: Line, build: &Path, digest: &str, bytes: u64)
         hash.update(&piece);
         file.write_all(&piece)?;
     }
-    let found: String = hash.finalize().iter().map(|byte| format!("{byte:02x}")).collect();
-    if digest.strip_prefix("sha256:") != Some(found.as_str()) {
-        let reason = format!("the result is sha256:{found} and not {digest}");
+    let found = Digest::from_sha256(hash.finalize().into());
+    if digest != found.as_str() {
+        let reason = format!("the result is {found} and not {digest}");
         return line.send(&ToShim::Refused { reason }).await;
     }
     let build = build.to_owned();

@@ -19,7 +19,8 @@ use hearth_function::InstanceId;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
-use crate::backend::{Address, InstanceSpec};
+use super::blocking;
+use crate::backend::{Address, CodeMount, Error, InstanceSpec, Owner};
 
 /// `exit.json` and `shim.log` come out of an instance: no more than this is read of them.
 const MAX_READ: u64 = 16 * 1024;
@@ -134,6 +135,22 @@ impl Directory {
         let aside = self.path.join(".spec.json");
         write(&aside, &json(&spec)?)?;
         fs::rename(aside, self.path.join("spec.json"))
+    }
+
+    /// See [`crate::backend::Backend::record`].
+    pub(in crate::backend) async fn record_owner(
+        &self,
+        instance: &InstanceId,
+        owner: &Owner,
+        code: &CodeMount,
+    ) -> Result<(), Error> {
+        let (directory, owner, code) = (self.clone(), owner.clone(), code.clone());
+        let change = move |spec: &mut InstanceSpec| (spec.owner, spec.code) = (Some(owner), Some(code));
+        blocking(move || directory.rewrite_spec(change)).await.map_err(|source| Error::Step {
+            step: "write down whose it is",
+            instance: instance.clone(),
+            source,
+        })
     }
 
     pub(in crate::backend) fn read_record<T: DeserializeOwned>(&self) -> Option<T> {
