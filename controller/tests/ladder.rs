@@ -68,7 +68,11 @@ fn ephemeral_calls_get_fresh_pooled_instances_as_long_as_the_pool_lasts() {
     let bodies: BTreeSet<String> = answers.iter().map(|answer| answer.text()).collect();
     assert_eq!(bodies.len(), 3, "{bodies:?}");
     assert!(bodies.iter().all(|body| body.ends_with(" 1")), "each serves one call: {bodies:?}");
-    assert!(answers.iter().all(|answer| answer.header("x-hearth-start") == Some("prewarmed")), "{answers:?}");
+    assert!(
+        answers.iter().all(|answer| answer.header("x-hearth-start") == Some("prewarmed")),
+        "{answers:?}\n{}",
+        hearth.own_log()
+    );
     hearth.stop();
 }
 

@@ -122,7 +122,8 @@ impl Growth {
 
 impl Revision {
     /// Changes the dispatch state and carries out what follows, all under the lock: so whoever finds that a waiter has left the queue
-    /// knows that its verdict was sent.
+    /// knows that its verdict was sent, and what the scaler is told is in the order of the changes (a count that is older than the end of
+    /// a call, told after it, would have it start an instance for nobody).
     pub(super) fn with<R>(&self, change: impl FnOnce(&mut State, &mut Actions) -> R) -> R {
         let mut state = locked(&self.state);
         let mut actions = Actions::new();
@@ -177,9 +178,7 @@ impl Revision {
 
     pub(super) fn tell_wanted(&self) {
         self.grown.store(false, Ordering::Release);
-        if let Some(message) = self.with(|state, _| state.take_wanted()) {
-            self.outbox.tell(message);
-        }
+        self.with(|state, actions| actions.extend(state.take_wanted().map(Action::Tell)));
     }
 
     /// How calls reach its instances; `None` before the first has come.
@@ -359,12 +358,13 @@ impl Revisions {
     pub(super) fn report(&self) {
         let all: Vec<Arc<Revision>> = locked(&self.all).values().cloned().collect();
         for revision in all {
-            if let Some(report) = revision.with(|state, _| state.report(now())) {
+            revision.with(|state, actions| {
+                let Some(report) = state.report(now()) else { return };
                 if let Some((function, _)) = revision.function.get() {
                     self.stats.loaded(function, &report);
                 }
-                self.outbox.tell(ToScaler::Load(report));
-            }
+                actions.push(Action::Tell(ToScaler::Load(report)));
+            });
         }
     }
 

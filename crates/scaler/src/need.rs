@@ -26,7 +26,9 @@ impl Need {
         let calls = waiting.saturating_add(in_flight);
         if policy.process_model == ProcessModel::Ephemeral {
             let reason = Reason::Ephemeral { waiting, in_flight };
-            return Self { instances: calls, reason, drained_in: None, panic: false };
+            // A call that runs has its instance, though it may be one that is to go: only those that wait need a further one.
+            let instances = waiting.saturating_add(in_flight.min(seen.ready));
+            return Self { instances, reason, drained_in: None, panic: false };
         }
         let by_slots = Self::by_slots(policy, seen, calls);
         let by_average = Self::by_average(policy, seen, calls, by_slots.panic);
