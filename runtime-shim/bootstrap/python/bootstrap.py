@@ -24,6 +24,7 @@ MAX_PAYLOAD = 1 << 20
 INITIAL_CREDIT = 64 * 1024
 READ_BYTES = 256 * 1024
 MAX_STACK = 16 * 1024
+SOON = 0.01  # seconds
 
 
 class _JsonContext:
@@ -271,6 +272,7 @@ class Instance:
         self.preloaded = frozenset()  # modules that the exercise brought in
         self.pings = []  # that are answered when it is over
         self.connections = {}
+        self.put_off = []  # what the frames thread is to do soon: at most one thing for each call
         self.served = 0
         self.running = 0
         self.concurrency = max(1, boot["concurrency"])
@@ -292,7 +294,7 @@ class Instance:
     def frames(self):
         try:
             while True:
-                for descriptor, event in self.poll.poll():
+                for descriptor, event in self.poll.poll(SOON if self.put_off else None):
                     if descriptor == 3:
                         self.accept()
                     elif descriptor == self.wake_in:
@@ -300,9 +302,16 @@ class Instance:
                             self.drain()
                     else:
                         self.serve(descriptor, event)
+                put_off, self.put_off = self.put_off, []
+                for each in put_off:
+                    each()
         except BaseException as error:  # noqa: B036 - without this thread the process is of no use
             os.write(2, b"the invocation protocol failed: %r\n" % error)
             os._exit(70)
+
+    def again(self, act):
+        """Does it a moment later."""
+        self.put_off.append(act)
 
     def accept(self):
         try:

@@ -4,7 +4,7 @@ import _struct
 import _thread
 
 import hearth_logs
-
+import hearth_threads
 from hearth_bootstrap import ANSWER, CREDIT, DATA, END, ERROR, FLAG_END, INITIAL_CREDIT, error_body
 
 
@@ -13,7 +13,7 @@ class Call:
 
     __slots__ = (
         "connection", "stream", "id", "deadline_ms", "head", "ended", "body", "on_body", "window", "on_window", "over",
-        "cancelled", "on_cancel", "partial", "lock", "task",
+        "last", "cancelled", "on_cancel", "partial", "lock", "task",
     )
 
     def __init__(self, connection, stream, call_id, deadline_ms, head, ended, body):
@@ -28,6 +28,7 @@ class Call:
         self.window = INITIAL_CREDIT  # answer bytes that may be sent
         self.on_window = None  # called when that grows
         self.over = False
+        self.last = None  # its last frame, between the decision and its end
         self.cancelled = False
         self.on_cancel = None
         self.partial = None  # what it printed without a newline, by stream
@@ -106,7 +107,6 @@ class Call:
 
     def end(self, kind, flags, payload):
         """The last frame of the call; of one that was cancelled it is `end`."""
-        instance = self.connection.instance
         with self.lock:
             if self.over:
                 return
@@ -115,8 +115,21 @@ class Call:
             self.on_body = self.on_window = self.on_cancel = None
             if self.cancelled:
                 kind, flags, payload = END, 0, b""
+            self.last = kind, flags, payload
+        if self.cancelled and self.task is not None:
+            # From here on the thread is not to be interrupted. If it was just before, `settle` is left to Workers.
+            hearth_threads.calm(self.task)
+        self.settle()
+
+    def settle(self):
+        """Gives the slot back and sends the last frame, once."""
+        last, self.last = self.last, None
+        if last is None:
+            return
+        instance = self.connection.instance
         self.connection.calls.pop(self.stream, None)
         # Before the caller hears of it and sends the next one.
         instance.call_ended(self)
+        kind, flags, payload = last
         self.connection.frame(kind, flags, self.stream, payload)
         instance.end_if_drained()

@@ -2,6 +2,7 @@
 
 import _queue
 import _thread
+import sys
 import threading
 
 import hearth_logs
@@ -72,6 +73,8 @@ class Workers:
                 pass
             if not call.over:
                 call.finish()
+            # Where it was interrupted at its very end.
+            call.settle()
             hearth_logs.current.set(None)
 
     def _one(self, call, me):
@@ -90,7 +93,7 @@ class Workers:
                 call.task = None
             if call.cancelled:
                 # One that was set and not yet raised must not meet the next call.
-                _set_exception(me, None)
+                calm(me)
 
 
 def failed(call, error):
@@ -104,8 +107,27 @@ def failed(call, error):
 def interrupt(call, thread):
     """Raises Cancelled in the handler's thread. A call into C (a sleep, a read) is not interrupted, but ends with it."""
     with call.lock:
-        if call.task == thread:
-            _set_exception(thread, Cancelled)
+        if call.task != thread or call.over:
+            return
+        if _imports(thread):
+            # An import that is broken off in the wrong place leaves its lock behind, and nobody ever imports that module again.
+            call.connection.instance.again(lambda: interrupt(call, thread))
+            return
+        _set_exception(thread, Cancelled)
+
+
+def _imports(thread):
+    frame = sys._current_frames().get(thread)
+    while frame is not None:
+        if frame.f_code.co_filename == "<frozen importlib._bootstrap>":
+            return True
+        frame = frame.f_back
+    return False
+
+
+def calm(thread):
+    """Takes back a Cancelled that was not raised yet."""
+    _set_exception(thread, None)
 
 
 def _set_exception(thread, kind):

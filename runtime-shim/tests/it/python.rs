@@ -320,6 +320,26 @@ def handler(event, context):
 }
 
 #[test]
+fn a_cancelled_call_does_not_break_an_import_off() {
+    // A lock of the import's that stays behind would keep every later call waiting.
+    let slow = "import builtins, time\nbuiltins.began = getattr(builtins, 'began', 0) + 1\nprint('importing')\ntime.sleep(0.3)\nfor _ in range(10): pass\n";
+    let handler = "
+def handler(event, context):
+    import builtins, slow
+    if event.get('quick'): return builtins.began
+    while True: pass
+";
+    let shim = Setup::python().file("main.py", handler).file("slow.py", slow).start();
+    let mut control = shim.control(0);
+    let mut caller = shim.loaded("main.handler");
+    let stream = caller.open("r-1", &json!({}), b"", true);
+    control.logs_until(|record| record.line == "importing");
+    caller.send(&Frame::Cancel { stream });
+    assert_eq!(caller.next(), Frame::End { stream });
+    assert_eq!(caller.call("r-2", &json!({"quick": 1}), b"").unwrap().text(), "1", "it was imported once");
+}
+
+#[test]
 fn big_events_and_child_processes() {
     let shim = Setup::python()
         .file(
