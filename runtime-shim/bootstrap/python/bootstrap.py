@@ -22,7 +22,8 @@ FLAG_END, FLAG_ACCEPT = 1, 2
 HEADER = _struct.Struct(">IBBI")
 MAX_PAYLOAD = 1 << 20
 INITIAL_CREDIT = 64 * 1024
-READ_BYTES = 256 * 1024
+# Below the size from which the allocator asks the kernel for each piece, and gives it back.
+READ_BYTES = 64 * 1024
 MAX_STACK = 16 * 1024
 SOON = 0.01  # seconds
 

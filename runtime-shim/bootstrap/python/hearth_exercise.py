@@ -5,6 +5,7 @@ Nothing of it stays but modules: paths, the working directory and the standard s
 file of its own for gives way to it (hearth_load.py), as it would in a fresh interpreter.
 """
 
+import gc
 import os
 import sys
 
@@ -76,6 +77,9 @@ def run(boot):
     except (KeyError, RuntimeError):
         # The first call starts one.
         pass
+    # What is there now stays: no collection during a load is to look through it.
+    gc.collect()
+    gc.freeze()
     came = {name.partition(".")[0] for name in set(sys.modules) - before}
     return frozenset(name for name in came if not name.startswith("hearth_"))
 

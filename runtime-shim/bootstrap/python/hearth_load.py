@@ -48,7 +48,8 @@ def load(instance, request, connection):
 
 
 def _load(instance, request):
-    os.environ.update(request.get("env") or {})
+    for name, value in (request.get("env") or {}).items():
+        os.environ[name] = value
     code = request["code"]
     # The user's code has the word, before the standard library; the bootstrap's own modules come last.
     ours = sys.path[1:] + sys.path[:1]
@@ -58,6 +59,10 @@ def _load(instance, request):
         _give_way(directory, instance.preloaded)
     _site()
     os.chdir(code)
+    # Code and dependencies are read-only: what an import compiles could not be kept.
+    sys.dont_write_bytecode = True
+    # A directory: not to be tried as a zip archive first.
+    sys.path_importer_cache[code] = sys.path_hooks[-1](code)
     target = _find(code, request.get("handler") or "main.handler")
     signature = request["signature"]
     if signature == "auto":
