@@ -208,9 +208,14 @@ def call(hearth, name):
     """Milliseconds to the first byte, and what the request met."""
     since = time.perf_counter()
     took, answer = first_byte(hearth.host, hearth.port, f"/{name}", since)
+    return took, start_kind(answer)
+
+
+def start_kind(answer):
+    """Which kind of instance a request met, by its answer."""
     head = answer.split("\r\n\r\n")[0].lower()
     assert " 200 " in head.split("\r\n")[0] and "hello, world!" in answer.lower(), answer
-    return took, re.search(r"x-hearth-start: (\w+)", head)[1]
+    return re.search(r"x-hearth-start: (\w+)", head)[1]
 
 
 def wait_for(ask, what, process=None, timeout=120):
