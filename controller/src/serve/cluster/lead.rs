@@ -9,19 +9,20 @@ use tokio_util::sync::CancellationToken;
 
 use super::super::parts::{Health, Wired};
 use super::super::running::Tasks;
+use super::super::stores::{self, Stores};
 use super::super::{memory, wire};
 use super::depot::Depot;
 use super::ends::{Ends, Gateways};
 use super::events::Events;
 use super::table::OnPaper;
 use super::{FINALIZER, Ground, label};
-use crate::autoscale::{self, Adoptable};
-use crate::backend::{self, Backend, ImageForm};
-use crate::build::{self, Bundles, Dependencies, Fetcher, Images};
+use crate::autoscale;
+use crate::backend::Backend;
+use crate::build::Dependencies;
 use crate::pool::Pool;
 use crate::store::{self, Store, kubernetes};
 use crate::telemetry::chain;
-use crate::telemetry::logs::{self, Logs};
+use crate::telemetry::logs::Logs;
 use crate::telemetry::metrics::Registry;
 use crate::{api, deploy};
 
@@ -34,24 +35,9 @@ const FOR_DEPLOYER: Duration = Duration::from_secs(5);
 /// Why a part does not start.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
-    /// The logs of functions.
+    /// What is kept on this machine.
     #[error(transparent)]
-    Logs(#[from] logs::Error),
-    /// What an earlier controller left cannot be looked at.
-    #[error("cannot look for instances of an earlier controller")]
-    Backend(#[from] backend::Error),
-    /// Bundles.
-    #[error(transparent)]
-    Bundles(#[from] build::bundles::Error),
-    /// Sources that lie elsewhere.
-    #[error(transparent)]
-    Fetch(#[from] build::fetch::Error),
-    /// Images.
-    #[error(transparent)]
-    Images(#[from] build::images::Error),
-    /// Dependencies.
-    #[error(transparent)]
-    Dependencies(#[from] build::dependencies::Error),
+    Stores(#[from] stores::Error),
     /// The management API.
     #[error(transparent)]
     Api(#[from] api::Error),
@@ -84,15 +70,9 @@ pub(super) struct Leading {
 /// What has begun is dropped where it is, as by [`Leading`] itself.
 pub(super) async fn start(ground: &Ground, ends: Ends) -> Result<Leading, Error> {
     let config = &ground.config;
-    let data = &config.main.data_dir;
     let Ends { backend, gateways: Gateways { hub, channels, calls }, registry } = ends;
     let mut tasks = Tasks::default();
-    let limits = logs::Limits {
-        per_function: config.logs.per_function.as_bytes(),
-        per_call: config.logs.per_call.as_bytes(),
-    };
-    let (logs, writer) = Logs::open(data.join("logs"), limits)?;
-    tasks.spawn_blocking("log writer", move || writer.run());
+    let logs = stores::open_logs(config, &mut tasks)?;
 
     tasks.spawn("call log", wire::keep_calls(calls, logs.clone()));
 
@@ -102,14 +82,8 @@ pub(super) async fn start(ground: &Ground, ends: Ends) -> Result<Leading, Error>
         memory::run(followed).await;
         Ok(())
     });
-    let adoptable = adoptable(backend.as_ref(), &logs).await?;
-
-    let bundles = Bundles::open(data, wire::bundle_limits(config))?;
-    let fetching =
-        build::fetch::Config { limits: wire::bundle_limits(config), timeout: config.build.timeout };
-    let fetcher = Fetcher::open(data, bundles.clone(), fetching)?;
-    let images = Images::open(data, wire::images_config(config))?;
-    let dependencies = Arc::new(Dependencies::open(data, Arc::clone(&backend), wire::build_config(config))?);
+    let adoptable = stores::adoptable(backend.as_ref(), &logs).await?;
+    let stores = Stores::open(config, &backend)?;
 
     let pool = Pool::new(Arc::clone(&backend), logs.clone());
     let (service, autoscaler) =
@@ -132,15 +106,10 @@ pub(super) async fn start(ground: &Ground, ends: Ends) -> Result<Leading, Error>
         config.controller.keep_bundles.as_bytes(),
     ));
     let sources = deploy::Sources {
-        bundles: bundles.clone(),
-        dependencies: Arc::clone(&dependencies),
-        fetcher,
-        images: images.clone(),
-        engine: (backend.image_form() == ImageForm::Reference).then(|| Arc::clone(&backend)),
-        fixity: backend.fixity(),
         program_image: config.cluster.runtimes.program_image().map(str::to_owned),
         interpreters: config.cluster.runtimes.catalogue(),
         depot: Some(depot.clone()),
+        ..stores.sources(&backend)
     };
     let parts = deploy_parts(&store, sources, &autoscaler, &logs, &registry);
     let deployer = deploy::Service::new(deploying_config(ground), parts);
@@ -165,8 +134,8 @@ pub(super) async fn start(ground: &Ground, ends: Ends) -> Result<Leading, Error>
     let wired = Wired {
         autoscaler: autoscaler.clone(),
         backend: Arc::clone(&backend),
-        bundles,
-        images,
+        bundles: stores.bundles,
+        images: stores.images,
         logs: logs.clone(),
         metrics: registry,
         gateway: gateway_address(ground),
@@ -182,7 +151,7 @@ pub(super) async fn start(ground: &Ground, ends: Ends) -> Result<Leading, Error>
         wired,
         api: None,
         autoscaler,
-        dependencies,
+        dependencies: stores.dependencies,
         logs,
         store,
         backend,
@@ -199,21 +168,6 @@ async fn open_store(ground: &Ground, tasks: &mut Tasks) -> Result<Store, Error> 
     });
     listed.await.map_err(|_| Error::Watches)?;
     Ok(store)
-}
-
-/// What an earlier controller left. Its log lines are not here: what instances still hold of them is kept from now on.
-async fn adoptable(backend: &dyn Backend, logs: &Logs) -> Result<Vec<Adoptable>, Error> {
-    let mut adoptable = Vec::new();
-    for found in backend.list().await? {
-        let logs_after = match &found.spec.owner {
-            Some(owner) if found.ended.is_none() => {
-                logs.last_sequence(&owner.function, &found.spec.id).await?
-            }
-            _ => 0,
-        };
-        adoptable.push(Adoptable { found, logs_after });
-    }
-    Ok(adoptable)
 }
 
 fn scaling(ground: &Ground) -> autoscale::Config {
@@ -256,7 +210,7 @@ fn deploy_parts(
         logs: logs.clone(),
         panics: registry
             .counter("hearth_deploy_panics_total", "Panics in the tasks of Functions; each begins anew."),
-        stores: wire::stores(registry),
+        stores: stores::gauges(registry),
     }
 }
 
