@@ -296,7 +296,9 @@ impl Shared {
             image::Error::Missing(what) => return missing(what),
             image::Error::Io(error) => io::Error::new(error.kind(), error.to_string()),
             slow @ image::Error::Slow { .. } => io::Error::new(io::ErrorKind::TimedOut, slow.to_string()),
-            image::Error::CutOff => io::Error::other(error.to_string()),
+            image::Error::NotNow(_) | image::Error::CutOff | image::Error::Panicked => {
+                io::Error::other(error.to_string())
+            }
         };
         Error::Step { step, instance: id.clone(), source }
     }
