@@ -19,6 +19,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 pub use self::peer::{Peer, Response};
+use super::code_place::CodePlace;
 use super::{
     Address, Backend, Capability, CodeMount, Ended, Error, Exit, Found, InstanceSpec, Limits, Owner, Started,
     Stats,
@@ -107,7 +108,7 @@ struct Instance {
     life: CancellationToken,
     ended: watch::Sender<Option<Exit>>,
     paused: watch::Sender<bool>,
-    has_code: bool,
+    code_place: CodePlace,
     limits: Limits,
 }
 
@@ -230,14 +231,13 @@ impl Fake {
             control: Address::Unix(control),
             create: if let Plan::Slow(time) = plan { *time } else { Duration::ZERO },
         };
-        let has_code = spec.code.is_some();
         let instance = Instance {
             spec: spec.clone(),
             started: started.clone(),
             life,
             ended,
             paused,
-            has_code,
+            code_place: CodePlace::new(spec.code.is_some()),
             limits: spec.limits,
         };
         self.state().instances.insert(spec.id.clone(), instance);
@@ -302,13 +302,7 @@ impl Backend for Fake {
 
     async fn inject(&self, instance: &InstanceId, code: &CodeMount) -> Result<(), Error> {
         self.with(Call::Inject(instance.clone(), code.clone()), instance, |found| {
-            if std::mem::replace(&mut found.has_code, true) {
-                return Err(Error::Invalid {
-                    what: format!("instance {instance} has code already"),
-                    remedy: "inject into an instance that was started without code".to_owned(),
-                });
-            }
-            Ok(())
+            found.code_place.take(instance)
         })
     }
 

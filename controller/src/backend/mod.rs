@@ -1,9 +1,10 @@
-//! Where instances run. One trait, [`Backend`], with as few methods as the life of an instance needs; `embedded` and `docker` now,
-//! `kubernetes` later, and a fake with injected faults for tests. All of them pass the same conformance suite.
+//! Where instances run. One trait, [`Backend`], with as few methods as the life of an instance needs; `embedded`, `docker` and
+//! `kubernetes`, and a fake with injected faults for tests. All of them pass the same conformance suite.
 //!
 //! A backend makes containers and takes them away. It does not know Functions, routes or scaling, and it does not speak the
 //! invocation protocol: it says at which addresses the instance's two sockets are (`invoke` and `control`), and the pool talks.
 
+mod code_place;
 pub mod conformance;
 pub mod control;
 pub(crate) mod credentials;

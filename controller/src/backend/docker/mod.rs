@@ -340,23 +340,18 @@ impl Backend for Docker {
 
     async fn inject(&self, instance: &InstanceId, code: &CodeMount) -> Result<(), Error> {
         let running = self.shared.running(instance)?;
-        if !running.take_code_place() {
-            return Err(Error::Invalid {
-                what: format!("instance {instance} has code already"),
-                remedy: "inject into an instance that was started without code".to_owned(),
-            });
-        }
+        running.code_place.take(instance)?;
         let process = match self.shared.process(&running).await {
             Ok(process) => process,
             Err(error) => {
-                running.give_code_place_back();
+                running.code_place.give_back();
                 return Err(error);
             }
         };
         let mut pairs = vec![(code.path.clone(), "/code")];
         pairs.extend(code.dependencies.clone().map(|path| (path, "/deps")));
         mounts::mount(&process, pairs).await.map_err(|source| {
-            running.give_code_place_back();
+            running.code_place.give_back();
             Error::Step { step: "bring the code in", instance: instance.clone(), source }
         })
     }

@@ -19,7 +19,6 @@ use std::fs;
 use std::io;
 use std::net::Ipv4Addr;
 use std::path::PathBuf;
-use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -34,6 +33,7 @@ use self::machine::{Machine, Record};
 pub use self::probe::probe;
 use self::process::Fate;
 
+use super::code_place::CodePlace;
 use super::local::directory::Directory;
 use super::local::{blocking, mounts, records};
 use super::{
@@ -189,7 +189,7 @@ impl Shared {
                     pidfd: launched.pidfd,
                     kin: Kin::Child,
                     started: launched.started,
-                    has_code: AtomicBool::new(has_code),
+                    code_place: CodePlace::new(has_code),
                     end: watch::Sender::new(None),
                 });
                 Ok(started)
@@ -254,7 +254,7 @@ impl Shared {
             pidfd,
             kin: Kin::Adopted,
             started: record.started,
-            has_code: AtomicBool::new(spec.code.is_some()),
+            code_place: CodePlace::new(spec.code.is_some()),
             end: watch::Sender::new(None),
         });
         Some(Found { spec, started, ended: None })
@@ -300,16 +300,11 @@ impl Backend for Embedded {
 
     async fn inject(&self, instance: &InstanceId, code: &CodeMount) -> Result<(), Error> {
         let running = self.shared.running(instance)?;
-        if !running.take_code_place() {
-            return Err(Error::Invalid {
-                what: format!("instance {instance} has code already"),
-                remedy: "inject into an instance that was started without code".to_owned(),
-            });
-        }
+        running.code_place.take(instance)?;
         let mut pairs = vec![(code.path.clone(), "/code")];
         pairs.extend(code.dependencies.clone().map(|path| (path, "/deps")));
         mounts::mount(&running.pidfd, pairs).await.map_err(|source| {
-            running.give_code_place_back();
+            running.code_place.give_back();
             Error::Step { step: "bring the code in", instance: instance.clone(), source }
         })
     }
