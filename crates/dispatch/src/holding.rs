@@ -1,7 +1,7 @@
 //! What a gateway holds, kept beside it by whoever carries its messages: what it says of itself when it meets another controller, or the
 //! same again ([`Resume`]).
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use hearth_function::{InstanceId, RevisionId};
 
@@ -12,6 +12,8 @@ use crate::messages::{Demand, Held, Resume, ToGateway, ToScaler};
 pub struct Holding {
     instances: BTreeMap<InstanceId, Part>,
     demand: BTreeMap<RevisionId, (u32, u32)>,
+    /// For which it was told that others wait.
+    scarce: BTreeSet<RevisionId>,
 }
 
 #[derive(Debug)]
@@ -54,10 +56,13 @@ impl Holding {
             ToGateway::Gone { instance, .. } => {
                 self.instances.remove(instance);
             }
-            ToGateway::Pause { .. }
-            | ToGateway::Wake { .. }
-            | ToGateway::StartFailed { .. }
-            | ToGateway::Scarce { .. } => {}
+            ToGateway::Scarce { revision, scarce: true } => {
+                self.scarce.insert(revision.clone());
+            }
+            ToGateway::Scarce { revision, scarce: false } => {
+                self.scarce.remove(revision);
+            }
+            ToGateway::Pause { .. } | ToGateway::Wake { .. } | ToGateway::StartFailed { .. } => {}
         }
     }
 
@@ -110,6 +115,10 @@ impl Holding {
             waiting: *waiting,
             in_flight: *in_flight,
         });
-        Resume { held: held.collect(), demand: demand.collect() }
+        Resume {
+            held: held.collect(),
+            demand: demand.collect(),
+            scarce: self.scarce.iter().cloned().collect(),
+        }
     }
 }

@@ -146,13 +146,14 @@ impl Merge {
             }
             let shares = &mut self.revision(&revision).shares;
             shares.resume(gateway, &instance, slots, draining);
-            shares.unsure(gateway);
             if self.instances.get(&instance).is_some_and(|known| known.revoked) {
                 out.down.push((gateway, ToGateway::Revoke { instance }));
             }
         }
         for Demand { revision, waiting, in_flight } in resume.demand {
             self.wanted(gateway, &revision, waiting, in_flight, out);
+        }
+        for revision in resume.scarce {
             self.revision(&revision).shares.unsure(gateway);
         }
         self.settle_all(now, out);

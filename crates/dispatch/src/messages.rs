@@ -200,6 +200,9 @@ pub struct Resume {
     pub held: Vec<Held>,
     /// What runs and waits on it.
     pub demand: Vec<Demand>,
+    /// The Revisions for which it was told that others wait.
+    #[serde(default)]
+    pub scarce: Vec<RevisionId>,
 }
 
 /// An instance that a gateway knows from an earlier controller.

@@ -208,7 +208,7 @@ fn what_cannot_be_divided_or_concerns_all_is_said_to_all() {
 
 fn held(name: &str, slots: u32, draining: bool) -> Resume {
     let held = Held { instance: id(name), revision: revision(), slots, draining };
-    Resume { held: vec![held], demand: Vec::new() }
+    Resume { held: vec![held], ..Resume::default() }
 }
 
 #[test]
@@ -270,8 +270,11 @@ fn who_has_slots_is_told_that_others_wait_and_that_they_do_no_more() {
 }
 
 #[test]
-fn a_gateway_that_comes_is_told_whether_others_wait() {
+fn a_gateway_that_was_told_that_others_wait_is_told_whether_they_do_still() {
     let mut scene = Scene::new(&[]);
-    scene.does(|merge, now, out| merge.join(now, A, held("x", 1, false), out));
-    assert_eq!(scene.scarce, BTreeMap::from([(A, false)]), "an earlier controller may have said so");
+    let resume = Resume { scarce: vec![revision()], ..Resume::default() };
+    scene.does(|merge, now, out| merge.join(now, A, resume, out));
+    assert_eq!(scene.scarce, BTreeMap::from([(A, false)]));
+    scene.does(|merge, now, out| merge.join(now, B, held("x", 1, false), out));
+    assert_eq!(scene.scarce, BTreeMap::from([(A, false)]), "it was told nothing");
 }
