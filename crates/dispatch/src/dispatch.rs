@@ -63,10 +63,11 @@ impl<E> Instance<E> {
 
     /// What the scaler is to know of a share: no more slots than these are used until there are more.
     fn holds(&self) -> Option<ToScaler> {
-        let Share { instance, slots, serial, .. } = self.share.as_ref()?;
+        let Share { instance, serial, .. } = self.share.as_ref()?;
         Some(ToScaler::Holds {
             instance: instance.clone(),
-            slots: self.in_flight.max(*slots),
+            slots: self.in_flight.max(self.granted.slots),
+            stuck: self.stuck,
             serial: *serial,
         })
     }
@@ -292,7 +293,7 @@ impl<W, E: Clone> Dispatch<W, E> {
         let entry = self.instances.iter_mut().find(|entry| entry.granted.instance == share.instance);
         let Some(entry) = entry else {
             let Share { instance, serial, .. } = share;
-            return actions.push(Action::Tell(ToScaler::Holds { instance, slots: 0, serial }));
+            return actions.push(Action::Tell(ToScaler::Holds { instance, slots: 0, stuck: 0, serial }));
         };
         entry.granted.slots = share.slots;
         entry.share = Some(share);
@@ -328,19 +329,25 @@ impl<W, E: Clone> Dispatch<W, E> {
     }
 
     /// A call on `instance` was given up long ago and the instance has not said that it ended. Returns `true` when no slot is left that is
-    /// not held so: the instance is of no use any more.
-    pub fn on_stuck(&mut self, instance: &InstanceId, grant: Grant) -> bool {
+    /// not held so: the instance is of no use any more. One that several gateways share is judged over all of them (INV-20): this one says
+    /// what it knows.
+    pub fn on_stuck(&mut self, instance: &InstanceId, grant: Grant, actions: &mut Vec<Action<W, E>>) -> bool {
         let Some(entry) = self.granted(instance, grant) else { return false };
         entry.stuck += 1;
-        // What this gateway may not use, others may: it is no matter of a small share.
-        let slots = entry.share.as_ref().map_or(entry.granted.slots, |share| share.of);
-        entry.stuck >= slots.max(1)
+        match entry.holds() {
+            Some(holds) => {
+                actions.push(Action::Tell(holds));
+                false
+            }
+            None => entry.stuck >= entry.granted.slots.max(1),
+        }
     }
 
     /// A call that was stuck has ended after all.
-    pub fn on_unstuck(&mut self, instance: &InstanceId, grant: Grant) {
+    pub fn on_unstuck(&mut self, instance: &InstanceId, grant: Grant, actions: &mut Vec<Action<W, E>>) {
         if let Some(entry) = self.granted(instance, grant) {
             entry.stuck = entry.stuck.saturating_sub(1);
+            actions.extend(entry.holds().map(Action::Tell));
         }
     }
 

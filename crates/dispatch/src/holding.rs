@@ -21,6 +21,8 @@ struct Part {
     revision: RevisionId,
     /// It uses so many slots at most.
     slots: u32,
+    /// Calls that do not end.
+    stuck: u32,
     /// The last share.
     share: u32,
     serial: u64,
@@ -35,6 +37,7 @@ impl Holding {
                 let part = self.instances.entry(endpoint.instance.clone()).or_insert_with(|| Part {
                     revision: revision.clone(),
                     slots: 0,
+                    stuck: 0,
                     share: 0,
                     serial: 0,
                     draining: false,
@@ -81,8 +84,10 @@ impl Holding {
             ToScaler::Load(report) => {
                 self.demand.insert(report.revision.clone(), (report.waiting, report.in_flight));
             }
-            ToScaler::Holds { instance, slots, serial } => {
-                if let Some(part) = self.instances.get_mut(instance).filter(|part| part.serial == *serial) {
+            ToScaler::Holds { instance, slots, stuck, serial } => {
+                let Some(part) = self.instances.get_mut(instance) else { return };
+                part.stuck = *stuck;
+                if part.serial == *serial {
                     part.slots = (*slots).max(part.share);
                 }
             }
@@ -108,6 +113,7 @@ impl Holding {
             instance: instance.clone(),
             revision: part.revision.clone(),
             slots: part.slots,
+            stuck: part.stuck,
             draining: part.draining,
         });
         let demand = self.demand.iter().map(|(revision, (waiting, in_flight))| Demand {
