@@ -91,6 +91,17 @@ impl Tasks {
         Some((self.names.remove(&id).unwrap_or("a part"), how))
     }
 
+    /// Returns when a part has ended by itself, which none may: which, and why.
+    ///
+    /// # Cancel safety
+    /// It can be dropped and called again.
+    pub(super) async fn failed(&mut self) -> String {
+        match self.next().await {
+            Some((part, how)) => format!("the {part} failed: {how}"),
+            None => std::future::pending().await,
+        }
+    }
+
     /// Whether a part has not ended yet.
     pub(super) fn runs(&self, part: &str) -> bool {
         self.names.values().any(|name| *name == part)
@@ -126,10 +137,7 @@ impl Running {
     /// # Cancel safety
     /// It can be dropped and called again.
     pub async fn failed(&mut self) -> String {
-        match self.tasks.next().await {
-            Some((part, how)) => format!("the {part} failed: {how}"),
-            None => std::future::pending().await,
-        }
+        self.tasks.failed().await
     }
 
     /// Drains and stops everything, in order, within the configured deadline; once `hurry` is cancelled, running calls are not waited for.

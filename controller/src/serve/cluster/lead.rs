@@ -244,10 +244,7 @@ impl Leading {
 
     /// Returns when a part has ended by itself: which, and why.
     pub(super) async fn failed(&mut self) -> String {
-        match self.tasks.next().await {
-            Some((part, how)) => format!("the {part} failed: {how}"),
-            None => std::future::pending().await,
-        }
+        self.tasks.failed().await
     }
 
     /// Ends the work, and leaves instances and objects as they are.
