@@ -10,6 +10,7 @@ pub mod control;
 pub(crate) mod credentials;
 pub mod docker;
 pub mod embedded;
+mod ends;
 pub mod fake;
 pub mod interpreters;
 pub mod kubernetes;
@@ -475,4 +476,14 @@ pub enum Error {
         #[source]
         source: std::io::Error,
     },
+}
+
+impl Error {
+    /// An instance has one name, for ever.
+    fn name_is_taken(instance: &InstanceId) -> Self {
+        Self::Invalid {
+            what: format!("there is an instance {instance} already"),
+            remedy: "give every instance a name of its own".to_owned(),
+        }
+    }
 }

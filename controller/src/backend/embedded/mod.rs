@@ -34,6 +34,7 @@ pub use self::probe::probe;
 use self::process::Fate;
 
 use super::code_place::CodePlace;
+use super::ends::Ends;
 use super::local::directory::Directory;
 use super::local::{blocking, mounts, records};
 use super::{
@@ -84,9 +85,6 @@ impl Config {
     }
 }
 
-/// Ends that nobody has taken yet. The tasks that tell of them wait when it is full.
-const ENDS: usize = 256;
-
 /// After a kill, how long a process may take to be gone; beyond it something hangs in the kernel.
 const DEAD_WITHIN: Duration = Duration::from_secs(10);
 
@@ -103,7 +101,7 @@ enum Life {
 #[derive(Debug)]
 pub struct Embedded {
     shared: Arc<Shared>,
-    ends: Mutex<Option<mpsc::Receiver<Ended>>>,
+    ends: Ends,
     starts: Arc<Semaphore>,
 }
 
@@ -124,13 +122,9 @@ impl Embedded {
     pub async fn open(config: Config) -> Result<Arc<Self>, OpenError> {
         let parallel = config.parallel_starts.max(1);
         let machine = blocking(move || Machine::open(&config)).await?;
-        let (end, ends) = mpsc::channel(ENDS);
+        let (end, ends) = Ends::channel();
         let shared = Shared { machine, instances: Mutex::default(), end, tasks: TaskTracker::new() };
-        Ok(Arc::new(Self {
-            shared: Arc::new(shared),
-            ends: Mutex::new(Some(ends)),
-            starts: Arc::new(Semaphore::new(parallel)),
-        }))
+        Ok(Arc::new(Self { shared: Arc::new(shared), ends, starts: Arc::new(Semaphore::new(parallel)) }))
     }
 
     /// The address of the bridge, where instances reach the gateway: `HEARTH_GATEWAY` and the gateway's second listener.
@@ -274,10 +268,7 @@ impl Backend for Embedded {
         {
             let mut instances = self.shared.instances.lock().unwrap_or_else(PoisonError::into_inner);
             if instances.contains_key(&spec.id) {
-                return Err(Error::Invalid {
-                    what: format!("there is an instance {} already", spec.id),
-                    remedy: "give every instance a name of its own".to_owned(),
-                });
+                return Err(Error::name_is_taken(&spec.id));
             }
             instances.insert(spec.id.clone(), Life::Starting(starting));
         }
@@ -399,9 +390,7 @@ impl Backend for Embedded {
     }
 
     fn exits(&self) -> mpsc::Receiver<Ended> {
-        let mut ends = self.ends.lock().unwrap_or_else(PoisonError::into_inner);
-        // A second subscriber gets a channel that is closed, as the trait says: one, once.
-        ends.take().unwrap_or_else(|| mpsc::channel(1).1)
+        self.ends.take()
     }
 
     async fn probe(&self) -> Vec<Capability> {

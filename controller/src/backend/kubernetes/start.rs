@@ -38,7 +38,7 @@ impl Shared {
         {
             let mut books = self.books();
             if books.contains_key(&spec.id) {
-                return Err(name_is_taken(&spec.id));
+                return Err(Error::name_is_taken(&spec.id));
             }
             books.insert(spec.id.clone(), Arc::clone(&instance));
         }
@@ -236,14 +236,6 @@ fn not_brought(instance: &Instance, why: impl Into<String>) -> Error {
     Error::Step { step: "bring the code in", instance: instance.id.clone(), source }
 }
 
-/// An instance has one name, for ever.
-fn name_is_taken(id: &InstanceId) -> Error {
-    Error::Invalid {
-        what: format!("there is an instance {id} already"),
-        remedy: "give every instance a name of its own".to_owned(),
-    }
-}
-
 /// Why a Pod is not taken, with what to do.
 fn refused(id: &InstanceId, namespace: &str, error: &kube::Error) -> Error {
     let what = plain(error);
@@ -252,7 +244,7 @@ fn refused(id: &InstanceId, namespace: &str, error: &kube::Error) -> Error {
         _ => 0,
     };
     let source = match code {
-        409 => return name_is_taken(id),
+        409 => return Error::name_is_taken(id),
         400 | 422 => {
             return Error::Invalid {
                 what: format!("the API server refuses the Pod: {what}"),
