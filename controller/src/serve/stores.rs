@@ -10,7 +10,6 @@ use crate::backend::{self, Backend, ImageForm};
 use crate::build::{self, Bundles, Dependencies, Fetcher, Images};
 use crate::deploy;
 use crate::telemetry::logs::{self, Logs};
-use crate::telemetry::metrics::Registry;
 
 /// What cannot be opened, or looked at.
 #[derive(Debug, thiserror::Error)]
@@ -108,19 +107,9 @@ pub(super) async fn adoptable(backend: &dyn Backend, logs: &Logs) -> Result<Vec<
     Ok(adoptable)
 }
 
-/// What is shown of how full they are.
-pub(super) fn gauges(metrics: &Registry) -> deploy::Stores {
-    deploy::Stores {
-        bytes: [
-            metrics.gauge("hearth_bundles_bytes", "Unpacked bundles, at the last look."),
-            metrics.gauge("hearth_dependencies_bytes", "Installed dependencies, at the last look."),
-            metrics.gauge("hearth_images_bytes", "Unpacked layers of images, at the last look."),
-        ],
-        removed: metrics.counter(
-            "hearth_unused_removed_total",
-            "Bundles, dependencies, images and layers that were removed because no Function used them.",
-        ),
-    }
+/// What of them is kept that nobody uses.
+pub(super) fn keeping(config: &Config) -> deploy::Keeping {
+    deploy::Keeping { age: config.cache.keep, unused_bytes: config.cache.max_unused.as_bytes() }
 }
 
 fn bundle_limits(config: &Config) -> build::Limits {

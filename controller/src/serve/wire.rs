@@ -6,7 +6,7 @@ use std::num::NonZeroU32;
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
 use super::config::{Config, DOCKER, Size};
@@ -176,10 +176,7 @@ impl Start {
             deploy::Config {
                 url: format!("http://{}", reachable(self.listen)),
                 url_inside: self.bridge.map(|bridge| format!("http://{bridge}")),
-                keeping: deploy::Keeping {
-                    age: self.config.cache.keep,
-                    unused_bytes: self.config.cache.max_unused.as_bytes(),
-                },
+                keeping: stores::keeping(&self.config),
                 finalizer: None,
             },
             deploy::Parts {
@@ -188,23 +185,11 @@ impl Start {
                 autoscaler: autoscaler.clone(),
                 routes: routes.clone(),
                 logs: self.logs.clone(),
-                panics: metrics.counter(
-                    "hearth_deploy_panics_total",
-                    "Panics in the tasks of Functions; each begins anew.",
-                ),
-                stores: stores::gauges(&metrics),
             },
+            &metrics,
         );
-        let stop = deploying.clone();
-        let (restored, is_restored) = oneshot::channel();
-        self.tasks.spawn("deployer", async move {
-            let tell = move || {
-                let _gone = restored.send(()).is_err();
-            };
-            deployer.run(stop, tell).await.map_err(|error| chain(&error))
-        });
-        // Nobody is let in before every function that was serving is routed again. Should the deployer end instead, its task says why.
-        let _ended = is_restored.await.is_err();
+        // Nobody is let in before every function that was serving is routed again.
+        self.tasks.deploy(deployer, deploying.clone()).await;
         let bridge = self.bridge.filter(|_| !self.listen.ip().is_unspecified());
         let gateway_config = self.config.gateway(self.listen, bridge);
         let gateway = Arc::new(Gateway::start(gateway_config, gateway_channels, &metrics)?);

@@ -4,7 +4,6 @@ use std::num::NonZeroU32;
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::sync::oneshot;
 use tokio_util::sync::CancellationToken;
 
 use super::super::parts::{Health, Wired};
@@ -23,7 +22,6 @@ use crate::pool::Pool;
 use crate::store::{self, Store, kubernetes};
 use crate::telemetry::chain;
 use crate::telemetry::logs::Logs;
-use crate::telemetry::metrics::Registry;
 use crate::{api, deploy};
 
 /// Instances that start at the same time where nothing is configured, 32: it is the cluster's machines that work, not this one.
@@ -111,18 +109,18 @@ pub(super) async fn start(ground: &Ground, ends: Ends) -> Result<Leading, Error>
         depot: Some(depot.clone()),
         ..stores.sources(&backend)
     };
-    let parts = deploy_parts(&store, sources, &autoscaler, &logs, &registry);
-    let deployer = deploy::Service::new(deploying_config(ground), parts);
-    let (restored, is_restored) = oneshot::channel();
-    let ending = deploying.clone();
-    tasks.spawn("deployer", async move {
-        let tell = move || {
-            let _gone = restored.send(()).is_err();
-        };
-        deployer.run(ending, tell).await.map_err(|error| chain(&error))
-    });
-    // What was serving is known again before anybody is told where it is. Should the deployer end instead, its task says why.
-    let _ended = is_restored.await.is_err();
+    let routes = deploy::Routes::default();
+    routes.open(Arc::new(OnPaper));
+    let parts = deploy::Parts {
+        store: store.clone(),
+        sources,
+        autoscaler: autoscaler.clone(),
+        routes,
+        logs: logs.clone(),
+    };
+    let deployer = deploy::Service::new(deploying_config(ground), parts, &registry);
+    // What was serving is known again before anybody is told where it is.
+    tasks.deploy(deployer, deploying.clone()).await;
     let leaving = CancellationToken::new();
     let left = leaving.clone();
     tasks.spawn("hub", async move {
@@ -188,29 +186,8 @@ fn deploying_config(ground: &Ground) -> deploy::Config {
     deploy::Config {
         url_inside: Some(config.controller.gateway_url_inside.as_ref().map_or_else(|| url.clone(), trimmed)),
         url,
-        keeping: deploy::Keeping { age: config.cache.keep, unused_bytes: config.cache.max_unused.as_bytes() },
+        keeping: stores::keeping(config),
         finalizer: Some(FINALIZER),
-    }
-}
-
-fn deploy_parts(
-    store: &Store,
-    sources: deploy::Sources,
-    autoscaler: &autoscale::Handle,
-    logs: &Logs,
-    registry: &Registry,
-) -> deploy::Parts {
-    let routes = deploy::Routes::default();
-    routes.open(Arc::new(OnPaper));
-    deploy::Parts {
-        store: store.clone(),
-        sources,
-        autoscaler: autoscaler.clone(),
-        routes,
-        logs: logs.clone(),
-        panics: registry
-            .counter("hearth_deploy_panics_total", "Panics in the tasks of Functions; each begins anew."),
-        stores: stores::gauges(registry),
     }
 }
 
