@@ -19,7 +19,8 @@ use jiff::Timestamp;
 use tokio::sync::{Notify, watch};
 use tokio::time::{Instant, sleep_until};
 
-use super::parts::{Found, Missing};
+use super::missing::Missing;
+use super::parts::Found;
 use super::plan::{Action, Awaited, Number, Observed, Wanted, awaited, plan};
 use super::status;
 use super::{RESYNC, Shared};

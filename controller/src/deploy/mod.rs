@@ -13,6 +13,7 @@
 //! Every step may be cut off at any point, by a newer spec or a killed controller: the next look sees what it has left.
 
 mod function;
+mod missing;
 mod parts;
 mod plan;
 mod routes;

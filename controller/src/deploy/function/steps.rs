@@ -14,7 +14,8 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, OwnerReference}
 use tokio::sync::watch;
 use tokio::time::Instant;
 
-use super::super::parts::{Found, Missing, Told};
+use super::super::missing::{Lack, Missing};
+use super::super::parts::{Found, Told};
 use super::super::plan::{Action, Number, Observed};
 use super::super::{routes, status};
 use super::{PROGRESS, RETRY, SOURCE, Task, retry, source};
@@ -69,7 +70,7 @@ impl Task {
         let before = self.memory.build.as_ref().filter(|(built, ..)| *built == digest);
         let failures = before.map_or(0, |_| self.memory.build_failures);
         // A look for a bundle costs nothing; npm and pip go out into the network.
-        let costly = matches!(&found, Err(missing) if missing.reason == "BuildFailed");
+        let costly = matches!(&found, Err(missing) if missing.reason == Lack::BuildFailed);
         let pause = if costly { retry::pause(RETRY, failures) } else { RETRY };
         self.memory.build_failures = if found.is_err() { failures + 1 } else { 0 };
         self.memory.build_again = found.is_err().then(|| retry::after(Timestamp::now(), pause));
@@ -186,7 +187,7 @@ impl Task {
             gateway: self.shared.config.url_inside.clone(),
         };
         pool::Template::new(revision, places).map(Arc::new).map_err(|error| {
-            let missing = Missing { reason: "Invalid", message: error.to_string() };
+            let missing = Missing { reason: Lack::Invalid, message: error.to_string() };
             (missing, Instant::now() + RETRY)
         })
     }
