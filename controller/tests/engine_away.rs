@@ -7,6 +7,7 @@
 mod engines;
 
 use std::collections::BTreeMap;
+use std::net::SocketAddr;
 use std::path::Path;
 use std::process::Command;
 use std::time::Duration;
@@ -17,7 +18,10 @@ use hearth::backend::{
     interpreters, shim_files,
 };
 use hearth_function::InstanceId;
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::TcpListener;
 use tokio::sync::{Mutex, MutexGuard};
+use tokio::task::JoinSet;
 use tokio::time::{Instant, timeout};
 
 use engines::Engine;
@@ -279,6 +283,51 @@ fn shell(engine: &Engine, work: &Path) {
     engine.client(&["import", &archive.display().to_string(), "hearth-test/shell"]);
 }
 
+/// The address of a registry that answers and has nothing.
+async fn registry_without_images(tasks: &mut JoinSet<()>) -> SocketAddr {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    tasks.spawn(async move {
+        loop {
+            let (mut stream, _) = listener.accept().await.unwrap();
+            let mut request = vec![0; 4096];
+            let read = stream.read(&mut request).await.unwrap_or(0);
+            let (status, body) = if request[..read].starts_with(b"GET /v2/ ") {
+                ("200 OK", "{}")
+            } else {
+                ("404 Not Found", r#"{"errors":[{"code":"MANIFEST_UNKNOWN","message":"manifest unknown"}]}"#)
+            };
+            let answer = format!(
+                "HTTP/1.1 {status}\r\nContent-Type: application/json\r\nContent-Length: {}\r\nConnection: close\r\n\r\n{body}",
+                body.len()
+            );
+            let _gone = stream.write_all(answer.as_bytes()).await.is_err();
+        }
+    });
+    address
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_container_of_somebody_else_that_has_an_instances_name_stays() {
+    let Some(ground) = Ground::new(&[]).await else { return };
+    let backend = Docker::open(ground.config.clone()).await.unwrap();
+    let spec = job("first", Network::None);
+    backend.start(&spec).await.unwrap();
+    let mut directories = std::fs::read_dir(&ground.config.run_dir).unwrap();
+    let directory = directories.next().unwrap().unwrap().path();
+    let named = ground.engine.client(&["ps", "--format", "{{.Names}}"]);
+    let name = named.trim().replace("first", "taken");
+    let image = ground.engine.client(&["ps", "--format", "{{.Image}}"]);
+    ground.engine.client(&["create", "--name", &name, "--label", "of=another", image.trim(), "/nothing"]);
+    let refused = backend.start(&job("taken", Network::None)).await.unwrap_err();
+    assert!(matches!(&refused, Error::Invalid { what, .. } if what.contains("taken already")), "{refused}");
+    assert_eq!(ground.engine.containers("of=another").len(), 1);
+    assert!(!directory.join("taken").exists(), "its own directory is gone");
+    assert!(directory.join("first").exists());
+    backend.stop(&spec.id, Duration::ZERO).await.unwrap();
+    backend.close().await.unwrap();
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn an_image_that_the_engine_has_is_a_root() {
     let Some(ground) = Ground::new(&[]).await else { return };
@@ -312,10 +361,16 @@ async fn an_image_that_the_engine_has_is_a_root() {
         InstanceSpec { process: Process::Nodejs, id: InstanceId::parse("lacking").unwrap(), ..spec.clone() };
     let refused = backend.start(&lacking).await.unwrap_err();
     assert!(matches!(&refused, Error::Invalid { what, .. } if what.contains("has no node")), "{refused}");
-    let missing = "localhost:1/hearth-test/nothing:1";
-    let unknown = InstanceSpec { root: Root::Image(missing.to_owned()), ..lacking };
+    let mut tasks = JoinSet::new();
+    let missing = format!("{}/hearth-test/nothing:1", registry_without_images(&mut tasks).await);
+    let unknown = InstanceSpec { root: Root::Image(missing.clone()), ..lacking };
     let refused = backend.start(&unknown).await.unwrap_err();
-    assert!(matches!(&refused, Error::Invalid { what, .. } if what.contains(missing)), "{refused}");
+    assert!(matches!(&refused, Error::Invalid { what, .. } if what.contains(&missing)), "{refused}");
+    // A registry that is away may come back: it is nobody's fault, and tried again.
+    let away = "localhost:1/hearth-test/nothing:1";
+    let unreached = InstanceSpec { root: Root::Image(away.to_owned()), ..unknown };
+    let failed = backend.start(&unreached).await.unwrap_err();
+    assert!(matches!(failed, Error::Step { .. }) && text(&failed).contains(away), "{}", text(&failed));
     assert!(backend.list().await.unwrap().is_empty(), "nothing half made is left");
     assert!(ground.engine.containers("dev.hearth.data").is_empty());
     backend.close().await.unwrap();

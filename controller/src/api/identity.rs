@@ -203,7 +203,7 @@ fn authority() -> CertificateParams {
 fn random_token() -> io::Result<String> {
     let mut bytes = [0; TOKEN_BYTES];
     getrandom::fill(&mut bytes).map_err(|error| io::Error::other(error.to_string()))?;
-    Ok(bytes.iter().map(|byte| format!("{byte:02x}")).collect())
+    Ok(hearth_function::hex(&bytes))
 }
 
 fn read(path: &Path) -> Result<Option<String>, Error> {

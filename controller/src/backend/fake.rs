@@ -19,6 +19,8 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 pub use self::peer::{Peer, Response};
+use super::code_place::CodePlace;
+use super::ends::Ends;
 use super::{
     Address, Backend, Capability, CodeMount, Ended, Error, Exit, Found, InstanceSpec, Limits, Owner, Started,
     Stats,
@@ -73,7 +75,7 @@ pub struct Fake {
     directory: PathBuf,
     state: Mutex<State>,
     end: mpsc::Sender<Ended>,
-    ends: Mutex<Option<mpsc::Receiver<Ended>>>,
+    ends: Ends,
     tasks: TaskTracker,
     peer: Peer,
 }
@@ -107,7 +109,7 @@ struct Instance {
     life: CancellationToken,
     ended: watch::Sender<Option<Exit>>,
     paused: watch::Sender<bool>,
-    has_code: bool,
+    code_place: CodePlace,
     limits: Limits,
 }
 
@@ -132,9 +134,8 @@ impl Fake {
         let name = format!("hearth-fake-{:016x}", u64::from_ne_bytes(random));
         let directory = std::env::temp_dir().join(name);
         std::fs::create_dir(&directory).expect("there is a temporary directory");
-        let (end, ends) = mpsc::channel(ENDS);
+        let (end, ends) = Ends::with_room(ENDS);
         let (state, tasks) = (Mutex::default(), TaskTracker::new());
-        let ends = Mutex::new(Some(ends));
         Arc::new_cyclic(|own| Self { own: own.clone(), directory, state, end, ends, tasks, peer })
     }
 
@@ -230,14 +231,13 @@ impl Fake {
             control: Address::Unix(control),
             create: if let Plan::Slow(time) = plan { *time } else { Duration::ZERO },
         };
-        let has_code = spec.code.is_some();
         let instance = Instance {
             spec: spec.clone(),
             started: started.clone(),
             life,
             ended,
             paused,
-            has_code,
+            code_place: CodePlace::new(spec.code.is_some()),
             limits: spec.limits,
         };
         self.state().instances.insert(spec.id.clone(), instance);
@@ -265,10 +265,7 @@ impl Backend for Fake {
             let mut state = self.state();
             state.calls.push(Call::Start(spec.id.clone()));
             if state.instances.contains_key(&spec.id) {
-                return Err(Error::Invalid {
-                    what: format!("there is an instance {} already", spec.id),
-                    remedy: "give every instance a name of its own".to_owned(),
-                });
+                return Err(Error::name_is_taken(&spec.id));
             }
             if let Some(code) = &spec.code
                 && !code.path.exists()
@@ -302,13 +299,7 @@ impl Backend for Fake {
 
     async fn inject(&self, instance: &InstanceId, code: &CodeMount) -> Result<(), Error> {
         self.with(Call::Inject(instance.clone(), code.clone()), instance, |found| {
-            if std::mem::replace(&mut found.has_code, true) {
-                return Err(Error::Invalid {
-                    what: format!("instance {instance} has code already"),
-                    remedy: "inject into an instance that was started without code".to_owned(),
-                });
-            }
-            Ok(())
+            found.code_place.take(instance)
         })
     }
 
@@ -383,8 +374,7 @@ impl Backend for Fake {
     }
 
     fn exits(&self) -> mpsc::Receiver<Ended> {
-        let mut ends = self.ends.lock().unwrap_or_else(PoisonError::into_inner);
-        ends.take().unwrap_or_else(|| mpsc::channel(1).1)
+        self.ends.take()
     }
 
     async fn probe(&self) -> Vec<Capability> {

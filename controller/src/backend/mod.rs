@@ -1,14 +1,16 @@
-//! Where instances run. One trait, [`Backend`], with as few methods as the life of an instance needs; `embedded` and `docker` now,
-//! `kubernetes` later, and a fake with injected faults for tests. All of them pass the same conformance suite.
+//! Where instances run. One trait, [`Backend`], with as few methods as the life of an instance needs; `embedded`, `docker` and
+//! `kubernetes`, and a fake with injected faults for tests. All of them pass the same conformance suite.
 //!
 //! A backend makes containers and takes them away. It does not know Functions, routes or scaling, and it does not speak the
 //! invocation protocol: it says at which addresses the instance's two sockets are (`invoke` and `control`), and the pool talks.
 
+mod code_place;
 pub mod conformance;
 pub mod control;
 pub(crate) mod credentials;
 pub mod docker;
 pub mod embedded;
+mod ends;
 pub mod fake;
 pub mod interpreters;
 pub mod kubernetes;
@@ -474,4 +476,14 @@ pub enum Error {
         #[source]
         source: std::io::Error,
     },
+}
+
+impl Error {
+    /// An instance has one name, for ever.
+    fn name_is_taken(instance: &InstanceId) -> Self {
+        Self::Invalid {
+            what: format!("there is an instance {instance} already"),
+            remedy: "give every instance a name of its own".to_owned(),
+        }
+    }
 }

@@ -118,7 +118,7 @@ fn digest() -> String {
         hash.update((bytes.len() as u64).to_be_bytes());
         hash.update(bytes);
     }
-    hash.finalize().iter().take(8).map(|byte| format!("{byte:02x}")).collect()
+    hearth_function::hex(&hash.finalize()[..8])
 }
 
 #[cfg(test)]

@@ -37,7 +37,7 @@ pub use pack::{PackOptions, Packed, is_scratch, pack, pack_inline};
 pub(crate) fn random_hex<const BYTES: usize>() -> String {
     let mut bytes = [0; BYTES];
     getrandom::fill(&mut bytes).expect("the system has randomness once it has started");
-    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+    hearth_function::hex(&bytes)
 }
 
 #[cfg(test)]

@@ -13,6 +13,7 @@
 //! Every step may be cut off at any point, by a newer spec or a killed controller: the next look sees what it has left.
 
 mod function;
+mod missing;
 mod parts;
 mod plan;
 mod routes;
@@ -39,7 +40,7 @@ pub use table::table;
 use crate::autoscale::{self, RevisionView, Snapshot};
 use crate::store::{self, Store};
 use crate::telemetry::logs::Logs;
-use crate::telemetry::metrics::{Counter, Gauge};
+use crate::telemetry::metrics::{Counter, Gauge, Registry};
 
 /// When it makes sense to ask again for a Function that may be ready soon.
 const COME_AGAIN: Duration = Duration::from_secs(2);
@@ -76,15 +77,6 @@ pub struct Keeping {
     pub unused_bytes: u64,
 }
 
-/// What is told of the stores.
-#[derive(Debug, Clone)]
-pub struct Stores {
-    /// Bytes of bundles, of dependencies and of images.
-    pub bytes: [Gauge; 3],
-    /// What was removed because nobody used it.
-    pub removed: Counter,
-}
-
 /// What the deployer works with.
 #[derive(Debug)]
 pub struct Parts {
@@ -98,10 +90,32 @@ pub struct Parts {
     pub routes: Routes,
     /// What functions printed: removed with them.
     pub logs: Logs,
-    /// Tasks of Functions that panicked.
-    pub panics: Counter,
-    /// What the stores hold.
-    pub stores: Stores,
+}
+
+#[derive(Debug)]
+struct Stats {
+    panics: Counter,
+    /// Bytes of bundles, of dependencies and of images.
+    bytes: [Gauge; 3],
+    removed: Counter,
+}
+
+impl Stats {
+    fn new(metrics: &Registry) -> Self {
+        Self {
+            panics: metrics
+                .counter("hearth_deploy_panics_total", "Panics in the tasks of Functions; each begins anew."),
+            bytes: [
+                metrics.gauge("hearth_bundles_bytes", "Unpacked bundles, at the last look."),
+                metrics.gauge("hearth_dependencies_bytes", "Installed dependencies, at the last look."),
+                metrics.gauge("hearth_images_bytes", "Unpacked layers of images, at the last look."),
+            ],
+            removed: metrics.counter(
+                "hearth_unused_removed_total",
+                "Bundles, dependencies, images and layers that were removed because no Function used them.",
+            ),
+        }
+    }
 }
 
 /// Why the deployer ended.
@@ -127,6 +141,7 @@ pub struct Service {
 struct Shared {
     config: Config,
     parts: Parts,
+    stats: Stats,
 }
 
 #[derive(Debug)]
@@ -172,9 +187,9 @@ impl Shown {
 impl Service {
     /// A deployer over `parts`.
     #[must_use]
-    pub fn new(config: Config, parts: Parts) -> Self {
+    pub fn new(config: Config, parts: Parts, metrics: &Registry) -> Self {
         let shown = Shown { newest: parts.autoscaler.watch(), before: Arc::default() };
-        let shared = Arc::new(Shared { config, parts });
+        let shared = Arc::new(Shared { config, parts, stats: Stats::new(metrics) });
         let settled = watch::Sender::new(0);
         Self { shared, tasks: JoinSet::new(), functions: HashMap::new(), settled, shown }
     }
@@ -292,7 +307,7 @@ impl Service {
         let last = self.functions.remove(&function);
         if let (Some(error), Some(last)) = (panic, last) {
             tracing::error!(%function, %error, "the task of a function has panicked: it begins anew");
-            self.shared.parts.panics.inc();
+            self.shared.stats.panics.inc();
             // A receiver that is gone takes nothing from the last value.
             let newest = last.object.borrow().clone();
             self.begin(function, newest, RESTART);
@@ -357,8 +372,8 @@ impl Service {
                 if removed > 0 {
                     tracing::info!(removed, "bundles, images and dependencies that nobody uses are removed");
                 }
-                parts.stores.removed.inc_by(removed as u64);
-                for (gauge, bytes) in parts.stores.bytes.iter().zip(bytes) {
+                self.shared.stats.removed.inc_by(removed as u64);
+                for (gauge, bytes) in self.shared.stats.bytes.iter().zip(bytes) {
                     gauge.set(i64::try_from(bytes).unwrap_or(i64::MAX));
                 }
             }

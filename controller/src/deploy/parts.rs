@@ -13,6 +13,7 @@ use hearth_function::{Code, Digest, FunctionSpec, ImageTemplate, RuntimeName, Te
 use tokio::sync::broadcast;
 use tokio::sync::broadcast::error::{RecvError, TryRecvError};
 
+use super::missing::{Lack, Missing};
 use crate::backend::interpreters::{self, Catalogue, Interpreter};
 use crate::backend::{Backend, Fixity, Root, User};
 use crate::build::images;
@@ -58,21 +59,6 @@ pub struct Sources {
     pub depot: Option<Arc<dyn Depot>>,
 }
 
-/// Why code or dependencies are not there.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Missing {
-    /// A word for programs, as in `BundleMissing`.
-    pub(super) reason: &'static str,
-    /// A sentence for people, with the fix where there is one.
-    pub(super) message: String,
-}
-
-impl Missing {
-    fn new(reason: &'static str, message: impl Into<String>) -> Self {
-        Self { reason, message: message.into() }
-    }
-}
-
 /// What an installation tells while it goes on.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Told {
@@ -111,7 +97,7 @@ impl Sources {
                 if needs_command && image.command.is_empty() {
                     let message =
                         format!("the image {reference} says no command to run: give one as spec.command");
-                    return Err(Missing::new("SourceInvalid", message));
+                    return Err(Missing::new(Lack::SourceInvalid, message));
                 }
                 Ok(Code::Image(image))
             }
@@ -119,11 +105,11 @@ impl Sources {
                 let (bundles, files) = (self.bundles.clone(), files.clone());
                 let packing = move || {
                     let packed = build::pack_inline(&files, &build::Limits::default())
-                        .map_err(|error| Missing::new("SourceInvalid", chain(&error)))?;
+                        .map_err(|error| Missing::new(Lack::SourceInvalid, chain(&error)))?;
                     if !bundles.has(&packed.digest) {
                         bundles
                             .put_blocking(&packed.digest, packed.bytes.as_slice())
-                            .map_err(|error| Missing::new("SourceInvalid", chain(&error)))?;
+                            .map_err(|error| Missing::new(Lack::SourceInvalid, chain(&error)))?;
                     }
                     Ok(Code::Bundle(packed.digest))
                 };
@@ -137,9 +123,12 @@ impl Sources {
             }
             Some(kind) => {
                 let field = kind.field();
-                Err(Missing::new("SourceInvalid", format!("source.{field} cannot be used by this server")))
+                Err(Missing::new(
+                    Lack::SourceInvalid,
+                    format!("source.{field} cannot be used by this server"),
+                ))
             }
-            None => Err(Missing::new("SourceInvalid", "spec.source has no field, or more than one")),
+            None => Err(Missing::new(Lack::SourceInvalid, "spec.source has no field, or more than one")),
         }
     }
 
@@ -176,11 +165,13 @@ impl Sources {
         let digest = match template.code() {
             Some(Code::Bundle(digest)) => digest,
             Some(Code::Image(image)) => return self.image(&image, |text| tell(Told::Progress(text))).await,
-            None => return Err(Missing::new("SourceInvalid", "the revision names neither bundle nor image")),
+            None => {
+                return Err(Missing::new(Lack::SourceInvalid, "the revision names neither bundle nor image"));
+            }
         };
         let missing = || {
             let message = format!("the bundle {digest} is not on this server: upload it (hearth apply does)");
-            Missing::new("BundleMissing", message)
+            Missing::new(Lack::BundleMissing, message)
         };
         if !self.bundles.has(&digest) {
             return Err(missing());
@@ -194,7 +185,7 @@ impl Sources {
         let toolchain = Toolchain::of(interpreter.clone());
         let at = code.clone();
         let planned = blocking(move || {
-            build::plan(&at, &toolchain).map_err(|error| Missing::new("BuildFailed", chain(&error)))
+            build::plan(&at, &toolchain).map_err(|error| Missing::new(Lack::BuildFailed, chain(&error)))
         });
         let found = Found {
             code: Some(code),
@@ -211,7 +202,7 @@ impl Sources {
             }
         };
         let path = follow(updates, self.dependencies.ensure(&plan), tell).await;
-        let path = path.map_err(|error| Missing::new("BuildFailed", chain(error.as_ref())))?;
+        let path = path.map_err(|error| Missing::new(Lack::BuildFailed, chain(error.as_ref())))?;
         Ok(Found { dependencies: Some(path), key: Some(key.as_str().to_owned()), ..found })
     }
 
@@ -219,7 +210,7 @@ impl Sources {
     async fn in_engine(&self, reference: &str) -> Result<Option<ImageTemplate>, Missing> {
         let Some(engine) = &self.engine else { return Ok(None) };
         let found = engine.image(reference).await;
-        let Some(image) = found.map_err(|error| Missing::new("ImageMissing", chain(&error)))? else {
+        let Some(image) = found.map_err(|error| Missing::new(Lack::ImageMissing, chain(&error)))? else {
             return Ok(None);
         };
         let settings = images::Settings::read(&image.config).map_err(|error| image_missing(&error))?;
@@ -237,7 +228,7 @@ impl Sources {
             Some(engine) => {
                 let named = images::pinned(image).map_err(|error| image_missing(&error))?;
                 let fetched = engine.fetch(&named).await;
-                fetched.map_err(|error| Missing::new("ImageMissing", chain(&error)))?;
+                fetched.map_err(|error| Missing::new(Lack::ImageMissing, chain(&error)))?;
                 (Root::Image(named), images::user_by_numbers(image).map_err(|error| image_missing(&error))?)
             }
         };
@@ -286,9 +277,9 @@ pub(super) struct Live {
 fn fetch_failed(error: &build::fetch::Error) -> Missing {
     use build::fetch::Error;
     let reason = match error {
-        Error::Fetch { .. } | Error::CutOff => "SourceMissing",
-        Error::Bundle(_) | Error::File(_) => "BuildFailed",
-        _ => "SourceInvalid",
+        Error::Fetch { .. } | Error::CutOff => Lack::SourceMissing,
+        Error::Bundle(_) | Error::File(_) => Lack::BuildFailed,
+        _ => Lack::SourceInvalid,
     };
     Missing::new(reason, chain(error))
 }
@@ -298,9 +289,9 @@ fn image_missing(error: &images::Error) -> Missing {
         return image_missing(error);
     }
     let reason = match error {
-        images::Error::NotLoaded(_) | images::Error::Registry { .. } => "ImageMissing",
-        error if error.is_clients() => "ImageInvalid",
-        _ => "BuildFailed",
+        images::Error::NotLoaded(_) | images::Error::Registry { .. } => Lack::ImageMissing,
+        error if error.is_clients() => Lack::ImageInvalid,
+        _ => Lack::BuildFailed,
     };
     Missing::new(reason, chain(error))
 }
@@ -313,7 +304,7 @@ async fn interpreter(
     let (catalogue, runtime, command) = (catalogue.clone(), template.runtime, template.command.clone());
     blocking(move || {
         interpreter_of(&catalogue, runtime, &command, &code)
-            .map_err(|error| Missing::new("RuntimeMissing", error.to_string()))
+            .map_err(|error| Missing::new(Lack::RuntimeMissing, error.to_string()))
     })
     .await
 }
@@ -414,7 +405,7 @@ fn said(progress: &build::Progress) -> Vec<Told> {
 async fn blocking<T: Send + 'static>(
     work: impl FnOnce() -> Result<T, Missing> + Send + 'static,
 ) -> Result<T, Missing> {
-    let ended = |_| Missing::new("BuildFailed", "the work was cut off: Hearth is shutting down");
+    let ended = |_| Missing::new(Lack::BuildFailed, "the work was cut off: Hearth is shutting down");
     tokio::task::spawn_blocking(work).await.map_err(ended)?
 }
 

@@ -84,14 +84,7 @@ async fn a_panic_in_the_task_of_one_function_stops_no_other_and_is_got_over() {
         interpreters: Default::default(),
         depot: None,
     };
-    let panics = metrics.counter("panics_total", "Panics.");
-    let gauge = |name| metrics.gauge(name, "Bytes.");
-    let stores = Stores {
-        bytes: ["bundles_bytes", "dependencies_bytes", "images_bytes"].map(gauge),
-        removed: metrics.counter("removed_total", "Removed."),
-    };
-    let panics_of = panics.clone();
-    let parts = Parts { store: store.clone(), sources, autoscaler, routes, logs, panics: panics_of, stores };
+    let parts = Parts { store: store.clone(), sources, autoscaler, routes, logs };
     // One is there when the service begins, which waits for it, and one comes later.
     store.create(function("bad"), jiff::Timestamp::UNIX_EPOCH).await.unwrap();
     let service = Service::new(
@@ -102,6 +95,7 @@ async fn a_panic_in_the_task_of_one_function_stops_no_other_and_is_got_over() {
             finalizer: None,
         },
         parts,
+        &metrics,
     );
     let shutdown = CancellationToken::new();
     let mut tasks = JoinSet::new();
@@ -114,6 +108,7 @@ async fn a_panic_in_the_task_of_one_function_stops_no_other_and_is_got_over() {
     let mut served = listener.served.subscribe();
     let both = |names: &Vec<String>| *names == ["bad", "good"];
     timeout(Duration::from_secs(60), served.wait_for(both)).await.expect("both serve").unwrap();
-    assert_eq!(panics.get(), 1);
+    let shown = metrics.render();
+    assert!(shown.contains("hearth_deploy_panics_total 1"), "{shown}");
     shutdown.cancel();
 }

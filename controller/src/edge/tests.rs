@@ -165,6 +165,12 @@ async fn eventually(done: impl Fn() -> bool) {
     tokio::time::timeout(PATIENCE, waiting).await.expect("it takes too long");
 }
 
+/// Whether so many requests wait, by a gateway's metrics.
+fn wait(metrics: &str, count: usize) -> bool {
+    let of = |line: &&str| line.starts_with("hearth_gateway_requests{") && line.contains("state=\"waiting\"");
+    metrics.lines().find(of).is_some_and(|line| line.ends_with(&format!(" {count}")))
+}
+
 impl Replica {
     /// Sends so many requests at once; each answers its status.
     fn requests(&self, count: usize) -> JoinSet<u16> {
@@ -173,15 +179,21 @@ impl Replica {
     }
 }
 
+/// The status of an answer; 0 without one.
 async fn get(address: SocketAddr, path: &str) -> u16 {
-    let Ok(mut stream) = TcpStream::connect(address).await else { return 0 };
+    let answer = answer(address, path).await;
+    answer.split(' ').nth(1).and_then(|status| status.parse().ok()).unwrap_or(0)
+}
+
+/// A whole answer; of a gateway that is killed, which closes without a word, nothing.
+async fn answer(address: SocketAddr, path: &str) -> String {
+    let Ok(mut stream) = TcpStream::connect(address).await else { return String::new() };
     let request = format!("GET {path} HTTP/1.1\r\nhost: h\r\nconnection: close\r\n\r\n");
     stream.write_all(request.as_bytes()).await.unwrap();
     let mut text = String::new();
-    // A gateway that is killed closes without a word.
     match stream.read_to_string(&mut text).await {
-        Ok(_) => text.split(' ').nth(1).and_then(|status| status.parse().ok()).unwrap_or(0),
-        Err(_) => 0,
+        Ok(_) => text,
+        Err(_) => String::new(),
     }
 }
 
@@ -232,7 +244,7 @@ async fn requests_wait_for_a_first_leader() {
     let scene = Scene::new(5, 2);
     let replica = scene.replica("one");
     let waiting = replica.requests(10);
-    tokio::time::sleep(Duration::from_millis(50)).await;
+    eventually(|| wait(&replica.registry.render(), 10)).await;
     assert_eq!(scene.backend.starts(), 0);
     let _leader = scene.lead().await;
     all_well(waiting).await;

@@ -51,11 +51,12 @@ impl Slot {
         self.used = false;
     }
 
-    /// The call was given up long ago and has not ended. Returns `true` when the instance has no slot left that is not held so.
+    /// The call was given up long ago and has not ended. Returns `true` when the instance has no slot left that is not held so; of one that
+    /// other gateways use too, that is not for this one to say.
     pub(super) fn stuck(&mut self) -> bool {
         let id = &self.instance.endpoint.instance;
         !std::mem::replace(&mut self.stuck, true)
-            && self.revision.with(|state, _| state.on_stuck(id, self.grant))
+            && self.revision.with(|state, actions| state.on_stuck(id, self.grant, actions))
     }
 
     /// When the slot was taken.
@@ -71,7 +72,7 @@ impl Drop for Slot {
         self.revision.with(|state, actions| {
             let id = &self.instance.endpoint.instance;
             if self.stuck {
-                state.on_unstuck(id, self.grant);
+                state.on_unstuck(id, self.grant, actions);
             }
             state.on_slot_free(now, id, self.grant, served, actions);
         });

@@ -309,7 +309,7 @@ impl Revisions {
                 let known = locked(&self.instances).get(&share.instance).cloned();
                 let Some((revision, _)) = known else {
                     let Share { instance, serial, .. } = share;
-                    return self.outbox.tell(ToScaler::Holds { instance, slots: 0, serial });
+                    return self.outbox.tell(ToScaler::Holds { instance, slots: 0, stuck: 0, serial });
                 };
                 revision.with(|state, actions| state.on_share(now(), share, actions));
             }

@@ -16,9 +16,11 @@ mod lock;
 mod memory;
 mod parts;
 mod running;
+mod stores;
 mod wire;
 
 pub use running::Running;
+pub use stores::Error as StoresError;
 pub use wire::{Error, start};
 
 use crate::backend::{Capability, docker, embedded};

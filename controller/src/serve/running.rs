@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
+use tokio::sync::oneshot;
 use tokio::task::{Id, JoinSet};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
@@ -16,8 +17,10 @@ use crate::api::Api;
 use crate::autoscale;
 use crate::backend::Backend;
 use crate::build::Dependencies;
+use crate::deploy;
 use crate::gateway;
 use crate::store::Store;
+use crate::telemetry::chain;
 use crate::telemetry::logs::Logs;
 
 /// However long the gateway takes, instances have so much of the deadline left to end in good order.
@@ -71,6 +74,18 @@ impl Tasks {
         self.names.insert(id, name);
     }
 
+    /// Starts the deployer, and waits until it knows again what was serving before. Should it end instead, it says why as every part does.
+    pub(super) async fn deploy(&mut self, deployer: deploy::Service, stop: CancellationToken) {
+        let (restored, is_restored) = oneshot::channel();
+        self.spawn("deployer", async move {
+            let tell = move || {
+                let _gone = restored.send(()).is_err();
+            };
+            deployer.run(stop, tell).await.map_err(|error| chain(&error))
+        });
+        let _ended = is_restored.await.is_err();
+    }
+
     /// The next part that ends: its name and how.
     pub(super) async fn next(&mut self) -> Option<(&'static str, String)> {
         let (id, how) = match self.set.join_next_with_id().await? {
@@ -89,6 +104,17 @@ impl Tasks {
             }
         };
         Some((self.names.remove(&id).unwrap_or("a part"), how))
+    }
+
+    /// Returns when a part has ended by itself, which none may: which, and why.
+    ///
+    /// # Cancel safety
+    /// It can be dropped and called again.
+    pub(super) async fn failed(&mut self) -> String {
+        match self.next().await {
+            Some((part, how)) => format!("the {part} failed: {how}"),
+            None => std::future::pending().await,
+        }
     }
 
     /// Whether a part has not ended yet.
@@ -126,10 +152,7 @@ impl Running {
     /// # Cancel safety
     /// It can be dropped and called again.
     pub async fn failed(&mut self) -> String {
-        match self.tasks.next().await {
-            Some((part, how)) => format!("the {part} failed: {how}"),
-            None => std::future::pending().await,
-        }
+        self.tasks.failed().await
     }
 
     /// Drains and stops everything, in order, within the configured deadline; once `hurry` is cancelled, running calls are not waited for.
@@ -148,7 +171,7 @@ impl Running {
         self.logs.close().await;
         self.store.clone().close().await;
         if let Err(error) = self.backend.close().await {
-            let error = crate::telemetry::chain(&error);
+            let error = chain(&error);
             tracing::error!(error, "the backend left something behind");
         }
         self.join().await;

@@ -6,7 +6,7 @@ use std::num::NonZeroU32;
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
 use super::config::{Config, DOCKER, Size};
@@ -14,15 +14,14 @@ use super::lock;
 use super::memory;
 use super::parts::{Health, Wired};
 use super::running::{Running, Tasks};
-use crate::autoscale::{self, Adoptable};
-use crate::backend::interpreters::Catalogue;
-use crate::backend::{self, Backend, ImageForm, docker, embedded, shim_files};
-use crate::build::{self, Bundles, Dependencies, Fetcher, Images};
+use super::stores::{self, Stores};
+use crate::autoscale;
+use crate::backend::{self, Backend, docker, embedded, shim_files};
 use crate::gateway::{self, Gateway};
 use crate::pool::Pool;
 use crate::store::{self, Store};
 use crate::telemetry::chain;
-use crate::telemetry::logs::{self, Calls, Logs};
+use crate::telemetry::logs::{Calls, Logs};
 use crate::telemetry::metrics::Registry;
 use crate::{api, deploy};
 
@@ -41,30 +40,15 @@ pub enum Error {
     /// The database.
     #[error(transparent)]
     Store(#[from] store::Error),
-    /// The logs of functions.
-    #[error(transparent)]
-    Logs(#[from] logs::Error),
     /// The files that instances see.
     #[error(transparent)]
     Shim(#[from] shim_files::Error),
     /// The backend.
     #[error(transparent)]
     Open(#[from] backend::OpenError),
-    /// What an earlier run left cannot be looked at.
-    #[error("cannot look for instances of an earlier run")]
-    Backend(#[from] backend::Error),
-    /// Bundles.
+    /// What is kept on this machine.
     #[error(transparent)]
-    Bundles(#[from] build::bundles::Error),
-    /// Sources that lie elsewhere.
-    #[error(transparent)]
-    Fetch(#[from] build::fetch::Error),
-    /// Images.
-    #[error(transparent)]
-    Images(#[from] build::images::Error),
-    /// Dependencies.
-    #[error(transparent)]
-    Dependencies(#[from] build::dependencies::Error),
+    Stores(#[from] stores::Error),
     /// The gateway.
     #[error(transparent)]
     Gateway(#[from] gateway::Error),
@@ -122,13 +106,8 @@ pub async fn start(config: Config) -> Result<Running, Error> {
     let listen = with_port(config.gateway.listen)?;
 
     let store = Store::open(store::Config::new(data.join("hearth.redb"))).await?;
-    let limits = logs::Limits {
-        per_function: config.logs.per_function.as_bytes(),
-        per_call: config.logs.per_call.as_bytes(),
-    };
-    let (logs, writer) = Logs::open(data.join("logs"), limits)?;
     let mut tasks = Tasks::default();
-    tasks.spawn_blocking("log writer", move || writer.run());
+    let logs = stores::open_logs(&config, &mut tasks)?;
     let followed = store.clone();
     tasks.spawn("memory", async move {
         memory::run(followed).await;
@@ -138,7 +117,7 @@ pub async fn start(config: Config) -> Result<Running, Error> {
     let shim = shim_files::install(&data)?;
     let (backend, bridge) = open_backend(&config, listen, shim).await?;
     let bridge = bridge.map(|address| SocketAddr::from((address, listen.port())));
-    let started = Start { config, data, lock, listen, bridge, store, logs, backend, tasks };
+    let started = Start { config, lock, listen, bridge, store, logs, backend, tasks };
     let backend = Arc::clone(&started.backend);
     match started.go_on().await {
         Ok(running) => Ok(running),
@@ -154,7 +133,6 @@ pub async fn start(config: Config) -> Result<Running, Error> {
 /// What is there when the backend is open.
 struct Start {
     config: Config,
-    data: PathBuf,
     lock: lock::Lock,
     listen: SocketAddr,
     bridge: Option<SocketAddr>,
@@ -167,14 +145,8 @@ struct Start {
 impl Start {
     async fn go_on(mut self) -> Result<Running, Error> {
         let metrics = Registry::new();
-        let adoptable = self.adoptable().await?;
-        let bundles = Bundles::open(&self.data, bundle_limits(&self.config))?;
-        let fetching =
-            build::fetch::Config { limits: bundle_limits(&self.config), timeout: self.config.build.timeout };
-        let fetcher = Fetcher::open(&self.data, bundles.clone(), fetching)?;
-        let images = Images::open(&self.data, images_config(&self.config))?;
-        let dependencies =
-            Arc::new(Dependencies::open(&self.data, Arc::clone(&self.backend), build_config(&self.config))?);
+        let adoptable = stores::adoptable(self.backend.as_ref(), &self.logs).await?;
+        let stores = Stores::open(&self.config, &self.backend)?;
 
         let (to_scaler, from_gateway) = mpsc::channel(MESSAGES);
         let (to_gateway, from_scaler) = mpsc::channel(MESSAGES);
@@ -199,51 +171,25 @@ impl Start {
 
         let health = Arc::new(Health::default());
         let deploying = CancellationToken::new();
-        let sources = deploy::Sources {
-            bundles: bundles.clone(),
-            dependencies: Arc::clone(&dependencies),
-            fetcher,
-            images: images.clone(),
-            engine: (self.backend.image_form() == ImageForm::Reference).then(|| Arc::clone(&self.backend)),
-            fixity: self.backend.fixity(),
-            program_image: None,
-            interpreters: Catalogue::Machine,
-            depot: None,
-        };
         let routes = deploy::Routes::default();
         let deployer = deploy::Service::new(
             deploy::Config {
                 url: format!("http://{}", reachable(self.listen)),
                 url_inside: self.bridge.map(|bridge| format!("http://{bridge}")),
-                keeping: deploy::Keeping {
-                    age: self.config.cache.keep,
-                    unused_bytes: self.config.cache.max_unused.as_bytes(),
-                },
+                keeping: stores::keeping(&self.config),
                 finalizer: None,
             },
             deploy::Parts {
                 store: self.store.clone(),
-                sources,
+                sources: stores.sources(&self.backend),
                 autoscaler: autoscaler.clone(),
                 routes: routes.clone(),
                 logs: self.logs.clone(),
-                panics: metrics.counter(
-                    "hearth_deploy_panics_total",
-                    "Panics in the tasks of Functions; each begins anew.",
-                ),
-                stores: stores(&metrics),
             },
+            &metrics,
         );
-        let stop = deploying.clone();
-        let (restored, is_restored) = oneshot::channel();
-        self.tasks.spawn("deployer", async move {
-            let tell = move || {
-                let _gone = restored.send(()).is_err();
-            };
-            deployer.run(stop, tell).await.map_err(|error| chain(&error))
-        });
-        // Nobody is let in before every function that was serving is routed again. Should the deployer end instead, its task says why.
-        let _ended = is_restored.await.is_err();
+        // Nobody is let in before every function that was serving is routed again.
+        self.tasks.deploy(deployer, deploying.clone()).await;
         let bridge = self.bridge.filter(|_| !self.listen.ip().is_unspecified());
         let gateway_config = self.config.gateway(self.listen, bridge);
         let gateway = Arc::new(Gateway::start(gateway_config, gateway_channels, &metrics)?);
@@ -253,8 +199,8 @@ impl Start {
         let wired = Wired {
             autoscaler: autoscaler.clone(),
             backend: Arc::clone(&self.backend),
-            bundles,
-            images,
+            bundles: stores.bundles,
+            images: stores.images,
             logs: self.logs.clone(),
             metrics,
             gateway: reachable(self.listen).to_string(),
@@ -270,7 +216,7 @@ impl Start {
             autoscaler,
             api: None,
             kubeconfig: self.config.kubeconfig(),
-            dependencies: Some(dependencies),
+            dependencies: Some(stores.dependencies),
             logs: self.logs,
             store: self.store.clone(),
             backend: self.backend,
@@ -285,21 +231,6 @@ impl Start {
             }
         }
         Ok(running)
-    }
-
-    /// What an earlier run left, each with the last line of it that is kept.
-    async fn adoptable(&self) -> Result<Vec<Adoptable>, Error> {
-        let mut adoptable = Vec::new();
-        for found in self.backend.list().await? {
-            let logs_after = match &found.spec.owner {
-                Some(owner) if found.ended.is_none() => {
-                    self.logs.last_sequence(&owner.function, &found.spec.id).await?
-                }
-                _ => 0,
-            };
-            adoptable.push(Adoptable { found, logs_after });
-        }
-        Ok(adoptable)
     }
 }
 
@@ -351,51 +282,6 @@ pub(super) fn prewarming(config: &Config) -> autoscale::Prewarming {
         max: configured.max,
         ttl: configured.ttl,
         memory_bytes: configured.memory.as_bytes(),
-    }
-}
-
-pub(super) fn bundle_limits(config: &Config) -> build::Limits {
-    let packed_bytes = config.build.max_bundle.as_bytes();
-    build::Limits { packed_bytes, unpacked_bytes: packed_bytes.saturating_mul(4), ..build::Limits::default() }
-}
-
-pub(super) fn stores(metrics: &Registry) -> deploy::Stores {
-    deploy::Stores {
-        bytes: [
-            metrics.gauge("hearth_bundles_bytes", "Unpacked bundles, at the last look."),
-            metrics.gauge("hearth_dependencies_bytes", "Installed dependencies, at the last look."),
-            metrics.gauge("hearth_images_bytes", "Unpacked layers of images, at the last look."),
-        ],
-        removed: metrics.counter(
-            "hearth_unused_removed_total",
-            "Bundles, dependencies, images and layers that were removed because no Function used them.",
-        ),
-    }
-}
-
-pub(super) fn images_config(config: &Config) -> build::images::Config {
-    build::images::Config {
-        unpacked_bytes: config.images.max_unpacked.as_bytes(),
-        timeout: config.images.timeout,
-        access: build::images::Access { plain: config.images.plain_http.clone() },
-        ..build::images::Config::default()
-    }
-}
-
-pub(super) fn build_config(config: &Config) -> build::dependencies::Config {
-    let mut install_env = build::dependencies::select_environment(std::env::vars());
-    for variable in &config.build.env {
-        if let Some((name, value)) = variable.reveal().split_once('=') {
-            install_env.insert(name.to_owned(), value.to_owned());
-        }
-    }
-    build::dependencies::Config {
-        timeout: config.build.timeout,
-        memory_bytes: config.build.memory.as_bytes(),
-        installed_bytes: config.build.max_installed.as_bytes(),
-        free_bytes: config.build.min_free.as_bytes(),
-        install_env,
-        ..build::dependencies::Config::default()
     }
 }
 

@@ -22,6 +22,11 @@
 //!
 //! `W` is whatever the caller needs to wake a waiting request, `E` whatever it needs to reach an instance; both are only carried.
 
+mod choice;
+mod queue;
+mod told;
+mod trouble;
+
 use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -29,8 +34,8 @@ use std::time::{Duration, Instant};
 use hearth_function::{InstanceId, RevisionId};
 
 use crate::load::Meter;
-use crate::messages::{LoadReport, Share, StartFailure, ToScaler};
-use crate::verdicts::{Action, Admission, Grant, Granted, Origin, Policy, Refusal, Ticket};
+use crate::messages::{Share, StartFailure, ToScaler};
+use crate::verdicts::{Action, Admission, Grant, Granted, Origin, Policy, Ticket};
 
 #[derive(Debug)]
 struct Instance<E> {
@@ -63,10 +68,11 @@ impl<E> Instance<E> {
 
     /// What the scaler is to know of a share: no more slots than these are used until there are more.
     fn holds(&self) -> Option<ToScaler> {
-        let Share { instance, slots, serial, .. } = self.share.as_ref()?;
+        let Share { instance, serial, .. } = self.share.as_ref()?;
         Some(ToScaler::Holds {
             instance: instance.clone(),
-            slots: self.in_flight.max(*slots),
+            slots: self.in_flight.max(self.granted.slots),
+            stuck: self.stuck,
             serial: *serial,
         })
     }
@@ -235,25 +241,6 @@ impl<W, E: Clone> Dispatch<W, E> {
         self.spare(actions);
     }
 
-    /// At other gateways requests wait, or none do any more: until then the scaler is told at once of slots that lie idle here.
-    pub fn on_scarce(&mut self, scarce: bool, actions: &mut Vec<Action<W, E>>) {
-        self.scarce = scarce;
-        self.spare(actions);
-    }
-
-    #[cfg(test)]
-    pub(crate) fn is_scarce(&self) -> bool {
-        self.scarce
-    }
-
-    fn spare(&self, actions: &mut Vec<Action<W, E>>) {
-        if self.scarce && self.instances.iter().any(Instance::has_free_slot) {
-            let (revision, waiting) = (self.revision.clone(), count(self.waiting.len()));
-            let in_flight = self.in_flight;
-            actions.push(Action::Tell(ToScaler::CapacityWanted { revision, waiting, in_flight }));
-        }
-    }
-
     /// The scaler grants slots on an instance, or changes how many.
     pub fn on_grant(&mut self, now: Instant, granted: Granted<E>, actions: &mut Vec<Action<W, E>>) {
         self.failed = None;
@@ -292,7 +279,7 @@ impl<W, E: Clone> Dispatch<W, E> {
         let entry = self.instances.iter_mut().find(|entry| entry.granted.instance == share.instance);
         let Some(entry) = entry else {
             let Share { instance, serial, .. } = share;
-            return actions.push(Action::Tell(ToScaler::Holds { instance, slots: 0, serial }));
+            return actions.push(Action::Tell(ToScaler::Holds { instance, slots: 0, stuck: 0, serial }));
         };
         entry.granted.slots = share.slots;
         entry.share = Some(share);
@@ -317,162 +304,6 @@ impl<W, E: Clone> Dispatch<W, E> {
         self.drained(now, instance, actions);
     }
 
-    /// The instance has ended, or cannot be reached: its slots are gone, those in use too. Returns how to reach it, if it was known.
-    /// The calls that ran there come back by `on_request` if they may run again.
-    pub fn on_gone(&mut self, now: Instant, instance: &InstanceId) -> Option<E> {
-        let index = self.position(instance)?;
-        let entry = self.remove(now, index);
-        self.in_flight = self.in_flight.saturating_sub(entry.in_flight);
-        self.meter.set(now, self.level());
-        Some(entry.granted.endpoint)
-    }
-
-    /// A call on `instance` was given up long ago and the instance has not said that it ended. Returns `true` when no slot is left that is
-    /// not held so: the instance is of no use any more.
-    pub fn on_stuck(&mut self, instance: &InstanceId, grant: Grant) -> bool {
-        let Some(entry) = self.granted(instance, grant) else { return false };
-        entry.stuck += 1;
-        // What this gateway may not use, others may: it is no matter of a small share.
-        let slots = entry.share.as_ref().map_or(entry.granted.slots, |share| share.of);
-        entry.stuck >= slots.max(1)
-    }
-
-    /// A call that was stuck has ended after all.
-    pub fn on_unstuck(&mut self, instance: &InstanceId, grant: Grant) {
-        if let Some(entry) = self.granted(instance, grant) {
-            entry.stuck = entry.stuck.saturating_sub(1);
-        }
-    }
-
-    /// It is not certain that the instance still does anything: until that is cleared up it gets no new calls, which would only share the
-    /// fate of those that made it doubtful.
-    pub fn on_doubt(&mut self, instance: &InstanceId) {
-        self.set_doubted(instance, true);
-    }
-
-    /// The instance has answered.
-    pub fn on_trust(&mut self, now: Instant, instance: &InstanceId, actions: &mut Vec<Action<W, E>>) {
-        self.set_doubted(instance, false);
-        self.feed(now, actions);
-        self.spare(actions);
-    }
-
-    fn set_doubted(&mut self, instance: &InstanceId, doubted: bool) {
-        if let Some(entry) = self.instances.iter_mut().find(|entry| entry.granted.instance == *instance) {
-            entry.doubted = doubted;
-        }
-    }
-
-    /// A start failed and none is under way. Whoever waits fails now, unless an instance is there whose slots it can wait for; and so does
-    /// what comes in the next `retry_after`.
-    pub fn on_start_failed(
-        &mut self,
-        now: Instant,
-        failure: StartFailure,
-        retry_after: Duration,
-        actions: &mut Vec<Action<W, E>>,
-    ) {
-        let failure = Arc::new(failure);
-        self.failed = Some((now + retry_after, Arc::clone(&failure)));
-        if self.can_wait_for_slots() {
-            return;
-        }
-        self.meter.refused += self.waiting.len() as u64;
-        for Waiting { waiter, .. } in self.waiting.drain(..) {
-            let refusal = Refusal::StartFailed { failure: Arc::clone(&failure), retry_after };
-            actions.push(Action::Reject { waiter, refusal });
-        }
-        self.queue_shrank(now);
-    }
-
-    /// Time has passed: those that have waited too long are refused. To be called when the earliest `expires` is reached.
-    pub fn on_tick(&mut self, now: Instant, actions: &mut Vec<Action<W, E>>) {
-        let with_instances = self.can_wait_for_slots();
-        // A retried request stands before others whose limits began earlier: all have to be looked at.
-        let mut at = 0;
-        while let Some(waiting) = self.waiting.get(at) {
-            if self.expires(waiting.since) > now {
-                at += 1;
-                continue;
-            }
-            let Some(Waiting { waiter, since, .. }) = self.waiting.remove(at) else { break };
-            let waited = now.saturating_duration_since(since);
-            let refusal = if with_instances {
-                Refusal::QueueTimeout { waited }
-            } else {
-                Refusal::StartTimeout { waited }
-            };
-            self.meter.refused += 1;
-            actions.push(Action::Reject { waiter, refusal });
-        }
-        self.queue_shrank(now);
-    }
-
-    /// The client of a waiting request has gone. Returns its waiter, or `None` when it does not wait any more: then its verdict is on the
-    /// way, and if that is a placement its slot must be given back.
-    pub fn on_client_gone(&mut self, now: Instant, ticket: Ticket) -> Option<W> {
-        let at = self.waiting.iter().position(|waiting| waiting.ticket == ticket)?;
-        let waiting = self.waiting.remove(at)?;
-        self.queue_shrank(now);
-        Some(waiting.waiter)
-    }
-
-    /// When the wait of a request would end, as things stand; `None` when it does not wait any more.
-    #[must_use]
-    pub fn expires_at(&self, ticket: Ticket) -> Option<Instant> {
-        self.waiting
-            .iter()
-            .find(|waiting| waiting.ticket == ticket)
-            .map(|waiting| self.expires(waiting.since))
-    }
-
-    /// The Function has another Revision now: whoever waits goes there, and so does who comes and finds no slot free.
-    pub fn retire(&mut self, now: Instant, actions: &mut Vec<Action<W, E>>) {
-        self.retired = true;
-        actions.extend(self.waiting.drain(..).map(|waiting| Action::Move { waiter: waiting.waiter }));
-        self.queue_shrank(now);
-    }
-
-    /// The Revision serves (again).
-    pub fn revive(&mut self) {
-        self.retired = false;
-    }
-
-    /// What the scaler must be told at once: the queue has grown since it last heard, or is new.
-    pub fn take_wanted(&mut self) -> Option<ToScaler> {
-        if self.waiting.len() <= self.told {
-            return None;
-        }
-        self.told = self.waiting.len();
-        Some(ToScaler::CapacityWanted {
-            revision: self.revision.clone(),
-            waiting: count(self.waiting.len()),
-            in_flight: self.in_flight,
-        })
-    }
-
-    /// The load since the last report; `None` when it was idle and the last report said so.
-    pub fn report(&mut self, now: Instant) -> Option<LoadReport> {
-        let period = self.meter.take(now)?;
-        Some(LoadReport {
-            revision: self.revision.clone(),
-            in_flight: self.in_flight,
-            waiting: count(self.waiting.len()),
-            over: period.over,
-            average_concurrency: period.average,
-            busy: self
-                .instances
-                .iter()
-                .filter(|entry| entry.in_flight > 0)
-                .map(|entry| (entry.granted.instance.clone(), entry.in_flight))
-                .collect(),
-            completed: period.completed,
-            arrived: period.arrived,
-            service_time: period.service_time,
-            refused: period.refused,
-        })
-    }
-
     fn level(&self) -> u32 {
         self.in_flight.saturating_add(count(self.waiting.len()))
     }
@@ -483,37 +314,6 @@ impl<W, E: Clone> Dispatch<W, E> {
 
     fn granted(&mut self, instance: &InstanceId, grant: Grant) -> Option<&mut Instance<E>> {
         self.instances.iter_mut().find(|entry| entry.grant == grant && entry.granted.instance == *instance)
-    }
-
-    /// Whether there is an instance whose slots come free again, so that waiting is a matter of the queue and not of a start.
-    fn can_wait_for_slots(&self) -> bool {
-        self.instances.iter().any(Instance::stays)
-    }
-
-    /// The limit on waiting starts anew when the first instance has come or the last has gone.
-    fn limit_changed(&mut self, now: Instant, had: bool) {
-        if had != self.can_wait_for_slots() {
-            self.limit_since = now;
-        }
-    }
-
-    /// When a wait that began at `since` ends. Whatever happens in between, nobody waits longer than both limits together.
-    fn expires(&self, since: Instant) -> Instant {
-        let limit = if self.can_wait_for_slots() { self.policy.queue } else { self.policy.start };
-        let in_all = since + self.policy.queue + self.policy.start;
-        (since.max(self.limit_since) + limit).min(in_all)
-    }
-
-    fn refuse(&self, now: Instant, origin: Origin) -> Option<Refusal> {
-        if let Some((until, failure)) = &self.failed
-            && now < *until
-            && !self.can_wait_for_slots()
-        {
-            let retry_after = until.saturating_duration_since(now);
-            return Some(Refusal::StartFailed { failure: Arc::clone(failure), retry_after });
-        }
-        let limit = self.policy.queue_length;
-        (origin == Origin::New && self.waiting.len() >= limit).then_some(Refusal::QueueFull { limit })
     }
 
     /// Gives free slots to those that wait.
@@ -541,20 +341,12 @@ impl<W, E: Clone> Dispatch<W, E> {
         self.limit_changed(now, had);
         entry
     }
-
-    fn queue_shrank(&mut self, now: Instant) {
-        // From here on the scaler hears again when the queue grows beyond what is left.
-        self.told = self.told.min(self.waiting.len());
-        self.meter.set(now, self.level());
-    }
 }
 
 /// A queue length as the messages carry it.
 fn count(length: usize) -> u32 {
     u32::try_from(length).unwrap_or(u32::MAX)
 }
-
-mod choice;
 
 #[cfg(test)]
 #[expect(clippy::disallowed_methods, reason = "an arbitrary beginning: no test waits")]

@@ -1,7 +1,7 @@
 //! What a gateway holds, kept beside it by whoever carries its messages: what it says of itself when it meets another controller, or the
 //! same again ([`Resume`]).
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use hearth_function::{InstanceId, RevisionId};
 
@@ -12,6 +12,8 @@ use crate::messages::{Demand, Held, Resume, ToGateway, ToScaler};
 pub struct Holding {
     instances: BTreeMap<InstanceId, Part>,
     demand: BTreeMap<RevisionId, (u32, u32)>,
+    /// For which it was told that others wait.
+    scarce: BTreeSet<RevisionId>,
 }
 
 #[derive(Debug)]
@@ -19,6 +21,8 @@ struct Part {
     revision: RevisionId,
     /// It uses so many slots at most.
     slots: u32,
+    /// Calls that do not end.
+    stuck: u32,
     /// The last share.
     share: u32,
     serial: u64,
@@ -33,6 +37,7 @@ impl Holding {
                 let part = self.instances.entry(endpoint.instance.clone()).or_insert_with(|| Part {
                     revision: revision.clone(),
                     slots: 0,
+                    stuck: 0,
                     share: 0,
                     serial: 0,
                     draining: false,
@@ -54,10 +59,13 @@ impl Holding {
             ToGateway::Gone { instance, .. } => {
                 self.instances.remove(instance);
             }
-            ToGateway::Pause { .. }
-            | ToGateway::Wake { .. }
-            | ToGateway::StartFailed { .. }
-            | ToGateway::Scarce { .. } => {}
+            ToGateway::Scarce { revision, scarce: true } => {
+                self.scarce.insert(revision.clone());
+            }
+            ToGateway::Scarce { revision, scarce: false } => {
+                self.scarce.remove(revision);
+            }
+            ToGateway::Pause { .. } | ToGateway::Wake { .. } | ToGateway::StartFailed { .. } => {}
         }
     }
 
@@ -76,8 +84,10 @@ impl Holding {
             ToScaler::Load(report) => {
                 self.demand.insert(report.revision.clone(), (report.waiting, report.in_flight));
             }
-            ToScaler::Holds { instance, slots, serial } => {
-                if let Some(part) = self.instances.get_mut(instance).filter(|part| part.serial == *serial) {
+            ToScaler::Holds { instance, slots, stuck, serial } => {
+                let Some(part) = self.instances.get_mut(instance) else { return };
+                part.stuck = *stuck;
+                if part.serial == *serial {
                     part.slots = (*slots).max(part.share);
                 }
             }
@@ -103,6 +113,7 @@ impl Holding {
             instance: instance.clone(),
             revision: part.revision.clone(),
             slots: part.slots,
+            stuck: part.stuck,
             draining: part.draining,
         });
         let demand = self.demand.iter().map(|(revision, (waiting, in_flight))| Demand {
@@ -110,6 +121,10 @@ impl Holding {
             waiting: *waiting,
             in_flight: *in_flight,
         });
-        Resume { held: held.collect(), demand: demand.collect() }
+        Resume {
+            held: held.collect(),
+            demand: demand.collect(),
+            scarce: self.scarce.iter().cloned().collect(),
+        }
     }
 }

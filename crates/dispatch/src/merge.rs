@@ -16,6 +16,8 @@
 //!   cannot reach the network must not have everything killed that others use. Beyond three, and one more every three seconds,
 //!   what others hold too is told when a second gateway says the same, or when it is that gateway's turn again. Whoever gave an
 //!   instance up gets it no more.
+//! - **Stuck calls** are added up: an instance whose slots are all held by calls that do not end, at whichever gateways, is told to be
+//!   unresponsive (INV-20). No gateway accuses it by that: there is nothing left that another could use.
 //! - **Spent** is told as it comes: only one gateway had it.
 //! - **Pause** is answered with no: whoever is to thaw must be on the instance's machine, and alone. **Wake** has nothing to do then.
 //!
@@ -69,6 +71,8 @@ pub struct Merge {
     /// What only gateways know: of which Revision, and since when.
     unknown: BTreeMap<InstanceId, (RevisionId, Instant)>,
     accused: BTreeMap<InstanceId, Accused>,
+    /// Calls that do not end, by who has them; of what only gateways know too.
+    stuck: BTreeMap<InstanceId, BTreeMap<GatewayId, u32>>,
 }
 
 #[derive(Debug, Default)]
@@ -81,7 +85,11 @@ struct Revision {
 struct Granted {
     revision: RevisionId,
     endpoint: Endpoint,
+    /// Calls that it takes.
+    slots: u32,
     revoked: bool,
+    /// The scaler was told that all of them are stuck.
+    condemned: bool,
 }
 
 /// What a gateway may still accuse.
@@ -125,6 +133,7 @@ impl Merge {
             instances: BTreeMap::new(),
             unknown: BTreeMap::new(),
             accused: BTreeMap::new(),
+            stuck: BTreeMap::new(),
         }
     }
 
@@ -140,19 +149,21 @@ impl Merge {
         for revision in self.revisions.values_mut() {
             revision.shares.join(gateway);
         }
-        for Held { instance, revision, slots, draining } in resume.held {
+        for Held { instance, revision, slots, stuck, draining } in resume.held {
+            self.stuck(gateway, &instance, stuck, out);
             if !self.instances.contains_key(&instance) {
                 self.unknown.entry(instance.clone()).or_insert_with(|| (revision.clone(), now));
             }
             let shares = &mut self.revision(&revision).shares;
             shares.resume(gateway, &instance, slots, draining);
-            shares.unsure(gateway);
             if self.instances.get(&instance).is_some_and(|known| known.revoked) {
                 out.down.push((gateway, ToGateway::Revoke { instance }));
             }
         }
         for Demand { revision, waiting, in_flight } in resume.demand {
             self.wanted(gateway, &revision, waiting, in_flight, out);
+        }
+        for revision in resume.scarce {
             self.revision(&revision).shares.unsure(gateway);
         }
         self.settle_all(now, out);
@@ -165,6 +176,8 @@ impl Merge {
             revision.shares.leave(gateway);
             revision.loads.leave(gateway);
         }
+        let all: Vec<InstanceId> = self.stuck.keys().cloned().collect();
+        all.iter().for_each(|instance| self.unstuck(gateway, instance));
         let revoked = self.instances.iter().filter(|(_, granted)| granted.revoked);
         for instance in revoked.map(|(id, _)| id.clone()).collect::<Vec<_>>() {
             self.drained_if_done(&instance, out);
@@ -221,14 +234,16 @@ impl Merge {
                 revision.loads.report(gateway, report);
                 self.settle(now, &id, out);
             }
-            ToScaler::Holds { instance, slots, serial } => {
+            ToScaler::Holds { instance, slots, stuck, serial } => {
                 let Some(id) = self.revision_of(&instance) else { return };
+                self.stuck(gateway, &instance, stuck, out);
                 self.revision(&id).shares.holds(gateway, &instance, slots, serial);
                 self.settle(now, &id, out);
             }
             ToScaler::Drained { instance } => {
                 let Some(id) = self.revision_of(&instance) else { return };
                 if self.revision(&id).shares.drained(gateway, &instance) {
+                    self.unstuck(gateway, &instance);
                     self.forget_unknown();
                     self.drained_if_done(&instance, out);
                     self.settle(now, &id, out);
@@ -290,7 +305,10 @@ impl Merge {
         self.unknown.remove(&instance);
         self.accused.remove(&instance);
         self.revision(&revision).shares.grant(&instance, slots, opens);
-        self.instances.insert(instance, Granted { revision: revision.clone(), endpoint, revoked: false });
+        let granted =
+            Granted { revision: revision.clone(), endpoint, slots, revoked: false, condemned: false };
+        self.instances.insert(instance.clone(), granted);
+        self.condemn(&instance, out);
         self.settle(now, &revision, out);
     }
 
@@ -317,6 +335,7 @@ impl Merge {
     ) {
         let Some(id) = self.revision_of(&instance) else { return };
         self.revision(&id).shares.give_up(by, &instance);
+        self.unstuck(by, &instance);
         self.forget_unknown();
         // What is to go anyway goes when the others have done with it.
         if self.instances.get(&instance).is_some_and(|granted| !granted.revoked) {
@@ -340,6 +359,34 @@ impl Merge {
         }
     }
 
+    /// So many of a gateway's calls on an instance do not end.
+    fn stuck(&mut self, gateway: GatewayId, instance: &InstanceId, calls: u32, out: &mut Out) {
+        if calls == 0 {
+            return self.unstuck(gateway, instance);
+        }
+        self.stuck.entry(instance.clone()).or_default().insert(gateway, calls);
+        self.condemn(instance, out);
+    }
+
+    fn unstuck(&mut self, gateway: GatewayId, instance: &InstanceId) {
+        if let Some(calls) = self.stuck.get_mut(instance) {
+            calls.remove(&gateway);
+            if calls.is_empty() {
+                self.stuck.remove(instance);
+            }
+        }
+    }
+
+    /// Has an instance killed that is of no use to anybody; one that is to go anyway has its time for that.
+    fn condemn(&mut self, instance: &InstanceId, out: &mut Out) {
+        let Some(granted) = self.instances.get_mut(instance) else { return };
+        let stuck: u32 = self.stuck.get(instance).map_or(0, |calls| calls.values().sum());
+        if stuck >= granted.slots.max(1) && !granted.revoked && !granted.condemned {
+            granted.condemned = true;
+            out.up.push(ToScaler::Unresponsive { instance: instance.clone() });
+        }
+    }
+
     fn holders(&mut self, instance: &InstanceId) -> Vec<GatewayId> {
         let Some(id) = self.revision_of(instance) else { return Vec::new() };
         self.revision(&id).shares.holders(instance)
@@ -359,6 +406,7 @@ impl Merge {
         self.instances.remove(instance);
         self.unknown.remove(instance);
         self.accused.remove(instance);
+        self.stuck.remove(instance);
         let holders = self.revision(&id).shares.remove(instance);
         Some((id, holders))
     }

@@ -34,7 +34,8 @@ pub enum ToScaler {
         /// What happened, for people.
         reason: String,
     },
-    /// A call outlived its time and the instance does not answer a ping: it must be killed.
+    /// A call outlived its time and the instance does not answer a ping, or every slot is held by a call that was given up long ago: it must
+    /// be killed.
     Unresponsive {
         /// Which.
         instance: InstanceId,
@@ -63,13 +64,17 @@ pub enum ToScaler {
         /// How long that took.
         took: Duration,
     },
-    /// The answer to [`ToGateway::Share`], and again whenever a call ends that ran beyond it, or on an instance that is to go: so many of
-    /// the instance's slots this gateway uses at most, until it is told of more.
+    /// The answer to [`ToGateway::Share`], and again whenever a call ends that ran beyond it, or on an instance that is to go, and when one
+    /// turns out to be stuck or ends after all: so many of the instance's slots this gateway uses at most, until it is told of more.
     Holds {
         /// Which.
         instance: InstanceId,
         /// The share, or the calls that run while they are more; 0 for an instance that is not known (any more).
         slots: u32,
+        /// Calls of this gateway that were given up long ago and have not ended: all gateways' together say whether the instance is of any
+        /// use.
+        #[serde(default)]
+        stuck: u32,
         /// The number of the share that this is about.
         serial: u64,
     },
@@ -200,6 +205,9 @@ pub struct Resume {
     pub held: Vec<Held>,
     /// What runs and waits on it.
     pub demand: Vec<Demand>,
+    /// The Revisions for which it was told that others wait.
+    #[serde(default)]
+    pub scarce: Vec<RevisionId>,
 }
 
 /// An instance that a gateway knows from an earlier controller.
@@ -211,6 +219,9 @@ pub struct Held {
     pub revision: RevisionId,
     /// How many of its slots the gateway uses at most.
     pub slots: u32,
+    /// Its calls there that were given up long ago and have not ended.
+    #[serde(default)]
+    pub stuck: u32,
     /// It was told to send no new calls there.
     pub draining: bool,
 }

@@ -30,7 +30,9 @@ pub use schema::metadata as metadata_schema;
 pub use spec::{Function, FunctionSpec};
 pub use status::{Condition, ConditionStatus, ConditionType, FunctionStatus, InstanceCounts, set_condition};
 pub use validate::{Side, validate};
-pub use values::{ByteSize, CpuMillis, Digest, Handler, HumanDuration, Percent, RuntimeName, ValueError};
+pub use values::{
+    ByteSize, CpuMillis, Digest, Handler, HumanDuration, Percent, RuntimeName, ValueError, hex,
+};
 pub use yaml::{Manifest, locate, parse_manifests};
 
 /// The `apiVersion` of every resource of Hearth.

@@ -14,7 +14,7 @@ use super::image::Error;
 type Cell<V> = Shared<BoxFuture<'static, Result<V, Arc<Error>>>>;
 
 /// Answers by key. Work runs in a task of its own: whoever asked may go away, and work for one key is in nobody's way who asks for another.
-/// An error goes to all that wait for it and is not kept.
+/// An error goes to all that wait for it and is not kept; nor is what a panic cuts off.
 #[derive(Debug)]
 pub(super) struct Cells<K, V> {
     cells: Arc<Mutex<HashMap<K, Numbered<V>>>>,
@@ -70,19 +70,40 @@ where
         // Unique as long as anybody could mix them up.
         static NUMBER: std::sync::atomic::AtomicU64 = std::sync::atomic::AtomicU64::new(0);
         let number = NUMBER.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
-        let (cells, key) = (Arc::clone(&self.cells), key.clone());
+        let entry = Entry { cells: Arc::clone(&self.cells), key: key.clone(), number, keep: false };
         let task = self.tasks.spawn(async move {
+            let mut entry = entry;
             let result = work.await;
-            if result.is_err() {
-                let mut cells = cells.lock().unwrap_or_else(PoisonError::into_inner);
-                if cells.get(&key).is_some_and(|found| found.number == number) {
-                    cells.remove(&key);
-                }
-            }
+            entry.keep = result.is_ok();
+            drop(entry);
             result.map_err(Arc::new)
         });
-        let cell = async move { task.await.unwrap_or_else(|_| Err(Arc::new(Error::CutOff))) };
+        let cell = async move {
+            task.await.unwrap_or_else(|error| {
+                Err(Arc::new(if error.is_panic() { Error::Panicked } else { Error::CutOff }))
+            })
+        };
         Numbered { number, cell: cell.boxed().shared() }
+    }
+}
+
+/// The place of a cell, which its work gives back, however it ends, unless it is to be kept.
+struct Entry<K: Eq + Hash, V> {
+    cells: Arc<Mutex<HashMap<K, Numbered<V>>>>,
+    key: K,
+    number: u64,
+    keep: bool,
+}
+
+impl<K: Eq + Hash, V> Drop for Entry<K, V> {
+    fn drop(&mut self) {
+        if self.keep {
+            return;
+        }
+        let mut cells = self.cells.lock().unwrap_or_else(PoisonError::into_inner);
+        if cells.get(&self.key).is_some_and(|found| found.number == self.number) {
+            cells.remove(&self.key);
+        }
     }
 }
 
@@ -124,6 +145,14 @@ mod tests {
         let cells = cells();
         let error = cells.get("one", async { Err(Error::Missing("no such image".to_owned())) }).await;
         assert_eq!(error.unwrap_err().to_string(), "no such image");
+        assert_eq!(cells.get("one", async { Ok(1) }).await.unwrap(), 1);
+    }
+
+    #[tokio::test]
+    async fn a_panic_is_told_and_not_kept() {
+        let cells = cells();
+        let error = cells.get("one", async { panic!("on purpose") }).await.unwrap_err();
+        assert!(matches!(*error, Error::Panicked), "{error:?}");
         assert_eq!(cells.get("one", async { Ok(1) }).await.unwrap(), 1);
     }
 

@@ -23,7 +23,7 @@ use tokio_util::task::TaskTracker;
 
 use super::cells::Cells;
 use super::container::DATA;
-use super::engine::{plain, status};
+use super::engine::{is_away, plain, status};
 use crate::backend::EngineImage;
 use crate::backend::credentials::{Credentials, server};
 use crate::backend::local::blocking;
@@ -45,9 +45,12 @@ pub(super) enum Error {
     /// The disk.
     #[error(transparent)]
     Io(#[from] io::Error),
-    /// The engine does not have it and cannot pull it.
+    /// The engine does not have it, and there is none to be had under this name.
     #[error("{0}")]
     Missing(String),
+    /// The engine does not have it and cannot pull it now: its registry does not answer, or has had enough of it for a while.
+    #[error("{0}")]
+    NotNow(String),
     /// The engine pulls it, and does not come to an end.
     #[error(
         "the engine has not pulled {reference} within {limit:?}: its registry is slow or does not answer"
@@ -61,6 +64,9 @@ pub(super) enum Error {
     /// The controller ends.
     #[error("the controller ends")]
     CutOff,
+    /// A bug. More is in the log.
+    #[error("an error inside Hearth ended the work on it")]
+    Panicked,
 }
 
 /// The images, by what they are made of.
@@ -117,7 +123,7 @@ impl Images {
     /// The image of that name, pulled if the engine does not have it. Who asks while it is pulled waits for the same pull.
     ///
     /// # Errors
-    /// [`Error::Missing`] when there is none to be had, [`Error::Slow`] when it takes too long.
+    /// [`Error::Missing`] when there is none to be had, [`Error::NotNow`] and [`Error::Slow`] when another time there may be.
     pub(super) async fn named(&self, reference: &str) -> Result<String, Arc<Error>> {
         let (maker, reference) = (self.maker.clone(), reference.to_owned());
         let key = reference.clone();
@@ -183,12 +189,7 @@ impl Maker {
         let pulled = timeout(self.limit, pull)
             .await
             .map_err(|_| Error::Slow { reference: reference.to_owned(), limit: self.limit })?;
-        if let Err(error) = pulled {
-            return Err(Error::Missing(format!(
-                "the engine has no image {reference} and cannot pull it ({})",
-                plain(&error)
-            )));
-        }
+        pulled.map_err(|error| not_pulled(reference, error))?;
         let missing = || Error::Missing(format!("the engine pulled {reference} and does not have it"));
         self.find(reference).await?.ok_or_else(missing)
     }
@@ -256,6 +257,33 @@ impl Maker {
         Ok(None)
     }
 }
+
+/// What an engine's error at a pull means. The engine tells whose fault it is by a status at best; where it was already answering, and in
+/// Podman always, only by its words, which are the registry's or its own.
+fn not_pulled(reference: &str, error: bollard::errors::Error) -> Error {
+    if is_away(&error) {
+        return Error::Engine(error);
+    }
+    let said = plain(&error);
+    let words = said.to_ascii_lowercase();
+    let is_none_to_be_had =
+        matches!(status(&error), Some(400..=404)) || NONE_TO_BE_HAD.iter().any(|none| words.contains(none));
+    let what = format!("the engine has no image {reference} and cannot pull it ({said})");
+    if is_none_to_be_had { Error::Missing(what) } else { Error::NotNow(what) }
+}
+
+/// Parts of what engines say when a registry has answered and does not give the image, to this user or at all.
+const NONE_TO_BE_HAD: [&str; 9] = [
+    "manifest unknown",
+    "name unknown",
+    "not found: manifest",
+    "repository does not exist",
+    "access denied",
+    "access to the resource is denied",
+    "unauthorized",
+    "invalid reference",
+    "no matching manifest",
+];
 
 /// An image as others know it; `None` for one whose name is no digest, which no engine has.
 fn described(image: ImageInspect) -> Option<EngineImage> {
@@ -371,6 +399,49 @@ mod tests {
         assert_eq!(run.entrypoint().clone().unwrap(), ["/server"]);
         assert_eq!(run.exposed_ports().clone().unwrap(), ["8000/tcp"]);
         assert_eq!(run.user().as_deref(), Some("7:8"));
+    }
+
+    #[test]
+    fn a_pull_that_fails_for_want_of_a_registry_is_nobodys_fault_and_tried_again() {
+        use bollard::errors::Error as E;
+        let answered = |status_code, message: &str| E::DockerResponseServerError {
+            status_code,
+            message: message.to_owned(),
+        };
+        let streamed = |error: &str| E::DockerStreamError { error: error.to_owned() };
+        let missing = [
+            answered(404, "manifest for r.test/app:1 not found: manifest unknown: manifest unknown"),
+            answered(
+                404,
+                "pull access denied for app, repository does not exist or may require 'docker login'",
+            ),
+            answered(400, "invalid reference format: repository name must be lowercase"),
+            answered(500, "unauthorized: authentication required"),
+            streamed("no matching manifest for linux/amd64 in the manifest list entries"),
+            streamed(
+                "initializing source docker://r.test/app:1: reading manifest 1 in r.test/app: manifest unknown",
+            ),
+        ];
+        for error in missing {
+            let error = not_pulled("r.test/app:1", error);
+            assert!(matches!(&error, Error::Missing(what) if what.contains("r.test/app:1")), "{error:?}");
+        }
+        let later = [
+            answered(
+                500,
+                "Get \"http://127.0.0.1:9/v2/\": dial tcp 127.0.0.1:9: connect: connection refused",
+            ),
+            answered(500, "Get \"https://r.test/v2/\": dial tcp: lookup r.test on 10.0.0.1:53: no such host"),
+            answered(500, "toomanyrequests: You have reached your pull rate limit"),
+            answered(503, "received unexpected HTTP status: 503 Service Unavailable"),
+            streamed("write /var/lib/docker/tmp/1: no space left on device"),
+        ];
+        for error in later {
+            let error = not_pulled("r.test/app:1", error);
+            assert!(matches!(&error, Error::NotNow(what) if what.contains("cannot pull it")), "{error:?}");
+        }
+        let away = not_pulled("r.test/app:1", E::RequestTimeoutError);
+        assert!(matches!(away, Error::Engine(_)), "{away:?}");
     }
 
     #[test]

@@ -10,6 +10,7 @@ use rustix::process::{Pid, PidfdFlags};
 use serde::{Deserialize, Serialize};
 use tokio::sync::watch;
 
+use crate::backend::code_place::CodePlace;
 use crate::backend::local::cgroup::Group;
 use crate::backend::local::directory::Directory;
 use crate::backend::{Exit, Limits, Started};
@@ -31,8 +32,7 @@ pub(super) struct Instance {
     pub(super) directory: Directory,
     /// What the start made, once it has.
     pub(super) record: OnceLock<Record>,
-    /// Whether there is code at `/code`: injecting twice would stack mounts silently.
-    pub(super) has_code: AtomicBool,
+    pub(super) code_place: CodePlace,
     pub(super) paused: AtomicBool,
     /// It is being taken away.
     pub(super) stopping: AtomicBool,
@@ -54,7 +54,7 @@ impl Instance {
             id,
             directory,
             record: OnceLock::new(),
-            has_code: AtomicBool::new(has_code),
+            code_place: CodePlace::new(has_code),
             paused: AtomicBool::new(false),
             stopping: AtomicBool::new(false),
             limits: Mutex::new(None),
@@ -83,16 +83,6 @@ impl Instance {
 
     pub(super) fn is_stopping(&self) -> bool {
         self.stopping.load(Ordering::Acquire)
-    }
-
-    /// Marks that code is there; false if it was already.
-    pub(super) fn take_code_place(&self) -> bool {
-        !self.has_code.swap(true, Ordering::AcqRel)
-    }
-
-    /// The code could not be brought in after all.
-    pub(super) fn give_code_place_back(&self) {
-        self.has_code.store(false, Ordering::Release);
     }
 }
 

@@ -47,6 +47,7 @@ use self::engine::{Engine, plain, status};
 use self::instance::{Held, Instance};
 pub use self::probe::probe;
 
+use super::ends::Ends;
 use super::local::network::Bridge;
 use super::local::root::Roots;
 use super::local::{blocking, mounts};
@@ -102,9 +103,6 @@ impl Config {
     }
 }
 
-/// Ends that nobody has taken yet. The tasks that tell of them wait when it is full.
-const ENDS: usize = 256;
-
 /// Where an instance is in its life here.
 #[derive(Debug)]
 enum Life {
@@ -118,7 +116,7 @@ enum Life {
 #[derive(Debug)]
 pub struct Docker {
     shared: Arc<Shared>,
-    ends: Mutex<Option<mpsc::Receiver<Ended>>>,
+    ends: Ends,
     starts: Arc<Semaphore>,
     /// Ends the listening with the backend.
     _listening: DropGuard,
@@ -318,7 +316,7 @@ impl Backend for Docker {
         {
             let mut books = self.shared.books();
             if books.contains_key(&spec.id) {
-                return Err(start::name_is_taken(&spec.id));
+                return Err(Error::name_is_taken(&spec.id));
             }
             books.insert(spec.id.clone(), Life::Starting(starting, Arc::clone(&instance)));
         }
@@ -340,23 +338,18 @@ impl Backend for Docker {
 
     async fn inject(&self, instance: &InstanceId, code: &CodeMount) -> Result<(), Error> {
         let running = self.shared.running(instance)?;
-        if !running.take_code_place() {
-            return Err(Error::Invalid {
-                what: format!("instance {instance} has code already"),
-                remedy: "inject into an instance that was started without code".to_owned(),
-            });
-        }
+        running.code_place.take(instance)?;
         let process = match self.shared.process(&running).await {
             Ok(process) => process,
             Err(error) => {
-                running.give_code_place_back();
+                running.code_place.give_back();
                 return Err(error);
             }
         };
         let mut pairs = vec![(code.path.clone(), "/code")];
         pairs.extend(code.dependencies.clone().map(|path| (path, "/deps")));
         mounts::mount(&process, pairs).await.map_err(|source| {
-            running.give_code_place_back();
+            running.code_place.give_back();
             Error::Step { step: "bring the code in", instance: instance.clone(), source }
         })
     }
@@ -438,9 +431,7 @@ impl Backend for Docker {
     }
 
     fn exits(&self) -> mpsc::Receiver<Ended> {
-        let mut ends = self.ends.lock().unwrap_or_else(PoisonError::into_inner);
-        // A second subscriber gets a channel that is closed, as the trait says: one, once.
-        ends.take().unwrap_or_else(|| mpsc::channel(1).1)
+        self.ends.take()
     }
 
     async fn probe(&self) -> Vec<Capability> {

@@ -9,7 +9,7 @@ use std::sync::{Arc, Mutex};
 use bollard::models::{ContainerSummary, ContainerSummaryStateEnum};
 use bollard::query_parameters::{InspectContainerOptions, RemoveContainerOptions};
 use hearth_function::InstanceId;
-use tokio::sync::{Notify, Semaphore, mpsc};
+use tokio::sync::{Notify, Semaphore};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
@@ -17,7 +17,8 @@ use super::engine::{Engine, plain};
 use super::events::{self, containers, instance_of, lives};
 use super::instance::{Instance, Record};
 use super::way::Ways;
-use super::{Config, Docker, ENDS, Here, Shared, container, image, network};
+use super::{Config, Docker, Here, Shared, container, image, network};
+use crate::backend::ends::Ends;
 use crate::backend::local::directory::Directory;
 use crate::backend::local::network::{Bridge, LOOK_AGAIN, Separation, Setup};
 use crate::backend::local::{blocking, records, root, tag};
@@ -57,7 +58,7 @@ impl Docker {
         }
         let gateway = bridge.as_ref().ok().map(|bridge| bridge.gateway);
         let roots = root::Roots::new(&roots_dir, config.shim_dir, gateway);
-        let (end, ends) = mpsc::channel(ENDS);
+        let (end, ends) = Ends::channel();
         let closing = CancellationToken::new();
         let tasks = TaskTracker::new();
         let images = image::Images::new(engine.api.clone(), place.tag.clone(), config.pull_timeout, &tasks);
@@ -85,7 +86,7 @@ impl Docker {
         shared.follow_others();
         Ok(Arc::new(Self {
             shared,
-            ends: Mutex::new(Some(ends)),
+            ends,
             starts: Arc::new(Semaphore::new(parallel)),
             _listening: closing.drop_guard(),
         }))

@@ -42,11 +42,17 @@ pub(super) fn missing(what: &str) -> Error {
     }
 }
 
-/// An instance has one name, for ever.
-pub(super) fn name_is_taken(id: &InstanceId) -> Error {
-    Error::Invalid {
-        what: format!("there is an instance {id} already"),
-        remedy: "give every instance a name of its own".to_owned(),
+/// Why a start has come to nothing.
+enum Unmade {
+    /// There is a container of that name, which somebody else has made.
+    Taken(Error),
+    /// Whatever else: what is there of the container is this start's.
+    Otherwise(Error),
+}
+
+impl From<Error> for Unmade {
+    fn from(error: Error) -> Self {
+        Self::Otherwise(error)
     }
 }
 
@@ -74,9 +80,14 @@ impl Shared {
                 }
                 Ok(started)
             }
-            Err(error) => {
-                self.undo(&instance, &error).await;
+            Err(failed) => {
+                // A container that is another's stays.
+                if let Unmade::Otherwise(_) = failed {
+                    self.remove_container(&instance).await;
+                }
+                self.remove_directory(&instance).await;
                 self.books().remove(&spec.id);
+                let (Unmade::Taken(error) | Unmade::Otherwise(error)) = failed;
                 Err(error)
             }
         }
@@ -97,12 +108,12 @@ impl Shared {
         }
     }
 
-    async fn launch(&self, spec: &InstanceSpec, instance: &Arc<Instance>) -> Result<Started, Error> {
+    async fn launch(&self, spec: &InstanceSpec, instance: &Arc<Instance>) -> Result<Started, Unmade> {
         if let (Network::Outbound, Err(reason)) = (spec.network, &self.bridge) {
-            return Err(Error::Unsupported {
+            return Err(Unmade::Otherwise(Error::Unsupported {
                 what: format!("give instances a network ({reason})"),
                 remedy: "set `network: none`, or see `hearth doctor` for what is missing".to_owned(),
-            });
+            }));
         }
         let begin = Instant::now();
         let way = self.way.next();
@@ -111,7 +122,8 @@ impl Shared {
             tracing::warn!(
                 "the sockets of containers cannot be connected to from here: instances are reached by TCP"
             );
-            self.take_away(instance).await;
+            self.remove_container(instance).await;
+            self.remove_directory(instance).await;
             self.make(spec, instance, Way::Ports, begin).await?
         } else {
             record
@@ -135,14 +147,14 @@ impl Shared {
         instance: &Instance,
         way: Way,
         begin: Instant,
-    ) -> Result<Record, Error> {
+    ) -> Result<Record, Unmade> {
         if way == Way::Ports && spec.network == Network::None {
-            return Err(Error::Unsupported {
+            return Err(Unmade::Otherwise(Error::Unsupported {
                 what: "reach an instance without a network, for its sockets cannot be connected to"
                     .to_owned(),
                 remedy: "set `network: outbound`, or use an engine that is not in a virtual machine"
                     .to_owned(),
-            });
+            }));
         }
         let (image, binds, interpreter) = self.root(spec).await?;
         let mut shim = shim::config(spec, interpreter)?;
@@ -168,11 +180,13 @@ impl Shared {
         let created = self.engine.api.create_container(Some(options), container::create(spec, &place)).await;
         let container = match created {
             Ok(created) => created.id,
-            Err(error) if status(&error) == Some(409) => return Err(name_is_taken(&spec.id)),
+            Err(error) if status(&error) == Some(409) => {
+                return Err(Unmade::Taken(Error::name_is_taken(&spec.id)));
+            }
             Err(error) => {
                 // The image may have gone, and would be had again.
                 self.images.forget();
-                return Err(self.step("create the container", &spec.id, &error));
+                return Err(Unmade::Otherwise(self.step("create the container", &spec.id, &error)));
             }
         };
         let made = begin.elapsed();
@@ -296,21 +310,15 @@ impl Shared {
             image::Error::Missing(what) => return missing(what),
             image::Error::Io(error) => io::Error::new(error.kind(), error.to_string()),
             slow @ image::Error::Slow { .. } => io::Error::new(io::ErrorKind::TimedOut, slow.to_string()),
-            image::Error::CutOff => io::Error::other(error.to_string()),
+            image::Error::NotNow(_) | image::Error::CutOff | image::Error::Panicked => {
+                io::Error::other(error.to_string())
+            }
         };
         Error::Step { step, instance: id.clone(), source }
     }
 
-    /// Takes away what a start has made that did not come to its end.
-    async fn undo(&self, instance: &Instance, error: &Error) {
-        if matches!(error, Error::Invalid { what, .. } if what.ends_with("already")) {
-            // What is there is another's.
-            return;
-        }
-        self.take_away(instance).await;
-    }
-
-    async fn take_away(&self, instance: &Instance) {
+    /// Takes away the container of a start that did not come to its end.
+    async fn remove_container(&self, instance: &Instance) {
         let options = RemoveContainerOptions { force: true, v: true, ..RemoveContainerOptions::default() };
         let removed = self.engine.api.remove_container(&self.container(&instance.id), Some(options)).await;
         if let Err(error) = removed
@@ -320,6 +328,9 @@ impl Shared {
         {
             tracing::warn!(instance = %instance.id, error = plain(&error), "a start that failed left its container behind");
         }
+    }
+
+    async fn remove_directory(&self, instance: &Instance) {
         let directory = instance.directory.clone();
         if let Err(error) = blocking(move || directory.remove()).await {
             tracing::warn!(instance = %instance.id, %error, "a start that failed left its directory behind");

@@ -29,7 +29,7 @@ pub(super) enum Way {
 enum Seen {
     /// Somebody listens there, even if too busy to accept.
     Listens,
-    /// Nothing is there (yet).
+    /// Nothing is there (yet), or this process could not look, as when it has no descriptor left.
     Nothing,
     /// It is there and cannot be connected to.
     Refused,
@@ -39,8 +39,9 @@ impl Seen {
     fn of(connected: &io::Result<UnixStream>) -> Self {
         match connected.as_ref().map_err(io::Error::kind) {
             Ok(_) | Err(ErrorKind::WouldBlock) => Self::Listens,
-            Err(ErrorKind::NotFound | ErrorKind::Interrupted) => Self::Nothing,
-            Err(_) => Self::Refused,
+            Err(ErrorKind::ConnectionRefused | ErrorKind::PermissionDenied) => Self::Refused,
+            // What says nothing of the socket decides nothing.
+            Err(_) => Self::Nothing,
         }
     }
 }
@@ -173,6 +174,9 @@ mod tests {
         assert_eq!(Seen::of(&UnixStream::connect(&path).await), Seen::Refused);
         assert_eq!(Seen::of(&Err(ErrorKind::WouldBlock.into())), Seen::Listens, "its backlog is full");
         assert_eq!(Seen::of(&Err(ErrorKind::PermissionDenied.into())), Seen::Refused);
+        for unable in [rustix::io::Errno::MFILE, rustix::io::Errno::NFILE, rustix::io::Errno::NOMEM] {
+            assert_eq!(Seen::of(&Err(unable.into())), Seen::Nothing, "{unable}");
+        }
     }
 
     #[test]

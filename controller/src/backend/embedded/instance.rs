@@ -1,13 +1,13 @@
 //! A running instance as the controller holds it, and how its end is found out.
 
 use std::os::fd::OwnedFd;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use hearth_function::InstanceId;
 use tokio::sync::watch::Sender;
 
 use super::process::{self, Fate};
+use crate::backend::code_place::CodePlace;
 use crate::backend::local::cgroup::Group;
 use crate::backend::local::directory::Directory;
 use crate::backend::local::watch;
@@ -36,8 +36,7 @@ pub(super) struct Instance {
     pub(super) pidfd: OwnedFd,
     pub(super) kin: Kin,
     pub(super) started: Started,
-    /// Whether there is code at `/code`: injecting twice would stack mounts silently.
-    pub(super) has_code: AtomicBool,
+    pub(super) code_place: CodePlace,
     /// How it ended, once it has.
     pub(super) end: Sender<Option<Exit>>,
 }
@@ -72,16 +71,6 @@ impl Instance {
         let mut end = self.end.subscribe();
         // The sender is in this very structure, so the channel is open.
         end.wait_for(Option::is_some).await.ok();
-    }
-
-    /// Marks that code is there; false if it was already.
-    pub(super) fn take_code_place(&self) -> bool {
-        !self.has_code.swap(true, Ordering::AcqRel)
-    }
-
-    /// The code could not be brought in after all.
-    pub(super) fn give_code_place_back(&self) {
-        self.has_code.store(false, Ordering::Release);
     }
 }
 

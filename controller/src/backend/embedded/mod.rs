@@ -19,7 +19,6 @@ use std::fs;
 use std::io;
 use std::net::Ipv4Addr;
 use std::path::PathBuf;
-use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -34,6 +33,8 @@ use self::machine::{Machine, Record};
 pub use self::probe::probe;
 use self::process::Fate;
 
+use super::code_place::CodePlace;
+use super::ends::Ends;
 use super::local::directory::Directory;
 use super::local::{blocking, mounts, records};
 use super::{
@@ -84,9 +85,6 @@ impl Config {
     }
 }
 
-/// Ends that nobody has taken yet. The tasks that tell of them wait when it is full.
-const ENDS: usize = 256;
-
 /// After a kill, how long a process may take to be gone; beyond it something hangs in the kernel.
 const DEAD_WITHIN: Duration = Duration::from_secs(10);
 
@@ -103,7 +101,7 @@ enum Life {
 #[derive(Debug)]
 pub struct Embedded {
     shared: Arc<Shared>,
-    ends: Mutex<Option<mpsc::Receiver<Ended>>>,
+    ends: Ends,
     starts: Arc<Semaphore>,
 }
 
@@ -124,13 +122,9 @@ impl Embedded {
     pub async fn open(config: Config) -> Result<Arc<Self>, OpenError> {
         let parallel = config.parallel_starts.max(1);
         let machine = blocking(move || Machine::open(&config)).await?;
-        let (end, ends) = mpsc::channel(ENDS);
+        let (end, ends) = Ends::channel();
         let shared = Shared { machine, instances: Mutex::default(), end, tasks: TaskTracker::new() };
-        Ok(Arc::new(Self {
-            shared: Arc::new(shared),
-            ends: Mutex::new(Some(ends)),
-            starts: Arc::new(Semaphore::new(parallel)),
-        }))
+        Ok(Arc::new(Self { shared: Arc::new(shared), ends, starts: Arc::new(Semaphore::new(parallel)) }))
     }
 
     /// The address of the bridge, where instances reach the gateway: `HEARTH_GATEWAY` and the gateway's second listener.
@@ -189,7 +183,7 @@ impl Shared {
                     pidfd: launched.pidfd,
                     kin: Kin::Child,
                     started: launched.started,
-                    has_code: AtomicBool::new(has_code),
+                    code_place: CodePlace::new(has_code),
                     end: watch::Sender::new(None),
                 });
                 Ok(started)
@@ -254,7 +248,7 @@ impl Shared {
             pidfd,
             kin: Kin::Adopted,
             started: record.started,
-            has_code: AtomicBool::new(spec.code.is_some()),
+            code_place: CodePlace::new(spec.code.is_some()),
             end: watch::Sender::new(None),
         });
         Some(Found { spec, started, ended: None })
@@ -274,10 +268,7 @@ impl Backend for Embedded {
         {
             let mut instances = self.shared.instances.lock().unwrap_or_else(PoisonError::into_inner);
             if instances.contains_key(&spec.id) {
-                return Err(Error::Invalid {
-                    what: format!("there is an instance {} already", spec.id),
-                    remedy: "give every instance a name of its own".to_owned(),
-                });
+                return Err(Error::name_is_taken(&spec.id));
             }
             instances.insert(spec.id.clone(), Life::Starting(starting));
         }
@@ -300,16 +291,11 @@ impl Backend for Embedded {
 
     async fn inject(&self, instance: &InstanceId, code: &CodeMount) -> Result<(), Error> {
         let running = self.shared.running(instance)?;
-        if !running.take_code_place() {
-            return Err(Error::Invalid {
-                what: format!("instance {instance} has code already"),
-                remedy: "inject into an instance that was started without code".to_owned(),
-            });
-        }
+        running.code_place.take(instance)?;
         let mut pairs = vec![(code.path.clone(), "/code")];
         pairs.extend(code.dependencies.clone().map(|path| (path, "/deps")));
         mounts::mount(&running.pidfd, pairs).await.map_err(|source| {
-            running.give_code_place_back();
+            running.code_place.give_back();
             Error::Step { step: "bring the code in", instance: instance.clone(), source }
         })
     }
@@ -404,9 +390,7 @@ impl Backend for Embedded {
     }
 
     fn exits(&self) -> mpsc::Receiver<Ended> {
-        let mut ends = self.ends.lock().unwrap_or_else(PoisonError::into_inner);
-        // A second subscriber gets a channel that is closed, as the trait says: one, once.
-        ends.take().unwrap_or_else(|| mpsc::channel(1).1)
+        self.ends.take()
     }
 
     async fn probe(&self) -> Vec<Capability> {

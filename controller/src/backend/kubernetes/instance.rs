@@ -13,6 +13,7 @@ use tokio::sync::{mpsc, oneshot, watch};
 use super::blobs::Blob;
 use super::why::Obstacle;
 use crate::backend::InstanceSpec;
+use crate::backend::code_place::CodePlace;
 
 /// Orders that wait for a shim; more than one at a time nobody gives.
 const ORDERS: usize = 4;
@@ -51,7 +52,7 @@ pub(super) struct Instance {
     pub(super) gone: watch::Sender<bool>,
     /// What it may fetch.
     pub(super) blobs: Mutex<Vec<Arc<Blob>>>,
-    pub(super) has_code: AtomicBool,
+    pub(super) code_place: CodePlace,
     /// How long its start took, where it was this process that started it.
     create: OnceLock<Duration>,
     /// Its start is over: from then on its end is told.
@@ -65,7 +66,7 @@ impl Instance {
         Self {
             id: spec.id.clone(),
             namespace: namespace.to_owned(),
-            has_code: AtomicBool::new(spec.code.is_some()),
+            code_place: CodePlace::new(spec.code.is_some()),
             spec: Mutex::new(spec),
             reported: watch::Sender::new(None),
             obstacle: watch::Sender::new(None),

@@ -1,7 +1,7 @@
 //! What an instance is known by: its secret, and the token of its reports. Both follow from the cluster key and the instance's name, so that
 //! every controller that has the key knows them, and no object holds them but the instance's own Pod its token.
 
-use hearth_function::InstanceId;
+use hearth_function::{InstanceId, hex};
 use ring::hmac;
 
 /// The cluster key.
@@ -45,10 +45,6 @@ impl Keys {
 /// A name has no line break: no two questions look the same.
 fn text(what: &str, instance: &str) -> String {
     format!("hearth instance {what}\n{instance}")
-}
-
-fn hex(bytes: &[u8]) -> String {
-    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
 #[cfg(test)]

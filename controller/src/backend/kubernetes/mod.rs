@@ -48,6 +48,7 @@ use tokio_util::task::TaskTracker;
 
 use self::instance::Instance;
 use self::keys::Keys;
+use super::ends::Ends;
 use super::{
     Ability, Address, Backend, Capability, CodeMount, Ended, Error, Exit, Fixity, Found, ImageForm,
     InstanceSpec, Limits, OpenError, Owner, Started, Stats,
@@ -84,14 +85,11 @@ impl fmt::Debug for Config {
     }
 }
 
-/// Ends that nobody has taken yet. The tasks that tell of them wait when it is full.
-const ENDS: usize = 256;
-
 /// The Kubernetes backend.
 #[derive(Debug)]
 pub struct Kubernetes {
     shared: Arc<Shared>,
-    ends: Mutex<Option<mpsc::Receiver<Ended>>>,
+    ends: Ends,
     /// Ends listening and watching with the backend.
     _work: DropGuard,
 }
@@ -126,7 +124,7 @@ impl Kubernetes {
             step: format!("cannot listen for instances on {listen}"),
             source,
         })?;
-        let (end, ends) = mpsc::channel(ENDS);
+        let (end, ends) = Ends::channel();
         let shared = Arc::new(Shared {
             keys: Keys::new(&config.key),
             config,
@@ -155,7 +153,7 @@ impl Kubernetes {
                 }
             });
         }
-        Ok(Arc::new(Self { shared, ends: Mutex::new(Some(ends)), _work: closing.drop_guard() }))
+        Ok(Arc::new(Self { shared, ends, _work: closing.drop_guard() }))
     }
 }
 
@@ -379,9 +377,7 @@ impl Backend for Kubernetes {
     }
 
     fn exits(&self) -> mpsc::Receiver<Ended> {
-        let ends = self.ends.lock().unwrap_or_else(PoisonError::into_inner).take();
-        // A second subscriber hears nothing.
-        ends.unwrap_or_else(|| mpsc::channel(1).1)
+        self.ends.take()
     }
 
     async fn probe(&self) -> Vec<Capability> {

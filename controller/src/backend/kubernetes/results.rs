@@ -1,14 +1,14 @@
 //! What a job leaves: its build directory, which comes as a tar and takes the place of the one that was sent.
 
 use std::fs::{self, File};
-use std::io::{self, BufReader, Write as _};
+use std::io::{self, BufReader};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use hearth_function::Digest;
 use hearth_protocol::report::ToShim;
 use sha2::{Digest as _, Sha256};
-use tokio::io::AsyncReadExt as _;
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::time::timeout;
 
 use super::reports::Line;
@@ -26,7 +26,7 @@ pub(super) async fn take(mut line: Line, build: &Path, digest: &str, bytes: u64)
         return line.send(&ToShim::Refused { reason }).await;
     }
     let packed = Packed(build.with_extension("result"));
-    let mut file = File::create(&packed.0)?;
+    let mut file = tokio::fs::File::create(&packed.0).await?;
     let mut hash = Sha256::new();
     let mut left = bytes;
     while left > 0 {
@@ -41,8 +41,10 @@ pub(super) async fn take(mut line: Line, build: &Path, digest: &str, bytes: u64)
         let piece = line.buffer.split_to(length);
         left -= piece.len() as u64;
         hash.update(&piece);
-        file.write_all(&piece)?;
+        file.write_all(&piece).await?;
     }
+    // A write is told of once it was handed on: only this says that the last one came to the disk's cache.
+    file.flush().await?;
     let found = Digest::from_sha256(hash.finalize().into());
     if digest != found.as_str() {
         let reason = format!("the result is {found} and not {digest}");

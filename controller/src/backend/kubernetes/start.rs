@@ -3,7 +3,6 @@
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use hearth_function::{InstanceId, Revision};
@@ -11,7 +10,7 @@ use hearth_protocol::report::Mount;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::OwnerReference;
 use kube::api::{Api, Patch, PatchParams, PostParams};
 use serde_json::json;
-use tokio::sync::oneshot;
+use tokio::sync::{mpsc, oneshot};
 
 use super::blobs::{Blob, measure};
 use super::instance::{Instance, Order, Reported};
@@ -39,7 +38,7 @@ impl Shared {
         {
             let mut books = self.books();
             if books.contains_key(&spec.id) {
-                return Err(name_is_taken(&spec.id));
+                return Err(Error::name_is_taken(&spec.id));
             }
             books.insert(spec.id.clone(), Arc::clone(&instance));
         }
@@ -118,13 +117,11 @@ impl Shared {
     /// See [`super::Backend::inject`].
     pub(super) async fn inject(&self, id: &InstanceId, code: &CodeMount) -> Result<(), Error> {
         let instance = self.running(id)?;
-        if instance.has_code.swap(true, Ordering::AcqRel) {
-            return Err(Error::Invalid {
-                what: format!("instance {id} has code already"),
-                remedy: "inject into an instance that was started without code".to_owned(),
-            });
-        }
-        self.bring(&instance, code).await
+        instance.code_place.take(id)?;
+        let order = self.prepare(&instance, code).await.inspect_err(|_| instance.code_place.give_back());
+        let (orders, mounts) = order?;
+        // From here on some of it may be there, or on its way, whatever comes of it.
+        bring(&instance, &orders, mounts).await
     }
 
     /// See [`super::Backend::record`].
@@ -137,26 +134,21 @@ impl Shared {
         Ok(())
     }
 
-    async fn bring(&self, instance: &Instance, code: &CodeMount) -> Result<(), Error> {
-        const STEP: &str = "bring the code in";
-        let failed = |source: io::Error| Error::Step { step: STEP, instance: instance.id.clone(), source };
+    /// What the shim is to fetch, and who tells it.
+    async fn prepare(
+        &self,
+        instance: &Instance,
+        code: &CodeMount,
+    ) -> Result<(mpsc::Sender<Order>, Vec<Mount>), Error> {
         let places: Vec<(PathBuf, &str)> = pod::contents_of(&code.path, code.dependencies.as_deref())
             .map(|(path, at)| (path.to_owned(), at))
             .collect();
         let paths = places.iter().map(|(path, _)| path.clone()).collect();
         let packed = self.pack(&instance.id, paths, None).await?;
-        let mounts: Vec<Mount> = packed.iter().zip(&places).map(|(blob, (_, at))| blob.mount(at)).collect();
+        let orders = instance.orders().ok_or_else(|| not_brought(instance, "its shim is not connected"))?;
+        let mounts = packed.iter().zip(&places).map(|(blob, (_, at))| blob.mount(at)).collect();
         instance.may_fetch(packed);
-        let orders =
-            instance.orders().ok_or_else(|| failed(io::Error::other("its shim is not connected")))?;
-        let (reply, answer) = oneshot::channel();
-        let away = |_| io::Error::other("its shim has gone");
-        let order = async {
-            orders.send(Order { mounts, reply }).await.map_err(|_| io::Error::other("its shim has gone"))?;
-            answer.await.map_err(away)?.map_err(io::Error::other)
-        };
-        let fetched = tokio::time::timeout(FETCHES_WITHIN, order).await;
-        fetched.unwrap_or_else(|late| Err(io::Error::other(late))).map_err(failed)
+        Ok((orders, mounts))
     }
 
     /// Writes down for whom the instance runs from now on.
@@ -228,12 +220,20 @@ impl Shared {
     }
 }
 
-/// An instance has one name, for ever.
-fn name_is_taken(id: &InstanceId) -> Error {
-    Error::Invalid {
-        what: format!("there is an instance {id} already"),
-        remedy: "give every instance a name of its own".to_owned(),
-    }
+/// Has the shim fetch code.
+async fn bring(instance: &Instance, orders: &mpsc::Sender<Order>, mounts: Vec<Mount>) -> Result<(), Error> {
+    let (reply, answer) = oneshot::channel();
+    let order = async {
+        orders.send(Order { mounts, reply }).await.map_err(|_| "its shim has gone".to_owned())?;
+        answer.await.map_err(|_| "its shim has gone".to_owned())?
+    };
+    let fetched = tokio::time::timeout(FETCHES_WITHIN, order).await;
+    fetched.unwrap_or_else(|late| Err(late.to_string())).map_err(|why| not_brought(instance, why))
+}
+
+fn not_brought(instance: &Instance, why: impl Into<String>) -> Error {
+    let source = io::Error::other(why.into());
+    Error::Step { step: "bring the code in", instance: instance.id.clone(), source }
 }
 
 /// Why a Pod is not taken, with what to do.
@@ -244,7 +244,7 @@ fn refused(id: &InstanceId, namespace: &str, error: &kube::Error) -> Error {
         _ => 0,
     };
     let source = match code {
-        409 => return name_is_taken(id),
+        409 => return Error::name_is_taken(id),
         400 | 422 => {
             return Error::Invalid {
                 what: format!("the API server refuses the Pod: {what}"),

@@ -64,11 +64,7 @@ pub(in crate::backend) async fn blocking<T: Send + 'static>(work: impl FnOnce() 
 
 /// Eight hex digits that stand for the data directory.
 pub(in crate::backend) fn tag(data_dir: &Path) -> String {
-    Sha256::digest(data_dir.as_os_str().as_encoded_bytes())
-        .iter()
-        .take(4)
-        .map(|byte| format!("{byte:02x}"))
-        .collect()
+    hearth_function::hex(&Sha256::digest(data_dir.as_os_str().as_encoded_bytes())[..4])
 }
 
 /// The instances that have a directory.

@@ -273,7 +273,7 @@ impl Skeleton {
             part(path.as_os_str().as_encoded_bytes());
             part(content);
         }
-        hash.finalize().iter().take(16).map(|byte| format!("{byte:02x}")).collect()
+        hearth_function::hex(&hash.finalize()[..16])
     }
 
     /// Writes it under `roots`, unless it is there.

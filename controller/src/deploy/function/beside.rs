@@ -6,8 +6,9 @@ use jiff::Timestamp;
 use tokio::time::Instant;
 
 use super::super::COME_AGAIN;
+use super::super::routes;
 use super::super::status::{self, Known};
-use super::{COUNTS, Task, routes};
+use super::{COUNTS, Task};
 use crate::store;
 
 impl Task {

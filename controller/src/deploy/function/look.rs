@@ -10,7 +10,7 @@ use hearth_function::{
 };
 use tokio::time::Instant;
 
-use super::super::parts::Missing;
+use super::super::missing::Missing;
 use super::super::plan::{self, Build, Number, Observed, Prepared, Wanted};
 use super::super::routes;
 use super::super::status::{self, Known};
@@ -143,7 +143,7 @@ impl Task {
         let fixity = self.shared.parts.sources.fixity;
         let problems = self.memory.function.as_deref().map(|function| problems(function, fixity));
         let wanted = self.template().map(|template| template.digest());
-        let missing = |missing: &Missing| (missing.reason, missing.message.clone());
+        let missing = |missing: &Missing| (missing.reason.as_str(), missing.message.clone());
         let found = self.memory.code.as_ref().filter(|known| known.generation == observed.generation);
         let no_code = found.and_then(|known| known.code.as_ref().err()).map(missing);
         let no_build = match &self.memory.build {

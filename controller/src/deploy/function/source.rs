@@ -7,7 +7,7 @@ use hearth_function::{Code, FunctionSpec, Revision};
 use jiff::Timestamp;
 use tokio::time::Instant;
 
-use super::super::parts::Missing;
+use super::super::missing::Missing;
 use super::{RETRY, SOURCE, Task, retry};
 
 /// What is known of it.
@@ -36,7 +36,7 @@ impl Known {
         Self {
             generation,
             next: failed
-                .filter(|missing| may_pass(missing))
+                .filter(|missing| missing.may_pass())
                 .map(|_| (now + pause, retry::after(time, pause))),
             failures: if failed.is_some() { failures + 1 } else { 0 },
             code,
@@ -52,11 +52,6 @@ impl Known {
     pub(super) fn again(&self) -> Option<Timestamp> {
         self.next.map(|(_, at)| at)
     }
-}
-
-/// Whether code that could not be had may be there later though the spec stays as it is.
-fn may_pass(missing: &Missing) -> bool {
-    missing.reason != "SourceInvalid"
 }
 
 impl Task {
@@ -102,27 +97,28 @@ pub(super) fn text(spec: &FunctionSpec) -> Option<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::deploy::missing::Lack;
 
-    fn missing(reason: &'static str) -> Result<Code, Missing> {
+    fn missing(reason: Lack) -> Result<Code, Missing> {
         Err(Missing { reason, message: "no".to_owned() })
     }
 
     #[test]
     fn code_that_cannot_be_had_is_looked_for_again_ever_later() {
         let (now, time) = (Instant::now(), Timestamp::UNIX_EPOCH);
-        let first = Known::new(1, missing("ImageMissing"), None, now, time);
+        let first = Known::new(1, missing(Lack::ImageMissing), None, now, time);
         assert_eq!(first.due(), Some(now + RETRY));
         assert_eq!(first.again().map(Timestamp::as_second), i64::try_from(RETRY.as_secs()).ok());
-        let second = Known::new(1, missing("ImageMissing"), Some(&first), now, time);
+        let second = Known::new(1, missing(Lack::ImageMissing), Some(&first), now, time);
         assert_eq!(second.due(), Some(now + 2 * RETRY));
         // Another spec begins anew.
-        let other = Known::new(2, missing("SourceMissing"), Some(&second), now, time);
+        let other = Known::new(2, missing(Lack::SourceMissing), Some(&second), now, time);
         assert_eq!(other.due(), Some(now + RETRY));
     }
 
     #[test]
     fn what_only_another_spec_can_mend_is_not_looked_for_again() {
-        let known = Known::new(1, missing("SourceInvalid"), None, Instant::now(), Timestamp::UNIX_EPOCH);
+        let known = Known::new(1, missing(Lack::SourceInvalid), None, Instant::now(), Timestamp::UNIX_EPOCH);
         assert_eq!((known.due(), known.again()), (None, None));
     }
 }

@@ -130,7 +130,8 @@ async fn a_gateway_serves_what_the_cluster_says(client: Client, namespace: &str)
         while get(address, "/hello").await == 503 {}
     };
     let lead = async {
-        tokio::time::sleep(Duration::from_millis(200)).await;
+        let waits = async { while !wait(&answer(management, "/metrics").await, 1) {} };
+        tokio::time::timeout(PATIENCE, waits).await.expect("the request does not wait");
         let leader = scene.leader().await;
         others.lease(leader.address).await;
         leader

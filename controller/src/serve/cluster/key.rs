@@ -61,6 +61,6 @@ impl Key {
         let mut digest = Sha256::new();
         digest.update(b"hearth management token\n");
         digest.update(self.0);
-        digest.finalize().iter().map(|byte| format!("{byte:02x}")).collect()
+        hearth_function::hex(&digest.finalize())
     }
 }

@@ -4,25 +4,24 @@ use std::num::NonZeroU32;
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::sync::oneshot;
 use tokio_util::sync::CancellationToken;
 
 use super::super::parts::{Health, Wired};
 use super::super::running::Tasks;
+use super::super::stores::{self, Stores};
 use super::super::{memory, wire};
 use super::depot::Depot;
 use super::ends::{Ends, Gateways};
 use super::events::Events;
 use super::table::OnPaper;
 use super::{FINALIZER, Ground, label};
-use crate::autoscale::{self, Adoptable};
-use crate::backend::{self, Backend, ImageForm};
-use crate::build::{self, Bundles, Dependencies, Fetcher, Images};
+use crate::autoscale;
+use crate::backend::Backend;
+use crate::build::Dependencies;
 use crate::pool::Pool;
 use crate::store::{self, Store, kubernetes};
 use crate::telemetry::chain;
-use crate::telemetry::logs::{self, Logs};
-use crate::telemetry::metrics::Registry;
+use crate::telemetry::logs::Logs;
 use crate::{api, deploy};
 
 /// Instances that start at the same time where nothing is configured, 32: it is the cluster's machines that work, not this one.
@@ -34,24 +33,9 @@ const FOR_DEPLOYER: Duration = Duration::from_secs(5);
 /// Why a part does not start.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
-    /// The logs of functions.
+    /// What is kept on this machine.
     #[error(transparent)]
-    Logs(#[from] logs::Error),
-    /// What an earlier controller left cannot be looked at.
-    #[error("cannot look for instances of an earlier controller")]
-    Backend(#[from] backend::Error),
-    /// Bundles.
-    #[error(transparent)]
-    Bundles(#[from] build::bundles::Error),
-    /// Sources that lie elsewhere.
-    #[error(transparent)]
-    Fetch(#[from] build::fetch::Error),
-    /// Images.
-    #[error(transparent)]
-    Images(#[from] build::images::Error),
-    /// Dependencies.
-    #[error(transparent)]
-    Dependencies(#[from] build::dependencies::Error),
+    Stores(#[from] stores::Error),
     /// The management API.
     #[error(transparent)]
     Api(#[from] api::Error),
@@ -84,15 +68,9 @@ pub(super) struct Leading {
 /// What has begun is dropped where it is, as by [`Leading`] itself.
 pub(super) async fn start(ground: &Ground, ends: Ends) -> Result<Leading, Error> {
     let config = &ground.config;
-    let data = &config.main.data_dir;
     let Ends { backend, gateways: Gateways { hub, channels, calls }, registry } = ends;
     let mut tasks = Tasks::default();
-    let limits = logs::Limits {
-        per_function: config.logs.per_function.as_bytes(),
-        per_call: config.logs.per_call.as_bytes(),
-    };
-    let (logs, writer) = Logs::open(data.join("logs"), limits)?;
-    tasks.spawn_blocking("log writer", move || writer.run());
+    let logs = stores::open_logs(config, &mut tasks)?;
 
     tasks.spawn("call log", wire::keep_calls(calls, logs.clone()));
 
@@ -102,14 +80,8 @@ pub(super) async fn start(ground: &Ground, ends: Ends) -> Result<Leading, Error>
         memory::run(followed).await;
         Ok(())
     });
-    let adoptable = adoptable(backend.as_ref(), &logs).await?;
-
-    let bundles = Bundles::open(data, wire::bundle_limits(config))?;
-    let fetching =
-        build::fetch::Config { limits: wire::bundle_limits(config), timeout: config.build.timeout };
-    let fetcher = Fetcher::open(data, bundles.clone(), fetching)?;
-    let images = Images::open(data, wire::images_config(config))?;
-    let dependencies = Arc::new(Dependencies::open(data, Arc::clone(&backend), wire::build_config(config))?);
+    let adoptable = stores::adoptable(backend.as_ref(), &logs).await?;
+    let stores = Stores::open(config, &backend)?;
 
     let pool = Pool::new(Arc::clone(&backend), logs.clone());
     let (service, autoscaler) =
@@ -132,28 +104,23 @@ pub(super) async fn start(ground: &Ground, ends: Ends) -> Result<Leading, Error>
         config.controller.keep_bundles.as_bytes(),
     ));
     let sources = deploy::Sources {
-        bundles: bundles.clone(),
-        dependencies: Arc::clone(&dependencies),
-        fetcher,
-        images: images.clone(),
-        engine: (backend.image_form() == ImageForm::Reference).then(|| Arc::clone(&backend)),
-        fixity: backend.fixity(),
         program_image: config.cluster.runtimes.program_image().map(str::to_owned),
         interpreters: config.cluster.runtimes.catalogue(),
         depot: Some(depot.clone()),
+        ..stores.sources(&backend)
     };
-    let parts = deploy_parts(&store, sources, &autoscaler, &logs, &registry);
-    let deployer = deploy::Service::new(deploying_config(ground), parts);
-    let (restored, is_restored) = oneshot::channel();
-    let ending = deploying.clone();
-    tasks.spawn("deployer", async move {
-        let tell = move || {
-            let _gone = restored.send(()).is_err();
-        };
-        deployer.run(ending, tell).await.map_err(|error| chain(&error))
-    });
-    // What was serving is known again before anybody is told where it is. Should the deployer end instead, its task says why.
-    let _ended = is_restored.await.is_err();
+    let routes = deploy::Routes::default();
+    routes.open(Arc::new(OnPaper));
+    let parts = deploy::Parts {
+        store: store.clone(),
+        sources,
+        autoscaler: autoscaler.clone(),
+        routes,
+        logs: logs.clone(),
+    };
+    let deployer = deploy::Service::new(deploying_config(ground), parts, &registry);
+    // What was serving is known again before anybody is told where it is.
+    tasks.deploy(deployer, deploying.clone()).await;
     let leaving = CancellationToken::new();
     let left = leaving.clone();
     tasks.spawn("hub", async move {
@@ -165,8 +132,8 @@ pub(super) async fn start(ground: &Ground, ends: Ends) -> Result<Leading, Error>
     let wired = Wired {
         autoscaler: autoscaler.clone(),
         backend: Arc::clone(&backend),
-        bundles,
-        images,
+        bundles: stores.bundles,
+        images: stores.images,
         logs: logs.clone(),
         metrics: registry,
         gateway: gateway_address(ground),
@@ -182,7 +149,7 @@ pub(super) async fn start(ground: &Ground, ends: Ends) -> Result<Leading, Error>
         wired,
         api: None,
         autoscaler,
-        dependencies,
+        dependencies: stores.dependencies,
         logs,
         store,
         backend,
@@ -199,21 +166,6 @@ async fn open_store(ground: &Ground, tasks: &mut Tasks) -> Result<Store, Error> 
     });
     listed.await.map_err(|_| Error::Watches)?;
     Ok(store)
-}
-
-/// What an earlier controller left. Its log lines are not here: what instances still hold of them is kept from now on.
-async fn adoptable(backend: &dyn Backend, logs: &Logs) -> Result<Vec<Adoptable>, Error> {
-    let mut adoptable = Vec::new();
-    for found in backend.list().await? {
-        let logs_after = match &found.spec.owner {
-            Some(owner) if found.ended.is_none() => {
-                logs.last_sequence(&owner.function, &found.spec.id).await?
-            }
-            _ => 0,
-        };
-        adoptable.push(Adoptable { found, logs_after });
-    }
-    Ok(adoptable)
 }
 
 fn scaling(ground: &Ground) -> autoscale::Config {
@@ -234,29 +186,8 @@ fn deploying_config(ground: &Ground) -> deploy::Config {
     deploy::Config {
         url_inside: Some(config.controller.gateway_url_inside.as_ref().map_or_else(|| url.clone(), trimmed)),
         url,
-        keeping: deploy::Keeping { age: config.cache.keep, unused_bytes: config.cache.max_unused.as_bytes() },
+        keeping: stores::keeping(config),
         finalizer: Some(FINALIZER),
-    }
-}
-
-fn deploy_parts(
-    store: &Store,
-    sources: deploy::Sources,
-    autoscaler: &autoscale::Handle,
-    logs: &Logs,
-    registry: &Registry,
-) -> deploy::Parts {
-    let routes = deploy::Routes::default();
-    routes.open(Arc::new(OnPaper));
-    deploy::Parts {
-        store: store.clone(),
-        sources,
-        autoscaler: autoscaler.clone(),
-        routes,
-        logs: logs.clone(),
-        panics: registry
-            .counter("hearth_deploy_panics_total", "Panics in the tasks of Functions; each begins anew."),
-        stores: wire::stores(registry),
     }
 }
 
@@ -290,10 +221,7 @@ impl Leading {
 
     /// Returns when a part has ended by itself: which, and why.
     pub(super) async fn failed(&mut self) -> String {
-        match self.tasks.next().await {
-            Some((part, how)) => format!("the {part} failed: {how}"),
-            None => std::future::pending().await,
-        }
+        self.tasks.failed().await
     }
 
     /// Ends the work, and leaves instances and objects as they are.

@@ -4,17 +4,20 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
+use futures_util::StreamExt;
 use hearth_function::{ConditionStatus, ConditionType, Function, Revision};
 use k8s_openapi::api::coordination::v1::Lease;
 use k8s_openapi::api::core::v1::{Event, Namespace};
 use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition;
 use kube::api::{DeleteParams, ListParams, Patch, PatchParams, PostParams};
-use kube::{Api, Resource};
+use kube::runtime::wait::await_condition;
+use kube::runtime::{WatchStreamExt, watcher};
+use kube::{Api, Resource, ResourceExt};
 use serde_json::json;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::watch;
 use tokio::task::JoinSet;
-use tokio::time::{sleep, timeout};
+use tokio::time::timeout;
 
 use super::*;
 use crate::backend::Backend;
@@ -37,6 +40,8 @@ struct Rig {
 #[derive(Debug, Clone)]
 struct Way {
     open: watch::Sender<bool>,
+    /// Connections that were turned away since the last cut.
+    turned_away: watch::Sender<usize>,
 }
 
 impl Way {
@@ -50,15 +55,16 @@ impl Way {
             format!("https://127.0.0.1:{}/", listener.local_addr().unwrap().port()).parse().unwrap();
         // The certificate is the API server's.
         config.tls_server_name = Some(host.clone());
-        let open = watch::Sender::new(true);
-        let state = open.subscribe();
+        let way = Self { open: watch::Sender::new(true), turned_away: watch::Sender::new(0) };
+        let (state, turned_away) = (way.open.subscribe(), way.turned_away.clone());
         tasks.spawn(async move {
             let mut connections = JoinSet::new();
             loop {
                 let (mut near, _) = listener.accept().await.unwrap();
-                let (host, mut state) = (host.clone(), state.clone());
+                let (host, mut state, turned_away) = (host.clone(), state.clone(), turned_away.clone());
                 connections.spawn(async move {
                     if !*state.borrow_and_update() {
+                        turned_away.send_modify(|count| *count += 1);
                         return;
                     }
                     let mut far = TcpStream::connect((host.as_str(), port)).await.unwrap();
@@ -69,11 +75,18 @@ impl Way {
                 });
             }
         });
-        (Self { open }, Client::try_from(config).unwrap())
+        (way, Client::try_from(config).unwrap())
     }
 
     fn cut(&self) {
+        self.turned_away.send_replace(0);
         self.open.send_replace(false);
+    }
+
+    /// Waits until whoever goes by it has found it cut so often.
+    async fn found_cut(&self, times: usize) {
+        let mut turned_away = self.turned_away.subscribe();
+        timeout(PATIENCE, turned_away.wait_for(|count| *count >= times)).await.unwrap().unwrap();
     }
 
     fn mend(&self) {
@@ -153,12 +166,9 @@ impl Rig {
     async fn end(mut self) {
         let functions = self.api::<Function>();
         functions.delete_collection(&DeleteParams::default(), &ListParams::default()).await.unwrap();
-        let gone = async {
-            while !functions.list(&ListParams::default()).await.unwrap().items.is_empty() {
-                sleep(Duration::from_millis(50)).await;
-            }
-        };
-        timeout(PATIENCE, gone).await.unwrap();
+        for function in functions.list(&ListParams::default()).await.unwrap() {
+            self.gone(&function.name_any()).await;
+        }
         self.stop().await;
         let namespaces: Api<Namespace> = Api::all(self.client.clone());
         namespaces.delete(&self.namespace, &DeleteParams::default()).await.unwrap();
@@ -176,35 +186,31 @@ impl Rig {
 
     /// The Function as soon as `fits`.
     async fn function(&self, name: &str, fits: impl Fn(&Function) -> bool) -> Function {
-        let waiting = async {
-            loop {
-                if let Some(function) = self.api::<Function>().get_opt(name).await.unwrap().filter(&fits) {
-                    return function;
-                }
-                sleep(Duration::from_millis(50)).await;
-            }
-        };
-        match timeout(PATIENCE, waiting).await {
-            Ok(function) => function,
+        let fits = |function: Option<&Function>| function.is_some_and(&fits);
+        match timeout(PATIENCE, await_condition(self.api::<Function>(), name, fits)).await {
+            Ok(function) => function.unwrap().unwrap(),
             Err(_) => panic!("{:?}", self.api::<Function>().get_opt(name).await),
         }
     }
 
-    /// Reasons of the events on a Function, as soon as all of these are among them.
-    async fn events(&self, name: &str, wanted: &[&str]) -> BTreeSet<String> {
-        let fields = ListParams::default().fields(&format!("involvedObject.name={name}"));
+    /// Waits until there is no such Function.
+    async fn gone(&self, name: &str) {
+        let gone = |function: Option<&Function>| function.is_none();
+        timeout(PATIENCE, await_condition(self.api::<Function>(), name, gone)).await.unwrap().unwrap();
+    }
+
+    /// Waits until there are events on a Function for all of these reasons.
+    async fn events(&self, name: &str, wanted: &[&str]) {
+        let on_it = watcher::Config::default().fields(&format!("involvedObject.name={name}"));
+        let mut events = std::pin::pin!(watcher(self.api::<Event>(), on_it).applied_objects());
+        let mut missing: BTreeSet<_> = wanted.iter().copied().collect();
         let waiting = async {
-            loop {
-                let listed = self.api::<Event>().list(&fields).await.unwrap();
-                let reasons: BTreeSet<String> =
-                    listed.items.into_iter().filter_map(|event| event.reason).collect();
-                if wanted.iter().all(|reason| reasons.contains(*reason)) {
-                    return reasons;
-                }
-                sleep(Duration::from_millis(100)).await;
+            while !missing.is_empty() {
+                let event = events.next().await.unwrap().unwrap();
+                missing.remove(event.reason.as_deref().unwrap_or_default());
             }
         };
-        timeout(PATIENCE, waiting).await.unwrap_or_else(|_| panic!("no events {wanted:?}"))
+        assert!(timeout(PATIENCE, waiting).await.is_ok(), "no events {missing:?}");
     }
 }
 
@@ -255,12 +261,7 @@ async fn a_function_comes_up_is_told_of_and_goes_when_its_instances_have() {
     let functions = rig.api::<Function>();
     functions.delete("hello", &DeleteParams::default()).await.unwrap();
     functions.delete("wrong", &DeleteParams::default()).await.unwrap();
-    let gone = async {
-        while functions.get_opt("hello").await.unwrap().is_some() {
-            sleep(Duration::from_millis(50)).await;
-        }
-    };
-    timeout(PATIENCE, gone).await.unwrap();
+    rig.gone("hello").await;
     assert!(rig.backend.list().await.unwrap().is_empty());
     rig.end().await;
 }
@@ -327,7 +328,8 @@ async fn an_api_server_that_is_away_for_a_while_stops_nothing_and_misses_nothing
     rig.apply("during", program(json!({ "initial": 0 }))).await;
     rig.apply("before", program(json!({ "initial": 0, "max": 3 }))).await;
     rig.api::<Function>().delete("goes", &DeleteParams::default()).await.unwrap();
-    sleep(Duration::from_secs(4)).await;
+    // Its watches have broken, and it has tried in vain to have them back.
+    way.found_cut(4).await;
     way.mend();
     rig.function("during", is_ready).await;
     rig.function("before", |function| {
@@ -337,13 +339,7 @@ async fn an_api_server_that_is_away_for_a_while_stops_nothing_and_misses_nothing
             .is_some_and(|status| status.observed_generation == Some(2) && status.is_ready())
     })
     .await;
-    let functions = rig.api::<Function>();
-    let gone = async {
-        while functions.get_opt("goes").await.unwrap().is_some() {
-            sleep(Duration::from_millis(50)).await;
-        }
-    };
-    timeout(PATIENCE, gone).await.unwrap();
+    rig.gone("goes").await;
     assert!(rig.backend.list().await.unwrap().is_empty());
     rig.end().await;
 }

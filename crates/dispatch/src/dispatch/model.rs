@@ -220,7 +220,7 @@ fn happens(machine: &mut Machine, model: &mut Model, now: &mut Instant, event: &
             let Some(which) = some(&model.running, which) else { return };
             let run = model.running.remove(which);
             if run.stuck {
-                machine.on_unstuck(&name(run.on), run.grant);
+                machine.on_unstuck(&name(run.on), run.grant, &mut actions);
             }
             let served = matches!(event, Event::Ends(_)).then_some(Duration::from_millis(5));
             machine.on_slot_free(*now, &name(run.on), run.grant, served, &mut actions);
@@ -234,17 +234,18 @@ fn happens(machine: &mut Machine, model: &mut Model, now: &mut Instant, event: &
             let run = model.running[which];
             let stuck = model.running.iter().filter(|other| other.on == run.on && other.stuck).count();
             let entry = machine.instances.iter().find(|entry| entry.granted.endpoint == run.on);
-            let of =
-                |entry: &Instance<u8>| entry.share.as_ref().map_or(entry.granted.slots, |share| share.of);
-            let slots = entry.map_or(0, of);
-            let hopeless = machine.on_stuck(&name(run.on), run.grant);
-            assert_eq!(hopeless, stuck >= slots.max(1) as usize, "{stuck} stuck of {slots}");
+            let (slots, shared) =
+                entry.map_or((0, false), |entry| (entry.granted.slots, entry.share.is_some()));
+            let hopeless = machine.on_stuck(&name(run.on), run.grant, &mut actions);
+            assert_eq!(hopeless, !shared && stuck >= slots.max(1) as usize, "{stuck} stuck of {slots}");
+            let said = |action: &Action<_, _>| matches!(action, Action::Tell(ToScaler::Holds { stuck: said, .. }) if *said as usize == stuck);
+            assert_eq!(actions.iter().any(said), shared, "{actions:?}");
         }
         Event::EndsLate(which) => {
             let Some(which) = some(&model.lost, which) else { return };
             let run = model.lost.remove(which);
             if run.stuck {
-                machine.on_unstuck(&name(run.on), run.grant);
+                machine.on_unstuck(&name(run.on), run.grant, &mut actions);
             }
             machine.on_slot_free(*now, &name(run.on), run.grant, Some(Duration::ZERO), &mut actions);
             assert!(actions.is_empty(), "it concerns nobody: {actions:?}");
@@ -253,7 +254,8 @@ fn happens(machine: &mut Machine, model: &mut Model, now: &mut Instant, event: &
             let Some(which) = some(&model.lost, which) else { return };
             let run = &mut model.lost[which];
             run.stuck = true;
-            assert!(!machine.on_stuck(&name(run.on), run.grant), "it is another instance by now");
+            let hopeless = machine.on_stuck(&name(run.on), run.grant, &mut actions);
+            assert!(!hopeless && actions.is_empty(), "it is another instance by now: {actions:?}");
         }
         Event::Grant { instance, slots, single_use } => {
             let granted = Granted {

@@ -226,10 +226,11 @@ fn an_instance_full_of_stuck_calls_is_of_no_use() {
     let (mut machine, mut actions) = (machine(start), Vec::new());
     machine.on_grant(start, granted("x", 2), &mut actions);
     let first = grant(&machine, "x");
-    assert!(!machine.on_stuck(&id("x"), first));
-    machine.on_unstuck(&id("x"), first);
-    assert!(!machine.on_stuck(&id("x"), first));
-    assert!(machine.on_stuck(&id("x"), first));
+    assert!(!machine.on_stuck(&id("x"), first, &mut actions));
+    machine.on_unstuck(&id("x"), first, &mut actions);
+    assert!(!machine.on_stuck(&id("x"), first, &mut actions));
+    assert!(machine.on_stuck(&id("x"), first, &mut actions));
+    assert!(actions.is_empty());
 }
 
 #[test]
@@ -273,7 +274,10 @@ fn what_is_late_of_an_earlier_grant_concerns_no_later_one() {
     assert_eq!(request(&mut machine, start, 2), "x Warm");
     machine.on_slot_free(start, &id("x"), first, Some(Duration::ZERO), &mut actions);
     assert_eq!(machine.in_flight(), 1, "the new call still has its slot");
-    assert!(!machine.on_stuck(&id("x"), first), "it is not the new instance's call that is stuck");
+    assert!(
+        !machine.on_stuck(&id("x"), first, &mut actions),
+        "it is not the new instance's call that is stuck"
+    );
     assert_eq!(request(&mut machine, start, 3), "waits");
 }
 
@@ -370,32 +374,43 @@ fn a_share_is_confirmed_at_once_and_with_every_call_that_is_too_many() {
     assert_eq!(request(&mut machine, start, 1), "waits");
     machine.on_grant(start, granted("x", 0), &mut actions);
     machine.on_share(start, share(3, 1), &mut actions);
-    assert_eq!(words(&mut actions), ["Holds { instance: x, slots: 3, serial: 1 }", "1 → x Cold"]);
+    assert_eq!(words(&mut actions), ["Holds { instance: x, slots: 3, stuck: 0, serial: 1 }", "1 → x Cold"]);
     for name in 2..4 {
         assert_eq!(request(&mut machine, start, name), "x Warm");
     }
     machine.on_share(start, share(1, 2), &mut actions);
-    assert_eq!(words(&mut actions), ["Holds { instance: x, slots: 3, serial: 2 }"]);
+    assert_eq!(words(&mut actions), ["Holds { instance: x, slots: 3, stuck: 0, serial: 2 }"]);
     for left in [2, 1] {
         ends(&mut machine, start, "x", Some(Duration::ZERO), &mut actions);
-        assert_eq!(words(&mut actions), [format!("Holds {{ instance: x, slots: {left}, serial: 2 }}")]);
+        assert_eq!(
+            words(&mut actions),
+            [format!("Holds {{ instance: x, slots: {left}, stuck: 0, serial: 2 }}")]
+        );
     }
     assert_eq!(request(&mut machine, start, 4), "waits");
     ends(&mut machine, start, "x", Some(Duration::ZERO), &mut actions);
     assert_eq!(words(&mut actions), ["4 → x Warm"], "it is within its share");
     machine.on_share(start, Share { instance: id("y"), ..share(2, 3) }, &mut actions);
-    assert_eq!(words(&mut actions), ["Holds { instance: y, slots: 0, serial: 3 }"], "it is not known");
+    assert_eq!(
+        words(&mut actions),
+        ["Holds { instance: y, slots: 0, stuck: 0, serial: 3 }"],
+        "it is not known"
+    );
 }
 
 #[test]
-fn a_small_share_that_is_stuck_is_no_reason_to_kill_what_others_use() {
+fn of_an_instance_that_others_use_too_it_is_said_how_many_calls_are_stuck() {
     let start = Instant::now();
     let (mut machine, mut actions) = (machine(start), Vec::new());
     machine.on_grant(start, granted("x", 0), &mut actions);
     machine.on_share(start, share(1, 1), &mut actions);
     request(&mut machine, start, 1);
     let first = grant(&machine, "x");
-    assert!(!machine.on_stuck(&id("x"), first), "three slots are others'");
+    actions.clear();
+    assert!(!machine.on_stuck(&id("x"), first, &mut actions), "it is not for one of several to say");
+    assert_eq!(words(&mut actions), ["Holds { instance: x, slots: 1, stuck: 1, serial: 1 }"]);
+    machine.on_unstuck(&id("x"), first, &mut actions);
+    assert_eq!(words(&mut actions), ["Holds { instance: x, slots: 1, stuck: 0, serial: 1 }"]);
 }
 
 #[test]

@@ -1,21 +1,23 @@
 //! Several gateways (the real state machine of each), what makes one of them, and messages that take their time: random events, and what
 //! must hold whatever happens.
 
-use std::collections::VecDeque;
 use std::time::{Duration, Instant};
 
 use proptest::prelude::*;
 
 use super::*;
 use crate::messages::{EndpointAddress, Forwarding};
-use crate::verdicts::{Action, Admission, Grant, Granted, Origin, Placement, Policy};
-use crate::{Dispatch, Holding};
+use edge::{Call, Edge};
+
+mod edge;
 
 #[derive(Debug, Clone)]
 enum Event {
     Requests(usize, u32),
     /// A call on some gateway ends.
     Ends(usize, usize),
+    /// One was given up and does not end.
+    Stuck(usize, usize),
     /// The next message of a gateway arrives, or the next to it.
     Up(usize),
     Down(usize),
@@ -36,6 +38,7 @@ fn event() -> impl Strategy<Value = Event> {
     prop_oneof![
         8 => (gateway.clone(), 1u32..6).prop_map(|(gateway, count)| Event::Requests(gateway, count)),
         12 => (gateway.clone(), 0usize..16).prop_map(|(gateway, which)| Event::Ends(gateway, which)),
+        6 => (gateway.clone(), 0usize..16).prop_map(|(gateway, which)| Event::Stuck(gateway, which)),
         20 => gateway.clone().prop_map(Event::Up),
         20 => gateway.clone().prop_map(Event::Down),
         4 => (1u32..6).prop_map(Event::Instance),
@@ -50,17 +53,6 @@ fn event() -> impl Strategy<Value = Event> {
     ]
 }
 
-struct Edge {
-    id: GatewayId,
-    machine: Dispatch<u32, InstanceId>,
-    holding: Holding,
-    calls: Vec<(InstanceId, Grant)>,
-    up: VecDeque<ToScaler>,
-    down: VecDeque<ToGateway>,
-    /// It has given an instance up, which it gets no more.
-    barred: bool,
-}
-
 /// The whole of it.
 struct World {
     now: Instant,
@@ -68,6 +60,8 @@ struct World {
     edges: Vec<Edge>,
     /// What the scaler has granted and not heard the end of: slots, and whether it has taken it back.
     instances: BTreeMap<InstanceId, (u32, bool)>,
+    /// Instances on which a stuck call has ended after all, or gone with its gateway: what was said of those may be of before.
+    recovered: BTreeSet<InstanceId>,
     names: u32,
     gateways: u64,
     messages: usize,
@@ -96,97 +90,6 @@ fn granted(instance: &InstanceId, slots: u32, start: StartKind) -> ToGateway {
     ToGateway::Grant { revision: revision(), endpoint, slots }
 }
 
-impl Edge {
-    fn new(id: GatewayId, now: Instant) -> Self {
-        let day = Duration::from_secs(86_400);
-        let policy = Policy { queue_length: 10_000, queue: day, start: day };
-        Self {
-            id,
-            machine: Dispatch::new(revision(), policy, now),
-            holding: Holding::default(),
-            calls: Vec::new(),
-            up: VecDeque::new(),
-            down: VecDeque::new(),
-            barred: false,
-        }
-    }
-
-    fn say(&mut self, message: ToScaler) {
-        self.holding.on_gateway_said(&message);
-        self.up.push_back(message);
-    }
-
-    fn carry_out(&mut self, actions: Vec<Action<u32, InstanceId>>) {
-        for action in actions {
-            match action {
-                Action::Forward { placement: Placement { instance, grant, .. }, .. } => {
-                    self.calls.push((instance, grant));
-                }
-                Action::Tell(message) => self.say(message),
-                other => panic!("{other:?}"),
-            }
-        }
-        if let Some(wanted) = self.machine.take_wanted() {
-            self.say(wanted);
-        }
-    }
-
-    fn request(&mut self, now: Instant) {
-        match self.machine.on_request(now, Origin::New, |_| 0) {
-            Admission::Forward(Placement { instance, grant, .. }) => self.calls.push((instance, grant)),
-            Admission::Enqueued { .. } => {}
-            other => panic!("{other:?}"),
-        }
-        self.carry_out(Vec::new());
-    }
-
-    fn end(&mut self, now: Instant, which: usize) {
-        let (instance, grant) = self.calls.remove(which);
-        let mut actions = Vec::new();
-        self.machine.on_slot_free(now, &instance, grant, Some(Duration::from_millis(1)), &mut actions);
-        self.carry_out(actions);
-    }
-
-    fn hear(&mut self, now: Instant, message: ToGateway) {
-        self.holding.on_gateway_told(&message);
-        let mut actions = Vec::new();
-        match message {
-            ToGateway::Grant { endpoint, slots, .. } => {
-                let granted = Granted {
-                    instance: endpoint.instance.clone(),
-                    endpoint: endpoint.instance,
-                    slots,
-                    single_use: false,
-                    start: endpoint.start,
-                    start_time: Duration::ZERO,
-                    reserved: false,
-                };
-                self.machine.on_grant(now, granted, &mut actions);
-            }
-            ToGateway::Share(share) => self.machine.on_share(now, share, &mut actions),
-            ToGateway::Revoke { instance } => self.machine.on_revoke(now, &instance, &mut actions),
-            ToGateway::Scarce { scarce, .. } => self.machine.on_scarce(scarce, &mut actions),
-            ToGateway::Gone { instance, .. } => self.drop_instance(now, &instance),
-            other => panic!("{other:?}"),
-        }
-        self.carry_out(actions);
-    }
-
-    /// Its calls there come again elsewhere.
-    fn drop_instance(&mut self, now: Instant, instance: &InstanceId) {
-        self.machine.on_gone(now, instance);
-        let before = self.calls.len();
-        self.calls.retain(|(on, _)| on != instance);
-        (self.calls.len()..before).for_each(|_| self.request(now));
-    }
-
-    /// Slots that it uses, or may begin to use, of an instance.
-    fn uses(&self, instance: &InstanceId) -> u32 {
-        let entry = self.machine.instances().find(|(id, ..)| *id == instance);
-        entry.map_or(0, |(_, _, calls, slots)| calls.max(slots))
-    }
-}
-
 impl World {
     fn new() -> Self {
         let now = Instant::now();
@@ -195,6 +98,7 @@ impl World {
             merge: Merge::new(now, Duration::ZERO, 0),
             edges: Vec::new(),
             instances: BTreeMap::new(),
+            recovered: BTreeSet::new(),
             names: 0,
             gateways: 0,
             messages: 0,
@@ -218,18 +122,26 @@ impl World {
                 ToScaler::Drained { instance } => {
                     let (_, revoked) = self.instances.remove(&instance).expect("drained once");
                     assert!(revoked, "drained without having been told");
-                    assert!(self.edges.iter().all(|edge| edge.calls.iter().all(|(on, _)| *on != instance)));
+                    assert!(self.edges.iter().all(|edge| edge.calls.iter().all(|call| call.on != instance)));
                 }
-                ToScaler::Lost { instance, .. } => {
-                    self.instances.remove(&instance);
-                    let gone = ToGateway::Gone { instance, reason: String::new() };
-                    let mut out = Out::default();
-                    self.merge.on_scaler(self.now, gone, &mut out);
-                    self.carry_out(out);
+                ToScaler::Lost { instance, .. } => self.gone(instance),
+                ToScaler::Unresponsive { instance } => {
+                    let slots = self.instances.get(&instance).map_or(0, |(slots, _)| *slots);
+                    let stuck = self.stuck_on(&instance);
+                    let recovered = self.recovered.contains(&instance);
+                    assert!(recovered || stuck >= slots, "{stuck} calls of {slots} on {instance} are stuck");
+                    self.gone(instance);
                 }
                 _ => {}
             }
         }
+    }
+
+    /// The scaler has killed it.
+    fn gone(&mut self, instance: InstanceId) {
+        self.instances.remove(&instance);
+        let gone = ToGateway::Gone { instance, reason: String::new() };
+        self.does(|merge, now, out| merge.on_scaler(now, gone, out));
     }
 
     fn up(&mut self, which: usize) {
@@ -270,7 +182,14 @@ impl World {
             Event::Ends(which, call) => {
                 let Some(which) = some(&self.edges, which) else { return };
                 let Some(call) = some(&self.edges[which].calls, call) else { return };
+                let Call { on, stuck, .. } = self.edges[which].calls[call].clone();
+                self.recovered.extend(stuck.then_some(on));
                 self.edges[which].end(now, call);
+            }
+            Event::Stuck(which, call) => {
+                let Some(which) = some(&self.edges, which) else { return };
+                let Some(call) = some(&self.edges[which].calls, call) else { return };
+                self.edges[which].stuck(call);
             }
             Event::Up(which) => self.up(which),
             Event::Down(which) => self.down(which),
@@ -289,15 +208,14 @@ impl World {
             }
             Event::Gone(which) => {
                 let Some(instance) = self.instances.keys().nth(which).cloned() else { return };
-                self.instances.remove(&instance);
-                let gone = ToGateway::Gone { instance, reason: String::new() };
-                self.does(|merge, now, out| merge.on_scaler(now, gone, out));
+                self.gone(instance);
             }
             Event::GivesUp(which, instance) => {
                 let Some(which) = some(&self.edges, which) else { return };
                 let edge = &mut self.edges[which];
                 let Some((instance, ..)) = edge.machine.instances().nth(instance) else { return };
                 let instance = instance.clone();
+                self.recovered.insert(instance.clone());
                 edge.drop_instance(now, &instance);
                 edge.barred = true;
                 edge.say(ToScaler::Lost { instance, reason: String::new() });
@@ -309,7 +227,9 @@ impl World {
             Event::Join => {}
             Event::Dies(which) => {
                 let Some(which) = some(&self.edges, which) else { return };
-                let id = self.edges.remove(which).id;
+                let edge = self.edges.remove(which);
+                self.recovered.extend(edge.calls.into_iter().map(|call| call.on));
+                let id = edge.id;
                 self.does(|merge, now, out| merge.leave(now, id, out));
             }
             Event::Restart => {
@@ -361,6 +281,14 @@ impl World {
         }
     }
 
+    /// No instance stays that is of no use to anybody, but those that are to go (INV-20).
+    fn check_stuck(&self) {
+        for (instance, (slots, revoked)) in &self.instances {
+            let stuck = self.stuck_on(instance);
+            assert!(*revoked || stuck < *slots, "{stuck} calls of {slots} on {instance} do not end");
+        }
+    }
+
     /// Lets every message arrive. How many there were: it must come to an end.
     fn quiet(&mut self) -> usize {
         let before = self.messages;
@@ -373,6 +301,11 @@ impl World {
             assert!(self.messages - before < 5_000, "no end of messages");
         }
         self.messages - before
+    }
+
+    /// Calls that do not end on an instance.
+    fn stuck_on(&self, instance: &InstanceId) -> u32 {
+        self.edges.iter().map(|edge| edge.stuck_on(instance)).sum()
     }
 
     fn waiting(&self) -> usize {
@@ -410,6 +343,7 @@ proptest! {
         // Which of a gateway's slots are in use is known by its reports.
         world.report();
         world.quiet();
+        world.check_stuck();
         // What a gateway gave up may lie idle beside it.
         let waits = world.edges.iter().any(|edge| !edge.barred && edge.machine.waiting() > 0);
         prop_assert!(!waits || world.idle_slots() == 0, "somebody waits, {} are idle", world.idle_slots());
@@ -435,5 +369,21 @@ proptest! {
         world.report();
         world.quiet();
         prop_assert!(world.edges.iter().all(|edge| !edge.machine.is_scarce()), "nobody waits any more");
+
+        // When no call ends any more, no instance stays that has no slot beside them.
+        world.happens(&Event::Join);
+        world.happens(&Event::Instance(4));
+        for which in 0..world.edges.len() {
+            world.happens(&Event::Requests(which, 4));
+        }
+        for _ in 0..4 {
+            world.happens(&Event::Wait(60));
+            world.quiet();
+        }
+        for which in 0..world.edges.len() {
+            (0..world.edges[which].calls.len()).for_each(|call| world.edges[which].stuck(call));
+        }
+        world.quiet();
+        world.check_stuck();
     }
 }

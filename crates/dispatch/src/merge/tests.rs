@@ -80,6 +80,7 @@ impl Scene {
             ToScaler::Drained { instance } => format!("drained {instance}"),
             ToScaler::Lost { instance, .. } => format!("lost {instance}"),
             ToScaler::Spent { instance } => format!("spent {instance}"),
+            ToScaler::Unresponsive { instance } => format!("unresponsive {instance}"),
             ToScaler::InUse { instance, .. } => format!("in use {instance}"),
             other => panic!("{other:?}"),
         }));
@@ -99,8 +100,12 @@ impl Scene {
     }
 
     fn holds(&mut self, gateway: GatewayId, name: &str, slots: u32) -> Vec<String> {
+        self.stuck(gateway, name, slots, 0)
+    }
+
+    fn stuck(&mut self, gateway: GatewayId, name: &str, slots: u32, stuck: u32) -> Vec<String> {
         let serial = self.serials[&(gateway, id(name))];
-        self.says(gateway, ToScaler::Holds { instance: id(name), slots, serial })
+        self.says(gateway, ToScaler::Holds { instance: id(name), slots, stuck, serial })
     }
 
     fn lost(&mut self, gateway: GatewayId, name: &str) -> Vec<String> {
@@ -194,6 +199,26 @@ fn a_gateway_that_loses_everything_is_not_believed_alone() {
 }
 
 #[test]
+fn calls_that_are_stuck_at_several_gateways_are_judged_together() {
+    let mut scene = Scene::new(&[A, B]);
+    assert_eq!(scene.scaler(grant("x", 4, StartKind::Cold)), ["A gets x", "A x=2/4", "B gets x", "B x=2/4"]);
+    assert!(scene.stuck(A, "x", 2, 2).is_empty(), "B has two that are not");
+    assert!(scene.stuck(B, "x", 2, 1).is_empty());
+    assert!(scene.stuck(A, "x", 2, 1).is_empty(), "one has ended after all");
+    assert!(scene.stuck(B, "x", 2, 2).is_empty());
+    assert_eq!(scene.stuck(A, "x", 2, 2), ["unresponsive x"]);
+    assert!(scene.stuck(A, "x", 2, 2).is_empty(), "it is said once");
+    // What an earlier controller has not heard, the next one does.
+    let mut scene = Scene::new(&[]);
+    for (gateway, stuck) in [(A, 2), (B, 2)] {
+        let held = Held { instance: id("x"), revision: revision(), slots: 2, stuck, draining: false };
+        let resume = Resume { held: vec![held], ..Resume::default() };
+        scene.does(|merge, now, out| merge.join(now, gateway, resume, out));
+    }
+    assert!(scene.scaler(grant("x", 4, StartKind::Warm)).contains(&"unresponsive x".to_owned()));
+}
+
+#[test]
 fn what_cannot_be_divided_or_concerns_all_is_said_to_all() {
     let mut scene = Scene::new(&[A, B]);
     let failure = StartFailure { code: StartCode::LoadFailed, message: String::new(), last_lines: vec![] };
@@ -207,8 +232,8 @@ fn what_cannot_be_divided_or_concerns_all_is_said_to_all() {
 }
 
 fn held(name: &str, slots: u32, draining: bool) -> Resume {
-    let held = Held { instance: id(name), revision: revision(), slots, draining };
-    Resume { held: vec![held], demand: Vec::new() }
+    let held = Held { instance: id(name), revision: revision(), slots, stuck: 0, draining };
+    Resume { held: vec![held], ..Resume::default() }
 }
 
 #[test]
@@ -270,8 +295,11 @@ fn who_has_slots_is_told_that_others_wait_and_that_they_do_no_more() {
 }
 
 #[test]
-fn a_gateway_that_comes_is_told_whether_others_wait() {
+fn a_gateway_that_was_told_that_others_wait_is_told_whether_they_do_still() {
     let mut scene = Scene::new(&[]);
-    scene.does(|merge, now, out| merge.join(now, A, held("x", 1, false), out));
-    assert_eq!(scene.scarce, BTreeMap::from([(A, false)]), "an earlier controller may have said so");
+    let resume = Resume { scarce: vec![revision()], ..Resume::default() };
+    scene.does(|merge, now, out| merge.join(now, A, resume, out));
+    assert_eq!(scene.scarce, BTreeMap::from([(A, false)]));
+    scene.does(|merge, now, out| merge.join(now, B, held("x", 1, false), out));
+    assert_eq!(scene.scarce, BTreeMap::from([(A, false)]), "it was told nothing");
 }

@@ -8,6 +8,16 @@ use sha2::{Digest as _, Sha256};
 
 use super::{ValueError, text_value};
 
+/// Bytes as lower-case hex digits.
+#[must_use]
+pub fn hex(bytes: &[u8]) -> String {
+    use fmt::Write as _;
+    bytes.iter().fold(String::with_capacity(bytes.len() * 2), |mut text, byte| {
+        write!(text, "{byte:02x}").expect("writing to a String does not fail");
+        text
+    })
+}
+
 /// A sha256 of some content: `sha256:` and 64 lower-case hex digits.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Digest(Arc<str>);
@@ -22,13 +32,7 @@ impl Digest {
     /// From a finished hash.
     #[must_use]
     pub fn from_sha256(hash: [u8; 32]) -> Self {
-        use fmt::Write as _;
-        let mut text = String::with_capacity(71);
-        text.push_str("sha256:");
-        for byte in hash {
-            write!(text, "{byte:02x}").expect("writing to a String does not fail");
-        }
-        Self(text.into())
+        Self(format!("sha256:{}", hex(&hash)).into())
     }
 
     /// With the prefix `sha256:`.

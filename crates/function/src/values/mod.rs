@@ -12,7 +12,7 @@ mod runtime;
 mod size;
 
 pub use cpu::CpuMillis;
-pub use digest::Digest;
+pub use digest::{Digest, hex};
 pub use duration::HumanDuration;
 pub use handler::Handler;
 pub use percent::Percent;
