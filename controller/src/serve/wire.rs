@@ -232,6 +232,8 @@ impl Start {
                     "Panics in the tasks of Functions; each begins anew.",
                 ),
                 stores: stores(&metrics),
+                // The status says all.
+                remarks: None,
             },
         );
         let stop = deploying.clone();

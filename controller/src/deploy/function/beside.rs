@@ -7,7 +7,7 @@ use tokio::time::Instant;
 
 use super::super::COME_AGAIN;
 use super::super::status::{self, Known};
-use super::{COUNTS, Task, routes};
+use super::{Task, routes};
 use crate::store;
 
 impl Task {
@@ -81,14 +81,6 @@ impl Task {
         match self.shared.parts.store.finalize(&*function, finalizer, false).await {
             Err(store::Error::NotFound { .. } | store::Error::Conflict { .. }) | Ok(_) => Ok(()),
             Err(error) => Err(error),
-        }
-    }
-
-    /// A while, or until the Function changes.
-    pub(super) async fn pause(&mut self) {
-        tokio::select! {
-            () = tokio::time::sleep(COUNTS) => {}
-            _ = self.object.changed() => {}
         }
     }
 }

@@ -4,7 +4,7 @@ use std::num::NonZeroU32;
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::sync::oneshot;
+use tokio::sync::{mpsc, oneshot};
 use tokio_util::sync::CancellationToken;
 
 use super::super::parts::{Health, Wired};
@@ -30,6 +30,9 @@ const STARTS: NonZeroU32 = NonZeroU32::MIN.saturating_add(31);
 
 /// How long the deployer has to end the step that it is at.
 const FOR_DEPLOYER: Duration = Duration::from_secs(5);
+
+/// Remarks of the deployer that wait to become Events.
+const REMARKS: usize = 256;
 
 /// Why a part does not start.
 #[derive(Debug, thiserror::Error)]
@@ -118,7 +121,8 @@ pub(super) async fn start(ground: &Ground, ends: Ends) -> Result<Leading, Error>
         service.run().await;
         Ok(())
     });
-    let (events, sender) = Events::new(store.clone(), autoscaler.watch(), ground.place.clone());
+    let (remarks, remarked) = mpsc::channel(REMARKS);
+    let (events, sender) = Events::new(store.clone(), autoscaler.watch(), remarked, ground.place.clone());
     let client = ground.client.clone();
     tasks.spawn("events", async move {
         tokio::join!(events.run(), sender.run(client));
@@ -142,7 +146,10 @@ pub(super) async fn start(ground: &Ground, ends: Ends) -> Result<Leading, Error>
         interpreters: config.cluster.runtimes.catalogue(),
         depot: Some(depot.clone()),
     };
-    let parts = deploy_parts(&store, sources, &autoscaler, &logs, &registry);
+    let parts = deploy::Parts {
+        remarks: Some(remarks),
+        ..deploy_parts(&store, sources, &autoscaler, &logs, &registry)
+    };
     let deployer = deploy::Service::new(deploying_config(ground), parts);
     let (restored, is_restored) = oneshot::channel();
     let ending = deploying.clone();
@@ -257,6 +264,7 @@ fn deploy_parts(
         panics: registry
             .counter("hearth_deploy_panics_total", "Panics in the tasks of Functions; each begins anew."),
         stores: wire::stores(registry),
+        remarks: None,
     }
 }
 
