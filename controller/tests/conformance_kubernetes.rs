@@ -21,7 +21,7 @@ use hearth::backend::{Backend, InCluster, InstanceSpec, Limits, Network, Process
 use hearth_function::{Digest, InstanceId, Revision, RevisionSpec, Template};
 use serde_json::{Value, json};
 
-use pods::Ground;
+use pods::{Ground, Use};
 
 /// A Pod takes seconds, several at once on a small machine many.
 const PATIENCE: Duration = Duration::from_secs(240);
@@ -29,7 +29,7 @@ const PATIENCE: Duration = Duration::from_secs(240);
 /// A namespace for `part`; `None` and a word why when there is nothing to try.
 fn ground(part: &str) -> Option<Ground> {
     let namespace = format!("pods-{part}-{}", std::process::id());
-    match Ground::make(&namespace) {
+    match Ground::make(&namespace, "python", Use::Shared) {
         Ok(ground) => Some(ground),
         Err(why) => {
             eprintln!("NOT RUN: the conformance suite of the Kubernetes backend: {why}");
@@ -56,7 +56,7 @@ async fn open(namespace: &str, host: &str, image: &str) -> Arc<Kubernetes> {
 }
 
 fn root(ground: &Ground) -> Root {
-    Root::Runtime { image: ground.image.to_owned(), interpreter: Some(ground.python.clone().into()) }
+    Root::Runtime { image: ground.image.clone(), interpreter: Some(ground.interpreter().into()) }
 }
 
 /// The Revision of the Function whose code comes later: Pods are owned by it.
@@ -79,11 +79,11 @@ async fn the_kubernetes_backend_conforms() {
     let Some(ground) = ground("conform").map(Arc::new) else { return };
     make_revision(&ground);
     let work = tempfile::tempdir().unwrap();
-    let backend = open(&ground.namespace, &ground.host, ground.image).await;
+    let backend = open(&ground.namespace, &ground.host, &ground.image).await;
     let suite = Suite::new(Fixture {
         backend,
         root: root(&ground),
-        python: ground.python.clone(),
+        python: ground.interpreter(),
         directory: fs::canonicalize(work.path()).unwrap(),
         reachable: Vec::new(),
         unreachable: Vec::new(),
@@ -95,7 +95,7 @@ async fn the_kubernetes_backend_conforms() {
             move || {
                 let ground = Arc::clone(&ground);
                 Box::pin(async move {
-                    open(&ground.namespace, &ground.host, ground.image).await as Arc<dyn Backend>
+                    open(&ground.namespace, &ground.host, &ground.image).await as Arc<dyn Backend>
                 })
             }
         }),
@@ -115,7 +115,7 @@ fn job(ground: &Ground, name: &str, in_cluster: &Value, script: &str) -> Instanc
     InstanceSpec {
         id: InstanceId::parse(name).unwrap(),
         owner: None,
-        process: Process::Job { command: std::iter::once(ground.python.clone()).chain(command).collect() },
+        process: Process::Job { command: std::iter::once(ground.interpreter()).chain(command).collect() },
         code: None,
         build_dir: None,
         root: root(ground),
@@ -143,7 +143,7 @@ async fn pods_have_what_their_function_asks_of_the_cluster_and_say_what_they_lac
     ground.kubectl(&["create", "secret", "generic", "keys", "--from-literal=token=s3cret"], "").unwrap();
     ground.kubectl(&["create", "configmap", "settings", "--from-literal=level=loud"], "").unwrap();
     ground.kubectl(&["create", "serviceaccount", "robot"], "").unwrap();
-    let backend = open(&ground.namespace, &ground.host, ground.image).await;
+    let backend = open(&ground.namespace, &ground.host, &ground.image).await;
     let mut exits = backend.exits();
 
     let kept = json!({
