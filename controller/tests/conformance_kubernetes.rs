@@ -196,3 +196,20 @@ sys.exit(2 if found != wanted else 3 if os.path.exists(token) else 0)
         assert!(ground.pods(&format!("hearth.dev/instance={name}")).is_empty(), "{name} is left");
     }
 }
+
+/// What a kubelet takes for the end of a Pod at the least, whatever runs in it.
+const KUBELET: Duration = Duration::from_secs(6);
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_instance_that_is_told_to_end_is_gone_before_a_kubelet_would_have_noticed() {
+    let Some(ground) = ground("ending") else { return };
+    let backend = open(&ground.namespace, &ground.host, &ground.image).await;
+    let spec = job(&ground, "ending", &json!({}), "import time\nwhile True: time.sleep(60)");
+    backend.start(&spec).await.unwrap();
+    let began = std::time::Instant::now();
+    backend.stop(&spec.id, Duration::from_secs(5)).await.unwrap();
+    let took = began.elapsed();
+    eprintln!("it took {took:?}");
+    assert!(took < KUBELET, "{took:?}");
+    assert!(ground.pods("").is_empty());
+}

@@ -152,7 +152,10 @@ impl Shared {
         let (reply, answer) = oneshot::channel();
         let away = |_| io::Error::other("its shim has gone");
         let order = async {
-            orders.send(Order { mounts, reply }).await.map_err(|_| io::Error::other("its shim has gone"))?;
+            orders
+                .send(Order::Mount { mounts, reply })
+                .await
+                .map_err(|_| io::Error::other("its shim has gone"))?;
             answer.await.map_err(away)?.map_err(io::Error::other)
         };
         let fetched = tokio::time::timeout(FETCHES_WITHIN, order).await;
