@@ -21,7 +21,7 @@ use hearth::backend::{Backend, InCluster, InstanceSpec, Limits, Network, Process
 use hearth_function::{Digest, InstanceId, Revision, RevisionSpec, Template};
 use serde_json::{Value, json};
 
-use pods::Ground;
+use pods::{Ground, Use};
 
 /// A Pod takes seconds, several at once on a small machine many.
 const PATIENCE: Duration = Duration::from_secs(240);
@@ -29,7 +29,7 @@ const PATIENCE: Duration = Duration::from_secs(240);
 /// A namespace for `part`; `None` and a word why when there is nothing to try.
 fn ground(part: &str) -> Option<Ground> {
     let namespace = format!("pods-{part}-{}", std::process::id());
-    match Ground::make(&namespace) {
+    match Ground::make(&namespace, "python", Use::Shared) {
         Ok(ground) => Some(ground),
         Err(why) => {
             eprintln!("NOT RUN: the conformance suite of the Kubernetes backend: {why}");
@@ -56,7 +56,7 @@ async fn open(namespace: &str, host: &str, image: &str) -> Arc<Kubernetes> {
 }
 
 fn root(ground: &Ground) -> Root {
-    Root::Runtime { image: ground.image.to_owned(), interpreter: Some(ground.python.clone().into()) }
+    Root::Runtime { image: ground.image.clone(), interpreter: Some(ground.interpreter().into()) }
 }
 
 /// The Revision of the Function whose code comes later: Pods are owned by it.
@@ -79,11 +79,11 @@ async fn the_kubernetes_backend_conforms() {
     let Some(ground) = ground("conform").map(Arc::new) else { return };
     make_revision(&ground);
     let work = tempfile::tempdir().unwrap();
-    let backend = open(&ground.namespace, &ground.host, ground.image).await;
+    let backend = open(&ground.namespace, &ground.host, &ground.image).await;
     let suite = Suite::new(Fixture {
         backend,
         root: root(&ground),
-        python: ground.python.clone(),
+        python: ground.interpreter(),
         directory: fs::canonicalize(work.path()).unwrap(),
         reachable: Vec::new(),
         unreachable: Vec::new(),
@@ -95,7 +95,7 @@ async fn the_kubernetes_backend_conforms() {
             move || {
                 let ground = Arc::clone(&ground);
                 Box::pin(async move {
-                    open(&ground.namespace, &ground.host, ground.image).await as Arc<dyn Backend>
+                    open(&ground.namespace, &ground.host, &ground.image).await as Arc<dyn Backend>
                 })
             }
         }),
@@ -115,7 +115,7 @@ fn job(ground: &Ground, name: &str, in_cluster: &Value, script: &str) -> Instanc
     InstanceSpec {
         id: InstanceId::parse(name).unwrap(),
         owner: None,
-        process: Process::Job { command: std::iter::once(ground.python.clone()).chain(command).collect() },
+        process: Process::Job { command: std::iter::once(ground.interpreter()).chain(command).collect() },
         code: None,
         build_dir: None,
         root: root(ground),
@@ -143,7 +143,7 @@ async fn pods_have_what_their_function_asks_of_the_cluster_and_say_what_they_lac
     ground.kubectl(&["create", "secret", "generic", "keys", "--from-literal=token=s3cret"], "").unwrap();
     ground.kubectl(&["create", "configmap", "settings", "--from-literal=level=loud"], "").unwrap();
     ground.kubectl(&["create", "serviceaccount", "robot"], "").unwrap();
-    let backend = open(&ground.namespace, &ground.host, ground.image).await;
+    let backend = open(&ground.namespace, &ground.host, &ground.image).await;
     let mut exits = backend.exits();
 
     let kept = json!({
@@ -195,4 +195,21 @@ sys.exit(2 if found != wanted else 3 if os.path.exists(token) else 0)
         assert!(said.contains(word), "{name}: {said}");
         assert!(ground.pods(&format!("hearth.dev/instance={name}")).is_empty(), "{name} is left");
     }
+}
+
+/// What a kubelet takes for the end of a Pod at the least, whatever runs in it.
+const KUBELET: Duration = Duration::from_secs(6);
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_instance_that_is_told_to_end_is_gone_before_a_kubelet_would_have_noticed() {
+    let Some(ground) = ground("ending") else { return };
+    let backend = open(&ground.namespace, &ground.host, &ground.image).await;
+    let spec = job(&ground, "ending", &json!({}), "import time\nwhile True: time.sleep(60)");
+    backend.start(&spec).await.unwrap();
+    let began = std::time::Instant::now();
+    backend.stop(&spec.id, Duration::from_secs(5)).await.unwrap();
+    let took = began.elapsed();
+    eprintln!("it took {took:?}");
+    assert!(took < KUBELET, "{took:?}");
+    assert!(ground.pods("").is_empty());
 }

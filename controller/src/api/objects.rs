@@ -291,6 +291,7 @@ impl From<store::Error> for Failure {
             | store::Error::Corrupt { .. }
             | store::Error::NoRecords
             | store::Error::Refused { .. }
+            | store::Error::Outdated { .. }
             | store::Error::Io { .. }) => {
                 tracing::error!(error = &other as &dyn std::error::Error, "management API: the store");
                 Self::internal(&format!("the store failed: {}", crate::telemetry::chain(&other)))

@@ -3,6 +3,7 @@
 
 mod beside;
 mod look;
+mod refused;
 mod retry;
 mod source;
 mod steps;
@@ -103,6 +104,7 @@ struct Memory {
     written: Option<Instant>,
     /// How often in a row the store did not take it.
     unwritten: u32,
+    refused: refused::Refused,
     shown: Vec<(Number, View)>,
     /// And with which routes lost.
     conflicts: Vec<Conflict>,
@@ -146,10 +148,11 @@ impl Task {
                 self.memory.function = function.map(Arc::clone);
                 self.note_retries();
             }
-            if !gone && let Err(error) = Box::pin(self.hold()).await {
-                let error = crate::telemetry::chain(&error);
+            if !gone && let Err(refused) = Box::pin(self.hold()).await {
+                let error = crate::telemetry::chain(&refused);
                 tracing::warn!(function = %self.id, error, "a function has no finalizer yet");
-                self.pause().await;
+                let observed = self.observe();
+                Box::pin(self.not_taken(&refused, &observed)).await;
                 continue;
             }
             let observed = self.observe();
@@ -170,6 +173,7 @@ impl Task {
                     self.memory = Memory::default();
                     continue;
                 }
+                self.memory.refused.step_taken();
                 Box::pin(self.write_status(&observed)).await;
                 self.settle();
                 self.wait(&wanted, &observed).await;
@@ -183,23 +187,34 @@ impl Task {
                 self.settle();
             }
             tracing::debug!(function = %self.id, ?action, "deploy");
+            // Nobody waits for an old Revision to go.
+            let is_cleaning = matches!(action, Action::Delete(_));
             let mut object = self.object.clone();
             // On the heap while it lasts: a task that waits, as nearly all do nearly always, is small.
             let step = Box::pin(self.take(action, &observed));
-            tokio::select! {
+            let taken = tokio::select! {
                 // A newer spec cuts the step off; each may be.
                 biased;
                 changed = object.changed() => {
                     if changed.is_err() {
                         return;
                     }
+                    continue;
                 }
-                result = step => if let Err(error) = result {
+                taken = step => taken,
+            };
+            match taken {
+                Ok(()) => self.memory.refused.step_taken(),
+                Err(refused) => {
                     // What happened to the store meanwhile is seen at the next look, which must not come at once.
-                    let error = crate::telemetry::chain(&error);
+                    let error = crate::telemetry::chain(&refused);
                     tracing::warn!(function = %self.id, error, "a step of a deployment failed");
-                    tokio::time::sleep(COUNTS).await;
-                },
+                    if is_cleaning {
+                        tokio::time::sleep(COUNTS).await;
+                    } else {
+                        Box::pin(self.not_taken(&refused, &observed)).await;
+                    }
+                }
             }
         }
     }
@@ -291,7 +306,15 @@ impl Task {
         match self.shared.parts.store.update_status(function).await {
             // Deleted, or made anew, since it was read: then it is another task's, or nobody's.
             Err(store::Error::NotFound { .. } | store::Error::Conflict { .. }) => {}
-            Ok(newest) => self.keep(newest),
+            Ok(newest) => {
+                self.keep(newest);
+                // It still says what was wrong until now.
+                self.memory.unwritten = u32::from(self.memory.refused.outdated.take().is_some());
+            }
+            Err(error @ store::Error::Outdated { .. }) => {
+                self.note_outdated(&error);
+                self.memory.unwritten = refused + 1;
+            }
             Err(error) => {
                 let error = crate::telemetry::chain(&error);
                 tracing::warn!(function = %self.id, error, "status not written");

@@ -28,7 +28,7 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use hearth_function::{Code, Digest, Function, FunctionId, Revision, RevisionId};
-use tokio::sync::{Notify, watch};
+use tokio::sync::{Notify, mpsc, watch};
 use tokio::task::{Id, JoinError, JoinSet};
 use tokio_util::sync::CancellationToken;
 
@@ -90,6 +90,19 @@ pub struct Parts {
     pub routes: Routes,
     /// What functions printed: removed with them.
     pub logs: Logs,
+    /// Where is told what no status says, if somebody listens; what does not fit in is dropped.
+    pub remarks: Option<mpsc::Sender<Remark>>,
+}
+
+/// Something about a Function that its status may not be able to say.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Remark {
+    /// Of which.
+    pub function: FunctionId,
+    /// A word for programs.
+    pub reason: &'static str,
+    /// A sentence for people.
+    pub message: String,
 }
 
 #[derive(Debug)]

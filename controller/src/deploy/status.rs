@@ -91,6 +91,10 @@ pub(super) struct Facts {
     pub(super) problems: Vec<String>,
     /// Why code or dependencies are not there: a reason word and a sentence.
     pub(super) missing: Option<(&'static str, String)>,
+    /// Why the next step of the deployment is not taken by the store.
+    pub(super) refused: Option<String>,
+    /// What of this status itself is not kept.
+    pub(super) outdated: Option<String>,
     /// When they are looked for again.
     pub(super) again: Option<Timestamp>,
     /// What an installation says.
@@ -151,6 +155,9 @@ pub(super) fn stages(facts: &Facts) -> (Stage, Stage) {
             message: "looking at the code and its dependencies".to_owned(),
         },
     };
+    if let Some(refused) = &facts.refused {
+        return (failed("Refused", refused), built);
+    }
     let Some(current) = &facts.current else {
         return (Stage::Underway { reason: "Building", message: "no revision of it yet".to_owned() }, built);
     };
@@ -159,7 +166,13 @@ pub(super) fn stages(facts: &Facts) -> (Stage, Stage) {
         (RevisionState::Ready, Some(failure)) if current.ready == 0 => {
             failed(&reason_word(failure.code.as_str()), &with_lines(failure))
         }
-        (RevisionState::Ready, _) => Stage::Done { reason: "Ready", message: format!("{name} serves") },
+        (RevisionState::Ready, _) => Stage::Done {
+            reason: "Ready",
+            message: match &facts.outdated {
+                Some(outdated) => format!("{name} serves; but {outdated}"),
+                None => format!("{name} serves"),
+            },
+        },
         (RevisionState::Failed, failure) => {
             let why = failure.as_ref().map(with_lines).or_else(|| current.message.clone());
             let why = why.unwrap_or_else(|| "it did not come up before a restart".to_owned());
@@ -168,7 +181,11 @@ pub(super) fn stages(facts: &Facts) -> (Stage, Stage) {
                 reason.or_else(|| current.reason.clone()).unwrap_or_else(|| "StartFailed".to_owned());
             failed(&reason, &noted(&not_up(name, &why), current.again))
         }
-        _ => Stage::Underway { reason: "Starting", message: format!("{name} is tried") },
+        (_, Some(failure)) => Stage::Underway {
+            reason: "Starting",
+            message: format!("{name} is tried; the last start failed: {}", with_lines(failure)),
+        },
+        (_, None) => Stage::Underway { reason: "Starting", message: format!("{name} is tried") },
     };
     (ready, built)
 }
@@ -350,6 +367,30 @@ mod tests {
             status.condition(ConditionType::RoutesReady).unwrap().message,
             "/hello belongs to a/other, which is older: change one of the two routes; reachable at http://h/function/b/hello"
         );
+    }
+
+    #[test]
+    fn a_step_that_is_refused_is_said_and_the_code_is_there_all_the_same() {
+        let current = Current {
+            name: "hello-00002".to_owned(),
+            state: RevisionState::Pending,
+            prepared: true,
+            ready: 0,
+            failure: None,
+            message: None,
+            reason: None,
+            again: None,
+        };
+        let facts = Facts {
+            refused: Some("pods are forbidden".to_owned()),
+            serving: Some("hello-00001".to_owned()),
+            current: Some(current),
+            ..Facts::default()
+        };
+        let (ready, built) = stages(&facts);
+        let message = "pods are forbidden; hello-00001 goes on serving".to_owned();
+        assert_eq!(ready, Stage::Failed { reason: "Refused".to_owned(), message });
+        assert!(matches!(built, Stage::Done { .. }));
     }
 
     #[test]

@@ -84,7 +84,7 @@ async fn a_panic_in_the_task_of_one_function_stops_no_other_and_is_got_over() {
         interpreters: Default::default(),
         depot: None,
     };
-    let parts = Parts { store: store.clone(), sources, autoscaler, routes, logs };
+    let parts = Parts { store: store.clone(), sources, autoscaler, routes, logs, remarks: None };
     // One is there when the service begins, which waits for it, and one comes later.
     store.create(function("bad"), jiff::Timestamp::UNIX_EPOCH).await.unwrap();
     let service = Service::new(

@@ -204,19 +204,29 @@ impl Held {
     /// # Errors
     /// When the API server does not take it: then it runs out by itself.
     pub async fn release(mut self) -> Result<(), Error> {
+        match self.give_back().await {
+            // A renewal that was cut off may have been taken all the same.
+            Err(Error::Request { source, .. }) if is_conflict(&source) => {
+                self.lease = asked("read", self.candidate.api.get(NAME)).await?;
+                self.give_back().await
+            }
+            outcome => outcome,
+        }
+    }
+
+    async fn give_back(&self) -> Result<(), Error> {
+        let mut lease = self.lease.clone();
         let me = self.candidate.me.holder();
-        let Some(spec) = &mut self.lease.spec else { return Ok(()) };
+        let Some(spec) = &mut lease.spec else { return Ok(()) };
         if spec.holder_identity.as_deref() != Some(&me) {
             return Ok(());
         }
         spec.holder_identity = Some(String::new());
         spec.lease_duration_seconds = Some(1);
-        if let Some(annotations) = &mut self.lease.metadata.annotations {
+        if let Some(annotations) = &mut lease.metadata.annotations {
             annotations.remove(HUB_ANNOTATION);
         }
-        asked("release", self.candidate.api.replace(NAME, &PostParams::default(), &self.lease))
-            .await
-            .map(drop)
+        asked("release", self.candidate.api.replace(NAME, &PostParams::default(), &lease)).await.map(drop)
     }
 }
 

@@ -185,6 +185,8 @@ impl Start {
                 autoscaler: autoscaler.clone(),
                 routes: routes.clone(),
                 logs: self.logs.clone(),
+                // The status says all.
+                remarks: None,
             },
             &metrics,
         );

@@ -94,6 +94,17 @@ pub enum Error {
         /// What it says.
         detail: String,
     },
+    /// The definition of the resource in the cluster is not this Hearth's: what was written was not kept as it was, or was not taken.
+    #[error(
+        "{}.hearth.dev is defined in this cluster by another version of Hearth ({detail}): run `hearth crd | kubectl apply -f -`, with this version",
+        kind.plural()
+    )]
+    Outdated {
+        /// Of this kind.
+        kind: Kind,
+        /// What shows it.
+        detail: String,
+    },
     /// There are no records in a cluster.
     #[error("small records are kept by a standalone server only")]
     NoRecords,

@@ -194,6 +194,19 @@ impl Stored {
         }
     }
 
+    /// Takes the status of another of the same kind, if that has one.
+    pub(super) fn take_status_of(&mut self, other: &Self) {
+        match (self, other) {
+            (Self::Function(object), Self::Function(other)) if other.status.is_some() => {
+                Arc::make_mut(object).take_status(other);
+            }
+            (Self::Revision(object), Self::Revision(other)) if other.status.is_some() => {
+                Arc::make_mut(object).take_status(other);
+            }
+            _ => {}
+        }
+    }
+
     /// The same object at another version of the store.
     pub(super) fn at_version(&self, version: u64) -> Self {
         let mut copy = self.clone();

@@ -5,8 +5,8 @@
 //!
 //! ```text
 //!  report     shim: hello (report, running: false)       controller: start                    shim: mounted (number 0)
-//!                                                         controller: mount ...                shim: mounted ... ended
-//!             shim: hello (report, running: true)        controller: goOn, mount ...          shim: mounted ... ended
+//!                                                         controller: mount ... end            shim: mounted ... ended
+//!             shim: hello (report, running: true)        controller: goOn, mount ... end      shim: mounted ... ended
 //!  fetch      shim: hello (fetch, digest)                controller: blob, then the tar, raw
 //!  result     shim: hello (result, digest, bytes), then the tar, raw                          controller: taken
 //!  any        controller: elsewhere (it is not the leader: again later), or refused (the instance ends)
@@ -103,6 +103,8 @@ pub enum ToShim {
         /// What to unpack.
         mounts: Vec<Mount>,
     },
+    /// Report: end, as by SIGTERM. Answered by [`FromShim::Ended`].
+    End,
     /// Fetch: the tar follows, raw, and then the connection ends.
     Blob {
         /// Its length.

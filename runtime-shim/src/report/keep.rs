@@ -202,6 +202,7 @@ impl Keeper {
             tokio::select! {
                 message = link.next() => match message {
                     Ok(Some(ToShim::Mount { number, mounts })) => self.order(number, mounts),
+                    Ok(Some(ToShim::End)) => self.shim.ask_to_stop(),
                     Ok(Some(ToShim::Refused { reason })) => return Over::Refused(reason),
                     // It is the leader no more.
                     Ok(Some(ToShim::Elsewhere)) => return Over::Broken,

@@ -204,6 +204,19 @@ fn an_instance_that_nobody_wants_ends() {
 }
 
 #[test]
+fn an_instance_that_is_told_to_end_says_how_it_did() {
+    let controller = Controller::new();
+    let (mut shim, config) =
+        job("trap 'exit 5' TERM; echo ready; while :; do sleep 0.01; done").start_reporting(&controller);
+    let mut report = controller.start(&shim, config, &[]);
+    prints(&shim, "ready");
+    report.say(&ToShim::End);
+    assert_eq!(report.hear(), Some(FromShim::Ended { exit: Exit { code: Some(5), ..Exit::default() } }));
+    drop(report);
+    assert_eq!(shim.code_at_the_end(), Some(5));
+}
+
+#[test]
 fn the_end_is_told_after_the_last_line() {
     let controller = Controller::new();
     let (mut shim, config) = job("echo out; exit 3").start_reporting(&controller);

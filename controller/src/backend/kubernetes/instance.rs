@@ -33,9 +33,11 @@ impl Reported {
 
 /// Something that a running shim is to do.
 #[derive(Debug)]
-pub(super) struct Order {
-    pub(super) mounts: Vec<Mount>,
-    pub(super) reply: oneshot::Sender<Result<(), String>>,
+pub(super) enum Order {
+    /// Unpack this.
+    Mount { mounts: Vec<Mount>, reply: oneshot::Sender<Result<(), String>> },
+    /// End, as by SIGTERM.
+    End,
 }
 
 /// One instance.

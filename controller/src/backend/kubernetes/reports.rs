@@ -13,7 +13,7 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{Semaphore, oneshot};
 use tokio::time::timeout;
 
-use super::instance::{Instance, Reported};
+use super::instance::{Instance, Order, Reported};
 use super::why::Obstacle;
 use super::{Shared, blobs, pod, results};
 
@@ -169,11 +169,14 @@ async fn reports(
     loop {
         // Both arms are cancel-safe.
         tokio::select! {
-            Some(order) = orders.recv() => {
-                number += 1;
-                waiting.insert(number, order.reply);
-                line.send(&ToShim::Mount { number, mounts: order.mounts }).await?;
-            }
+            Some(order) = orders.recv() => match order {
+                Order::Mount { mounts, reply } => {
+                    number += 1;
+                    waiting.insert(number, reply);
+                    line.send(&ToShim::Mount { number, mounts }).await?;
+                }
+                Order::End => line.send(&ToShim::End).await?,
+            },
             message = line.next() => match message? {
                 Some(FromShim::Mounted { number: START, error: Some(what) }) => {
                     instance.obstacle.send_replace(Some(Obstacle { what, passes: false }));

@@ -84,7 +84,8 @@ fn unpack(packed: &Packed, build: &Path) -> io::Result<()> {
     }
     let mut tar = tar::Archive::new(BufReader::new(File::open(&packed.0)?));
     tar.set_overwrite(false);
-    tar.set_preserve_mtime(false);
+    // Compiled Python is good for a source of one time.
+    tar.set_preserve_mtime(true);
     for entry in tar.entries()? {
         let mut entry = entry?;
         let kind = entry.header().entry_type();
@@ -96,4 +97,28 @@ fn unpack(packed: &Packed, build: &Path) -> io::Result<()> {
         }
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_result_takes_the_place_of_what_was_there_and_keeps_its_times() {
+        let root = tempfile::tempdir().unwrap();
+        let build = root.path().join("build");
+        fs::create_dir_all(build.join("before")).unwrap();
+        let packed = Packed(root.path().join("build.result"));
+        let mut tar = tar::Builder::new(File::create(&packed.0).unwrap());
+        let mut header = tar::Header::new_gnu();
+        header.set_size(1);
+        header.set_mode(0o644);
+        header.set_mtime(1_700_000_000);
+        tar.append_data(&mut header, "lib/one.py", &b"1"[..]).unwrap();
+        tar.finish().unwrap();
+        unpack(&packed, &build).unwrap();
+        let modified = fs::metadata(build.join("lib/one.py")).unwrap().modified().unwrap();
+        assert_eq!(modified.duration_since(std::time::UNIX_EPOCH).unwrap().as_secs(), 1_700_000_000);
+        assert!(!build.join("before").exists());
+    }
 }

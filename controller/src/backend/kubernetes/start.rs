@@ -224,7 +224,7 @@ impl Shared {
 async fn bring(instance: &Instance, orders: &mpsc::Sender<Order>, mounts: Vec<Mount>) -> Result<(), Error> {
     let (reply, answer) = oneshot::channel();
     let order = async {
-        orders.send(Order { mounts, reply }).await.map_err(|_| "its shim has gone".to_owned())?;
+        orders.send(Order::Mount { mounts, reply }).await.map_err(|_| "its shim has gone".to_owned())?;
         answer.await.map_err(|_| "its shim has gone".to_owned())?
     };
     let fetched = tokio::time::timeout(FETCHES_WITHIN, order).await;

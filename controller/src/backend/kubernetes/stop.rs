@@ -1,4 +1,7 @@
 //! The end of an instance: its Pod is deleted, and nothing of it is left.
+//!
+//! A kubelet takes some seconds to notice that a container has ended, and only then its Pod goes. So the shim is told to end by the connection
+//! that it keeps, and when it has said that it did, the Pod needs no grace any more.
 
 use std::time::Duration;
 
@@ -7,6 +10,7 @@ use kube::api::DeleteParams;
 use tokio::time::timeout;
 
 use super::Shared;
+use super::instance::{Instance, Order};
 use crate::backend::Error;
 
 /// A Pod's end takes its kubelet some seconds longer than its grace; one that has missed a container's end looks again a minute later.
@@ -15,12 +19,16 @@ const KUBELET: Duration = Duration::from_secs(150);
 /// Between two looks whether it is gone, though the watch said nothing.
 const LOOK_AGAIN: Duration = Duration::from_secs(2);
 
+/// The shortest grace with which a kubelet still ends the containers before their Pod goes.
+const LAST: Duration = Duration::from_secs(1);
+
 impl Shared {
     /// See [`super::Backend::stop`].
     pub(super) async fn stop(&self, id: &InstanceId, grace: Duration) -> Result<(), Error> {
         const STEP: &str = "delete the Pod";
         let Some(instance) = self.find(id) else { return Ok(()) };
         let pods = self.pods(&instance.namespace);
+        let grace = if grace.is_zero() { grace } else { left_of(&instance, grace).await };
         // In whole seconds; 0 is at once.
         let seconds = grace.as_secs() + u64::from(grace.subsec_nanos() > 0);
         let seconds = u32::try_from(seconds).unwrap_or(u32::MAX);
@@ -53,5 +61,27 @@ impl Shared {
         }
         self.books().remove(id);
         Ok(())
+    }
+}
+
+/// Has the shim end, and waits so long for it: what grace its Pod needs then.
+async fn left_of(instance: &Instance, grace: Duration) -> Duration {
+    let mut end = instance.end.subscribe();
+    let Some(orders) = instance.orders().filter(|_| !instance.has_ended()) else { return grace };
+    let ended = async {
+        // Without the connection the kubelet has to do it.
+        orders.send(Order::End).await.ok()?;
+        tokio::select! {
+            // It may close the connection as soon as it has said so.
+            biased;
+            end = end.wait_for(Option::is_some) => end.is_ok().then_some(()),
+            () = orders.closed() => None,
+        }
+    };
+    match timeout(grace, ended).await {
+        Ok(Some(())) => Duration::ZERO,
+        Ok(None) => grace,
+        // It has had its grace.
+        Err(_) => LAST,
     }
 }

@@ -8,7 +8,7 @@ use tokio::time::Instant;
 use super::super::COME_AGAIN;
 use super::super::routes;
 use super::super::status::{self, Known};
-use super::{COUNTS, Task};
+use super::Task;
 use crate::store;
 
 impl Task {
@@ -82,14 +82,6 @@ impl Task {
         match self.shared.parts.store.finalize(&*function, finalizer, false).await {
             Err(store::Error::NotFound { .. } | store::Error::Conflict { .. }) | Ok(_) => Ok(()),
             Err(error) => Err(error),
-        }
-    }
-
-    /// A while, or until the Function changes.
-    pub(super) async fn pause(&mut self) {
-        tokio::select! {
-            () = tokio::time::sleep(COUNTS) => {}
-            _ = self.object.changed() => {}
         }
     }
 }

@@ -168,6 +168,8 @@ impl Task {
                 None => no_build.as_ref().and(self.memory.build_again),
             },
             missing: no_code.or(no_build).or(no_parts),
+            refused: self.memory.refused.step.clone(),
+            outdated: self.memory.refused.outdated.clone(),
             progress: self.memory.progress.clone(),
             serving: observed.served.map(|(number, _)| self.revision_name(number)),
             current: current.map(|(number, revision)| status::Current {

@@ -13,7 +13,12 @@ use super::Number;
 /// From the first failure to the next trial; each pause is twice the one before, up to the longest. A trial is the start of an instance, and
 /// whoever has mended something need not wait: `hearth apply` tries at once.
 const FIRST: Duration = Duration::from_secs(60);
-const LONGEST: Duration = Duration::from_secs(3600);
+pub(super) const LONGEST: Duration = Duration::from_secs(3600);
+
+/// The same where the instance could not be made at all: a quota, a Secret, a node or an image is missing. Its code has no part in it, and
+/// whoever mends that may not even know of the Function.
+const FIRST_UNMADE: Duration = Duration::from_secs(5);
+const LONGEST_UNMADE: Duration = Duration::from_secs(60);
 
 /// The trials of one Function's Revisions that failed.
 #[derive(Debug, Default)]
@@ -35,7 +40,10 @@ impl Trials {
             return;
         }
         let failures = self.0.get(&number).map_or(0, |trial| trial.failures);
-        let pause = pause(FIRST, failures);
+        let pause = match code {
+            Some(StartCode::StartFailed) => pause(FIRST_UNMADE, LONGEST_UNMADE, failures),
+            _ => pause(FIRST, LONGEST, failures),
+        };
         self.0.insert(number, Trial { failures: failures + 1, next: now + pause, at: after(time, pause) });
     }
 
@@ -60,9 +68,9 @@ impl Trials {
     }
 }
 
-/// The pause after so many failures and one more: each is twice the one before, and none longer than an hour.
-pub(super) fn pause(first: Duration, failures: u32) -> Duration {
-    first.saturating_mul(1 << failures.min(16)).min(LONGEST)
+/// The pause after so many failures and one more: each is twice the one before, and none longer than `longest`.
+pub(super) fn pause(first: Duration, longest: Duration, failures: u32) -> Duration {
+    first.saturating_mul(1 << failures.min(16)).min(longest)
 }
 
 /// So long after `time`, in whole seconds, as people read it.
@@ -108,6 +116,17 @@ mod tests {
         assert!(trials.is_due(1, now));
         trials.failed(1, None, now, time);
         assert_eq!(trials.next(1).unwrap().0 - now, FIRST);
+    }
+
+    #[test]
+    fn what_could_not_be_made_is_tried_again_within_a_minute() {
+        let (mut trials, now) = (Trials::default(), Instant::now());
+        let mut pauses = Vec::new();
+        for _ in 0..6 {
+            trials.failed(1, Some(StartCode::StartFailed), now, Timestamp::UNIX_EPOCH);
+            pauses.push((trials.next(1).unwrap().0 - now).as_secs());
+        }
+        assert_eq!(pauses, [5, 10, 20, 40, 60, 60]);
     }
 
     #[test]

@@ -1,6 +1,7 @@
 //! Which code a Function has: found out once for each spec, and again after a while when it could not be had.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use hearth_function::spec::SourceKind;
 use hearth_function::{Code, FunctionSpec, Revision};
@@ -9,6 +10,9 @@ use tokio::time::Instant;
 
 use super::super::missing::Missing;
 use super::{RETRY, SOURCE, Task, retry};
+
+/// The longest pause between two looks for code that could not be had: as long as a kubelet leaves an image alone.
+const LONGEST: Duration = Duration::from_secs(300);
 
 /// What is known of it.
 #[derive(Debug)]
@@ -32,7 +36,7 @@ impl Known {
         let failed = code.as_ref().err();
         let before = before.filter(|before| before.generation == generation);
         let failures = before.map_or(0, |before| before.failures);
-        let pause = retry::pause(RETRY, failures);
+        let pause = retry::pause(RETRY, LONGEST, failures);
         Self {
             generation,
             next: failed

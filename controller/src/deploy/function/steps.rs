@@ -71,7 +71,7 @@ impl Task {
         let failures = before.map_or(0, |_| self.memory.build_failures);
         // A look for a bundle costs nothing; npm and pip go out into the network.
         let costly = matches!(&found, Err(missing) if missing.reason == Lack::BuildFailed);
-        let pause = if costly { retry::pause(RETRY, failures) } else { RETRY };
+        let pause = if costly { retry::pause(RETRY, retry::LONGEST, failures) } else { RETRY };
         self.memory.build_failures = if found.is_err() { failures + 1 } else { 0 };
         self.memory.build_again = found.is_err().then(|| retry::after(Timestamp::now(), pause));
         self.memory.build = Some((digest, found, Instant::now() + pause));

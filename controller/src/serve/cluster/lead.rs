@@ -4,6 +4,7 @@ use std::num::NonZeroU32;
 use std::sync::Arc;
 use std::time::Duration;
 
+use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
 use super::super::parts::{Health, Wired};
@@ -29,6 +30,9 @@ const STARTS: NonZeroU32 = NonZeroU32::MIN.saturating_add(31);
 
 /// How long the deployer has to end the step that it is at.
 const FOR_DEPLOYER: Duration = Duration::from_secs(5);
+
+/// Remarks of the deployer that wait to become Events.
+const REMARKS: usize = 256;
 
 /// Why a part does not start.
 #[derive(Debug, thiserror::Error)]
@@ -90,7 +94,8 @@ pub(super) async fn start(ground: &Ground, ends: Ends) -> Result<Leading, Error>
         service.run().await;
         Ok(())
     });
-    let (events, sender) = Events::new(store.clone(), autoscaler.watch(), ground.place.clone());
+    let (remarks, remarked) = mpsc::channel(REMARKS);
+    let (events, sender) = Events::new(store.clone(), autoscaler.watch(), remarked, ground.place.clone());
     let client = ground.client.clone();
     tasks.spawn("events", async move {
         tokio::join!(events.run(), sender.run(client));
@@ -117,6 +122,7 @@ pub(super) async fn start(ground: &Ground, ends: Ends) -> Result<Leading, Error>
         autoscaler: autoscaler.clone(),
         routes,
         logs: logs.clone(),
+        remarks: Some(remarks),
     };
     let deployer = deploy::Service::new(deploying_config(ground), parts, &registry);
     // What was serving is known again before anybody is told where it is.

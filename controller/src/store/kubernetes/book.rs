@@ -84,6 +84,7 @@ impl Book {
             Some(known) if known.metadata().uid == placeholder.metadata().uid => {
                 let mut object = known.clone();
                 object.metadata_mut().clone_from(placeholder.metadata());
+                object.take_status_of(&placeholder);
                 mark_unreadable(object.metadata_mut(), error);
                 object
             }

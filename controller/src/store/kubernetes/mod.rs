@@ -12,6 +12,7 @@
 
 mod book;
 mod follow;
+mod lost;
 mod write;
 
 #[cfg(test)]

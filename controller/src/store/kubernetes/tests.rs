@@ -1,4 +1,4 @@
-//! The store of a cluster against an API server in memory. `controller/tests/cluster.rs` has the same promises against a real one.
+//! The store of a cluster against an API server in memory. `controller/tests/cluster` has the same promises against a real one.
 
 use std::time::Duration;
 
@@ -191,4 +191,46 @@ async fn an_object_of_another_definition_hides_no_other_and_says_why() {
     let later = store.get::<Function>("default", "later").unwrap();
     let why = unreadable(&later.metadata).unwrap();
     assert!(why.contains("cobol"), "{why}");
+}
+
+#[tokio::test]
+async fn an_object_that_cannot_be_read_keeps_its_status_and_its_finalizer() {
+    let (server, mut tasks) = (Server::new(), JoinSet::new());
+    let mut later = function("later");
+    later["spec"]["runtime"] = json!("cobol");
+    server.put("functions", later);
+    let store = open(&server, &mut tasks).await;
+    let known = store.get::<Function>("default", "later").unwrap();
+    store.finalize(known.as_ref(), "hearth.dev/instances", true).await.unwrap();
+    let mut known = Function::clone(&known);
+    known.metadata.resource_version = None;
+    known.status = Some(FunctionStatus { url: Some("http://x".to_owned()), ..Default::default() });
+    let written = store.update_status(known.clone()).await.unwrap();
+    assert_eq!(written.status, known.status, "it is not written again at every look");
+    assert!(unreadable(&written.metadata).is_some());
+    let raw = server.object("functions", "later").unwrap();
+    assert_eq!((&raw["status"]["url"], &raw["spec"]["runtime"]), (&json!("http://x"), &json!("cobol")));
+    assert_eq!(raw["metadata"]["finalizers"], json!(["hearth.dev/instances"]));
+}
+
+#[tokio::test]
+async fn a_definition_without_what_is_written_is_named() {
+    let (server, mut tasks) = (Server::new(), JoinSet::new());
+    server.put("functions", function("a"));
+    let store = open(&server, &mut tasks).await;
+    let mut known = Function::clone(&store.get::<Function>("default", "a").unwrap());
+    known.metadata.resource_version = None;
+    known.status = Some(FunctionStatus { url: Some("http://x".to_owned()), ..Default::default() });
+    // As where there is no such path: the object itself is there.
+    server.fail(&[404]);
+    let error = store.update_status(known.clone()).await.unwrap_err().to_string();
+    assert!(
+        error.contains("no status of its own") && error.contains("hearth crd | kubectl apply"),
+        "{error}"
+    );
+    // As where the definition is newer than this program.
+    server.fail(&[422]);
+    assert!(matches!(store.update_status(known.clone()).await, Err(Error::Outdated { .. })));
+    known.metadata.name = Some("gone".to_owned());
+    assert!(matches!(store.update_status(known).await, Err(Error::NotFound { .. })));
 }

@@ -5,16 +5,20 @@ use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use kube::api::{
-    DeleteParams, Patch, PatchParams, PostParams, Preconditions as ApiPreconditions, PropagationPolicy,
+    DeleteParams, ObjectMeta, Patch, PatchParams, PostParams, Preconditions as ApiPreconditions,
+    PropagationPolicy,
 };
-use kube::{Api, Client};
+use kube::core::DeserializeGuard;
+use kube::core::error_boundary::InvalidObject;
+use kube::{Api, Client, Resource as _};
 use serde_json::{Value, json};
 use tokio::time::{Instant, sleep, timeout};
 use tokio_util::sync::CancellationToken;
 
 use super::super::error::Error;
-use super::super::object::{Key, Object};
+use super::super::object::{Key, Kind, Object};
 use super::super::plan::{self, Preconditions};
+use super::lost::lost;
 use super::{From, Memory};
 
 /// As what the API server knows our writes.
@@ -75,8 +79,22 @@ impl Writer {
                 }
                 there
             }
+            Err(error) if is_unfit::<O>(&error) => return Err(unfit::<O>(&error)),
             Err(error) => return Err(of::<O>(&key, "create an object", error)),
         };
+        if let Some(field) = dropped(&object, &made) {
+            // Without that field it would run as something else than was asked for.
+            let uid = made.meta().uid.clone();
+            let params = DeleteParams {
+                preconditions: Some(ApiPreconditions { uid, resource_version: None }),
+                ..DeleteParams::default()
+            };
+            if let Err(error) = patiently(|| api.delete(&key.name, &params)).await.0 {
+                let error = crate::telemetry::chain(&error);
+                tracing::warn!(name = key.qualified(), error, "an object that was not kept whole is left");
+            }
+            return Err(outdated::<O>(&format!("it does not know the field {field}")));
+        }
         let made = self.keep(made)?;
         match status {
             // The API server takes no status with a new object.
@@ -123,9 +141,10 @@ impl Writer {
         object: &O,
         mut status: Value,
     ) -> Result<Arc<O>, Error> {
-        let api = self.api::<O>(key)?;
+        let api = self.readable::<O>(key)?;
         let before = self.memory()?.stored(key);
         let before = before.as_ref().and_then(O::peel).and_then(|known| known.said_status());
+        let said = status.clone();
         take_out(&mut status, before.as_ref());
         let mut metadata = json!({});
         if let Some(fields) = metadata.as_object_mut() {
@@ -135,8 +154,25 @@ impl Writer {
         }
         let patch = Patch::Merge(json!({ "metadata": metadata, "status": status }));
         let params = PatchParams { field_manager: Some(MANAGER.to_owned()), ..PatchParams::default() };
-        let patched = patiently(|| api.patch_status(&key.name, &params, &patch)).await.0;
-        self.keep(patched.map_err(|error| of::<O>(key, "write a status", error))?)
+        let patched = match patiently(|| api.patch_status(&key.name, &params, &patch)).await.0 {
+            Ok(patched) => patched,
+            Err(error) if is_unfit_status(&error) => return Err(unfit::<O>(&error)),
+            Err(kube::Error::Api(refused)) if refused.code == 404 && self.is_there::<O>(&api, key).await => {
+                return Err(outdated::<O>("it has no status of its own"));
+            }
+            Err(error) => return Err(of::<O>(key, "write a status", error)),
+        };
+        let kept = patched.0.as_ref().ok().map(|patched| patched.said_status().unwrap_or_default());
+        let patched = self.keep_readable(key, patched, Some(object))?;
+        match kept.and_then(|kept| lost(&said, &kept)) {
+            Some(field) => Err(outdated::<O>(&format!("it does not know the field {}", in_status(&field)))),
+            None => Ok(patched),
+        }
+    }
+
+    /// Whether the object is there though its status is not.
+    async fn is_there<O: Object>(&self, api: &Api<DeserializeGuard<O>>, key: &Key) -> bool {
+        matches!(timeout(REQUEST, api.get_metadata_opt(&key.name)).await, Ok(Ok(Some(_))))
     }
 
     pub(in super::super) async fn finalize<O: Object>(
@@ -146,7 +182,7 @@ impl Writer {
         on: bool,
     ) -> Result<Arc<O>, Error> {
         let key = key(object)?;
-        let api = self.api::<O>(&key)?;
+        let api = self.readable::<O>(&key)?;
         let params = PatchParams { field_manager: Some(MANAGER.to_owned()), ..PatchParams::default() };
         let mut round = 0;
         loop {
@@ -165,12 +201,12 @@ impl Writer {
             } }));
             match patiently(|| api.patch(&key.name, &params, &patch)).await.0 {
                 // The last finalizer of an object that is being deleted: the answer is its last form.
-                Ok(newest) if is_over(&newest) => {
-                    let last = Arc::new(newest);
+                Ok(last) if is_over(last.meta()) => {
+                    let last = last.0.map_or(newest, Arc::new);
                     self.memory()?.leave(&key, Some(&O::wrap(Arc::clone(&last))), From::Answer);
                     return Ok(last);
                 }
-                Ok(newest) => return self.keep(newest),
+                Ok(newest) => return self.keep_readable(&key, newest, None),
                 Err(kube::Error::Api(refused)) if refused.is_conflict() && round < ROUNDS => {}
                 Err(error) => return Err(of::<O>(&key, "change the finalizers of an object", error)),
             }
@@ -197,7 +233,7 @@ impl Writer {
         };
         let (deleted, attempts) = patiently(|| api.delete(&key.name, &params)).await;
         match deleted {
-            Ok(answer) => match answer.left().filter(|object| !is_over(object)) {
+            Ok(answer) => match answer.left().filter(|object| !is_over(object.meta())) {
                 Some(marked) => self.keep(marked),
                 None => {
                     self.memory()?.leave(&key, Some(&O::wrap(Arc::clone(&known))), From::Answer);
@@ -215,9 +251,9 @@ impl Writer {
         if let Some(known) = known.as_ref().and_then(O::peel) {
             return Ok(Arc::clone(known));
         }
-        let api = self.api::<O>(key)?;
+        let api = self.readable::<O>(key)?;
         let found = patiently(|| api.get(&key.name)).await.0;
-        self.keep(found.map_err(|error| of::<O>(key, "read an object", error))?)
+        self.keep_readable(key, found.map_err(|error| of::<O>(key, "read an object", error))?, None)
     }
 
     fn keep<O: Object>(&self, mut object: O) -> Result<Arc<O>, Error> {
@@ -225,6 +261,38 @@ impl Writer {
         let object = Arc::new(object);
         self.memory()?.arrive(O::wrap(Arc::clone(&object)));
         Ok(object)
+    }
+
+    /// As [`Self::keep`], of an answer whose spec may be one that cannot be read: it is known then as one. `status`: what was written with it.
+    fn keep_readable<O: Object>(
+        &self,
+        key: &Key,
+        answer: DeserializeGuard<O>,
+        status: Option<&O>,
+    ) -> Result<Arc<O>, Error> {
+        let InvalidObject { error, metadata } = match answer.0 {
+            Ok(object) => return self.keep(object),
+            Err(invalid) => invalid,
+        };
+        let placeholder = O::unreadable(metadata, &error).map(|mut placeholder| {
+            if let Some(written) = status {
+                placeholder.take_status(written);
+            }
+            O::wrap(Arc::new(placeholder))
+        });
+        let memory = self.memory()?;
+        if let Some(placeholder) = placeholder {
+            memory.arrive_unreadable(placeholder, &error);
+        }
+        let known = memory.stored(key);
+        let unread = || Error::Io { doing: "read what the API server answered", source: error.into() };
+        known.as_ref().and_then(O::peel).map(Arc::clone).ok_or_else(unread)
+    }
+
+    /// Where answers are taken whatever their spec is.
+    fn readable<O: Object>(&self, key: &Key) -> Result<Api<DeserializeGuard<O>>, Error> {
+        self.api::<O>(key)?;
+        Ok(Api::namespaced(self.client.clone(), &key.namespace))
     }
 
     fn api<O: Object>(&self, key: &Key) -> Result<Api<O>, Error> {
@@ -240,8 +308,7 @@ impl Writer {
 }
 
 /// Whether an object that the API server answered with is one that is there no more.
-fn is_over<O: Object>(object: &O) -> bool {
-    let metadata = object.meta();
+fn is_over(metadata: &ObjectMeta) -> bool {
     metadata.deletion_timestamp.is_some() && metadata.finalizers.as_ref().is_none_or(Vec::is_empty)
 }
 
@@ -298,6 +365,37 @@ fn key<O: Object>(object: &O) -> Result<Key, Error> {
         _ => return Ok(key),
     };
     Err(Error::Invalid { kind: O::KIND, detail })
+}
+
+fn outdated<O: Object>(detail: &str) -> Error {
+    Error::Outdated { kind: O::KIND, detail: detail.to_owned() }
+}
+
+/// The field of a new object's spec that was not kept.
+fn dropped<O: Object>(sent: &O, made: &O) -> Option<String> {
+    let spec = |object: &O| serde_json::to_value(object).ok().map(|mut whole| whole["spec"].take());
+    lost(&spec(sent)?, &spec(made)?).map(|field| format!("spec.{field}"))
+}
+
+fn in_status(field: &str) -> String {
+    if field.is_empty() { "status".to_owned() } else { format!("status.{field}") }
+}
+
+/// Whether a definition refuses what Hearth alone has written.
+fn is_unfit<O: Object>(error: &kube::Error) -> bool {
+    O::KIND == Kind::Revision && is_unfit_status(error)
+}
+
+fn is_unfit_status(error: &kube::Error) -> bool {
+    matches!(error, kube::Error::Api(refused) if refused.code == 422)
+}
+
+fn unfit<O: Object>(error: &kube::Error) -> Error {
+    let said = match error {
+        kube::Error::Api(refused) => refused.message.clone(),
+        error => crate::telemetry::chain(error),
+    };
+    outdated::<O>(&format!("it does not take what Hearth writes: {said}"))
 }
 
 fn another<O: Object>(key: &Key) -> Error {

@@ -16,6 +16,7 @@ use tokio::sync::{mpsc, watch};
 use tokio::time::timeout;
 
 use crate::autoscale::{RevisionView, Snapshot};
+use crate::deploy::Remark;
 use crate::store::{self, Store, Watch};
 use told::{Allowance, Happening, Kind, Told};
 
@@ -33,6 +34,7 @@ const MESSAGE: usize = 1020;
 pub(super) struct Events {
     store: Store,
     snapshots: watch::Receiver<Arc<Snapshot>>,
+    remarks: mpsc::Receiver<Remark>,
     functions: BTreeMap<FunctionId, Known>,
     views: BTreeMap<RevisionId, (Arc<RevisionView>, Told)>,
     began: Timestamp,
@@ -57,12 +59,13 @@ impl Events {
     pub(super) fn new(
         store: Store,
         snapshots: watch::Receiver<Arc<Snapshot>>,
+        remarks: mpsc::Receiver<Remark>,
         reporter: String,
     ) -> (Self, Sender) {
         let (out, waiting) = mpsc::channel(WAITING);
         let (functions, views) = (BTreeMap::new(), BTreeMap::new());
         let began = Timestamp::now();
-        (Self { store, snapshots, functions, views, began, out, reporter }, Sender { waiting })
+        (Self { store, snapshots, remarks, functions, views, began, out, reporter }, Sender { waiting })
     }
 
     /// Until the store is closed.
@@ -79,6 +82,10 @@ impl Events {
                     }
                     let snapshot = snapshots.borrow_and_update().clone();
                     self.snapshot(&snapshot);
+                    Ok(())
+                }
+                Some(Remark { function, reason, message }) = self.remarks.recv() => {
+                    self.tell(&function, told::warning(reason, message));
                     Ok(())
                 }
             };

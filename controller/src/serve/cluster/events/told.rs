@@ -24,7 +24,7 @@ fn normal(reason: &str, message: impl Into<String>) -> Happening {
     Happening { kind: Kind::Normal, reason: reason.to_owned(), message: message.into() }
 }
 
-fn warning(reason: &str, message: impl Into<String>) -> Happening {
+pub(super) fn warning(reason: &str, message: impl Into<String>) -> Happening {
     Happening { kind: Kind::Warning, reason: reason.to_owned(), message: message.into() }
 }
 

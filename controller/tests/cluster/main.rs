@@ -1,0 +1,152 @@
+//! Hearth in a real Kubernetes, the one that `KUBECONFIG` names: controller and gateway as processes of this machine, instances as Pods. Pods
+//! must reach this machine (at the address that leads to the API server, or `HEARTH_TEST_HOST`), this machine the Pods, and the nodes take
+//! images from this machine's Docker, as with `.ci/cluster up`. Without all that nothing is tried, and that is said.
+
+#![expect(clippy::tests_outside_test_module, reason = "all of it is a test")]
+
+mod cluster;
+mod faults;
+#[path = "../support/pods.rs"]
+mod pods;
+mod shared;
+#[path = "../support/mod.rs"]
+mod support;
+
+use std::path::Path;
+use std::process::{Command, Stdio};
+use std::time::Instant;
+
+use cluster::Cluster;
+use serde_json::json;
+use support::{eventually, node, node_with, text};
+
+const HELLO: &str =
+    "exports.handler = async () => ({ statusCode: 200, body: 'hello from ' + process.env.HEARTH_FUNCTION })";
+
+#[test]
+fn a_function_applied_by_kubectl_answers_through_the_gateway_and_leaves_nothing() {
+    let Some(cluster) = Cluster::working() else { return };
+    let began = Instant::now();
+    cluster.apply(&node("hello", HELLO));
+    cluster.ready("hello");
+    let (status, body) = cluster.call("hello");
+    assert_eq!(
+        (status, body.as_str()),
+        (200, "hello from hello"),
+        "after {:?}\n{}",
+        began.elapsed(),
+        cluster.logs()
+    );
+    let described = cluster.kubectl(&["describe", "function", "hello"]);
+    for reason in ["RevisionCreated", "Ready"] {
+        assert!(described.contains(reason), "{described}");
+    }
+    let listed = cluster.kubectl(&["get", "functions"]);
+    assert!(listed.contains("http://") && listed.contains("True"), "{listed}");
+    cluster.end();
+}
+
+#[test]
+fn a_function_at_zero_comes_up_for_a_request() {
+    let Some(cluster) = Cluster::working() else { return };
+    cluster.apply(&node_with("cold", HELLO, "scale: { initial: 0 }"));
+    cluster.ready("cold");
+    assert!(cluster.pods().is_empty());
+    let (status, body) = cluster.call("cold");
+    assert_eq!((status, body.as_str()), (200, "hello from cold"), "{}", cluster.logs());
+    cluster.end();
+}
+
+#[test]
+fn calls_go_on_while_the_controller_that_works_is_killed_and_another_follows() {
+    let Some(mut cluster) = Cluster::working() else { return };
+    cluster.controller();
+    cluster.apply(&node_with("steady", HELLO, "scale: { min: 1 }"));
+    cluster.ready("steady");
+    let pods = cluster.pods();
+    let caller = cluster.caller("steady");
+    // Killed, as by a crash.
+    drop(cluster.controllers.remove(0));
+    // One that is applied while nobody leads is seen to by the next, and waits for it.
+    cluster.apply(&node("later", HELLO));
+    cluster.ready("later");
+    assert_eq!(cluster.call("later").0, 200);
+    let (good, bad) = caller.end();
+    assert!(bad.is_empty() && good > 0, "{good} good, {bad:?}\n{}", cluster.logs());
+    assert!(
+        pods.iter().all(|pod| cluster.pods().contains(pod)),
+        "its instance was adopted\n{}",
+        cluster.logs()
+    );
+    cluster.end();
+}
+
+#[test]
+fn the_command_line_uploads_code_and_reads_logs_through_the_api_server() {
+    let Some(cluster) = Cluster::working() else { return };
+    // What the chart makes: a Service to the controller, and the Secret.
+    let key = cluster.key();
+    cluster.kubectl(&[
+        "create",
+        "secret",
+        "generic",
+        "hearth-key",
+        &format!("--from-file=key={}", key.display()),
+    ]);
+    cluster.relay();
+    let directory = cluster.data.path().join("code");
+    std::fs::create_dir(&directory).expect("a temporary directory is ours");
+    let code = "exports.handler = async () => { console.log('a line'); return 'uploaded' }";
+    std::fs::write(directory.join("index.js"), code).expect("a temporary directory is ours");
+    let manifest = "apiVersion: hearth.dev/v1\nkind: Function\nmetadata: { name: uploaded }\nspec: { runtime: nodejs, handler: index.handler, source: { path: . } }\n";
+    let file = write(&directory.join("function.yaml"), manifest);
+    cluster.cli(&["apply", "-f", &file]);
+    let said = cluster.cli(&["invoke", "uploaded"]);
+    assert!(said.contains("uploaded"), "{said}");
+    let logged = eventually(|| cluster.cli(&["logs", "uploaded"]).contains("a line").then_some(()));
+    assert!(logged.is_some(), "{}", cluster.logs());
+    assert!(cluster.cli(&["describe", "uploaded"]).contains("uploaded-00001"));
+    assert!(cluster.cli(&["get", "instances"]).contains("uploaded"));
+    cluster.kubectl(&["delete", "pod", "hearth-controller", "--wait=false"]);
+    cluster.end();
+}
+
+impl Cluster {
+    /// A Pod that leads to the controller on this machine: the API server's proxy goes to Pods only.
+    fn relay(&self) {
+        let (host, port) = (&self.ground.host, self.controllers[0].management.port());
+        let code = format!(
+            "require('net').createServer((near) => {{ const far = require('net').connect({port}, '{host}'); near.pipe(far).pipe(near); \
+             near.on('error', () => far.destroy()); far.on('error', () => near.destroy()); }}).listen(7070)"
+        );
+        let (node, image) = (self.ground.interpreter(), &self.ground.image);
+        let labels =
+            json!({ "app.kubernetes.io/name": "hearth", "app.kubernetes.io/component": "controller" });
+        let named = json!({ "name": "hearth-controller", "labels": labels });
+        let objects = json!({ "apiVersion": "v1", "kind": "List", "items": [
+            { "apiVersion": "v1", "kind": "Service", "metadata": named,
+                "spec": { "selector": labels, "ports": [{ "name": "management", "port": 7070 }] } },
+            { "apiVersion": "v1", "kind": "Pod", "metadata": named, "spec": { "containers": [{
+                "name": "relay", "image": image, "imagePullPolicy": "Never", "command": [node, "-e", code] }] } },
+        ] });
+        self.apply(&objects.to_string());
+        self.kubectl(&["wait", "--for=condition=Ready", "pod/hearth-controller", "--timeout=60s"]);
+    }
+
+    fn cli(&self, arguments: &[&str]) -> String {
+        let output = Command::new(env!("CARGO_BIN_EXE_hearth"))
+            .args(arguments)
+            .args(["-n", &self.ground.namespace])
+            .env("HEARTH_CLUSTER_NAMESPACE", &self.ground.namespace)
+            .stdin(Stdio::null())
+            .output()
+            .expect("the binary under test can be run");
+        assert!(output.status.success(), "{}\n{}", text(&output), self.logs());
+        text(&output)
+    }
+}
+
+fn write(path: &Path, content: &str) -> String {
+    std::fs::write(path, content).expect("a temporary directory is ours");
+    path.to_str().expect("temporary paths are text").to_owned()
+}
