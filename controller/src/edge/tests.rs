@@ -241,7 +241,8 @@ async fn what_a_killed_gateway_had_is_given_to_the_other() {
     drop(one);
     all_well(kept).await;
     drop(lost);
-    assert!(scene.backend.most_at_once() <= 4, "{} at once", scene.backend.most_at_once());
+    // The hub may see that it has gone before the instance does: for that moment its calls, at most four, run beside those of the other.
+    assert!(scene.backend.most_at_once() <= 8, "{} at once", scene.backend.most_at_once());
 }
 
 #[tokio::test(flavor = "multi_thread")]
