@@ -2,6 +2,7 @@
 
 mod beside;
 mod look;
+mod prepare;
 mod refused;
 mod retry;
 mod source;
@@ -93,6 +94,8 @@ struct Memory {
     build_again: Option<Timestamp>,
     /// Revisions whose parts are known, or are not there until then.
     prepared: BTreeMap<Number, Result<Arc<pool::Template>, (Missing, Instant)>>,
+    /// The Revision whose parts are to be brought here while instances of it run already, and when that is tried.
+    owed: Option<(Number, Instant)>,
     targets: BTreeMap<Number, (Reach, i64)>,
     served: Option<(Number, i64)>,
     /// Why Revisions failed their trial.
@@ -181,7 +184,9 @@ impl Task {
                 self.memory.refused.step_taken();
                 Box::pin(self.write_status(&observed)).await;
                 self.settle();
-                self.wait(&wanted, &observed).await;
+                if !Box::pin(self.bring_owed(&observed)).await {
+                    self.wait(&wanted, &observed).await;
+                }
                 continue;
             };
             if takes_long(&action) {
@@ -234,6 +239,7 @@ impl Task {
     async fn wait(&mut self, wanted: &Wanted, observed: &Observed) {
         let now = Instant::now();
         let due = awaited(wanted, observed).into_iter().filter_map(|awaited| self.memory.due(awaited));
+        let due = due.chain(self.memory.owed.map(|(_, at)| at));
         let wake = due.min().map_or(now + RESYNC, |due| due.clamp(now + SOONEST, now + RESYNC));
         let mut conflicts = self.shared.parts.routes.conflicts();
         // What has changed since the status was made counts too.
@@ -418,36 +424,6 @@ impl Task {
             self.memory.prepared.insert(number, template);
         }
         Ok(())
-    }
-
-    async fn prepare(&mut self, number: Number, observed: &Observed) -> Result<(), store::Error> {
-        let Some(revision) = self.revisions().remove(&number) else { return Ok(()) };
-        let template = match self.ensure(&revision.spec.template, observed).await {
-            Ok(found) => self.pool_template(&revision, found),
-            Err(missing) => Err((missing, Instant::now() + RETRY)),
-        };
-        self.memory.prepared.insert(number, template);
-        Ok(())
-    }
-
-    fn pool_template(
-        &self,
-        revision: &Revision,
-        found: Found,
-    ) -> Result<Arc<pool::Template>, (Missing, Instant)> {
-        let places = pool::Places {
-            code: found.code,
-            image: found.image,
-            dependencies: found.dependencies,
-            interpreter: found.interpreter,
-            runtime_image: found.runtime_image,
-            fixity: self.shared.parts.sources.fixity,
-            gateway: self.shared.config.url_inside.clone(),
-        };
-        pool::Template::new(revision, places).map(Arc::new).map_err(|error| {
-            let missing = Missing { reason: "Invalid", message: error.to_string() };
-            (missing, Instant::now() + RETRY)
-        })
     }
 
     async fn put(&mut self, number: Number, reach: Reach, generation: i64) {

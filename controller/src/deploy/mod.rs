@@ -102,6 +102,8 @@ pub struct Parts {
     pub panics: Counter,
     /// What the stores hold.
     pub stores: Stores,
+    /// Revisions of which an earlier controller left instances that run.
+    pub left: HashSet<RevisionId>,
     /// Where is told what no status says, if somebody listens; what does not fit in is dropped.
     pub remarks: Option<mpsc::Sender<Remark>>,
 }

@@ -232,6 +232,8 @@ impl Start {
                     "Panics in the tasks of Functions; each begins anew.",
                 ),
                 stores: stores(&metrics),
+                // Their parts are on this disk.
+                left: std::collections::HashSet::new(),
                 // The status says all.
                 remarks: None,
             },

@@ -1,5 +1,6 @@
 //! The parts of the controller that leads, started in order and stopped again.
 
+use std::collections::HashSet;
 use std::num::NonZeroU32;
 use std::sync::Arc;
 use std::time::Duration;
@@ -106,6 +107,9 @@ pub(super) async fn start(ground: &Ground, ends: Ends) -> Result<Leading, Error>
         Ok(())
     });
     let adoptable = adoptable(backend.as_ref(), &logs).await?;
+    let running = adoptable.iter().filter(|one| one.found.ended.is_none());
+    let left = running.filter_map(|one| one.found.spec.owner.as_ref()).map(|owner| owner.revision.clone());
+    let left: HashSet<_> = left.collect();
 
     let bundles = Bundles::open(data, wire::bundle_limits(config))?;
     let fetching =
@@ -146,10 +150,8 @@ pub(super) async fn start(ground: &Ground, ends: Ends) -> Result<Leading, Error>
         interpreters: config.cluster.runtimes.catalogue(),
         depot: Some(depot.clone()),
     };
-    let parts = deploy::Parts {
-        remarks: Some(remarks),
-        ..deploy_parts(&store, sources, &autoscaler, &logs, &registry)
-    };
+    let mut parts = deploy_parts(&store, sources, &autoscaler, &logs, &registry);
+    (parts.left, parts.remarks) = (left, Some(remarks));
     let deployer = deploy::Service::new(deploying_config(ground), parts);
     let (restored, is_restored) = oneshot::channel();
     let ending = deploying.clone();
@@ -264,6 +266,7 @@ fn deploy_parts(
         panics: registry
             .counter("hearth_deploy_panics_total", "Panics in the tasks of Functions; each begins anew."),
         stores: wire::stores(registry),
+        left: HashSet::new(),
         remarks: None,
     }
 }
