@@ -140,6 +140,11 @@ impl Bundles {
         self.shelf.path(digest.hex())
     }
 
+    /// Where the bundle is, if it is here, and where it will be.
+    pub(crate) fn place(&self, digest: &Digest) -> PathBuf {
+        self.shelf.place(digest.hex())
+    }
+
     /// Removes a bundle; no error if it is not here. Blocks for as long as it takes to remove its files.
     ///
     /// # Errors

@@ -67,8 +67,12 @@ impl Shelf {
 
     /// The directory of this name, if it is whole.
     pub(crate) fn path(&self, name: &str) -> Option<PathBuf> {
-        let path = self.root.join(name);
-        path.is_dir().then_some(path)
+        Some(self.place(name)).filter(|path| path.is_dir())
+    }
+
+    /// Where it is, or will be.
+    pub(crate) fn place(&self, name: &str) -> PathBuf {
+        self.root.join(name)
     }
 
     /// Begins a directory. Whoever is not root cannot look into it before it is whole.

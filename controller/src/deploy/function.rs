@@ -3,6 +3,7 @@
 
 mod beside;
 mod look;
+mod prepare;
 mod refused;
 mod retry;
 mod source;
@@ -88,6 +89,8 @@ struct Memory {
     build_again: Option<Timestamp>,
     /// Revisions whose parts are known, or are not there until then.
     prepared: BTreeMap<Number, Result<Arc<pool::Template>, (Missing, Instant)>>,
+    /// The Revision whose parts are to be brought here while instances of it run already, and when that is tried.
+    owed: Option<(Number, Instant)>,
     targets: BTreeMap<Number, (Reach, i64)>,
     served: Option<(Number, i64)>,
     /// Why Revisions failed their trial.
@@ -176,7 +179,9 @@ impl Task {
                 self.memory.refused.step_taken();
                 Box::pin(self.write_status(&observed)).await;
                 self.settle();
-                self.wait(&wanted, &observed).await;
+                if !Box::pin(self.bring_owed(&observed)).await {
+                    self.wait(&wanted, &observed).await;
+                }
                 continue;
             };
             if takes_long(&action) {
@@ -229,6 +234,7 @@ impl Task {
     async fn wait(&mut self, wanted: &Wanted, observed: &Observed) {
         let now = Instant::now();
         let due = awaited(wanted, observed).into_iter().filter_map(|awaited| self.memory.due(awaited));
+        let due = due.chain(self.memory.owed.map(|(_, at)| at));
         let wake = due.min().map_or(now + RESYNC, |due| due.clamp(now + SOONEST, now + RESYNC));
         let mut conflicts = self.shared.parts.routes.conflicts();
         // What has changed since the status was made counts too.

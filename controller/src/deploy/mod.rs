@@ -90,6 +90,8 @@ pub struct Parts {
     pub routes: Routes,
     /// What functions printed: removed with them.
     pub logs: Logs,
+    /// Revisions of which an earlier controller left instances that run.
+    pub left: HashSet<RevisionId>,
     /// Where is told what no status says, if somebody listens; what does not fit in is dropped.
     pub remarks: Option<mpsc::Sender<Remark>>,
 }

@@ -4,6 +4,9 @@ use std::num::NonZeroU32;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use hearth_dispatch::routes::Conflict;
+use hearth_function::{RevisionSpec, RevisionState, RevisionStatus, Template};
+use jiff::Timestamp;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::OwnerReference;
 use serde_json::json;
 use tokio::sync::mpsc;
 use tokio::time::timeout;
@@ -41,74 +44,144 @@ fn function(name: &str) -> Function {
     .unwrap()
 }
 
+/// A service and what it works with, over this store.
+struct Rig {
+    listener: Arc<Listener>,
+    metrics: Registry,
+    shutdown: CancellationToken,
+    _tasks: JoinSet<()>,
+    _channels: (mpsc::Sender<hearth_dispatch::ToScaler>, mpsc::Receiver<hearth_dispatch::ToGateway>),
+}
+
+impl Rig {
+    /// Begins, and waits until what served before is routed again.
+    async fn begin(directory: &std::path::Path, store: &Store, left: HashSet<RevisionId>) -> Self {
+        let backend: Arc<dyn Backend> = Staged::new(directory);
+        let (logs, writer) = Logs::open(directory.join("logs"), Default::default()).unwrap();
+        std::thread::spawn(move || writer.run());
+        let metrics = Registry::new();
+        let (to_scaler, from_gateway) = mpsc::channel(64);
+        let (to_gateway, from_scaler) = mpsc::channel(64);
+        let (scaler, autoscaler) = autoscale::Service::new(
+            autoscale::Config {
+                parallelism: NonZeroU32::MIN,
+                drain: Duration::from_secs(1),
+                prewarm: autoscale::Prewarming::off(),
+                keep_free_bytes: Some(0),
+            },
+            Pool::new(Arc::clone(&backend), logs.clone()),
+            logs.clone(),
+            autoscale::Channels { from_gateway, to_gateway },
+            Vec::new(),
+            &metrics,
+        );
+        let listener = Arc::new(Listener::default());
+        let routes = Routes::default();
+        routes.open(Arc::clone(&listener) as Arc<dyn Gateway>);
+        let sources = Sources {
+            bundles: Bundles::open(directory, Default::default()).unwrap(),
+            dependencies: Arc::new(Dependencies::open(directory, backend, Default::default()).unwrap()),
+            fetcher: crate::build::Fetcher::open(
+                directory,
+                Bundles::open(directory, Default::default()).unwrap(),
+                Default::default(),
+            )
+            .unwrap(),
+            images: crate::build::Images::open(directory, Default::default()).unwrap(),
+            engine: None,
+            fixity: crate::backend::Fixity::Free,
+            program_image: None,
+            interpreters: Default::default(),
+            depot: None,
+        };
+        let parts = Parts { store: store.clone(), sources, autoscaler, routes, logs, left, remarks: None };
+        let service = Service::new(
+            Config {
+                url: String::new(),
+                url_inside: None,
+                keeping: Keeping { age: Duration::from_secs(60), unused_bytes: 1 << 30 },
+                finalizer: None,
+            },
+            parts,
+            &metrics,
+        );
+        let shutdown = CancellationToken::new();
+        let mut tasks = JoinSet::new();
+        tasks.spawn(scaler.run());
+        let (restored, is_restored) = tokio::sync::oneshot::channel();
+        let stop = shutdown.clone();
+        tasks.spawn(async move { service.run(stop, || restored.send(()).unwrap()).await.unwrap() });
+        timeout(Duration::from_secs(60), is_restored).await.expect("it begins all the same").unwrap();
+        Self { listener, metrics, shutdown, _tasks: tasks, _channels: (to_scaler, from_scaler) }
+    }
+}
+
+async fn open(directory: &tempfile::TempDir) -> Store {
+    Store::open(store::Config::new(directory.path().join("hearth.redb"))).await.unwrap()
+}
+
 // Store and bundles work on threads of their own, which a paused clock does not wait for.
 #[tokio::test]
 async fn a_panic_in_the_task_of_one_function_stops_no_other_and_is_got_over() {
     let directory = tempfile::tempdir().unwrap();
-    let backend: Arc<dyn Backend> = Staged::new(directory.path());
-    let store = Store::open(store::Config::new(directory.path().join("hearth.redb"))).await.unwrap();
-    let (logs, writer) = Logs::open(directory.path().join("logs"), Default::default()).unwrap();
-    std::thread::spawn(move || writer.run());
-    let metrics = Registry::new();
-    let (_to_scaler, from_gateway) = mpsc::channel(64);
-    let (to_gateway, _from_scaler) = mpsc::channel(64);
-    let (scaler, autoscaler) = autoscale::Service::new(
-        autoscale::Config {
-            parallelism: NonZeroU32::MIN,
-            drain: Duration::from_secs(1),
-            prewarm: autoscale::Prewarming::off(),
-            keep_free_bytes: Some(0),
-        },
-        Pool::new(Arc::clone(&backend), logs.clone()),
-        logs.clone(),
-        autoscale::Channels { from_gateway, to_gateway },
-        Vec::new(),
-        &metrics,
-    );
-    let listener = Arc::new(Listener::default());
-    let routes = Routes::default();
-    routes.open(Arc::clone(&listener) as Arc<dyn Gateway>);
-    let sources = Sources {
-        bundles: Bundles::open(directory.path(), Default::default()).unwrap(),
-        dependencies: Arc::new(Dependencies::open(directory.path(), backend, Default::default()).unwrap()),
-        fetcher: crate::build::Fetcher::open(
-            directory.path(),
-            Bundles::open(directory.path(), Default::default()).unwrap(),
-            Default::default(),
-        )
-        .unwrap(),
-        images: crate::build::Images::open(directory.path(), Default::default()).unwrap(),
-        engine: None,
-        fixity: crate::backend::Fixity::Free,
-        program_image: None,
-        interpreters: Default::default(),
-        depot: None,
-    };
-    let parts = Parts { store: store.clone(), sources, autoscaler, routes, logs, remarks: None };
+    let store = open(&directory).await;
     // One is there when the service begins, which waits for it, and one comes later.
-    store.create(function("bad"), jiff::Timestamp::UNIX_EPOCH).await.unwrap();
-    let service = Service::new(
-        Config {
-            url: String::new(),
-            url_inside: None,
-            keeping: Keeping { age: Duration::from_secs(60), unused_bytes: 1 << 30 },
-            finalizer: None,
-        },
-        parts,
-        &metrics,
-    );
-    let shutdown = CancellationToken::new();
-    let mut tasks = JoinSet::new();
-    tasks.spawn(scaler.run());
-    let (restored, is_restored) = tokio::sync::oneshot::channel();
-    let stop = shutdown.clone();
-    tasks.spawn(async move { service.run(stop, || restored.send(()).unwrap()).await.unwrap() });
-    timeout(Duration::from_secs(60), is_restored).await.expect("it begins all the same").unwrap();
-    store.create(function("good"), jiff::Timestamp::UNIX_EPOCH).await.unwrap();
-    let mut served = listener.served.subscribe();
+    store.create(function("bad"), Timestamp::UNIX_EPOCH).await.unwrap();
+    let rig = Rig::begin(directory.path(), &store, HashSet::new()).await;
+    store.create(function("good"), Timestamp::UNIX_EPOCH).await.unwrap();
+    let mut served = rig.listener.served.subscribe();
     let both = |names: &Vec<String>| *names == ["bad", "good"];
     timeout(Duration::from_secs(60), served.wait_for(both)).await.expect("both serve").unwrap();
-    let shown = metrics.render();
+    let shown = rig.metrics.render();
     assert!(shown.contains("hearth_deploy_panics_total 1"), "{shown}");
-    shutdown.cancel();
+    rig.shutdown.cancel();
+}
+
+/// A Function whose Revision was Ready at another controller, with code and dependencies that are not on this disk.
+async fn served_elsewhere(store: &Store, name: &str) -> RevisionId {
+    let bundle = Digest::of(name.as_bytes());
+    let function: Function = serde_json::from_value(json!({
+        "metadata": { "name": name, "namespace": "default" },
+        "spec": { "runtime": "nodejs", "handler": "index.handler", "source": { "bundle": bundle } },
+    }))
+    .unwrap();
+    let function = store.create(function, Timestamp::UNIX_EPOCH).await.unwrap();
+    let template = Template::of(&function.spec, Code::Bundle(bundle));
+    let spec = RevisionSpec {
+        function: name.to_owned(),
+        generation: 1,
+        template_digest: template.digest(),
+        template,
+    };
+    let mut revision = Revision::new(&format!("{name}-00001"), spec);
+    revision.metadata.namespace = Some("default".to_owned());
+    revision.metadata.owner_references = Some(vec![OwnerReference {
+        api_version: hearth_function::API_VERSION.to_owned(),
+        kind: "Function".to_owned(),
+        name: name.to_owned(),
+        uid: function.metadata.uid.clone().unwrap(),
+        ..OwnerReference::default()
+    }]);
+    let dependencies = Some("0".repeat(64));
+    revision.status =
+        Some(RevisionStatus { state: RevisionState::Ready, dependencies, ..RevisionStatus::default() });
+    store.create(revision, Timestamp::UNIX_EPOCH).await.unwrap().id().unwrap()
+}
+
+#[tokio::test]
+async fn a_revision_whose_instances_run_serves_while_its_parts_are_not_here() {
+    let directory = tempfile::tempdir().unwrap();
+    let store = open(&directory).await;
+    let runs = served_elsewhere(&store, "runs").await;
+    served_elsewhere(&store, "rests").await;
+    let rig = Rig::begin(directory.path(), &store, HashSet::from([runs])).await;
+    // Before instances that nobody has named are taken away.
+    assert_eq!(*rig.listener.served.borrow(), ["runs"]);
+    let function = || store.get::<Function>("default", "runs").unwrap();
+    assert!(
+        function().status.as_ref().is_none_or(|status| status.ready_revision.is_some()),
+        "{:?}",
+        function()
+    );
+    rig.shutdown.cancel();
 }

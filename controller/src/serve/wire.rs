@@ -185,6 +185,8 @@ impl Start {
                 autoscaler: autoscaler.clone(),
                 routes: routes.clone(),
                 logs: self.logs.clone(),
+                // Their parts are on this disk.
+                left: std::collections::HashSet::new(),
                 // The status says all.
                 remarks: None,
             },

@@ -82,6 +82,39 @@ fn calls_go_on_while_the_controller_that_works_is_killed_and_another_follows() {
 }
 
 #[test]
+fn instances_stay_when_the_next_controller_has_to_install_their_dependencies_again() {
+    let Some(mut cluster) = Cluster::start() else { return };
+    cluster.ground.add_npm().expect("this machine has npm, and Docker makes an image with it");
+    cluster.work();
+    cluster.controller();
+    let function = json!({ "apiVersion": "hearth.dev/v1", "kind": "Function", "metadata": { "name": "needs" }, "spec": {
+        "runtime": "nodejs", "handler": "index.handler", "scale": { "min": 1 }, "source": { "inline": {
+            "index.js": "exports.handler = async () => ({ statusCode: 200, body: require('one') })",
+            "package.json": r#"{ "name": "needs", "version": "1.0.0", "dependencies": { "one": "file:one" } }"#,
+            "one/package.json": r#"{ "name": "one", "version": "1.0.0" }"#,
+            "one/index.js": "module.exports = 'a dependency'",
+        } },
+    } });
+    cluster.apply(&function.to_string());
+    cluster.ready("needs");
+    assert_eq!(cluster.call("needs"), (200, "a dependency".to_owned()));
+    let pods = cluster.pods();
+    let caller = cluster.caller("needs");
+    drop(cluster.controllers.remove(0));
+    // Its disk is empty.
+    let installed = eventually(|| {
+        let mut all = std::fs::read_dir(cluster.data.path().join("data-1/deps")).ok()?;
+        all.any(|entry| entry.is_ok_and(|entry| entry.file_name().len() == 64)).then_some(())
+    });
+    assert!(installed.is_some(), "{}", cluster.logs());
+    cluster.ready("needs");
+    let (good, bad) = caller.end();
+    assert!(bad.is_empty() && good > 0, "{good} good, {bad:?}\n{}", cluster.logs());
+    assert!(cluster.pods().iter().any(|pod| pods.contains(pod)), "its instance stays\n{}", cluster.logs());
+    cluster.end();
+}
+
+#[test]
 fn the_command_line_uploads_code_and_reads_logs_through_the_api_server() {
     let Some(cluster) = Cluster::working() else { return };
     // What the chart makes: a Service to the controller, and the Secret.

@@ -5,6 +5,7 @@
 use std::fs::File;
 use std::io::Write as _;
 use std::net::UdpSocket;
+use std::path::Path;
 use std::process::{Command, Stdio};
 use std::sync::{Mutex, PoisonError};
 
@@ -68,6 +69,24 @@ impl Ground {
     /// The interpreter's path in the image.
     pub(crate) fn interpreter(&self) -> String {
         self.runtime.split_once(':').map(|(_, path)| path.to_owned()).unwrap_or_default()
+    }
+
+    /// Has npm in the image, as official ones have it: this machine's.
+    pub(crate) fn add_npm(&mut self) -> Result<(), String> {
+        let own = run("sh", &["-c", "realpath \"$(command -v npm)\""], "")?;
+        let from = Path::new(own.trim()).parent().and_then(Path::parent).ok_or("npm lies nowhere")?;
+        let interpreter = self.interpreter();
+        let prefix = Path::new(&interpreter).parent().and_then(Path::parent).ok_or("Node lies nowhere")?;
+        let context = tempfile::tempdir().map_err(|error| error.to_string())?;
+        let at = |name: &str| context.path().join(name).display().to_string();
+        run("cp", &["-rL", &from.display().to_string(), &at("npm")], "")?;
+        let into = prefix.join("lib/node_modules/npm");
+        let file = format!("FROM {}\nCOPY npm {}\n", self.image, into.display());
+        std::fs::write(at("Dockerfile"), file).map_err(|error| error.to_string())?;
+        let image = "hearth-test-nodejs-npm:test";
+        run("docker", &["build", "--quiet", "--tag", image, &at("")], "")?;
+        self.image = image.to_owned();
+        Ok(())
     }
 
     /// An object, or a list of them.

@@ -180,7 +180,15 @@ impl Shared {
         let (blobs, build) = (Arc::clone(&self.blobs), build.map(Path::to_owned));
         let work = move || {
             let one = |path: &PathBuf| {
-                if Some(path) == build.as_ref() { measure(path).map(Arc::new) } else { blobs.of(path) }
+                let blob =
+                    if Some(path) == build.as_ref() { measure(path).map(Arc::new) } else { blobs.of(path) };
+                blob.map_err(|error| match error.kind() {
+                    // A Revision goes on by its instances while its parts are brought to a new controller.
+                    io::ErrorKind::NotFound => {
+                        io::Error::other(format!("{} is not here yet", path.display()))
+                    }
+                    _ => error,
+                })
             };
             paths.iter().map(one).collect::<io::Result<Vec<_>>>()
         };

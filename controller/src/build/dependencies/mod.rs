@@ -244,6 +244,11 @@ impl Dependencies {
         self.inner.shelf.path(key.as_str())
     }
 
+    /// Where the dependencies of this key are, or will be.
+    pub(crate) fn place(&self, key: &str) -> PathBuf {
+        self.inner.shelf.place(key)
+    }
+
     /// Where these dependencies are; installs them if they are not there, or waits for whoever does already. A failed installation is not
     /// remembered: the next call tries again.
     ///

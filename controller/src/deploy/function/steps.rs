@@ -21,7 +21,6 @@ use super::super::{routes, status};
 use super::{PROGRESS, RETRY, SOURCE, Task, retry, source};
 use crate::autoscale::{Target, TrialError, Windows};
 use crate::backend::Fixity;
-use crate::pool;
 use crate::store::{self, Preconditions};
 use crate::telemetry::logs::{Entry, Note};
 
@@ -78,7 +77,11 @@ impl Task {
     }
 
     /// Has the parts of a template, and shows in the status how that goes on.
-    async fn ensure(&mut self, template: &Template, observed: &Observed) -> Result<Found, Missing> {
+    pub(super) async fn ensure(
+        &mut self,
+        template: &Template,
+        observed: &Observed,
+    ) -> Result<Found, Missing> {
         let shared = Arc::clone(&self.shared);
         if let (Some(Code::Bundle(digest)), Some(function)) = (template.code(), self.memory.function.clone())
         {
@@ -160,36 +163,6 @@ impl Task {
             self.memory.prepared.insert(number, template);
         }
         Ok(())
-    }
-
-    async fn prepare(&mut self, number: Number, observed: &Observed) -> Result<(), store::Error> {
-        let Some(revision) = self.revisions().remove(&number) else { return Ok(()) };
-        let template = match self.ensure(&revision.spec.template, observed).await {
-            Ok(found) => self.pool_template(&revision, found),
-            Err(missing) => Err((missing, Instant::now() + RETRY)),
-        };
-        self.memory.prepared.insert(number, template);
-        Ok(())
-    }
-
-    fn pool_template(
-        &self,
-        revision: &Revision,
-        found: Found,
-    ) -> Result<Arc<pool::Template>, (Missing, Instant)> {
-        let places = pool::Places {
-            code: found.code,
-            image: found.image,
-            dependencies: found.dependencies,
-            interpreter: found.interpreter,
-            runtime_image: found.runtime_image,
-            fixity: self.shared.parts.sources.fixity,
-            gateway: self.shared.config.url_inside.clone(),
-        };
-        pool::Template::new(revision, places).map(Arc::new).map_err(|error| {
-            let missing = Missing { reason: Lack::Invalid, message: error.to_string() };
-            (missing, Instant::now() + RETRY)
-        })
     }
 
     async fn put(&mut self, number: Number, reach: Reach, generation: i64) {

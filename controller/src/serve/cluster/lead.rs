@@ -1,5 +1,6 @@
 //! The parts of the controller that leads, started in order and stopped again.
 
+use std::collections::HashSet;
 use std::num::NonZeroU32;
 use std::sync::Arc;
 use std::time::Duration;
@@ -85,6 +86,9 @@ pub(super) async fn start(ground: &Ground, ends: Ends) -> Result<Leading, Error>
         Ok(())
     });
     let adoptable = stores::adoptable(backend.as_ref(), &logs).await?;
+    let running = adoptable.iter().filter(|one| one.found.ended.is_none());
+    let left = running.filter_map(|one| one.found.spec.owner.as_ref()).map(|owner| owner.revision.clone());
+    let left: HashSet<_> = left.collect();
     let stores = Stores::open(config, &backend)?;
 
     let pool = Pool::new(Arc::clone(&backend), logs.clone());
@@ -122,6 +126,7 @@ pub(super) async fn start(ground: &Ground, ends: Ends) -> Result<Leading, Error>
         autoscaler: autoscaler.clone(),
         routes,
         logs: logs.clone(),
+        left,
         remarks: Some(remarks),
     };
     let deployer = deploy::Service::new(deploying_config(ground), parts, &registry);

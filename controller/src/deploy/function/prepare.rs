@@ -1,0 +1,110 @@
+//! Where the parts of a Revision are, for those who start its instances.
+//!
+//! A controller that begins with an empty disk may find instances of a Revision that run, whose code is not here and whose dependencies would
+//! have to be installed again. What runs needs neither: such a Revision goes on at once, by the places that its parts will have, and they are
+//! brought while it serves. Until then no more instances of it come up.
+
+use std::sync::Arc;
+
+use hearth_function::{Revision, RevisionState};
+use tokio::time::Instant;
+
+use super::super::missing::{Lack, Missing};
+use super::super::parts::Found;
+use super::super::plan::{Number, Observed};
+use super::{RETRY, Task};
+use crate::pool;
+use crate::store;
+
+impl Task {
+    pub(super) async fn prepare(&mut self, number: Number, observed: &Observed) -> Result<(), store::Error> {
+        let Some(revision) = self.revisions().remove(&number) else { return Ok(()) };
+        if self.prepare_on_credit(number, &revision) {
+            return Ok(());
+        }
+        let template = match self.ensure(&revision.spec.template, observed).await {
+            Ok(found) => self.pool_template(&revision, found),
+            Err(missing) => Err((missing, Instant::now() + RETRY)),
+        };
+        self.memory.prepared.insert(number, template);
+        Ok(())
+    }
+
+    pub(super) fn pool_template(
+        &self,
+        revision: &Revision,
+        found: Found,
+    ) -> Result<Arc<pool::Template>, (Missing, Instant)> {
+        let places = pool::Places {
+            code: found.code,
+            image: found.image,
+            dependencies: found.dependencies,
+            interpreter: found.interpreter,
+            runtime_image: found.runtime_image,
+            fixity: self.shared.parts.sources.fixity,
+            gateway: self.shared.config.url_inside.clone(),
+        };
+        pool::Template::new(revision, places).map(Arc::new).map_err(|error| {
+            let missing = Missing { reason: Lack::Invalid, message: error.to_string() };
+            (missing, Instant::now() + RETRY)
+        })
+    }
+
+    /// Whether the Revision goes on without its parts.
+    fn prepare_on_credit(&mut self, number: Number, revision: &Revision) -> bool {
+        let runs = self.shared.parts.left.contains(&self.revision_id(number));
+        let status = revision.status.as_ref();
+        let is_ready = status.is_some_and(|status| status.state == RevisionState::Ready);
+        if !runs || !is_ready || self.memory.prepared.contains_key(&number) {
+            return false;
+        }
+        let key = status.and_then(|status| status.dependencies.as_deref());
+        let Some(found) = self.shared.parts.sources.to_be_brought(&revision.spec.template, key) else {
+            return false;
+        };
+        let template = self.pool_template(revision, found);
+        tracing::info!(function = %self.id, revision = number, "instances of it run: its parts are brought here meanwhile");
+        self.memory.prepared.insert(number, template);
+        self.memory.owed = Some((number, Instant::now()));
+        true
+    }
+
+    /// Brings the parts of a Revision that goes on without them, if that is due; whether there was something to do.
+    pub(super) async fn bring_owed(&mut self, observed: &Observed) -> bool {
+        let Some((number, at)) = self.memory.owed else { return false };
+        let Some(revision) =
+            self.revisions().remove(&number).filter(|_| observed.targets.contains_key(&number))
+        else {
+            // It is overtaken.
+            self.memory.owed = None;
+            return true;
+        };
+        if at > Instant::now() {
+            return false;
+        }
+        let mut object = self.object.clone();
+        let template = revision.spec.template.clone();
+        let brought = {
+            let bringing = Box::pin(self.ensure(&template, observed));
+            tokio::select! {
+                biased;
+                // What is under way goes on, and is asked for again at the next look.
+                _ = object.changed() => return true,
+                brought = bringing => brought,
+            }
+        };
+        match brought {
+            Ok(found) => {
+                let template = self.pool_template(&revision, found);
+                self.memory.prepared.insert(number, template);
+                self.memory.owed = None;
+            }
+            Err(Missing { reason, message }) => {
+                let reason = reason.as_str();
+                tracing::warn!(function = %self.id, revision = number, reason, message, "no more instances can be started");
+                self.memory.owed = Some((number, Instant::now() + RETRY));
+            }
+        }
+        true
+    }
+}
