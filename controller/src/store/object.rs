@@ -194,16 +194,22 @@ impl Stored {
         }
     }
 
-    /// Takes the status of another of the same kind, if that has one.
-    pub(super) fn take_status_of(&mut self, other: &Self) {
+    /// Takes the status of another of the same kind, if that has one; whether it is another.
+    pub(super) fn take_status_of(&mut self, other: &Self) -> bool {
         match (self, other) {
-            (Self::Function(object), Self::Function(other)) if other.status.is_some() => {
+            (Self::Function(object), Self::Function(other))
+                if other.status.is_some() && object.status != other.status =>
+            {
                 Arc::make_mut(object).take_status(other);
+                true
             }
-            (Self::Revision(object), Self::Revision(other)) if other.status.is_some() => {
+            (Self::Revision(object), Self::Revision(other))
+                if other.status.is_some() && object.status != other.status =>
+            {
                 Arc::make_mut(object).take_status(other);
+                true
             }
-            _ => {}
+            _ => false,
         }
     }
 

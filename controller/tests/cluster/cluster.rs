@@ -1,11 +1,11 @@
 //! Controllers and gateways as processes of this machine, in a namespace of their own.
 
 use std::fs::File;
-use std::net::SocketAddr;
+use std::net::{SocketAddr, TcpListener};
 use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU16, Ordering};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
@@ -13,7 +13,7 @@ use serde_json::Value;
 
 use crate::pods::{Ground, Use, run};
 use crate::support::http::Request;
-use crate::support::{condition, eventually, free_port};
+use crate::support::{condition, eventually};
 
 /// A namespace of its own, with controllers and gateways of it.
 pub(crate) struct Cluster {
@@ -317,6 +317,18 @@ impl Drop for Cluster {
     fn drop(&mut self) {
         self.gateways.clear();
         self.controllers.clear();
+    }
+}
+
+/// An address that nobody listens on, of those that the kernel gives to no connection: what listens there is started later.
+fn free_port() -> SocketAddr {
+    static NEXT: AtomicU16 = AtomicU16::new(0);
+    let begin = u16::try_from(std::process::id() % 1000).expect("it is less than 1000") * 10;
+    loop {
+        let port = 20_000 + (begin + NEXT.fetch_add(1, Ordering::Relaxed)) % 10_000;
+        if TcpListener::bind(("0.0.0.0", port)).is_ok() {
+            return SocketAddr::from(([127, 0, 0, 1], port));
+        }
     }
 }
 

@@ -83,9 +83,15 @@ impl Book {
         let object = match state.stored(&key) {
             Some(known) if known.metadata().uid == placeholder.metadata().uid => {
                 let mut object = known.clone();
+                let same = known.metadata().resource_version == placeholder.metadata().resource_version;
                 object.metadata_mut().clone_from(placeholder.metadata());
-                object.take_status_of(&placeholder);
+                let news = object.take_status_of(&placeholder);
                 mark_unreadable(object.metadata_mut(), error);
+                object.metadata_mut().managed_fields = None;
+                if same && news {
+                    // The watch was faster than the answer, and does not know what was written.
+                    return vec![change(state, 1, Happened::Modified, object)];
+                }
                 object
             }
             _ => placeholder,
