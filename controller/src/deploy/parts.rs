@@ -206,28 +206,6 @@ impl Sources {
         Ok(Found { dependencies: Some(path), key: Some(key.as_str().to_owned()), ..found })
     }
 
-    /// Where the parts of `template` will be, if any of them is not here: `key` is that of its dependencies. `None` where they are all here, or
-    /// where it takes the code itself to tell.
-    pub(super) fn to_be_brought(&self, template: &Template, key: Option<&str>) -> Option<Found> {
-        let Some(Code::Bundle(digest)) = template.code() else { return None };
-        if !template.runtime.has_handler() {
-            return None;
-        }
-        let (code, dependencies) = (self.bundles.place(&digest), key.map(|key| self.dependencies.place(key)));
-        if std::iter::once(&code).chain(&dependencies).all(|path| path.is_dir()) {
-            return None;
-        }
-        let interpreter = self.interpreters.find(&template.runtime.to_string()).ok()?;
-        Some(Found {
-            code: Some(code),
-            image: None,
-            dependencies,
-            interpreter: Some(interpreter.path),
-            runtime_image: interpreter.image,
-            key: key.map(str::to_owned),
-        })
-    }
-
     /// An image that the backend's engine has under this name.
     async fn in_engine(&self, reference: &str) -> Result<Option<ImageTemplate>, Missing> {
         let Some(engine) = &self.engine else { return Ok(None) };

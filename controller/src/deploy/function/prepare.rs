@@ -6,11 +6,11 @@
 
 use std::sync::Arc;
 
-use hearth_function::{Revision, RevisionState};
+use hearth_function::{Code, Revision, RevisionState, Template};
 use tokio::time::Instant;
 
 use super::super::missing::{Lack, Missing};
-use super::super::parts::Found;
+use super::super::parts::{Found, Sources};
 use super::super::plan::{Number, Observed};
 use super::{RETRY, Task};
 use crate::pool;
@@ -59,7 +59,7 @@ impl Task {
             return false;
         }
         let key = status.and_then(|status| status.dependencies.as_deref());
-        let Some(found) = self.shared.parts.sources.to_be_brought(&revision.spec.template, key) else {
+        let Some(found) = to_be_brought(&self.shared.parts.sources, &revision.spec.template, key) else {
             return false;
         };
         let template = self.pool_template(revision, found);
@@ -107,4 +107,27 @@ impl Task {
         }
         true
     }
+}
+
+/// Where the parts of `template` will be, if any of them is not here: `key` is that of its dependencies. `None` where they are all here, or
+/// where it takes the code itself to tell.
+fn to_be_brought(sources: &Sources, template: &Template, key: Option<&str>) -> Option<Found> {
+    let Some(Code::Bundle(digest)) = template.code() else { return None };
+    if !template.runtime.has_handler() {
+        return None;
+    }
+    let (code, dependencies) =
+        (sources.bundles.place(&digest), key.map(|key| sources.dependencies.place(key)));
+    if std::iter::once(&code).chain(&dependencies).all(|path| path.is_dir()) {
+        return None;
+    }
+    let interpreter = sources.interpreters.find(&template.runtime.to_string()).ok()?;
+    Some(Found {
+        code: Some(code),
+        image: None,
+        dependencies,
+        interpreter: Some(interpreter.path),
+        runtime_image: interpreter.image,
+        key: key.map(str::to_owned),
+    })
 }
