@@ -43,6 +43,8 @@ pub(super) struct Record {
     pub(super) recheck: Option<Instant>,
     /// No scale-in before then: the traffic before a restart of the controller is not known.
     pub(super) hold_until: Option<Instant>,
+    /// No start that nobody waits for before then: the last instance was Ready and ended soon after, by itself.
+    pub(super) held_off: Option<Instant>,
     pub(super) waiting: u32,
     pub(super) in_flight: u32,
     /// Calls that come.
@@ -108,6 +110,7 @@ impl Record {
             wanted_since: None,
             recheck: None,
             hold_until: None,
+            held_off: None,
             waiting: 0,
             in_flight: 0,
             rate: Rate::new(now),
@@ -208,7 +211,11 @@ impl Record {
         let decision = self.tracker.decide(&policy, counts, now.into_std());
         self.desired = decision.desired;
         let wished = if self.removing.is_some() { 0 } else { decision.starts() };
-        self.wanted = self.backoff.allow(wished, counts.starting, now.into_std());
+        let held_off = self.held_off.filter(|until| *until > now && self.waiting == 0 && wished > 0);
+        self.wanted = match held_off {
+            Some(_) => 0,
+            None => self.backoff.allow(wished, counts.starting, now.into_std()),
+        };
         if self.wanted == 0 {
             self.wanted_since = None;
         } else {
@@ -218,7 +225,8 @@ impl Record {
             hearth_scaler::Allowance::None { until } if wished > 0 => Some(until),
             _ => None,
         };
-        let recheck = decision.recheck.into_iter().chain(backed_off).min().map(Instant::from_std);
+        let recheck = decision.recheck.into_iter().chain(backed_off).map(Instant::from_std);
+        let recheck = recheck.chain(held_off).min();
         // A moment that has passed must not keep the service awake.
         self.recheck = recheck.map(|at| at.max(now + SOONEST));
         self.by_window(decision)

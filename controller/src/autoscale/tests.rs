@@ -284,6 +284,31 @@ async fn an_instance_that_dies_is_gone_with_its_reason_and_replaced_when_wanted(
 }
 
 #[tokio::test(start_paused = true)]
+async fn the_early_end_of_an_idle_instance_holds_off_what_is_kept_and_nobody_who_waits() {
+    let killed = || Exit { code: None, signal: Some(9), out_of_memory: false };
+    let mut scene = Scene::new();
+    scene.handle.put(hello(Reach::Routed)).await.unwrap();
+    scene.want(1, 0).await;
+    let first = scene.granted().await;
+    scene.load(0).await;
+    scene.backend.end(&first, killed()).await;
+    assert!(matches!(scene.heard().await, ToGateway::Gone { .. }));
+    let began = Instant::now();
+    scene.want(1, 0).await;
+    let second = scene.granted().await;
+    assert!(began.elapsed() < Duration::from_millis(500), "{:?}", began.elapsed());
+    // One that is kept and ends again and again is not started at once each time.
+    let kept = target("hello-00001", json!({}), |policy| policy.min = 1, Reach::Routed);
+    scene.handle.put(kept).await.unwrap();
+    scene.load(0).await;
+    scene.backend.end(&second, killed()).await;
+    assert!(matches!(scene.heard().await, ToGateway::Gone { .. }));
+    let began = Instant::now();
+    scene.granted().await;
+    assert!(began.elapsed() >= Duration::from_millis(900), "{:?}", began.elapsed());
+}
+
+#[tokio::test(start_paused = true)]
 async fn what_a_gateway_loses_is_killed_unless_it_has_ended_by_itself() {
     let mut scene = Scene::new();
     scene.handle.put(hello(Reach::Routed)).await.unwrap();

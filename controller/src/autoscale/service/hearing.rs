@@ -19,8 +19,12 @@ use crate::telemetry::logs::{Entry, Logs, Note};
 /// An instance that a gateway lost has mostly ended, and the backend is about to say how. After this it is killed.
 const SUSPICION: Duration = Duration::from_millis(200);
 
-/// An instance that ends so soon after it was Ready, with no call to blame, counts as a start that failed.
+/// An instance that ends so soon after it was Ready, with no call to blame, may do so again and again.
 const TOO_SHORT: Duration = Duration::from_secs(5);
+
+/// After that, none is started ahead of need for so long. A request that waits does not wait for this: there are no more such starts than
+/// requests.
+const HOLD_OFF: Duration = Duration::from_secs(1);
 
 impl Service {
     /// Says to the gateway what fits into its channel, before anything else is done: a request waits for a grant.
@@ -144,8 +148,7 @@ impl Service {
                         .and_then(|member| member.ready)
                         .is_some_and(|ready| now.duration_since(ready) < TOO_SHORT);
                     if short && record.waiting == 0 && record.in_flight == 0 {
-                        let others = record.ready() + record.starting();
-                        record.backoff.failed(Fault::Function, others, jitter(), now.into_std());
+                        record.held_off = Some(now + HOLD_OFF);
                     }
                     let function = record.target.template.function();
                     offer_note(&self.logs, function, Some(&instance), format!("the instance ended: {how}"));

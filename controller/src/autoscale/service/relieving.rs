@@ -8,6 +8,7 @@ use tokio::time::Instant;
 
 use super::Service;
 use crate::autoscale::ladder::Rung;
+use crate::autoscale::record::Record;
 
 /// What a start is taken to cost until one was seen: from nothing, and from a pool.
 const ASSUMED_BUILT: Duration = Duration::from_millis(100);
@@ -39,6 +40,10 @@ impl Service {
                 self.prewarm.lost(&instance);
                 self.pool.stop(&instance, "memory is short", crate::pool::STOP_GRACE);
             } else {
+                let of = |record: &&mut Record| record.instances.contains_key(&instance);
+                if let Some(record) = self.records.values_mut().find(of) {
+                    record.note_event(format!("{instance} put out: the machine's memory is short"));
+                }
                 self.drain(&instance, "memory is short");
             }
         }
