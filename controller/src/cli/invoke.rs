@@ -46,11 +46,14 @@ pub(super) async fn run(arguments: Invoke) -> Result<(), Error> {
     if let Some(body) = &body
         && !named("content-type")
     {
-        let is_json = serde_json::from_slice::<Value>(body).is_ok();
-        request = request.header(
-            format!("{FORWARDED_HEADER}content-type"),
-            if is_json { "application/json" } else { "application/octet-stream" },
-        );
+        let kind = if serde_json::from_slice::<Value>(body).is_ok() {
+            "application/json"
+        } else if std::str::from_utf8(body).is_ok() {
+            "text/plain; charset=utf-8"
+        } else {
+            "application/octet-stream"
+        };
+        request = request.header(format!("{FORWARDED_HEADER}content-type"), kind);
     }
     let request = request.body(Body::from(body.unwrap_or_default())).map_err(|error| Error::Usage {
         what: format!("this is no request: {error}"),

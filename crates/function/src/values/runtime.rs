@@ -82,7 +82,7 @@ impl FromStr for RuntimeName {
                 None => unknown("write python, or with a minor version, as in python3.11"),
             };
         }
-        unknown("write one of nodejs, python, http, exec, provided")
+        unknown("write one of nodejs, python, http, exec")
     }
 }
 
@@ -116,7 +116,7 @@ mod tests {
             ("nodejs20.1", "write nodejs, or with a major version, as in nodejs22"),
             ("python3.9", "the oldest supported is python3.11"),
             ("python3", "write python"),
-            ("ruby", "write one of nodejs, python, http, exec, provided"),
+            ("ruby", "write one of nodejs, python, http, exec"),
         ] {
             assert_eq!(text.parse::<RuntimeName>().unwrap_err().fix, fix, "{text}");
         }
