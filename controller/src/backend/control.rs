@@ -25,6 +25,9 @@ use super::Address;
 
 /// Pause between two attempts to connect. The shim binds its sockets first thing, a few milliseconds after its start, and a wait here is a
 /// wait in every cold start. (The timer's own grain is a millisecond.)
+/// The phase of a [`Error::Timeout`] in which the code loads.
+pub const LOADS: &str = "load the code";
+
 const RETRY: Duration = Duration::from_micros(500);
 
 /// Bytes made ready for one read: a burst of log lines fits.
@@ -142,10 +145,9 @@ impl Pending {
     /// # Errors
     /// [`Error::Load`] when the code is at fault, [`Error::Timeout`] at `deadline`, [`Error::Closed`] when the instance ended.
     pub async fn load(&mut self, load: Load, deadline: Instant) -> Result<LoadReport, Error> {
-        const PHASE: &str = "load the code";
         let begin = Instant::now();
-        self.wire.send(&Frame::Load(load), PHASE, deadline).await?;
-        let loaded = self.wire.receive(PHASE, deadline).await?;
+        self.wire.send(&Frame::Load(load), LOADS, deadline).await?;
+        let loaded = self.wire.receive(LOADS, deadline).await?;
         // Nothing more is to come.
         self.wire.buffer = BytesMut::new();
         match loaded {

@@ -112,6 +112,10 @@ impl Routes {
     }
 }
 
+/// An instance has as long to start as a request waits for one, and begins a little later. When it fails by that, whoever waits is to hear
+/// why, with what it printed, and not just that nothing came.
+const VERDICT: Duration = Duration::from_secs(1);
+
 /// A Function as the gateway serves it.
 pub(super) fn served(
     function: &Function,
@@ -125,7 +129,7 @@ pub(super) fn served(
         revision,
         timeouts: gateway::Timeouts {
             queue: timeouts.queue.get(),
-            start: timeouts.start.get(),
+            start: timeouts.start.get() + VERDICT,
             execute: timeouts.execute.get(),
             idle_stream: timeouts.idle_stream.get(),
         },

@@ -335,6 +335,7 @@ impl Task {
         match done {
             Ok(done) => Ok(done),
             Err(error) => {
+                let error = self.in_its_words(error);
                 let closed = matches!(error, control::Error::Closed { .. } | control::Error::Io { .. });
                 let mut failure = Failure::control(error, limit);
                 if closed && let Ok(exit) = timeout(LAST_WORDS, ended(&mut exit)).await {
@@ -342,6 +343,16 @@ impl Task {
                 }
                 Err(NotReady::Failed(failure))
             }
+        }
+    }
+
+    /// A server of the user's own has no code that is loaded: what is waited for is its port.
+    fn in_its_words(&self, error: control::Error) -> control::Error {
+        match (error, &self.spec.process) {
+            (control::Error::Timeout { phase: control::LOADS }, Process::Http { .. }) => {
+                control::Error::Timeout { phase: "accept connections on its port ($PORT)" }
+            }
+            (error, _) => error,
         }
     }
 

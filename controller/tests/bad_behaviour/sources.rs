@@ -70,10 +70,18 @@ fn a_module_that_ends_the_process_while_it_loads_is_told_with_its_last_words() {
 fn a_module_that_never_finishes_loading_is_cut_off() {
     let scene = Scene::without_function(&[]);
     scene.neighbour.is_undisturbed_while(|| {
-        let manifest = node_with("bad", "while (true);", "timeouts: { start: 1s }\nscale: { initial: 0 }");
+        let code = "console.log('so far'); while (true);";
+        let manifest = node_with("bad", code, "timeouts: { start: 1s }\nscale: { initial: 0 }");
         scene.hearth.apply(&manifest).expect("the manifest is well-formed");
         scene.hearth.settled("bad");
-        assert_refused(&scene.get(""), 504, "start_timeout");
+        let answer = scene.get("");
+        assert_refused(&answer, 504, "start_timeout");
+        let told = answer.json();
+        assert_eq!(
+            (&told["reason"], &told["lastLines"][0]),
+            (&"start_timeout".into(), &"so far".into()),
+            "{told}"
+        );
     });
     scene.end();
 }
