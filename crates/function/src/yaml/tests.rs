@@ -92,7 +92,7 @@ fn documents_are_read_one_by_one() {
         format!("# a comment\n---\n{HELLO}---\n---\n{bad}---\n{}", HELLO.replace("name: hello", "name: two"));
     let said = "\
 ok hello
-16:12 spec.runtime: \"ruby\" is not a runtime; write one of nodejs, python, http, exec, provided
+16:12 spec.runtime: \"ruby\" is not a runtime; write one of nodejs, python, http, exec
 ok two
 ";
     assert_eq!(report(&text), said);
