@@ -266,7 +266,7 @@ impl Service {
                 && adoptable.found.spec.owner.as_ref().is_some_and(|owner| owner.revision == revision)
         };
         for Adoptable { found, logs_after } in self.adoptable.extract_if(.., own) {
-            let window = record.target.policy.idle_timeout.max(record.target.policy.window);
+            let window = record.target.policy.idle_timeout.max(record.target.policy.hold());
             record.hold_until = Some(now + window);
             record.instances.insert(found.spec.id.clone(), Member { adopted: true, ..Member::new(now) });
             self.pool.adopt(&record.target.template, found, logs_after);

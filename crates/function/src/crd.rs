@@ -21,7 +21,7 @@ pub fn crds() -> [CustomResourceDefinition; 2] {
 
 /// Rules in CEL, by their place in the schema: what a schema alone cannot say and an API server can refuse by itself, before Hearth sees it.
 /// Each as path below `spec` (of dots), rule, and what is said when it does not hold.
-const FUNCTION_RULES: [(&str, &str, &str); 3] = [
+const FUNCTION_RULES: [(&str, &str, &str); 4] = [
     (
         "source",
         "[has(self.inline), has(self.bundle), has(self.archive), has(self.git), has(self.image)].filter(given, given).size() == 1",
@@ -29,6 +29,7 @@ const FUNCTION_RULES: [(&str, &str, &str); 3] = [
     ),
     ("scale", "self.min <= self.max", "min is more than max"),
     ("scale", "self.initial <= self.max", "initial is more than max"),
+    ("scale", "self.activation <= self.max", "activation is more than max"),
 ];
 
 const REVISION_RULES: [(&str, &str, &str); 1] = [("", "self == oldSelf", "a Revision is never changed")];
@@ -103,7 +104,7 @@ mod tests {
         let count = |crds: &[CustomResourceDefinition; 2]| {
             serde_json::to_string(crds).unwrap().matches("x-kubernetes-validations").count()
         };
-        // Two of the rules stand at one place.
+        // Three of the rules stand at one place.
         assert_eq!((count(&crds()), count(&crds_with_rules())), (0, 3));
         assert!(crds_with_rules().iter().all(|crd| crd.spec.versions[0].selectable_fields.is_some()));
     }

@@ -187,7 +187,9 @@ mod tests {
             ("spec.scale.min", "0"),
             ("spec.scale.max", "20"),
             ("spec.scale.initial", "1"),
+            ("spec.scale.activation", "0"),
             ("spec.scale.window", "60s"),
+            ("spec.scale.scaleDownDelay", "0s"),
             ("spec.scale.idleTimeout", "60s"),
             ("spec.scale.metric", "concurrency"),
         ] {

@@ -21,7 +21,7 @@ pub struct Policy {
     pub target: Percent,
     /// What is averaged: calls that run and wait, or requests per second. Default concurrency, Knative's. Slots are counted in either case.
     pub metric: Metric,
-    /// Requests per second of one instance at full use, with [`Metric::Rps`]. Default 200, Knative's `requests-per-second-target-default`.
+    /// Requests per second of one instance at full use, with [`Metric::Rps`]. Default [`Scale::FULL_RPS`], 200.
     pub rps: NonZeroU32,
     /// Instances kept whatever the traffic. Default 0, Knative's `min-scale`.
     pub min: u32,
@@ -30,7 +30,8 @@ pub struct Policy {
     /// Instances a new Revision starts with, once, before it has any traffic. Default 1, Knative's `initial-scale`; at most [`Policy::max`]
     /// are started.
     pub initial: u32,
-    /// Fewest instances while there is any need at all. Default 1, Knative's `activation-scale`.
+    /// Fewest instances while there is any need at all, of [`ProcessModel::Resident`]. Default 0, which is no more than Knative's
+    /// `activation-scale` of 1.
     pub activation: u32,
     /// Over what time the load is averaged, and how far back the highest need keeps instances from being put out. Default 60 s, Knative's
     /// `stable-window`.
@@ -88,8 +89,6 @@ impl Default for Policy {
 }
 
 impl Policy {
-    /// Of [`Policy::rps`].
-    pub const DEFAULT_RPS: NonZeroU32 = NonZeroU32::new(200).expect("200 is not 0");
     /// Of [`Policy::panic_window`].
     pub const DEFAULT_PANIC_WINDOW: Percent = Percent::new(10).expect("10 is a percentage");
     /// Of [`Policy::panic_threshold`].
@@ -112,17 +111,17 @@ impl Policy {
             limit: at_least_one(concurrency.limit_for(process_model)),
             target: concurrency.target,
             metric: scale.metric,
-            rps: Self::DEFAULT_RPS,
+            rps: Scale::FULL_RPS,
             min: scale.min,
             max: at_least_one(scale.max),
             initial: scale.initial,
-            activation: 1,
+            activation: scale.activation,
             window: scale.window.get(),
             panic_window: Self::DEFAULT_PANIC_WINDOW,
             panic_threshold: Self::DEFAULT_PANIC_THRESHOLD,
             scale_up_rate: Self::DEFAULT_SCALE_UP_RATE,
             scale_down_rate: Self::DEFAULT_SCALE_DOWN_RATE,
-            scale_down_delay: Duration::ZERO,
+            scale_down_delay: scale.scale_down_delay.get(),
             idle_timeout: scale.idle_timeout.get(),
             keep_alive: scale.keep_alive(),
             learning: KeepAlivePolicy::default(),
@@ -182,6 +181,14 @@ mod tests {
     #[test]
     fn the_default_policy_is_sound() {
         assert_eq!(Policy::default().validate(), Ok(()));
+    }
+
+    #[test]
+    fn what_a_function_says_of_its_scaling_counts() {
+        let scale = Scale { activation: 3, scale_down_delay: "5m".parse().unwrap(), ..Scale::default() };
+        let policy = Policy::new(ProcessModel::Resident, &Concurrency::default(), &scale);
+        assert_eq!((policy.activation, policy.scale_down_delay), (3, Duration::from_secs(300)));
+        assert_eq!(policy.hold(), Duration::from_secs(300));
     }
 
     #[test]

@@ -2,7 +2,8 @@
 
 /// Names that people bring along from elsewhere, and where the thing is here. The left side is compared without case, dashes and
 /// underscores; the right is a path from `spec`.
-const ELSEWHERE: [(&str, &str); 21] = [
+const ELSEWHERE: [(&str, &str); 23] = [
+    ("activationscale", "scale.activation"),
     ("concurrencylimit", "concurrency.limit"),
     ("containerconcurrency", "concurrency.limit"),
     ("cron", "triggers[].cron"),
@@ -20,6 +21,7 @@ const ELSEWHERE: [(&str, &str); 21] = [
     ("replicas", "scale.min"),
     ("requests", "resources"),
     ("routes", "triggers[].http"),
+    ("scaledowndelay", "scale.scaleDownDelay"),
     ("scaling", "scale"),
     ("timeout", "timeouts.execute"),
     ("timeoutseconds", "timeouts.execute"),

@@ -24,7 +24,9 @@ pub(super) struct Scaling {
 /// Takes the annotations that are understood. `limit` is the Service's `containerConcurrency`, 0 for none.
 pub(super) fn read(annotations: &mut Fields, limit: u64, notes: &mut Notes) -> Scaling {
     let mut scale = Map::new();
-    for (annotation, field) in [("min-scale", "min"), ("initial-scale", "initial")] {
+    for (annotation, field) in
+        [("min-scale", "min"), ("initial-scale", "initial"), ("activation-scale", "activation")]
+    {
         if let Some(count) = number(annotations, annotation, notes) {
             scale.insert(field.to_owned(), json!(count));
         }
@@ -39,7 +41,11 @@ pub(super) fn read(annotations: &mut Fields, limit: u64, notes: &mut Notes) -> S
         Some(count) => drop(scale.insert("max".to_owned(), json!(count))),
         None => {}
     }
-    for (annotation, field) in [("window", "window"), ("scale-to-zero-pod-retention-period", "idleTimeout")] {
+    for (annotation, field) in [
+        ("window", "window"),
+        ("scale-down-delay", "scaleDownDelay"),
+        ("scale-to-zero-pod-retention-period", "idleTimeout"),
+    ] {
         if let Some(time) = duration(annotations, annotation, notes).filter(|time| time != "0s") {
             scale.insert(field.to_owned(), json!(time));
         }
@@ -66,23 +72,28 @@ pub(super) fn read(annotations: &mut Fields, limit: u64, notes: &mut Notes) -> S
 fn concurrency(annotations: &mut Fields, limit: u64, rps: bool, notes: &mut Notes) -> Value {
     let target = text(annotations, "target", notes);
     let utilisation = text(annotations, "target-utilization-percentage", notes);
-    let utilisation =
-        utilisation.and_then(|(path, text)| fraction(&path, &text, notes)).unwrap_or(UTILISATION);
+    let utilisation = utilisation.and_then(|(path, text)| fraction(&path, &text, notes));
     let wanted = target.and_then(|(path, text)| {
-        if rps {
-            notes.warn(&path, "not honoured: an instance takes 200 requests a second at full use");
-            return None;
-        }
         let number = text.parse::<f64>().ok().filter(|number| *number > 0.0);
         if number.is_none() {
-            notes.problem(
-                &path,
-                format!("{text:?} is not a number above 0"),
-                "write calls at once, as in \"10\"",
-            );
+            let fix = if rps {
+                "write requests per second, as in \"50\""
+            } else {
+                "write calls at once, as in \"10\""
+            };
+            notes.problem(&path, format!("{text:?} is not a number above 0"), fix);
         }
-        number
+        number.map(|number| (path, number))
     });
+    if rps {
+        let target = match wanted {
+            Some((path, wanted)) => Some(of_rps(&path, wanted, utilisation, notes)),
+            None => utilisation.map(whole_percent),
+        };
+        let limit = if limit > 0 { limit } else { UNLIMITED };
+        return concurrency_of(limit, target.unwrap_or(UTILISATION));
+    }
+    let wanted = wanted.map(|(_, wanted)| wanted);
     // Without a limit a Service takes what comes; a Function has one, with room above the target.
     let limit = if limit > 0 {
         limit
@@ -95,7 +106,34 @@ fn concurrency(annotations: &mut Fields, limit: u64, rps: bool, notes: &mut Note
         wanted.map_or(UNLIMITED, |wanted| wanted.ceil().clamp(UNLIMITED as f64, MOST as f64) as u64)
     };
     let full = limit as f64;
-    let percent = (wanted.unwrap_or(full).min(full) * utilisation / full).round().clamp(1.0, 100.0);
+    let utilisation = utilisation.unwrap_or(UTILISATION);
+    concurrency_of(limit, whole_percent(wanted.unwrap_or(full).min(full) * utilisation / full))
+}
+
+/// The target that keeps `wanted` requests per second in an instance, or the given percentage of them. Without one they are kept as they are
+/// written: that is the number that somebody who scales by it has in mind.
+fn of_rps(path: &str, wanted: f64, utilisation: Option<f64>, notes: &mut Notes) -> f64 {
+    let wanted = wanted * utilisation.unwrap_or(100.0) / 100.0;
+    let full = f64::from(Scale::FULL_RPS.get());
+    let percent = whole_percent(wanted * 100.0 / full);
+    let kept = percent * full / 100.0;
+    if (kept - wanted).abs() > 1e-6 {
+        notes.warn(
+            path,
+            format!(
+                "{kept} requests a second for each instance are the nearest to {wanted}: {percent}% of {full}"
+            ),
+        );
+    }
+    percent
+}
+
+/// The nearest percentage that a Function can have.
+fn whole_percent(percent: f64) -> f64 {
+    percent.round().clamp(1.0, 100.0)
+}
+
+fn concurrency_of(limit: u64, percent: f64) -> Value {
     let mut concurrency = json!({ "limit": limit });
     if percent != UTILISATION {
         concurrency["target"] = json!(format!("{percent}%"));

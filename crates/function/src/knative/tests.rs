@@ -19,6 +19,8 @@ fn service() -> Value {
                     "autoscaling.knative.dev/min-scale": "1",
                     "autoscaling.knative.dev/maxScale": "5",
                     "autoscaling.knative.dev/window": "1m0s",
+                    "autoscaling.knative.dev/activation-scale": "2",
+                    "autoscaling.knative.dev/scaleDownDelay": "15m",
                     "autoscaling.knative.dev/target-utilization-percentage": "0.8",
                 } },
                 "spec": {
@@ -67,7 +69,7 @@ fn a_service_is_a_function_with_its_image() {
                 "resources": { "memory": "256Mi", "cpu": "500m" },
                 "timeouts": { "execute": "60s" },
                 "concurrency": { "limit": 20, "target": "80%" },
-                "scale": { "min": 1, "max": 5, "window": "60s" },
+                "scale": { "min": 1, "max": 5, "activation": 2, "window": "60s", "scaleDownDelay": "15m" },
                 "triggers": [trigger("hello.demo.localhost"), trigger("hello.demo.svc.cluster.local")],
             },
         })
@@ -107,6 +109,45 @@ fn without_a_limit_there_is_room_above_the_target() {
     service["spec"]["template"]["metadata"]["annotations"] =
         json!({ "autoscaling.knative.dev/target": "200" });
     assert_eq!(of(&service), json!({ "limit": 200 }));
+}
+
+#[test]
+fn requests_per_second_are_a_share_of_what_an_instance_takes() {
+    let of = |target: &str, utilisation: Option<&str>| {
+        let mut service = service();
+        let mut annotations = json!({ "autoscaling.knative.dev/metric": "rps" });
+        if !target.is_empty() {
+            annotations["autoscaling.knative.dev/target"] = json!(target);
+        }
+        if let Some(utilisation) = utilisation {
+            annotations["autoscaling.knative.dev/target-utilization-percentage"] = json!(utilisation);
+        }
+        service["spec"]["template"]["metadata"]["annotations"] = annotations;
+        let conversion = convert(&service).unwrap();
+        assert_eq!(conversion.function["spec"]["scale"], json!({ "metric": "rps" }));
+        // The limit of calls at once is the Service's, whatever the requests per second.
+        assert_eq!(conversion.function["spec"]["concurrency"]["limit"], json!(20));
+        let target = conversion.function["spec"]["concurrency"].get("target").cloned();
+        let said: Vec<String> =
+            conversion.warnings.into_iter().map(|warning| warning.message.clone()).collect();
+        (target, said.join("\n"))
+    };
+    let kept = |target: &str| (Some(json!(target)), String::new());
+    assert_eq!(of("50", None), kept("25%"));
+    assert_eq!(of("50", Some("80")), kept("20%"));
+    assert_eq!(of("200", None), kept("100%"));
+    assert_eq!(of("140", None), (None, String::new()));
+    assert_eq!(of("", None), (None, String::new()));
+    assert_eq!(of("", Some("50")), kept("50%"));
+    assert_eq!(
+        of("25", None),
+        (
+            Some(json!("13%")),
+            "26 requests a second for each instance are the nearest to 25: 13% of 200".to_owned()
+        )
+    );
+    assert_eq!(of("500", None).0, Some(json!("100%")));
+    assert!(of("500", None).1.starts_with("200 requests a second for each instance are the nearest to 500"));
 }
 
 #[test]

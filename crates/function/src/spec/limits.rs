@@ -135,7 +135,9 @@ pub struct Concurrency {
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(extend("x-hearth-default" = Concurrency::DEFAULT_LIMIT))]
     pub limit: Option<u32>,
-    /// How full instances are kept on average: the share of `limit` at which another instance is started. A percentage, 1% to 100%.
+    /// How full instances are kept on average: the share of `limit` at which another instance is started. With `scale.metric: rps` it is
+    /// the share of 200 requests a second: 25% is 50 a second for each instance. A percentage, 1% to 100%; 10 means 10% too, and neither 10
+    /// calls nor 10 requests.
     pub target: Percent,
 }
 

@@ -2,6 +2,7 @@
 
 use std::borrow::Cow;
 use std::fmt;
+use std::num::NonZeroU32;
 use std::str::FromStr;
 
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
@@ -19,10 +20,17 @@ pub struct Scale {
     pub max: u32,
     /// Instances of a new Revision that must come up before it gets traffic, at most `max`. 0: a new Revision is not tried.
     pub initial: u32,
-    /// What is measured: `concurrency` (calls running and waiting) or `rps` (requests per second).
+    /// The fewest instances while there is any call at all, up to `max`; none are kept for it when there is none. 0 and 1: as many as the
+    /// calls need. Without effect with `processModel: ephemeral`.
+    pub activation: u32,
+    /// What is measured: `concurrency` (calls running and waiting) or `rps` (requests per second, of which an instance is expected to take
+    /// 200 at full use, and `concurrency.target` of that on average).
     pub metric: Metric,
     /// Over what time the traffic is averaged when there is no burst. A time, 6s to 1h.
     pub window: HumanDuration,
+    /// How long instances that were needed are kept though they are no longer, where that is longer than `window`; the last one, after the
+    /// last call, where it is longer than that one would stay. A time, 0s to 1h.
+    pub scale_down_delay: HumanDuration,
     /// How long an instance may be idle before it is stopped, with `keepAlive: fixed`. A time, 1s to 24h.
     pub idle_timeout: HumanDuration,
     /// How it is decided how long an idle instance stays: `fixed` (for `idleTimeout`) or `learned` (from the times between this
@@ -48,8 +56,10 @@ impl Default for Scale {
             min: 0,
             max: 20,
             initial: 1,
+            activation: 0,
             metric: Metric::Concurrency,
             window: HumanDuration::from_secs(60),
+            scale_down_delay: HumanDuration::from_secs(0),
             idle_timeout: HumanDuration::from_secs(60),
             keep_alive: None,
             pause: None,
@@ -61,6 +71,10 @@ impl Default for Scale {
 impl Scale {
     /// The time of idleness after which an instance is frozen, when the manifest does not say.
     pub const DEFAULT_PAUSE: HumanDuration = HumanDuration::from_secs(10);
+
+    /// Requests per second that an instance is expected to take at full use, with [`Metric::Rps`]: Knative's
+    /// `requests-per-second-target-default`. `concurrency.target` is a share of it.
+    pub const FULL_RPS: NonZeroU32 = NonZeroU32::new(200).expect("200 is not 0");
 
     /// How it is decided how long an idle instance stays, when the manifest does not say.
     pub const DEFAULT_KEEP_ALIVE: KeepAlive = KeepAlive::Learned;

@@ -89,9 +89,11 @@ fn scale(spec: &FunctionSpec, found: &mut Problems) {
     let scale = &spec.scale;
     between(scale.max, 1, MOST_INSTANCES, "spec.scale.max", found);
     if scale.max >= 1 {
-        for (path, name, value) in
-            [("spec.scale.min", "min", scale.min), ("spec.scale.initial", "initial", scale.initial)]
-        {
+        for (path, name, value) in [
+            ("spec.scale.min", "min", scale.min),
+            ("spec.scale.initial", "initial", scale.initial),
+            ("spec.scale.activation", "activation", scale.activation),
+        ] {
             if value > scale.max {
                 let message = format!("{name} is {value}, and max is {}", scale.max);
                 found.add(path, message, format!("lower it to {}, or raise max", scale.max));
@@ -99,6 +101,8 @@ fn scale(spec: &FunctionSpec, found: &mut Problems) {
         }
     }
     between(scale.window, HumanDuration::from_secs(6), HOUR, "spec.scale.window", found);
+    // At most an hour is Knative's bound for a scale-down-delay.
+    between(scale.scale_down_delay, HumanDuration::from_secs(0), HOUR, "spec.scale.scaleDownDelay", found);
     between(scale.idle_timeout, SECOND, DAY, "spec.scale.idleTimeout", found);
     if let Some(Pause::After(time)) = scale.pause {
         between(time, HumanDuration::from_millis(100), DAY, "spec.scale.pause", found);

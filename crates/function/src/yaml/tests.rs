@@ -52,7 +52,7 @@ spec:
   timeouts: { queue: 30s, start: 60s, execute: 30s, idleStream: 60s }
   processModel: resident
   concurrency: { limit: 10, target: 70% }
-  scale: { min: 0, max: 20, initial: 1, metric: concurrency, window: 60s, idleTimeout: 60s, keepAlive: fixed, pause: off }
+  scale: { min: 0, max: 20, initial: 1, activation: 2, metric: concurrency, window: 60s, scaleDownDelay: 5m, idleTimeout: 60s, keepAlive: fixed, pause: off }
   triggers:
     - http: { path: /hello, pathType: Prefix, methods: [GET, POST], host: \"\", auth: none }
   traffic: [{ latest: true, percent: 100 }]
@@ -202,7 +202,12 @@ fn every_mistake_is_named_with_its_fix() {
         ("sizes", with("  resources: { memory: 20Mi, cpu: 1m, tmp: 0 }\n")),
         ("tmp above memory", with("  resources: { memory: 64Mi, tmp: 128Mi }\n")),
         ("times", with("  timeouts: { queue: 0s, start: 2h, execute: 1ms, idleStream: 0s }\n")),
-        ("scale", with("  scale: { min: 30, max: 10, initial: 11, window: 1s, idleTimeout: 0s }\n")),
+        (
+            "scale",
+            with(
+                "  scale: { min: 30, max: 10, initial: 11, activation: 12, window: 1s, scaleDownDelay: 2h, idleTimeout: 0s }\n",
+            ),
+        ),
         ("no instances", with("  scale: { max: 0 }\n")),
         (
             "ephemeral and concurrent",
