@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 
 use clap::{Args, ValueEnum};
+use hearth_function::{HumanDuration, validate_idle_timeout};
 
 use super::{Format, Place, duration};
 
@@ -43,14 +44,20 @@ Examples:
   hearth simulate                          all traces that come with it
   hearth simulate burst flash --seed 7     two of them, from another seed
   hearth simulate hello.csv                what `hearth record` wrote
+  hearth record hello | hearth simulate -  the same without a file
   hearth simulate invocations_per_function_md.anon.d01.csv --service 300ms
                                            a day of the Azure Functions 2019 trace
   hearth simulate --html report.html       and plots
 
 Policies: Hearth's with its pool and without, Knative's, a fixed keep-alive of 10 minutes (OpenWhisk), and one of 2 minutes with a
-pool of 3 (Fission). COLD and PREWARMED are calls that waited for such a start; P50 and P99 are the waits of all calls.")]
+pool of 3 (Fission). COLD and PREWARMED are calls that waited for such a start; P50 and P99 are the waits of all calls.
+
+A file of calls has a line for each: function, start, duration, both in seconds. The trace begins
+with the first start, so Unix timestamps will do; a name with a comma stands in quotes. In a file of
+the Azure trace each row has a count for every minute of the header. A trace has at most 10,000,000
+calls of 100,000 functions in 31 days, and its file at most 1 GiB: more is refused.")]
 pub(in crate::cli) struct Simulate {
-    /// Files, or traces that come with it: steady, diurnal, burst, cron, rare, flash; all of these when none is named
+    /// Files, `-` for standard input, or traces that come with it: steady, diurnal, burst, cron, rare, flash; all of these when none is named
     #[arg(value_name = "TRACE")]
     pub(in crate::cli) traces: Vec<String>,
     /// What all random numbers follow from
@@ -74,8 +81,8 @@ pub(in crate::cli) struct Simulate {
     /// Starts that run at the same time
     #[arg(long, value_name = "N", default_value = "8")]
     pub(in crate::cli) parallel_starts: std::num::NonZeroU32,
-    /// Hearth's `scale.idleTimeout`
-    #[arg(long, value_name = "DURATION", default_value = "60s", value_parser = duration)]
+    /// Hearth's `scale.idleTimeout`, from 1s to 24h
+    #[arg(long, value_name = "DURATION", default_value = "60s", value_parser = idle_timeout)]
     pub(in crate::cli) idle_timeout: std::time::Duration,
     /// Hearth's `scale.keepAlive`
     #[arg(long, value_enum, default_value = "learned")]
@@ -86,4 +93,17 @@ pub(in crate::cli) struct Simulate {
     /// Form of the output
     #[arg(short, long, value_enum)]
     pub(in crate::cli) output: Option<Format>,
+}
+
+/// What a manifest takes, and its words when it does not.
+fn idle_timeout(text: &str) -> Result<std::time::Duration, String> {
+    let timeout = duration(text)?;
+    let millis = u64::try_from(timeout.as_millis()).unwrap_or(u64::MAX);
+    match validate_idle_timeout(HumanDuration::from_millis(millis)) {
+        Some(problem) => Err(match problem.fix {
+            Some(fix) => format!("{}; {fix}", problem.message),
+            None => problem.message,
+        }),
+        None => Ok(timeout),
+    }
 }

@@ -1,19 +1,21 @@
 //! `hearth simulate`: what policies would have done with a trace. The simulation is `hearth_scaler`'s; here are files, tables and plots.
 
+mod files;
 mod html;
 
-use std::path::Path;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use hearth_function::spec::KeepAlive;
 use hearth_scaler::Policy;
 use hearth_scaler::pool::PoolPolicy;
-use hearth_scaler::simulate::{Contender, Machine, NAMES, Outcome, Random, Spread, Trace, shipped, simulate};
+use hearth_scaler::simulate::{Contender, Machine, NAMES, Outcome, Spread, Trace, simulate_watched};
+use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use serde::Serialize;
 
 use super::args::{KeepAliveChoice, Simulate};
 use super::error::Error;
 use super::out;
+use files::Report;
 
 /// What every policy did with one trace.
 #[derive(Debug)]
@@ -26,41 +28,44 @@ struct Comparison {
 /// Deviation of the logarithm of all drawn times: one in a hundred takes two and a half times as long as the median.
 const SIGMA: f64 = 0.4;
 
+/// A replay that takes longer says how far it is.
+const LONG: Duration = Duration::from_secs(1);
+
 /// Runs the command.
 pub(super) fn run(arguments: &Simulate) -> Result<(), Error> {
-    let machine = machine(arguments);
-    let contenders = contenders(arguments);
     let names: Vec<String> = if arguments.traces.is_empty() {
         NAMES.iter().map(|name| (*name).to_owned()).collect()
     } else {
         arguments.traces.clone()
     };
+    if names.iter().filter(|name| *name == files::STANDARD_INPUT).count() > 1 {
+        return Err(Error::Usage {
+            what: "standard input is read once, and `-` stands there more often".to_owned(),
+            fix: "give one `-`, and files for other traces".to_owned(),
+        });
+    }
+    // Before the replays, which may take minutes.
+    let report = arguments.html.as_deref().map(Report::open).transpose()?;
+    let machine = machine(arguments);
+    let contenders = contenders(arguments);
     let mut comparisons = Vec::new();
     for name in &names {
-        let trace = trace(name, arguments)?;
+        let trace = files::trace(name, arguments.seed, &spread(arguments.service))?;
         out::note(&format!("{}: {} calls", trace.name, trace.calls.len()));
-        // Virtual time begins at any moment.
-        let epoch = Instant::now();
-        let rows =
-            contenders.iter().map(|(who, contender)| (*who, simulate(&trace, contender, &machine, epoch)));
-        let hours = trace.length.as_secs_f64() / 3600.0;
-        let title = format!(
-            "{}: {} calls of {} functions in {hours:.1} h",
-            trace.name,
-            trace.calls.len(),
-            trace.functions.len()
-        );
-        comparisons.push(Comparison { title, rows: rows.collect() });
+        comparisons.push(compare(&trace, &contenders, &machine));
     }
     if comparisons.len() > 1 {
         comparisons.push(together(&comparisons));
     }
-    if let Some(file) = &arguments.html {
-        let page = html::page(&comparisons, arguments.seed);
-        std::fs::write(file, page)
-            .map_err(|error| Error::failed(format!("cannot write {}: {error}", file.display())))?;
-        out::note(&format!("the report is in {}", file.display()));
+    // A reader who has gone does not keep the report from being written.
+    let shown = show(&comparisons, arguments);
+    if let Some(report) = report {
+        report.write(&html::page(&comparisons, arguments.seed))?;
     }
+    shown
+}
+
+fn show(comparisons: &[Comparison], arguments: &Simulate) -> Result<(), Error> {
     match arguments.output {
         Some(format) => {
             let all: Vec<Summary<'_>> = comparisons.iter().map(Summary::of).collect();
@@ -70,8 +75,49 @@ pub(super) fn run(arguments: &Simulate) -> Result<(), Error> {
     }
 }
 
+fn compare(trace: &Trace, contenders: &[(&'static str, Contender)], machine: &Machine) -> Comparison {
+    // Virtual time begins at any moment.
+    let epoch = Instant::now();
+    let bar = progress(contenders.len());
+    let mut rows = Vec::new();
+    for (who, contender) in contenders {
+        bar.set_message(*who);
+        let before = 1000 * u64::try_from(rows.len()).unwrap_or(u64::MAX);
+        let outcome = simulate_watched(trace, contender, machine, epoch, &mut |thousandths| {
+            if bar.is_hidden() && epoch.elapsed() >= LONG {
+                // Nothing where standard error is no terminal.
+                bar.set_draw_target(ProgressDrawTarget::stderr());
+            }
+            bar.set_position(before.saturating_add(thousandths));
+        });
+        rows.push((*who, outcome));
+    }
+    bar.finish_and_clear();
+    let hours = trace.length.as_secs_f64() / 3600.0;
+    let title = format!(
+        "{}: {} calls of {} functions in {hours:.1} h",
+        trace.name,
+        trace.calls.len(),
+        trace.functions.len()
+    );
+    Comparison { title, rows }
+}
+
+/// A bar that is not drawn yet: most replays are done before anybody would read it.
+fn progress(policies: usize) -> ProgressBar {
+    let length = 1000 * u64::try_from(policies).unwrap_or(u64::MAX);
+    let bar = ProgressBar::with_draw_target(Some(length), ProgressDrawTarget::hidden());
+    if let Ok(style) = ProgressStyle::with_template("replaying {bar:30} {percent} %, {msg}") {
+        bar.set_style(style);
+    }
+    bar
+}
+
+fn spread(median: Duration) -> Spread {
+    Spread { median, sigma: SIGMA }
+}
+
 fn machine(arguments: &Simulate) -> Machine {
-    let spread = |median| Spread { median, sigma: SIGMA };
     Machine {
         seed: arguments.seed,
         limit: arguments.limit,
@@ -98,23 +144,6 @@ fn contenders(arguments: &Simulate) -> Vec<(&'static str, Contender)> {
         other => other,
     };
     Contender::all().into_iter().map(|(who, contender)| (who, ours(contender))).collect()
-}
-
-/// A trace that comes with Hearth, or a file.
-fn trace(name: &str, arguments: &Simulate) -> Result<Trace, Error> {
-    if let Some(trace) = shipped(name, arguments.seed) {
-        return Ok(trace);
-    }
-    let text = std::fs::read_to_string(name).map_err(|error| {
-        Error::fixable(
-            format!("cannot read {name}: {error}"),
-            format!("a file, or one of {}", NAMES.join(", ")),
-        )
-    })?;
-    let durations = Spread { median: arguments.service, sigma: SIGMA };
-    let stem = Path::new(name).file_stem().map_or_else(|| name.to_owned(), |stem| stem.display().to_string());
-    Trace::parse(&stem, &text, &durations, &mut Random::new(arguments.seed))
-        .map_err(|error| Error::failed(format!("{name}: {error}")))
 }
 
 fn together(comparisons: &[Comparison]) -> Comparison {
@@ -226,6 +255,8 @@ impl<'a> Summary<'a> {
 
 #[cfg(test)]
 mod tests {
+    use hearth_scaler::simulate::{Random, simulate};
+
     use super::*;
 
     #[test]

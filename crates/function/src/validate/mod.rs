@@ -10,6 +10,7 @@ mod unbuilt;
 
 use crate::problem::Problem;
 use crate::spec::Function;
+use crate::values::HumanDuration;
 
 /// For whom a Function is validated.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -33,6 +34,14 @@ pub fn validate(function: &Function, side: Side) -> Vec<Problem> {
     triggers::check(&function.spec, &mut found);
     unbuilt::check(&function.spec, &mut found);
     found.list
+}
+
+/// What a manifest with this `spec.scale.idleTimeout` would be told; for commands that take one.
+#[must_use]
+pub fn validate_idle_timeout(timeout: HumanDuration) -> Option<Problem> {
+    let mut found = Problems::default();
+    numbers::idle_timeout(timeout, &mut found);
+    found.list.pop()
 }
 
 /// Problems on their way to the caller.

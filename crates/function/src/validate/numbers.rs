@@ -85,6 +85,10 @@ fn concurrency(spec: &FunctionSpec, found: &mut Problems) {
     }
 }
 
+pub(super) fn idle_timeout(timeout: HumanDuration, found: &mut Problems) {
+    between(timeout, SECOND, DAY, "spec.scale.idleTimeout", found);
+}
+
 fn scale(spec: &FunctionSpec, found: &mut Problems) {
     let scale = &spec.scale;
     between(scale.max, 1, MOST_INSTANCES, "spec.scale.max", found);
@@ -103,7 +107,7 @@ fn scale(spec: &FunctionSpec, found: &mut Problems) {
     between(scale.window, HumanDuration::from_secs(6), HOUR, "spec.scale.window", found);
     // At most an hour is Knative's bound for a scale-down-delay.
     between(scale.scale_down_delay, HumanDuration::from_secs(0), HOUR, "spec.scale.scaleDownDelay", found);
-    between(scale.idle_timeout, SECOND, DAY, "spec.scale.idleTimeout", found);
+    idle_timeout(scale.idle_timeout, found);
     if let Some(Pause::After(time)) = scale.pause {
         between(time, HumanDuration::from_millis(100), DAY, "spec.scale.pause", found);
     }

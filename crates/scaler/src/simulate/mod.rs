@@ -16,6 +16,7 @@ mod kpa;
 mod outcome;
 mod pooling;
 mod random;
+mod read;
 mod shipped;
 mod trace;
 mod world;
@@ -27,8 +28,9 @@ pub use contender::Contender;
 pub use kpa::{Kpa, Settings};
 pub use outcome::{Outcome, Sample};
 pub use random::{Random, Spread};
+pub use read::{HEADER, LONGEST, MOST_CALLS, MOST_FUNCTIONS};
 pub use shipped::{NAMES, shipped};
-pub use trace::{Call, HEADER, Trace, TraceError};
+pub use trace::{Call, Trace, TraceError};
 
 /// The machine that all policies are given.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -73,5 +75,34 @@ impl Default for Machine {
 /// Runs `trace` through `contender`. `epoch` is any moment: virtual time begins there.
 #[must_use]
 pub fn simulate(trace: &Trace, contender: &Contender, machine: &Machine, epoch: Instant) -> Outcome {
-    world::World::new(trace, contender, machine, epoch).run()
+    simulate_watched(trace, contender, machine, epoch, &mut |_| {})
+}
+
+/// The same, and `watch` is told every now and then how many thousandths of it are done.
+#[must_use]
+pub fn simulate_watched(
+    trace: &Trace,
+    contender: &Contender,
+    machine: &Machine,
+    epoch: Instant,
+    watch: &mut dyn FnMut(u64),
+) -> Outcome {
+    world::World::new(trace, contender, machine, epoch).run(watch)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_replay_says_how_far_it_is_and_does_the_same() {
+        let trace = shipped("cron", 3).expect("it comes with it");
+        let (contender, machine, epoch) = (Contender::hearth(), Machine::default(), Instant::now());
+        let mut said = Vec::new();
+        let outcome =
+            simulate_watched(&trace, &contender, &machine, epoch, &mut |thousandths| said.push(thousandths));
+        assert!(said.is_sorted() && said.len() > 10, "{said:?}");
+        assert!(said[0] == 0 && (900..=1000).contains(&said[said.len() - 1]), "{said:?}");
+        assert_eq!(outcome, simulate(&trace, &contender, &machine, epoch));
+    }
 }

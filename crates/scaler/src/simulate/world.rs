@@ -18,6 +18,9 @@ use crate::{Candidate, Occupation, choose};
 /// How often the gateway reports, as in production.
 const REPORT: Duration = Duration::from_millis(200);
 
+/// Steps from one word about how far it is to the next: some milliseconds.
+const WATCH: u64 = 4096;
+
 /// How often the pool is looked at when nothing is taken out of it.
 const POOL_CHECK: Duration = Duration::from_secs(10);
 
@@ -129,12 +132,17 @@ impl<'a> World<'a> {
         }
     }
 
-    pub(super) fn run(mut self) -> Outcome {
+    pub(super) fn run(mut self, watch: &mut dyn FnMut(u64)) -> Outcome {
         let end = self.epoch + self.trace.length;
         self.push(self.epoch, Event::PoolCheck);
         self.push(self.epoch, Event::Sample);
         let mut next_call = 0;
+        let mut steps: u64 = 0;
         loop {
+            if steps.is_multiple_of(WATCH) {
+                watch(self.thousandths(next_call));
+            }
+            steps += 1;
             let event_at = self.events.peek().map(|Reverse((at, ..))| *at);
             let call_at = self.trace.calls.get(next_call).map(|call| self.epoch + call.at);
             let at = match (call_at, event_at) {
@@ -155,6 +163,17 @@ impl<'a> World<'a> {
             self.take_turns();
         }
         self.finish(end)
+    }
+
+    /// How far it is: half by the calls that have come, half by the time that has passed. Neither alone says it, as traces have bursts and
+    /// quiet days.
+    fn thousandths(&self, calls: usize) -> u64 {
+        let half = |done: u128, all: u128| done * 500 / all.max(1);
+        let passed = self.now.duration_since(self.epoch).as_nanos();
+        // A count in memory fits.
+        let (calls, all) = (calls as u128, self.trace.calls.len() as u128);
+        let both = half(calls, all) + half(passed, self.trace.length.as_nanos());
+        u64::try_from(both).unwrap_or(1000).min(1000)
     }
 
     fn push(&mut self, at: Instant, event: Event) {
