@@ -128,8 +128,7 @@ fn requests_per_second_are_a_share_of_what_an_instance_takes() {
         // The limit of calls at once is the Service's, whatever the requests per second.
         assert_eq!(conversion.function["spec"]["concurrency"]["limit"], json!(20));
         let target = conversion.function["spec"]["concurrency"].get("target").cloned();
-        let said: Vec<String> =
-            conversion.warnings.into_iter().map(|warning| warning.message.clone()).collect();
+        let said: Vec<String> = conversion.warnings.into_iter().map(|warning| warning.message).collect();
         (target, said.join("\n"))
     };
     let kept = |target: &str| (Some(json!(target)), String::new());

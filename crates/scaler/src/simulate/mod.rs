@@ -91,6 +91,7 @@ pub fn simulate_watched(
 }
 
 #[cfg(test)]
+#[expect(clippy::disallowed_methods, reason = "an arbitrary beginning: no test waits")]
 mod tests {
     use super::*;
 
