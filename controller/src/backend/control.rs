@@ -23,11 +23,11 @@ use tokio::time::{Instant, sleep, timeout_at};
 
 use super::Address;
 
-/// Pause between two attempts to connect. The shim binds its sockets first thing, a few milliseconds after its start, and a wait here is a
-/// wait in every cold start. (The timer's own grain is a millisecond.)
 /// The phase of a [`Error::Timeout`] in which the code loads.
 pub const LOADS: &str = "load the code";
 
+/// Pause between two attempts to connect. The shim binds its sockets first thing, a few milliseconds after its start, and a wait here is a
+/// wait in every cold start. (The timer's own grain is a millisecond.)
 const RETRY: Duration = Duration::from_micros(500);
 
 /// Bytes made ready for one read: a burst of log lines fits.
