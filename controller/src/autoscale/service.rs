@@ -483,6 +483,14 @@ impl Service {
     }
 }
 
+/// The Revision that has this instance.
+fn holder<'a>(
+    records: &'a mut BTreeMap<RevisionId, Record>,
+    instance: &InstanceId,
+) -> Option<(&'a RevisionId, &'a mut Record)> {
+    records.iter_mut().find(|(_, record)| record.instances.contains_key(instance))
+}
+
 async fn sleep_until_or_never(at: Option<Instant>) {
     match at {
         Some(at) => sleep_until(at).await,

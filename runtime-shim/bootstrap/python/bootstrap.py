@@ -303,9 +303,10 @@ class Instance:
                             self.drain()
                     else:
                         self.serve(descriptor, event)
-                put_off, self.put_off = self.put_off, []
-                for each in put_off:
-                    each()
+                if self.put_off:
+                    put_off, self.put_off = self.put_off, []
+                    for each in put_off:
+                        each()
         except BaseException as error:  # noqa: B036 - without this thread the process is of no use
             os.write(2, b"the invocation protocol failed: %r\n" % error)
             os._exit(70)

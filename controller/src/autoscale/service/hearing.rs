@@ -8,10 +8,9 @@ use hearth_scaler::{AfterFailure, Fault};
 use jiff::Timestamp;
 use tokio::time::Instant;
 
-use super::{Service, jitter};
+use super::{Service, holder, jitter};
 use crate::autoscale::TrialError;
 use crate::autoscale::ladder::Rung;
-use crate::autoscale::record::Record;
 use crate::autoscale::snapshot::Start;
 use crate::pool::{self, Event, Happened, STOP_GRACE};
 use crate::telemetry::logs::{Entry, Logs, Note};
@@ -55,8 +54,7 @@ impl Service {
             }
             ToScaler::Drained { instance } => self.pool.stop(&instance, "its calls have ended", STOP_GRACE),
             ToScaler::Spent { instance } => {
-                let of = |record: &Record| record.instances.contains_key(&instance);
-                if let Some((revision, record)) = self.records.iter_mut().find(|(_, record)| of(record)) {
+                if let Some((revision, record)) = holder(&mut self.records, &instance) {
                     record.spent(now);
                     self.dirty.insert(revision.clone());
                 }
@@ -81,8 +79,7 @@ impl Service {
     /// Ends an instance that answers nothing any more, and says so where its owner looks.
     fn kill_stuck(&mut self, instance: &InstanceId) {
         const WHY: &str = "killed: it did not answer (an endless loop, or work that blocks)";
-        let of = |record: &Record| record.instances.contains_key(instance);
-        if let Some((revision, record)) = self.records.iter_mut().find(|(_, record)| of(record)) {
+        if let Some((revision, record)) = holder(&mut self.records, instance) {
             tracing::warn!(%revision, %instance, WHY, "instance killed");
             record.note_event(format!("{instance} {WHY}"));
             self.dirty.insert(revision.clone());

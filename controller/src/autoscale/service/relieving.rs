@@ -6,9 +6,8 @@ use hearth_function::InstanceId;
 use hearth_scaler::evict::{Warm, order};
 use tokio::time::Instant;
 
-use super::Service;
+use super::{Service, holder};
 use crate::autoscale::ladder::Rung;
-use crate::autoscale::record::Record;
 
 /// What a start is taken to cost until one was seen: from nothing, and from a pool.
 const ASSUMED_BUILT: Duration = Duration::from_millis(100);
@@ -40,8 +39,7 @@ impl Service {
                 self.prewarm.lost(&instance);
                 self.pool.stop(&instance, "memory is short", crate::pool::STOP_GRACE);
             } else {
-                let of = |record: &&mut Record| record.instances.contains_key(&instance);
-                if let Some(record) = self.records.values_mut().find(of) {
+                if let Some((_, record)) = holder(&mut self.records, &instance) {
                     record.note_event(format!("{instance} put out: the machine's memory is short"));
                 }
                 self.drain(&instance, "memory is short");
