@@ -7,13 +7,14 @@
 //! ```
 //!
 //! The pipes are read whatever happens, so that printing never waits for a controller: what nobody fetches in time is lost from the ring's
-//! old end, and counted. Which call a line belongs to is said only where it is certain:
+//! old end, and counted. Only a flood waits: there is a bound to how fast they are read (`pace`). Which call a line belongs to is said only where it is certain:
 //! - records on descriptor 4 carry their request id: the bootstrap knows the caller of `console.log` and `print`;
 //! - lines on the raw descriptors (child processes, native code) belong to the one call that runs, where only one may. The bootstrap then
 //!   writes a marker into both pipes when the call begins and when it ends: in the pipe, and not beside it, the order is exact;
 //! - where several calls may run, raw lines are flagged shared.
 
 mod lines;
+mod pace;
 mod records;
 mod ring;
 
@@ -26,8 +27,10 @@ use bytes::BytesMut;
 use hearth_protocol::{LogStream, RequestId};
 use tokio::net::unix::pipe;
 use tokio::sync::Notify;
+use tokio::time::{Instant, sleep};
 
 use lines::{Item, Lines};
+use pace::Pace;
 use ring::Ring;
 
 /// Longest line that is kept whole, in bytes; of a longer one the beginning. Docker's own limit.
@@ -55,12 +58,14 @@ pub(crate) enum Owner {
 pub(crate) struct Logs {
     ring: Rc<RefCell<Ring>>,
     grown: Rc<Notify>,
+    /// Of all pipes together.
+    pace: Rc<RefCell<Pace>>,
 }
 
 impl Logs {
     /// An empty ring of this many bytes.
     pub(crate) fn new(ring_bytes: usize) -> Self {
-        Self { ring: Rc::new(RefCell::new(Ring::new(ring_bytes))), grown: Rc::default() }
+        Self { ring: Rc::new(RefCell::new(Ring::new(ring_bytes))), grown: Rc::default(), pace: Rc::default() }
     }
 
     /// Keeps one line.
@@ -108,14 +113,14 @@ impl Logs {
             Item::Line { text, truncated } => self.add(stream, owner, text, truncated),
             Item::Owner(now) => *owner = now,
         };
-        read_to_end(pipe, |bytes| lines.take(bytes, |item| keep(&mut owner, item))).await;
+        self.read_to_end(pipe, |bytes| lines.take(bytes, |item| keep(&mut owner, item))).await;
         lines.finish(|item| keep(&mut owner, item));
     }
 
     /// Reads the records of a bootstrap to their end.
     pub(crate) async fn pump_records(self, pipe: pipe::Receiver) {
         let mut records = records::Records::default();
-        read_to_end(pipe, |bytes| {
+        self.read_to_end(pipe, |bytes| {
             records.take(bytes, |stream, owner, line, truncated| self.add(stream, owner, line, truncated));
         })
         .await;
@@ -125,24 +130,30 @@ impl Logs {
             );
         }
     }
-}
 
-/// Feeds everything that comes out of `pipe` to `take`.
-async fn read_to_end(pipe: pipe::Receiver, mut take: impl FnMut(&[u8])) {
-    let mut buffer = vec![0; READ_BYTES];
-    loop {
-        // A pipe that fails is at its end.
-        if pipe.readable().await.is_err() {
-            return;
+    /// Feeds everything that comes out of `pipe` to `take`, at the instance's pace.
+    async fn read_to_end(&self, pipe: pipe::Receiver, mut take: impl FnMut(&[u8])) {
+        let mut buffer = vec![0; READ_BYTES];
+        loop {
+            // A pipe that fails is at its end.
+            if pipe.readable().await.is_err() {
+                return;
+            }
+            let read = match pipe.try_read(&mut buffer) {
+                Ok(0) => return,
+                Ok(read) => read,
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => continue,
+                Err(_) => return,
+            };
+            take(&buffer[..read]);
+            let pause = self.pace.borrow_mut().read(read, Instant::now());
+            if pause.is_zero() {
+                // What comes at once must not keep everything else from running.
+                tokio::task::yield_now().await;
+            } else {
+                sleep(pause).await;
+            }
         }
-        match pipe.try_read(&mut buffer) {
-            Ok(0) => return,
-            Ok(read) => take(&buffer[..read]),
-            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
-            Err(_) => return,
-        }
-        // A flood must not keep everything else from running.
-        tokio::task::yield_now().await;
     }
 }
 
