@@ -1,99 +1,98 @@
 //! Gives memory back that nobody needs any more.
 //!
-//! The allocator keeps what was freed, in an arena for each few threads. Starting up and deployments are what frees much: packing, parsing
-//! and planning a thousand functions left ten to twenty megabytes of it. So after these, when the store has come to rest, what is whole pages
-//! is handed back to the kernel. That takes a few milliseconds on a thread of its own; requests that are served meanwhile may wait for the
-//! allocator's locks. What traffic changes in the store does not cause it, and while deployments follow each other it waits for their end,
-//! though not for ever.
-//!
-//! The same goes for code: starting up and deploying run through most of the binary once, and what was run stays resident. It is let go
-//! too; what serves comes back from the page cache with its first use, a microsecond for each page that is still there.
+//! The allocator keeps what was freed, in an arena for each few threads; starting up, deployments and many requests free much. And what code
+//! ran once stays resident: starting up and deploying run through most of the binary. So when the process has come to rest, and holds much
+//! more than it did after the last time, what is whole free pages and code is let go. That takes a few milliseconds on a thread of its own, and
+//! nothing is served meanwhile, as a rule. What serves comes back from the page cache with its first use, a microsecond for each page.
 
 use std::time::Duration;
 
-use hearth_function::Function;
+/// How often the process looks at itself.
+const EVERY: Duration = Duration::from_secs(2);
 
-use crate::store::{self, Event, Store, Watch};
+/// It rests when it was busy for no longer than this in that time, twice in a row: one per cent, and two ticks of the kernel's clock.
+const RESTING: Duration = Duration::from_millis(20);
 
-/// So long nothing must have changed: the next step of a deployment follows the last one at once.
-const QUIET: Duration = Duration::from_secs(2);
+/// What it must hold more than after the last time, in bytes: letting go for less would go on for ever, as code that serves comes back.
+const WORTH: u64 = 6 << 20;
 
-/// So long at most is waited for that.
-const PATIENCE: Duration = Duration::from_secs(60);
+/// Until the store is closed, whose versions these are.
+pub(super) async fn run(mut store: tokio::sync::watch::Receiver<u64>) {
+    let closed = async { while store.changed().await.is_ok() {} };
+    tokio::select! {
+        () = closed => {}
+        () = keep_small() => {}
+    }
+}
 
-/// Until the store is closed.
-pub(super) async fn run(store: Store) {
-    let mut changes = Changes::new(store);
+async fn keep_small() {
+    let mut watch = Watch::default();
+    let mut every = tokio::time::interval(EVERY);
+    every.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     loop {
-        let patience = tokio::time::Instant::now() + PATIENCE;
-        while tokio::time::Instant::now() < patience {
-            match tokio::time::timeout(QUIET, changes.next()).await {
-                Ok(Some(_)) => {}
-                Ok(None) => return,
-                Err(_) => break,
-            }
-        }
+        every.tick().await;
+        let Some(seen) = Usage::now().filter(|seen| watch.look(*seen)) else { continue };
         // It reads files and holds locks of the allocator: nothing for a thread that others' tasks are on.
         if let Err(error) = tokio::task::spawn_blocking(give_back).await {
             tracing::error!(%error, "giving memory back has panicked");
         }
-        loop {
-            match changes.next().await {
-                Some(Change::Deployment) => break,
-                Some(Change::Status) => {}
-                None => return,
-            }
-        }
+        watch.given_back(Usage::now().unwrap_or(seen));
     }
 }
 
-/// What has changed.
+/// What the process uses.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Change {
-    /// A Function came, went or has another spec.
-    Deployment,
-    /// What is said about one.
-    Status,
+struct Usage {
+    /// Bytes that are resident.
+    resident: u64,
+    /// Time on a core since it started.
+    busy: Duration,
 }
 
-impl Change {
-    fn of(event: &Event<Function>) -> Self {
-        match event {
-            Event::Added(_) | Event::Deleted(_) => Self::Deployment,
-            Event::Modified(function) => {
-                let observed = function.status.as_ref().and_then(|status| status.observed_generation);
-                if observed == function.metadata.generation { Self::Status } else { Self::Deployment }
-            }
-        }
+impl Usage {
+    /// `None` where the kernel does not tell.
+    fn now() -> Option<Self> {
+        let pages = std::fs::read_to_string("/proc/self/statm").ok()?;
+        let times = std::fs::read_to_string("/proc/self/stat").ok()?;
+        Self::read(&pages, &times)
+    }
+
+    /// From `/proc/self/statm` and `/proc/self/stat` (proc(5)).
+    fn read(statm: &str, stat: &str) -> Option<Self> {
+        let pages: u64 = statm.split_whitespace().nth(1)?.parse().ok()?;
+        // The name of the program, in brackets, may hold anything; utime and stime are the fields 14 and 15 of all, 12 and 13 after it.
+        let (_, after_name) = stat.rsplit_once(')')?;
+        let mut times = after_name.split_whitespace().skip(11).map(str::parse::<u64>);
+        let ticks = times.next()?.ok()? + times.next()?.ok()?;
+        Some(Self {
+            resident: pages * rustix::param::page_size() as u64,
+            busy: Duration::from_millis(ticks * 1000 / rustix::param::clock_ticks_per_second().max(1)),
+        })
     }
 }
 
-/// Anything that happens to a Function.
-struct Changes {
-    store: Store,
-    watch: Option<Watch<Function>>,
+/// What was seen so far.
+#[derive(Debug, Default)]
+struct Watch {
+    /// Time on a core at the last look.
+    busy: Duration,
+    /// Looks in a row that found it at rest.
+    resting: u32,
+    /// What was resident after it was given back last.
+    floor: u64,
 }
 
-impl Changes {
-    fn new(store: Store) -> Self {
-        Self { store, watch: None }
+impl Watch {
+    /// Whether it is time to give back.
+    fn look(&mut self, seen: Usage) -> bool {
+        let rests = seen.busy.saturating_sub(self.busy) <= RESTING;
+        self.busy = seen.busy;
+        self.resting = if rests { self.resting + 1 } else { 0 };
+        self.resting >= 2 && seen.resident >= self.floor + WORTH
     }
 
-    /// Waits for the next; `None` when the store was closed. Cancel-safe.
-    async fn next(&mut self) -> Option<Change> {
-        let watch = match &mut self.watch {
-            Some(watch) => watch,
-            none => none.insert(self.store.watch(self.store.resource_version()).ok()?),
-        };
-        match watch.next().await {
-            Ok(event) => Some(Change::of(&event)),
-            // It has fallen behind, which is to say that much has happened.
-            Err(store::Error::Expired { .. }) => {
-                self.watch = None;
-                Some(Change::Deployment)
-            }
-            Err(_) => None,
-        }
+    fn given_back(&mut self, left: Usage) {
+        self.floor = left.resident;
     }
 }
 
@@ -104,7 +103,7 @@ fn give_back() {
     }
 }
 
-/// Lets go of the pages of the binary's own code.
+/// Lets go of the pages of the binary's own code and constants.
 #[expect(unsafe_code, reason = "no safe wrapper can know that nothing has written to the pages")]
 fn give_back_code() -> std::io::Result<()> {
     let program = std::env::current_exe()?;
@@ -112,7 +111,7 @@ fn give_back_code() -> std::io::Result<()> {
     for (start, end) in clean_parts(&maps, &program.to_string_lossy()) {
         let address = std::ptr::with_exposed_provenance_mut(start);
         // SAFETY: a private mapping of a file of which no page is a copy, in memory or in swap, has only what the file has: dropped pages come
-        // back from there when they are used, in this thread and in all others. It is code, which nothing writes to between the look and now.
+        // back from there when they are used, in this thread and in all others. It cannot be written to, so nothing does between the look and now.
         if unsafe { libc::madvise(address, end - start, libc::MADV_DONTNEED) } != 0 {
             return Err(std::io::Error::last_os_error());
         }
@@ -120,8 +119,8 @@ fn give_back_code() -> std::io::Result<()> {
     Ok(())
 }
 
-/// Where the code of `program` is mapped and has no page that differs from the file (a debugger writes to some), from `/proc/self/smaps`. A page
-/// that was written to is anonymous, or in swap: both counts must be there and be 0.
+/// Where code and constants of `program` are mapped and have no page that differs from the file (the loader and a debugger write to some), from
+/// `/proc/self/smaps`. A page that was written to is anonymous, or in swap: both counts must be there and be 0.
 fn clean_parts(maps: &str, program: &str) -> Vec<(usize, usize)> {
     let mut found = Vec::new();
     let (mut part, mut unwritten) = (None, false);
@@ -140,12 +139,12 @@ fn clean_parts(maps: &str, program: &str) -> Vec<(usize, usize)> {
     found
 }
 
-/// The addresses of a mapping of code.
+/// The addresses of a mapping of code or constants.
 fn range(line: &str) -> Option<(usize, usize)> {
     let (range, rest) = line.split_once(' ')?;
     let (start, end) = range.split_once('-')?;
     let parse = |hex| usize::from_str_radix(hex, 16).ok();
-    rest.starts_with("r-xp ").then_some((parse(start)?, parse(end)?))
+    ["r-xp ", "r--p "].iter().any(|kind| rest.starts_with(kind)).then_some((parse(start)?, parse(end)?))
 }
 
 #[cfg(target_env = "gnu")]
@@ -164,14 +163,6 @@ fn give_back_memory() {}
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    fn function(name: &str) -> Function {
-        serde_json::from_value(serde_json::json!({
-            "metadata": { "name": name, "namespace": "default" },
-            "spec": { "runtime": "nodejs", "source": { "inline": { "index.js": "" } }, "handler": "index.handler" },
-        }))
-        .unwrap()
-    }
 
     #[test]
     fn only_what_the_file_has_too_is_let_go() {
@@ -199,41 +190,39 @@ Anonymous:             0 kB
 Anonymous:             0 kB
 Swap:                  0 kB";
         let found = clean_parts(maps, "/usr/bin/hearth");
-        assert_eq!(found, [(0x55d0_c040_0000, 0x55d0_c100_0000)]);
+        assert_eq!(found, [(0x55d0_c000_0000, 0x55d0_c040_0000), (0x55d0_c040_0000, 0x55d0_c100_0000)]);
         // And what runs goes on.
         give_back();
     }
 
     #[test]
-    fn what_traffic_changes_is_no_deployment() {
-        let mut function = function("a");
-        function.metadata.generation = Some(2);
-        let change =
-            |function: &Function| Change::of(&Event::Modified(std::sync::Arc::new(function.clone())));
-        assert_eq!(change(&function), Change::Deployment);
-        function.status = serde_json::from_value(serde_json::json!({ "observedGeneration": 1 })).unwrap();
-        assert_eq!(change(&function), Change::Deployment);
-        function.status = serde_json::from_value(serde_json::json!({ "observedGeneration": 2 })).unwrap();
-        assert_eq!(change(&function), Change::Status);
+    fn the_kernel_tells_what_is_used() {
+        let stat =
+            "7 (a (b) c) S 1 7 7 0 -1 4194560 100 0 0 0 150 50 0 0 20 0 9 0 100 1000 20 18446744073709551615";
+        let used = Usage::read("100 20 5 1 0 3 0", stat).unwrap();
+        assert_eq!(used.resident, 20 * rustix::param::page_size() as u64);
+        assert_eq!(used.busy, Duration::from_millis(200_000 / rustix::param::clock_ticks_per_second()));
+        assert!(Usage::now().unwrap().resident > 1 << 20);
+        assert_eq!((Usage::read("", stat), Usage::read("100 20", "7 (a")), (None, None));
     }
 
-    #[tokio::test]
-    async fn it_hears_of_changes_and_ends_with_the_store() {
-        let directory = tempfile::tempdir().unwrap();
-        let config = store::Config { history: 2, ..store::Config::new(directory.path().join("hearth.redb")) };
-        let store = Store::open(config).await.unwrap();
-        let mut changes = Changes::new(store.clone());
-        let waiting = tokio::time::timeout(Duration::ZERO, changes.next()).await;
-        assert!(waiting.is_err(), "nothing has happened");
-        for name in ["a", "b", "c", "d"] {
-            store.create(function(name), jiff::Timestamp::now()).await.unwrap();
+    #[test]
+    fn it_is_given_back_at_rest_and_only_when_there_is_much() {
+        let mut watch = Watch::default();
+        let mut busy = Duration::ZERO;
+        let mut look = |watch: &mut Watch, resident: u64, more: u64| {
+            busy += Duration::from_millis(more);
+            watch.look(Usage { resident: resident << 20, busy })
+        };
+        assert!(!look(&mut watch, 30, 500), "it starts");
+        assert!(!look(&mut watch, 30, 0), "it has rested for one look only");
+        assert!(look(&mut watch, 30, 10));
+        watch.given_back(Usage { resident: 12 << 20, busy: Duration::ZERO });
+        assert!(!look(&mut watch, 15, 10), "what serves has come back");
+        for _ in 0..10 {
+            assert!(!look(&mut watch, 40, 100), "it works");
         }
-        // The history does not reach back to where it was: it goes on from here.
-        assert_eq!(changes.next().await, Some(Change::Deployment));
-        assert!(tokio::time::timeout(Duration::ZERO, changes.next()).await.is_err());
-        store.create(function("e"), jiff::Timestamp::now()).await.unwrap();
-        assert_eq!(changes.next().await, Some(Change::Deployment));
-        store.close().await;
-        assert_eq!(changes.next().await, None);
+        assert!(!look(&mut watch, 40, 0));
+        assert!(look(&mut watch, 40, 0));
     }
 }

@@ -108,9 +108,9 @@ pub async fn start(config: Config) -> Result<Running, Error> {
     let store = Store::open(store::Config::new(data.join("hearth.redb"))).await?;
     let mut tasks = Tasks::default();
     let logs = stores::open_logs(&config, &mut tasks)?;
-    let followed = store.clone();
+    let versions = store.changes();
     tasks.spawn("memory", async move {
-        memory::run(followed).await;
+        memory::run(versions).await;
         Ok(())
     });
 

@@ -80,9 +80,9 @@ pub(super) async fn start(ground: &Ground, ends: Ends) -> Result<Leading, Error>
     tasks.spawn("call log", wire::keep_calls(calls, logs.clone()));
 
     let store = open_store(ground, &mut tasks).await?;
-    let followed = store.clone();
+    let versions = store.changes();
     tasks.spawn("memory", async move {
-        memory::run(followed).await;
+        memory::run(versions).await;
         Ok(())
     });
     let adoptable = stores::adoptable(backend.as_ref(), &logs).await?;
