@@ -267,7 +267,7 @@ pub(super) fn answer<O: Object>(view: View, code: StatusCode, object: &O) -> Res
 }
 
 pub(super) fn to_json<O: Object>(object: &O) -> Result<Value, Failure> {
-    serde_json::to_value(object).map_err(|error| {
+    store::to_json(object).map_err(|error| {
         tracing::error!(%error, "a stored object has no JSON form");
         Failure::internal("reading the object")
     })

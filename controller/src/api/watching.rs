@@ -17,7 +17,7 @@ use super::failure::Failure;
 use super::kinds;
 use super::render::{Rendering, View};
 use super::selector::Selector;
-use crate::store::{Error, Event, Object, Watch};
+use crate::store::{self, Error, Event, Object, Watch};
 
 /// How often a quiet watch says how far it has come, so that its client can resume there. Kubernetes does so about once a minute.
 const BOOKMARK_EVERY: Duration = Duration::from_secs(30);
@@ -141,7 +141,7 @@ impl Asked {
     }
 
     fn event<O: Object>(&self, name: &str, object: &O) -> Value {
-        let object = serde_json::to_value(object).unwrap_or_default();
+        let object = store::to_json(object).unwrap_or_default();
         json!({ "type": name, "object": self.rendering::<O>().one(object) })
     }
 

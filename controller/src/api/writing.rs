@@ -124,7 +124,7 @@ impl Writing {
     pub(super) async fn replace(&self, live: &Function, mut object: Value) -> Result<Function, Failure> {
         let given = reading::take_managers(&mut object)?;
         let mut function = reading::function(&self.namespace, Some(&live.name_any()), object)?;
-        let known = given.unwrap_or_else(|| live.metadata.managed_fields.clone().unwrap_or_default());
+        let known = given.unwrap_or_else(|| store::managers(&live.metadata));
         let (before, after) = (to_json(live)?, to_json(&function)?);
         let schema = &kinds::of::<Function>().schema;
         let managers = ownership::update(&known, &before, &after, &self.manager, schema, Timestamp::now());
@@ -177,7 +177,7 @@ impl Writing {
 
     /// What `applied` makes of `live`.
     fn applied_to(&self, live: &Function, applied: &Value) -> Result<Function, Failure> {
-        let managers = live.metadata.managed_fields.clone().unwrap_or_default();
+        let managers = store::managers(&live.metadata);
         let mut before = to_json(live)?;
         reading::take_managers(&mut before)?;
         let schema = &kinds::of::<Function>().schema;

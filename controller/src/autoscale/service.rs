@@ -70,7 +70,8 @@ pub struct Service {
     logs: Logs,
     channels: Channels,
     commands: mpsc::Receiver<Command>,
-    records: BTreeMap<RevisionId, Record>,
+    /// On the heap: a tree of them keeps room for as many again.
+    records: BTreeMap<RevisionId, Box<Record>>,
     adoptable: Vec<Adoptable>,
     /// What is to be said to the gateway and did not fit into its channel: at most a few messages for each instance.
     outbox: VecDeque<ToGateway>,
@@ -253,11 +254,11 @@ impl Service {
         let mut record = Record::new(target, now);
         // One that is for a single call may have had it.
         let reusable = record.target.policy.process_model == ProcessModel::Resident;
-        let of_the_same = |other: &&Record| {
+        let of_the_same = |other: &Record| {
             other.target.template.function() == record.target.template.function()
                 && other.target.reach != Reach::Untried
         };
-        if let Some(other) = self.records.values().rfind(of_the_same) {
+        if let Some(other) = self.records.values().rfind(|other| of_the_same(other)) {
             record.inherit(other);
         }
         let own = |adoptable: &mut Adoptable| {
@@ -271,7 +272,7 @@ impl Service {
             record.instances.insert(found.spec.id.clone(), Member { adopted: true, ..Member::new(now) });
             self.pool.adopt(&record.target.template, found, logs_after);
         }
-        self.records.insert(revision, record);
+        self.records.insert(revision, Box::new(record));
     }
 
     /// Takes away what an earlier controller left and nobody asks for (INV-17); the log says what became of instances that ended meanwhile.
@@ -384,7 +385,7 @@ impl Service {
     }
 
     fn starting(&self) -> u32 {
-        self.records.values().map(Record::starting).sum()
+        self.records.values().map(|record| record.starting()).sum()
     }
 
     /// Whose turn it is: those that requests wait for, then those with the fewest starts under way, then who has waited longest. Those out
@@ -470,7 +471,7 @@ impl Service {
 
     fn forget_if_gone(&mut self, revision: &RevisionId) {
         let done = |record: &Record| record.removing.is_some() && record.is_gone();
-        if !self.records.get(revision).is_some_and(done) {
+        if !self.records.get(revision).is_some_and(|record| done(record)) {
             return;
         }
         self.views.remove(revision);
@@ -485,10 +486,11 @@ impl Service {
 
 /// The Revision that has this instance.
 fn holder<'a>(
-    records: &'a mut BTreeMap<RevisionId, Record>,
+    records: &'a mut BTreeMap<RevisionId, Box<Record>>,
     instance: &InstanceId,
 ) -> Option<(&'a RevisionId, &'a mut Record)> {
-    records.iter_mut().find(|(_, record)| record.instances.contains_key(instance))
+    let mut all = records.iter_mut().map(|(revision, record)| (revision, &mut **record));
+    all.find(|(_, record)| record.instances.contains_key(instance))
 }
 
 async fn sleep_until_or_never(at: Option<Instant>) {

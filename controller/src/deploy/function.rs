@@ -28,6 +28,7 @@ use super::status;
 use super::{RESYNC, Shared};
 use crate::pool;
 use crate::store;
+use look::numbers;
 
 /// How long after a build or a look for code or parts has failed it is tried again: what was missing may have come (a bundle, the network).
 const RETRY: Duration = Duration::from_secs(30);
@@ -74,6 +75,15 @@ pub(super) struct Task {
     memory: Memory,
 }
 
+/// What a task with nothing to do waits for; it holds no more than that, for nearly all rest nearly always.
+#[derive(Debug)]
+struct Rest {
+    /// When it looks again in any case.
+    wake: Instant,
+    /// Of these Revisions something else may be shown.
+    revisions: Box<[Number]>,
+}
+
 /// What the task knows and the store does not.
 #[derive(Debug, Default)]
 struct Memory {
@@ -88,7 +98,7 @@ struct Memory {
     build_failures: u32,
     build_again: Option<Timestamp>,
     /// Revisions whose parts are known, or are not there until then.
-    prepared: BTreeMap<Number, Result<Arc<pool::Template>, (Missing, Instant)>>,
+    prepared: BTreeMap<Number, Made>,
     /// The Revision whose parts are to be brought here while instances of it run already, and when that is tried.
     owed: Option<(Number, Instant)>,
     targets: BTreeMap<Number, (Reach, i64)>,
@@ -113,13 +123,16 @@ struct Memory {
     conflicts: Vec<Conflict>,
 }
 
+/// The parts of a Revision, or what is not there and when that is looked for again.
+type Made = Result<Arc<pool::Template>, Box<(Missing, Instant)>>;
+
 impl Memory {
     /// When what the plan waits for is due.
     fn due(&self, awaited: Awaited) -> Option<Instant> {
         match awaited {
             Awaited::Source => self.code.as_ref()?.due(),
             Awaited::Build => self.build.as_ref().map(|(.., at)| *at),
-            Awaited::Parts(number) => self.prepared.get(&number)?.as_ref().err().map(|(_, at)| *at),
+            Awaited::Parts(number) => self.prepared.get(&number)?.as_ref().err().map(|lack| lack.1),
             Awaited::Trial(number) => self.trials.next(number).map(|(at, _)| at),
         }
     }
@@ -132,12 +145,14 @@ impl Task {
         object: watch::Receiver<Option<Arc<Function>>>,
         stirred: Arc<Notify>,
         settled: watch::Sender<usize>,
-    ) -> Self {
-        Self { shared, id, object, stirred, settled: Some(settled), memory: Memory::default() }
+    ) -> Box<Self> {
+        Box::new(Self { shared, id, object, stirred, settled: Some(settled), memory: Memory::default() })
     }
 
     /// Until the Function is deleted and nothing of it is left.
-    pub(super) async fn run(mut self) {
+    ///
+    /// In a box: a future holds what it is made of twice, and there is one for each Function.
+    pub(super) async fn run(mut self: Box<Self>) {
         loop {
             let object = self.object.borrow_and_update().clone();
             let newest = object.filter(|function| function.metadata.deletion_timestamp.is_none());
@@ -180,7 +195,9 @@ impl Task {
                 Box::pin(self.write_status(&observed)).await;
                 self.settle();
                 if !Box::pin(self.bring_owed(&observed)).await {
-                    self.wait(&wanted, &observed).await;
+                    let until = self.rest(&wanted, &observed);
+                    drop((wanted, observed));
+                    self.wait(until).await;
                 }
                 continue;
             };
@@ -230,16 +247,21 @@ impl Task {
         }
     }
 
-    /// Until something has changed, or a retry or the resync is due.
-    async fn wait(&mut self, wanted: &Wanted, observed: &Observed) {
+    /// What is waited for once nothing is to be done.
+    fn rest(&self, wanted: &Wanted, observed: &Observed) -> Rest {
         let now = Instant::now();
         let due = awaited(wanted, observed).into_iter().filter_map(|awaited| self.memory.due(awaited));
         let due = due.chain(self.memory.owed.map(|(_, at)| at));
         let wake = due.min().map_or(now + RESYNC, |due| due.clamp(now + SOONEST, now + RESYNC));
+        Rest { wake, revisions: numbers(observed) }
+    }
+
+    /// Until something has changed, or a retry or the resync is due.
+    async fn wait(&mut self, Rest { wake, revisions }: Rest) {
         let mut conflicts = self.shared.parts.routes.conflicts();
         // What has changed since the status was made counts too.
         if self.memory.unwritten > 0
-            || self.views(observed) != self.memory.shown
+            || self.views(&revisions) != self.memory.shown
             || self.conflicts() != self.memory.conflicts
         {
             return self.pace().await;
@@ -253,7 +275,7 @@ impl Task {
                     }
                     return;
                 }
-                () = self.stirred.notified() => if self.views(observed) != self.memory.shown {
+                () = self.stirred.notified() => if self.views(&revisions) != self.memory.shown {
                     return self.pace().await;
                 },
                 Ok(()) = conflicts.changed() => if self.conflicts() != self.memory.conflicts {
@@ -294,7 +316,7 @@ impl Task {
         if stored.metadata.uid != self.memory.uid {
             return;
         }
-        self.memory.shown = self.views(observed);
+        self.memory.shown = self.views(&numbers(observed));
         let mut known = self.known(observed);
         if observed.served.is_none() && stored.metadata.deletion_timestamp.is_none() {
             self.say_unready(&known);

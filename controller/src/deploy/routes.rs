@@ -133,7 +133,7 @@ pub(super) fn served(
             execute: timeouts.execute.get(),
             idle_stream: timeouts.idle_stream.get(),
         },
-        claims: function.spec.http_triggers().map(claim).collect(),
+        claims: claims(function),
     }
 }
 
@@ -147,10 +147,17 @@ pub(super) fn unready(
     Unready {
         function: id.clone(),
         created: crate::store::creation_order(&function.metadata),
-        claims: function.spec.http_triggers().map(claim).collect(),
+        claims: claims(function),
         reason,
         retry_after,
     }
+}
+
+/// Not one more than there are: each Function's are kept.
+fn claims(function: &Function) -> Vec<Claim> {
+    let mut claims: Vec<Claim> = function.spec.http_triggers().map(claim).collect();
+    claims.shrink_to_fit();
+    claims
 }
 
 fn claim(trigger: &HttpTrigger) -> Claim {

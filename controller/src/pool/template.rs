@@ -56,7 +56,8 @@ pub struct Template {
     pub(super) code: Option<CodeMount>,
     class: Option<Class>,
     root: Root,
-    env: BTreeMap<String, String>,
+    /// By name.
+    env: Box<[(String, String)]>,
     in_cluster: InCluster,
     user: Option<User>,
     working_directory: Option<String>,
@@ -84,7 +85,7 @@ impl Template {
             Some(_) => None,
         };
         let memory_bytes = template.resources.memory.bytes();
-        let env = environment(&owner, revision, &places, network);
+        let env = environment(&owner, revision, &places, network).into_iter().collect();
         let load = protocol::Load {
             code: "/code".to_owned(),
             handler: template.handler.as_ref().map(ToString::to_string),
@@ -167,7 +168,7 @@ impl Template {
 
     /// What a pooled instance is told, which was started without any of it.
     pub(super) fn load_for_pooled(&self) -> protocol::Load {
-        protocol::Load { env: self.env.clone(), ..self.load.clone() }
+        protocol::Load { env: self.env.iter().cloned().collect(), ..self.load.clone() }
     }
 
     /// Whether an instance serves one call and is destroyed.
@@ -190,7 +191,7 @@ impl Template {
 
     /// The specification of one instance. It starts without a cpu quota: that takes effect when it is Ready.
     pub(super) fn spec(&self, id: InstanceId, secret: String) -> InstanceSpec {
-        let mut env = self.env.clone();
+        let mut env: BTreeMap<_, _> = self.env.iter().cloned().collect();
         env.insert("HEARTH_INSTANCE".to_owned(), id.to_string());
         InstanceSpec {
             id,

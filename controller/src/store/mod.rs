@@ -17,6 +17,7 @@
 mod error;
 mod history;
 pub mod kubernetes;
+mod managers;
 mod object;
 mod owner;
 mod plan;
@@ -34,6 +35,7 @@ use tokio::sync::{mpsc, oneshot, watch};
 
 pub use error::Error;
 pub use history::{Event, Watch};
+pub use managers::{managers, to_json};
 pub use object::{Kind, Object, unreadable};
 pub(crate) use plan::uuid;
 pub use plan::{Preconditions, ResourceVersion, creation_order};
@@ -44,7 +46,7 @@ use state::State;
 /// Commands that may wait for the owner thread; whoever comes then waits for room.
 const COMMANDS: usize = 256;
 /// Events that a watch can fall behind before it must list again. Each holds an object as it was
-/// then, two or three kilobytes.
+/// then, about two kilobytes.
 const HISTORY: usize = 512;
 
 /// A handle to the store; a clone is another handle to the same.

@@ -7,6 +7,8 @@ use hearth_function::{Function, Revision};
 use kube::api::ObjectMeta;
 use serde::{Serialize, de::DeserializeOwned};
 
+use super::managers;
+
 /// A kind of object.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Kind {
@@ -228,16 +230,18 @@ impl Stored {
     }
 
     pub(super) fn to_json(&self) -> serde_json::Result<Vec<u8>> {
-        match self {
-            Self::Function(object) => serde_json::to_vec(object.as_ref()),
-            Self::Revision(object) => serde_json::to_vec(object.as_ref()),
-        }
+        serde_json::to_vec(&match self {
+            Self::Function(object) => managers::to_json(object.as_ref())?,
+            Self::Revision(object) => managers::to_json(object.as_ref())?,
+        })
     }
 
     pub(super) fn from_json(kind: Kind, text: &[u8]) -> serde_json::Result<Self> {
-        Ok(match kind {
+        let mut object = match kind {
             Kind::Function => Self::Function(Arc::new(serde_json::from_slice(text)?)),
             Kind::Revision => Self::Revision(Arc::new(serde_json::from_slice(text)?)),
-        })
+        };
+        managers::pack(object.metadata_mut());
+        Ok(object)
     }
 }

@@ -10,6 +10,7 @@ use serde::{Deserialize, Serialize};
 
 use super::error::Error;
 use super::history::Happened;
+use super::managers;
 use super::object::{Key, Object, Stored};
 use super::state::{Change, State};
 
@@ -67,6 +68,7 @@ pub(super) fn create<O: Object>(
     }
     let version = state.version() + 1;
     let metadata = object.meta_mut();
+    managers::pack(metadata);
     metadata.uid = Some(uid(version, random));
     metadata.generation = Some(1);
     metadata.creation_timestamp = Some(Time(whole_seconds(now)));
@@ -81,6 +83,7 @@ pub(super) fn update<O: Object>(state: &State, mut object: O) -> Result<Plan<O>,
     object.take_status(&stored);
     let spec_changed = !object.same_spec(&stored);
     let (metadata, old) = (object.meta_mut(), stored.meta());
+    managers::pack(metadata);
     metadata.uid.clone_from(&old.uid);
     metadata.creation_timestamp.clone_from(&old.creation_timestamp);
     metadata.deletion_timestamp.clone_from(&old.deletion_timestamp);

@@ -36,8 +36,9 @@ impl Service {
     /// Stops pooled instances that are too many, and starts some that are missing. Starts that requests wait for come first: for those that
     /// are wanted or begin from nothing, pools leave the cores.
     pub(super) fn prewarm(&mut self, now: Instant) {
-        let lives = |record: &&Record| record.target.reach != Reach::Retired && record.removing.is_none();
-        let classes = self.records.values().filter(lives).filter_map(|record| record.target.template.class());
+        let lives = |record: &Record| record.target.reach != Reach::Retired && record.removing.is_none();
+        let living = self.records.values().filter(|record| lives(record));
+        let classes = living.filter_map(|record| record.target.template.class());
         self.prewarm.functions_have(classes, now);
         for instance in self.prewarm.surplus(now) {
             self.prewarm.lost(&instance);

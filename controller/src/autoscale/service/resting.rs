@@ -18,12 +18,12 @@ impl Service {
         if self.shutdown.is_some() {
             return;
         }
-        let serves = |record: &&mut Record| {
+        let serves = |record: &Record| {
             record.target.reach == Reach::Routed
                 && record.removing.is_none()
                 && !record.target.template.is_single_use()
         };
-        for record in self.records.values_mut().filter(serves) {
+        for record in self.records.values_mut().filter(|record| serves(record)) {
             // A window may begin while they stand still.
             for instance in rest::to_wake(&record.sleepers(), record.reserved()) {
                 if let Some(member) = record.instances.get_mut(&instance) {

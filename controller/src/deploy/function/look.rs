@@ -18,6 +18,11 @@ use super::{Task, View, generation, source};
 use crate::autoscale::RevisionView;
 use crate::backend::Fixity;
 
+/// The Revisions that were observed.
+pub(super) fn numbers(observed: &Observed) -> Box<[Number]> {
+    observed.revisions.keys().copied().collect()
+}
+
 /// What is wrong with a Function as it is declared, where instances are what `fixity` says.
 fn problems(function: &Function, fixity: Fixity) -> Vec<String> {
     if let Some(error) = crate::store::unreadable(&function.metadata) {
@@ -34,18 +39,20 @@ fn problems(function: &Function, fixity: Fixity) -> Vec<String> {
 
 impl Task {
     /// What the autoscaler says of this Function's Revisions, as far as it goes into the status or the plan.
-    pub(super) fn views(&self, observed: &Observed) -> Vec<(Number, View)> {
+    pub(super) fn views(&self, revisions: &[Number]) -> Vec<(Number, View)> {
         let snapshot = self.shared.parts.autoscaler.snapshot();
         let view = |number: Number| -> Option<Arc<RevisionView>> {
             snapshot.revisions.get(&self.revision_id(number)).cloned()
         };
-        observed
-            .revisions
-            .keys()
+        let mut views: Vec<_> = revisions
+            .iter()
             .filter_map(|&number| {
                 view(number).map(|view| (number, (view.counts, view.came_up, view.failure.clone())))
             })
-            .collect()
+            .collect();
+        // It is kept for as long as nothing changes.
+        views.shrink_to_fit();
+        views
     }
 
     pub(super) fn conflicts(&self) -> Vec<Conflict> {
@@ -62,7 +69,7 @@ impl Task {
         for (number, revision) in self.revisions() {
             let prepared = match self.memory.prepared.get(&number) {
                 Some(Ok(_)) => Prepared::Yes,
-                Some(Err((_, at))) if *at > now => Prepared::Failed,
+                Some(Err(lack)) if lack.1 > now => Prepared::Failed,
                 _ => Prepared::No,
             };
             let came_up = snapshot.revisions.get(&self.revision_id(number)).is_some_and(|view| view.came_up);
@@ -156,7 +163,7 @@ impl Task {
             .filter(|(_, revision)| Some(&revision.digest) == wanted.as_ref())
             .map(|(&number, revision)| (number, revision));
         let no_parts = current.and_then(|(number, _)| match self.memory.prepared.get(&number) {
-            Some(Err((why, _))) => Some(missing(why)),
+            Some(Err(lack)) => Some(missing(&lack.0)),
             _ => None,
         });
         let view = current.and_then(|(current, _)| views.iter().find(|(number, _)| *number == current));
@@ -200,7 +207,7 @@ impl Task {
 
     pub(super) fn known(&self, observed: &Observed) -> Known {
         let mut instances = InstanceCounts::default();
-        let views = self.views(observed);
+        let views = self.views(&numbers(observed));
         for (_, (counts, ..)) in &views {
             instances.ready += counts.ready;
             instances.busy += counts.busy;

@@ -12,7 +12,7 @@ use tokio::time::Instant;
 use super::super::missing::{Lack, Missing};
 use super::super::parts::{Found, Sources};
 use super::super::plan::{Number, Observed};
-use super::{RETRY, Task};
+use super::{Made, RETRY, Task};
 use crate::pool;
 use crate::store;
 
@@ -24,17 +24,13 @@ impl Task {
         }
         let template = match self.ensure(&revision.spec.template, observed).await {
             Ok(found) => self.pool_template(&revision, found),
-            Err(missing) => Err((missing, Instant::now() + RETRY)),
+            Err(missing) => Err(Box::new((missing, Instant::now() + RETRY))),
         };
         self.memory.prepared.insert(number, template);
         Ok(())
     }
 
-    pub(super) fn pool_template(
-        &self,
-        revision: &Revision,
-        found: Found,
-    ) -> Result<Arc<pool::Template>, (Missing, Instant)> {
+    pub(super) fn pool_template(&self, revision: &Revision, found: Found) -> Made {
         let places = pool::Places {
             code: found.code,
             image: found.image,
@@ -46,7 +42,7 @@ impl Task {
         };
         pool::Template::new(revision, places).map(Arc::new).map_err(|error| {
             let missing = Missing { reason: Lack::Invalid, message: error.to_string() };
-            (missing, Instant::now() + RETRY)
+            Box::new((missing, Instant::now() + RETRY))
         })
     }
 
