@@ -87,7 +87,7 @@ impl Template {
         let env = environment(&owner, revision, &places, network);
         let load = protocol::Load {
             code: "/code".to_owned(),
-            handler: template.handler.as_ref().map(ToString::to_string),
+            handler: template.handler.as_ref().map(hearth_function::Handler::dotted),
             signature: match template.signature {
                 spec::Signature::Auto => protocol::Signature::Auto,
                 spec::Signature::Event => protocol::Signature::Event,

@@ -33,7 +33,7 @@ pub use validate::{Side, validate, validate_idle_timeout};
 pub use values::{
     ByteSize, CpuMillis, Digest, Handler, HumanDuration, Percent, RuntimeName, ValueError, hex,
 };
-pub use yaml::{Manifest, locate, parse_manifests};
+pub use yaml::{Manifest, locate, parse_manifests, parse_manifests_with};
 
 /// The `apiVersion` of every resource of Hearth.
 pub const API_VERSION: &str = "hearth.dev/v1";
