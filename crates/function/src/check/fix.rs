@@ -64,7 +64,7 @@ pub(super) fn of(wanted: &str, schema: &Value, found: &Value, path: &str) -> Str
         (wanted, Value::String(text)) if wanted == "list of text" && plain(text) => {
             format!("put it in brackets: [ {text} ]")
         }
-        (wanted, Value::Number(number)) if wanted == "list of text" => {
+        ("list of text", Value::Number(number)) => {
             format!("put it in brackets and quotes: [ \"{number}\" ]")
         }
         ("list of text", _) => "put the texts in brackets, as in [ a, b ]".to_owned(),
