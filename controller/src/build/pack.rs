@@ -5,7 +5,7 @@
 //! control (`.git`, `.hg`, `.svn`), what editors leave ([`is_scratch`]), Python's caches and virtual environments, and `node_modules` beside a `package.json`, for that is
 //! installed from the lock file on the server. Everything else goes in, names that begin with a dot too.
 
-use std::collections::{BTreeMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::fs;
 use std::io::{self, Read, Write};
 use std::os::unix::ffi::OsStrExt;
@@ -192,6 +192,24 @@ impl Content {
             Self::File { size, .. } => Some(*size),
             Self::Link { .. } => None,
         }
+    }
+}
+
+/// The files and links that [`pack`] would put into the bundle, by their paths from the directory on. Reads names alone.
+///
+/// # Errors
+/// As [`pack`], but for what it finds when it reads the files, and for their sizes.
+pub fn list(directory: &Path, options: &PackOptions) -> Result<BTreeSet<PathBuf>, Error> {
+    if !directory.is_dir() {
+        return Err(Error::NotADirectory(directory.to_owned()));
+    }
+    let root =
+        directory.canonicalize().map_err(|source| Error::Read { path: directory.to_owned(), source })?;
+    let entries = entries(&root, options)?;
+    if entries.is_empty() {
+        Err(Error::Empty(directory.to_owned()))
+    } else {
+        Ok(entries.into_keys().collect())
     }
 }
 

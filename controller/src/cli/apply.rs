@@ -58,7 +58,7 @@ impl Outcome {
 
 /// Runs the command.
 pub(super) async fn run(arguments: Apply) -> Result<(), Error> {
-    let manifests = manifest::read_all(&arguments.filename)?;
+    let manifests = manifest::read_all(&arguments.filename, manifest::Sources::Needed)?;
     let (server, default) = Server::open(&arguments.place).await?;
     let mut applied = Vec::new();
     let mut failures = Vec::new();

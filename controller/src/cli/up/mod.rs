@@ -40,7 +40,7 @@ const NEWS: usize = 256;
 /// Runs the command.
 pub(super) async fn run(arguments: Up) -> Result<(), Error> {
     // Before anything starts: most mistakes are in here.
-    let manifests = manifest::read_all(&arguments.paths)?;
+    let manifests = manifest::read_all(&arguments.paths, manifest::Sources::Needed)?;
     if manifests.is_empty() {
         return Err(Error::fixable(
             "no manifest holds a function",

@@ -57,7 +57,7 @@ impl Reloader {
     /// Reads the manifests again; `None` when they have errors, which are shown. Standard input was read once and stays as it was.
     pub(super) fn read(&mut self, screen: &mut Screen) -> Result<Option<Vec<Manifest>>, Error> {
         let files: Vec<PathBuf> = self.paths.iter().filter(|path| path.as_os_str() != "-").cloned().collect();
-        match manifest::read_all(&files) {
+        match manifest::read_all(&files, manifest::Sources::Needed) {
             Ok(manifests) => Ok(Some(manifests)),
             Err(error) => {
                 screen.error(&error)?;
