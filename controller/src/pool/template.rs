@@ -71,7 +71,7 @@ impl Template {
     /// # Errors
     /// When the Revision's metadata holds no valid names.
     pub fn new(revision: &Revision, places: Places) -> Result<Self, IdError> {
-        let owner = Owner { function: revision.function_id()?, revision: revision.id()? };
+        let owner = Owner { function: revision.function_id()?, revision: revision.id()?, since: None };
         let template = &revision.spec.template;
         let network = match template.network {
             spec::Network::None => Network::None,
@@ -188,13 +188,18 @@ impl Template {
         Duration::from_millis(self.load.execute_timeout_ms.into())
     }
 
+    /// Whose an instance is from this moment on.
+    pub(super) fn owner_since(&self, since: jiff::Timestamp) -> Owner {
+        Owner { since: Some(since), ..self.owner.clone() }
+    }
+
     /// The specification of one instance. It starts without a cpu quota: that takes effect when it is Ready.
     pub(super) fn spec(&self, id: InstanceId, secret: String) -> InstanceSpec {
         let mut env = self.env.clone();
         env.insert("HEARTH_INSTANCE".to_owned(), id.to_string());
         InstanceSpec {
             id,
-            owner: Some(self.owner.clone()),
+            owner: Some(self.owner_since(jiff::Timestamp::now())),
             process: self.process.clone(),
             code: self.code.clone(),
             build_dir: None,
