@@ -6,7 +6,7 @@
 use std::collections::VecDeque;
 use std::time::Duration;
 
-use hearth_scaler::Decision;
+use hearth_scaler::{Decision, Reason};
 use jiff::Timestamp;
 use tokio::time::Instant;
 
@@ -40,6 +40,8 @@ struct Run {
     /// How far the widest of its steps went, and what led to that one.
     widest: u32,
     why: String,
+    /// The trial of a new Revision is no part of a burst.
+    alone: bool,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -93,6 +95,7 @@ impl Run {
             last: now,
             widest: decision.desired.abs_diff(decision.current),
             why: decision.why(),
+            alone: matches!(decision.reason, Reason::Initial { .. }),
         }
     }
 
@@ -109,6 +112,7 @@ impl Run {
         };
         self.direction == step.direction
             && further
+            && !self.alone
             && step.began.saturating_duration_since(self.last) <= GATHER
             && step.began.saturating_duration_since(self.began) <= COVERS
     }
@@ -133,7 +137,7 @@ impl Run {
 
 #[cfg(test)]
 mod tests {
-    use hearth_scaler::{Bound, Reason};
+    use hearth_scaler::Bound;
 
     use super::*;
 
@@ -207,6 +211,17 @@ mod tests {
         );
         let ramp: Vec<_> = (0..30).map(|step| (u64::from(step) * 1000, step, step + 1, 9)).collect();
         assert_eq!(told(&ramp).len(), 3);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn the_trial_of_a_new_revision_is_a_line_of_its_own() {
+        let (now, mut decisions) = (Instant::now(), Decisions::default());
+        let trial = Decision { reason: Reason::Initial { initial: 1 }, ..decision(0, 1, 0) };
+        decisions.note(&trial, now, Timestamp::UNIX_EPOCH);
+        decisions.note(&decision(1, 3, 30), now, Timestamp::UNIX_EPOCH);
+        let lines: Vec<_> = decisions.lines().iter().map(|line| line.text.as_str()).collect();
+        assert_eq!(lines[0], "0 → 1: a new revision is tried with 1 instance");
+        assert!(lines.len() == 2 && lines[1].starts_with("1 → 3: backlog 30"), "{lines:?}");
     }
 
     #[tokio::test(start_paused = true)]

@@ -414,6 +414,8 @@ async fn a_later_controller_adopts_what_is_wanted_and_takes_away_the_rest() {
     scene.handle.settled().await.unwrap();
     assert_eq!(scene.granted().await, kept);
     assert_eq!(scene.started(&kept).await, before, "an adopted instance keeps its age");
+    let snapshot = scene.handle.snapshot();
+    assert!(snapshot.revisions[&id()].starts.is_empty(), "an adoption is no start");
     while scene.backend.running() != [kept.clone()] {
         scene.backend.stopped.notified().await;
     }

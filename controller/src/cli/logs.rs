@@ -137,7 +137,8 @@ pub(super) fn printable(text: &str) -> String {
     if !out::is_live() {
         return text.to_owned();
     }
-    sanitized(text)
+    // A stack is one entry of several lines.
+    text.split('\n').map(sanitized).collect::<Vec<_>>().join("\n")
 }
 
 fn sanitized(text: &str) -> String {
