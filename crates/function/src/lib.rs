@@ -19,7 +19,7 @@ mod yaml;
 
 pub use check::from_value;
 pub use crd::{crds, crds_with_rules};
-pub use explain::explain;
+pub use explain::{explain, explain_nearest};
 pub use ids::{FunctionId, IdError, InstanceId, RevisionId};
 pub use problem::{Position, Problem};
 pub use revision::{

@@ -5,7 +5,7 @@
 
 mod fix;
 mod renamed;
-mod suggest;
+pub(crate) mod suggest;
 mod walk;
 
 pub(crate) use walk::join;

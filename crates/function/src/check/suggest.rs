@@ -44,7 +44,7 @@ const ELSEWHERE: [(&str, &str, &str); 38] = [
 ];
 
 /// The name among `known` that is nearest to `name`, when it is near enough to be meant.
-pub(super) fn nearest<'a>(name: &str, known: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
+pub(crate) fn nearest<'a>(name: &str, known: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
     let wanted = plain(name);
     if wanted.is_empty() {
         return None;
