@@ -126,15 +126,10 @@ impl Scene {
 
     /// When an instance was started, as it is shown.
     async fn started(&self, instance: &InstanceId) -> jiff::Timestamp {
+        let is_up = |view: &&crate::pool::View| view.id == *instance && view.state.to_string() == "Ready";
+        let find = |snapshot: &Snapshot| snapshot.instances.iter().find(is_up).map(|view| view.started);
         let mut watch = self.handle.watch();
-        let find = |snapshot: &Snapshot| {
-            let mut instances = snapshot.instances.iter();
-            instances
-                .find(|view| view.id == *instance && view.state.to_string() == "Ready")
-                .map(|view| view.started)
-        };
-        let snapshot = watch.wait_for(|snapshot| find(snapshot).is_some()).await.unwrap();
-        find(&snapshot).unwrap()
+        find(&watch.wait_for(|snapshot| find(snapshot).is_some()).await.unwrap()).unwrap()
     }
 
     /// What Hearth itself has written into the function's log.

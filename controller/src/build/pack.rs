@@ -114,11 +114,7 @@ impl std::fmt::Debug for Packed {
 /// # Errors
 /// As [`Error`] says: the message names the file and what to do.
 pub fn pack(directory: &Path, options: &PackOptions) -> Result<Packed, Error> {
-    if !directory.is_dir() {
-        return Err(Error::NotADirectory(directory.to_owned()));
-    }
-    let root =
-        directory.canonicalize().map_err(|source| Error::Read { path: directory.to_owned(), source })?;
+    let root = root_of(directory)?;
     let entries = entries(&root, options)?;
     if entries.is_empty() {
         return Err(Error::Empty(directory.to_owned()));
@@ -200,17 +196,15 @@ impl Content {
 /// # Errors
 /// As [`pack`], but for what it finds when it reads the files, and for their sizes.
 pub fn list(directory: &Path, options: &PackOptions) -> Result<BTreeSet<PathBuf>, Error> {
+    let files: BTreeSet<PathBuf> = entries(&root_of(directory)?, options)?.into_keys().collect();
+    if files.is_empty() { Err(Error::Empty(directory.to_owned())) } else { Ok(files) }
+}
+
+fn root_of(directory: &Path) -> Result<PathBuf, Error> {
     if !directory.is_dir() {
         return Err(Error::NotADirectory(directory.to_owned()));
     }
-    let root =
-        directory.canonicalize().map_err(|source| Error::Read { path: directory.to_owned(), source })?;
-    let entries = entries(&root, options)?;
-    if entries.is_empty() {
-        Err(Error::Empty(directory.to_owned()))
-    } else {
-        Ok(entries.into_keys().collect())
-    }
+    directory.canonicalize().map_err(|source| Error::Read { path: directory.to_owned(), source })
 }
 
 /// What goes into the bundle, by path: the map sorts by components, the same on every machine.

@@ -108,7 +108,8 @@ fn is_ours(text: &str) -> bool {
             .collect();
         line == "kind:Function"
     };
-    text.contains("hearth.dev/") || text.lines().any(kind)
+    // Services of Knative are taken as they are.
+    ["hearth.dev/", "serving.knative.dev/"].iter().any(|group| text.contains(group)) || text.lines().any(kind)
 }
 
 /// What to add to a directory that has code and no manifest.
@@ -173,6 +174,21 @@ fn name_for(directory: &Path) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_directory_has_functions_and_services_of_knative_and_other_files() {
+        for ours in [
+            "apiVersion: hearth.dev/v1\n",
+            "{\n  \"kind\": \"Function\",\n}",
+            "kind : Function\n",
+            "apiVersion: serving.knative.dev/v1\nkind: Service\n",
+        ] {
+            assert!(is_ours(ours), "{ours}");
+        }
+        for foreign in ["kind: Service\n", "services: {}\n", "# Function\n", ""] {
+            assert!(!is_ours(foreign), "{foreign}");
+        }
+    }
 
     #[test]
     fn what_is_no_text_is_told_with_its_place() {
