@@ -126,7 +126,7 @@ mod tests {
                 ready: 2,
                 starting: 0,
                 target: 2,
-                why: "no start wanted lately, least 2".to_owned(),
+                why: "no start was wanted lately, and prewarm.size keeps 2".to_owned(),
                 bytes_each: 7 << 20,
             }],
         };
@@ -143,7 +143,7 @@ mod tests {
             "pooled 2 15.0Mi - - 0",
             "",
             "POOL POOLED STARTING EACH WHY",
-            "nodejs, 128Mi, outbound 2/2 0 7.0Mi no start wanted lately, least 2",
+            "nodejs, 128Mi, outbound 2/2 0 7.0Mi no start was wanted lately, and prewarm.size keeps 2",
             "",
             "INSTANCE FUNCTION RUNG IN FLIGHT MEMORY CPU",
             "nodejs-1 - pooled 0/0 7.0Mi 0.1s",
