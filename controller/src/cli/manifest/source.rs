@@ -41,7 +41,11 @@ pub(super) fn look(function: &Function, file: Option<&Path>) -> Vec<Problem> {
             return vec![Problem::new(PATH, crate::telemetry::chain(&error), fix)];
         }
     };
-    let source = Source { directory, files };
+    let source = Source {
+        directory,
+        files,
+        elsewhere: function.spec.env.iter().any(|variable| variable.name == "PYTHONPATH"),
+    };
     let handler =
         function.spec.handler.as_ref().and_then(|handler| source.handler(handler, function.spec.runtime));
     let command = function.spec.command.first().and_then(|program| source.program(program));
@@ -90,6 +94,8 @@ struct Source {
     directory: PathBuf,
     /// What is packed, from the directory on.
     files: BTreeSet<PathBuf>,
+    /// Python looks for modules in other directories of it too.
+    elsewhere: bool,
 }
 
 impl Source {
@@ -180,7 +186,7 @@ impl Source {
                 |path: &Path| path.file_name().and_then(|name| name.to_str()).unwrap_or_default().to_owned();
             file.parent() == stem.parent() && name(file).starts_with(&format!("{}.", name(&stem)))
         });
-        compiled || (!own && self.has(Path::new("requirements.txt")))
+        compiled || self.elsewhere || (!own && self.has(Path::new("requirements.txt")))
     }
 
     fn typescript(&self, file: &str) -> Option<String> {
@@ -194,6 +200,12 @@ impl Source {
 
     /// How a file comes into the code that ignore files leave out.
     fn take_in(&self, file: &Path) -> String {
+        if file
+            .components()
+            .any(|part| build::is_scratch(part.as_os_str()) || part.as_os_str() == "node_modules")
+        {
+            return "node_modules, and what editors and Python leave, is never taken along: put the file elsewhere".to_owned();
+        }
         // The outermost directory of which nothing is packed is what they name.
         let mut ancestors: Vec<&Path> =
             file.ancestors().filter(|path| !path.as_os_str().is_empty()).collect();
@@ -210,7 +222,7 @@ impl Source {
 }
 
 fn left_out(file: &str) -> String {
-    format!("{file} is there, and .gitignore or .hearthignore leaves it out of the code")
+    format!("{file} is there, and is left out of the code, as by .gitignore or .hearthignore")
 }
 
 #[cfg(test)]
@@ -308,8 +320,18 @@ mod tests {
                 "nodejs",
                 "dist/a/index.handler"
             ),
-            "spec.handler: dist/a/index.js is there, and .gitignore or .hearthignore leaves it out of the code; take it in by the line `!dist/` in DIR/code/.hearthignore"
+            "spec.handler: dist/a/index.js is there, and is left out of the code, as by .gitignore or .hearthignore; take it in by the line `!dist/` in DIR/code/.hearthignore"
         );
+        assert!(
+            handler(
+                &[("code/node_modules/a.js", ""), ("code/package.json", "{}")],
+                "nodejs",
+                "node_modules/a.handler"
+            )
+            .ends_with("put the file elsewhere")
+        );
+        let path = serde_json::json!({ "runtime": "python", "handler": "main.handler", "env": [{ "name": "PYTHONPATH", "value": "/code/src" }] });
+        assert_eq!(said(&[("code/src/main.py", "")], &path), Vec::<String>::new());
         // What the fix says is one.
         let files = [
             ("code/dist/a/index.js", ""),
@@ -335,7 +357,7 @@ mod tests {
         );
         assert_eq!(
             command(&[("code/a", ""), ("code/b.sh", ""), ("code/.gitignore", "*.sh\n")], "./b.sh"),
-            "spec.command[0]: b.sh is there, and .gitignore or .hearthignore leaves it out of the code; take it in by the line `!b.sh` in DIR/code/.hearthignore"
+            "spec.command[0]: b.sh is there, and is left out of the code, as by .gitignore or .hearthignore; take it in by the line `!b.sh` in DIR/code/.hearthignore"
         );
     }
 }
