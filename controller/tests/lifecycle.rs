@@ -68,6 +68,13 @@ impl Load {
     }
 }
 
+/// When an instance was started, as the command line lists it.
+fn started(hearth: &Hearth, name: &str) -> Option<String> {
+    let listed = hearth.cli(&["get", "instances", name, "-o", "json"]);
+    let listed: serde_json::Value = serde_json::from_slice(&listed.stdout).ok()?;
+    listed["started"].as_str().map(str::to_owned)
+}
+
 fn failed(answers: &[Result<Response, String>]) -> Vec<String> {
     let wrong = |answer: &Result<Response, String>| match answer {
         Ok(answer) if answer.status == 200 => None,
@@ -189,6 +196,7 @@ fn a_killed_controller_adopts_its_instances_with_their_logs() {
     hearth.deploy(&node("fn", code));
     let before = hearth.get(PATH);
     assert_eq!(before.text(), "1");
+    let age = started(&hearth, &instance(&before)).expect("it is listed");
     let load = Load::start(hearth.gateway(), 2, PATH);
     let ran = || (text(&hearth.cli(&["logs", "fn"])).matches("call").count() > 20).then_some(());
     assert!(eventually(ran).is_some());
@@ -204,6 +212,7 @@ fn a_killed_controller_adopts_its_instances_with_their_logs() {
     let after = hearth.get(PATH);
     assert_eq!((after.status, instance(&after)), (200, instance(&before)), "{}", hearth.own_log());
     assert_eq!(after.header("x-hearth-start"), Some("warm"));
+    assert_eq!(started(&hearth, &instance(&after)), Some(age), "it keeps its age");
     let calls: u32 = after.text().parse().unwrap();
     assert!(calls > 21, "it is the same process: {calls}");
     let whole = || {

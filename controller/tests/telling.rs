@@ -51,6 +51,46 @@ fn code_that_does_not_load_says_in_which_file_and_line_and_its_log_has_the_stack
 }
 
 #[test]
+fn what_a_manifest_names_and_is_not_there_is_told_with_its_other_mistakes_and_a_colon_is_a_dot() {
+    let hearth = Hearth::start(&[]);
+    let directory = tempfile::tempdir().expect("a temporary directory");
+    let write =
+        |name: &str, text: &str| std::fs::write(directory.path().join(name), text).expect("it is written");
+    write("main.py", "def create(event, context):\n    return 'by a colon'\n");
+    let manifest = |name: &str, handler: &str, more: &str| {
+        format!(
+            "apiVersion: hearth.dev/v1\nkind: Function\nmetadata: {{ name: {name} }}\nspec:\n  runtime: python\n  source: {{ path: . }}\n  handler: {handler}\n{more}"
+        )
+    };
+    let apply = |text: &str| {
+        write("function.yaml", text);
+        hearth.cli(&["apply", "-f", directory.path().to_str().expect("temporary paths are text")])
+    };
+    let both = format!(
+        "{}---\n{}",
+        manifest("one", "index.handler", "  netwrk: none\n"),
+        manifest("two", "main.create", "")
+    );
+    let applied = apply(&both);
+    let said = text(&applied);
+    assert!(!applied.status.success(), "{said}");
+    for told in [
+        "there is no index.py",
+        "there are main.py",
+        "did you mean `network`?",
+        "function.yaml:7:12",
+        "function.yaml:8:3",
+    ] {
+        assert!(said.contains(told), "{told} is not in {said}");
+    }
+    assert!(hearth.function("two").is_none(), "nothing was stored");
+    let applied = apply(&manifest("colon", "main:create", ""));
+    assert!(applied.status.success(), "{}", text(&applied));
+    assert_eq!(text(&hearth.cli(&["invoke", "colon"])).trim(), "\"by a colon\"");
+    hearth.stop();
+}
+
+#[test]
 fn a_route_that_is_taken_is_told_and_the_url_reaches_the_function() {
     let hearth = Hearth::start(&[]);
     let route = "triggers:\n  - http: { path: /shared }";

@@ -209,7 +209,7 @@ pub struct PoolSize {
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Activity {
-    /// The last decisions of the scaler, newest last: `0 → 1: 1 request waits, none runs`.
+    /// The last decisions of the scaler, newest last: `0 → 1: backlog 1, limit 10 per instance`.
     pub decisions: Vec<Occurrence>,
     /// The last starts, newest last.
     pub starts: Vec<StartRecord>,

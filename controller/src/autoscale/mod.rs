@@ -14,6 +14,7 @@
 //! waits for takes a pooled instance where its runtime class has one ([`Prewarming`]), a few at a time; pools are filled, and ephemeral
 //! instances that have served are taken away, when nothing else is to be started.
 
+mod decisions;
 mod ladder;
 mod metrics;
 mod pressure;

@@ -14,9 +14,10 @@ use jiff::Timestamp;
 use tokio::sync::oneshot;
 use tokio::time::Instant;
 
+use super::decisions::Decisions;
 use super::pressure::Rate;
 use super::rest::{Rest, Sleeper};
-use super::snapshot::{self, Decided, RevisionView, Start};
+use super::snapshot::{self, RevisionView, Start};
 use super::{Target, TrialError};
 
 /// A Revision is looked at again after this at the earliest, when nothing is heard of it.
@@ -52,7 +53,7 @@ pub(super) struct Record {
     tracker: Tracker,
     came_up: bool,
     failure: Option<StartFailure>,
-    decisions: std::collections::VecDeque<Decided>,
+    decisions: Decisions,
     starts: std::collections::VecDeque<Start>,
 }
 
@@ -116,7 +117,7 @@ impl Record {
             rate: Rate::new(now),
             came_up: false,
             failure: None,
-            decisions: std::collections::VecDeque::new(),
+            decisions: Decisions::default(),
             starts: std::collections::VecDeque::new(),
         }
     }
@@ -261,17 +262,13 @@ impl Record {
         choose(&candidates, usize::try_from(decision.stops()).unwrap_or(usize::MAX))
     }
 
-    pub(super) fn note_decision(&mut self, decision: &Decision) {
-        let text = decision.to_string();
-        // While starts wait for their turn, the same is decided again and again.
-        if self.decisions.back().is_none_or(|last| last.text != text) {
-            snapshot::keep(&mut self.decisions, Decided { time: Timestamp::now(), text });
-        }
+    pub(super) fn note_decision(&mut self, decision: &Decision, now: Instant) {
+        self.decisions.note(decision, now, Timestamp::now());
     }
 
     /// Something that happened beside the decisions, told among them.
     pub(super) fn note_event(&mut self, text: String) {
-        snapshot::keep(&mut self.decisions, Decided { time: Timestamp::now(), text });
+        self.decisions.tell(text, Timestamp::now());
     }
 
     pub(super) fn note_start(&mut self, start: Start, took: Option<Duration>) {
@@ -325,7 +322,7 @@ impl Record {
             calls,
             came_up: self.came_up,
             failure: self.failure.clone(),
-            decisions: self.decisions.clone(),
+            decisions: self.decisions.lines().clone(),
             starts: self.starts.clone(),
         }
     }

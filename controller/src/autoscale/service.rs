@@ -375,7 +375,7 @@ impl Service {
         let decision = record.decide(parallelism, now);
         let out = record.to_put_out(&decision, now);
         if record.wanted > 0 || !out.is_empty() {
-            record.note_decision(&decision);
+            record.note_decision(&decision, now);
             tracing::debug!(%revision, %decision, "decided");
         }
         let why = decision.to_string();

@@ -50,12 +50,12 @@ pub struct RevisionView {
     pub starts: VecDeque<Start>,
 }
 
-/// A decision that changed something.
+/// A decision that changed something, or several of one direction in a row.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Decided {
-    /// When.
+    /// When; of several steps, the last.
     pub time: Timestamp,
-    /// What and why: `0 → 1: 1 waiting, limit 10`.
+    /// What and why: `0 → 12 in 5 steps over 0.3 s: backlog 40, limit 10 per instance, service 120 ms, start 90 ms`.
     pub text: String,
 }
 

@@ -124,6 +124,14 @@ impl Scene {
         }
     }
 
+    /// When an instance was started, as it is shown.
+    async fn started(&self, instance: &InstanceId) -> jiff::Timestamp {
+        let is_up = |view: &&crate::pool::View| view.id == *instance && view.state.to_string() == "Ready";
+        let find = |snapshot: &Snapshot| snapshot.instances.iter().find(is_up).map(|view| view.started);
+        let mut watch = self.handle.watch();
+        find(&watch.wait_for(|snapshot| find(snapshot).is_some()).await.unwrap()).unwrap()
+    }
+
     /// What Hearth itself has written into the function's log.
     async fn notes(&self) -> Vec<String> {
         let function = FunctionId::parse("default/hello").unwrap();
@@ -386,6 +394,7 @@ async fn a_later_controller_adopts_what_is_wanted_and_takes_away_the_rest() {
     scene.handle.put(hello(Reach::Routed)).await.unwrap();
     scene.want(1, 0).await;
     let kept = scene.granted().await;
+    let before = scene.started(&kept).await;
     let other = target("other-00001", json!({}), |policy| policy.min = 1, Reach::Routed);
     scene.handle.put(other).await.unwrap();
     let orphan = scene.granted().await;
@@ -399,6 +408,9 @@ async fn a_later_controller_adopts_what_is_wanted_and_takes_away_the_rest() {
     scene.handle.put(hello(Reach::Routed)).await.unwrap();
     scene.handle.settled().await.unwrap();
     assert_eq!(scene.granted().await, kept);
+    assert_eq!(scene.started(&kept).await, before, "an adopted instance keeps its age");
+    let snapshot = scene.handle.snapshot();
+    assert!(snapshot.revisions[&id()].starts.is_empty(), "an adoption is no start");
     while scene.backend.running() != [kept.clone()] {
         scene.backend.stopped.notified().await;
     }

@@ -178,6 +178,9 @@ pub struct Owner {
     pub function: FunctionId,
     /// Its Revision.
     pub revision: RevisionId,
+    /// Since when: the beginning of its start, or of that of its function in an instance that was pooled. A later controller goes by it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub since: Option<jiff::Timestamp>,
 }
 
 /// What the shim runs in the container.

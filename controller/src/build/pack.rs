@@ -5,7 +5,7 @@
 //! control (`.git`, `.hg`, `.svn`), what editors leave ([`is_scratch`]), Python's caches and virtual environments, and `node_modules` beside a `package.json`, for that is
 //! installed from the lock file on the server. Everything else goes in, names that begin with a dot too.
 
-use std::collections::{BTreeMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::fs;
 use std::io::{self, Read, Write};
 use std::os::unix::ffi::OsStrExt;
@@ -114,11 +114,7 @@ impl std::fmt::Debug for Packed {
 /// # Errors
 /// As [`Error`] says: the message names the file and what to do.
 pub fn pack(directory: &Path, options: &PackOptions) -> Result<Packed, Error> {
-    if !directory.is_dir() {
-        return Err(Error::NotADirectory(directory.to_owned()));
-    }
-    let root =
-        directory.canonicalize().map_err(|source| Error::Read { path: directory.to_owned(), source })?;
+    let root = root_of(directory)?;
     let entries = entries(&root, options)?;
     if entries.is_empty() {
         return Err(Error::Empty(directory.to_owned()));
@@ -193,6 +189,22 @@ impl Content {
             Self::Link { .. } => None,
         }
     }
+}
+
+/// The files and links that [`pack`] would put into the bundle, by their paths from the directory on. Reads names alone.
+///
+/// # Errors
+/// As [`pack`], but for what it finds when it reads the files, and for their sizes.
+pub fn list(directory: &Path, options: &PackOptions) -> Result<BTreeSet<PathBuf>, Error> {
+    let files: BTreeSet<PathBuf> = entries(&root_of(directory)?, options)?.into_keys().collect();
+    if files.is_empty() { Err(Error::Empty(directory.to_owned())) } else { Ok(files) }
+}
+
+fn root_of(directory: &Path) -> Result<PathBuf, Error> {
+    if !directory.is_dir() {
+        return Err(Error::NotADirectory(directory.to_owned()));
+    }
+    directory.canonicalize().map_err(|source| Error::Read { path: directory.to_owned(), source })
 }
 
 /// What goes into the bundle, by path: the map sorts by components, the same on every machine.

@@ -58,7 +58,7 @@ impl Outcome {
 
 /// Runs the command.
 pub(super) async fn run(arguments: Apply) -> Result<(), Error> {
-    let manifests = manifest::read_all(&arguments.filename)?;
+    let manifests = manifest::read_all(&arguments.filename, manifest::Sources::Needed)?;
     let (server, default) = Server::open(&arguments.place).await?;
     let mut applied = Vec::new();
     let mut failures = Vec::new();
@@ -323,9 +323,9 @@ pub(super) enum Verdict {
 }
 
 pub(super) fn verdict(function: &Function) -> Verdict {
-    let Some(status) = &function.status else { return Verdict::Busy("waiting".to_owned()) };
+    let Some(status) = &function.status else { return Verdict::Busy("waiting for the server".to_owned()) };
     if status.observed_generation < function.metadata.generation {
-        return Verdict::Busy("waiting".to_owned());
+        return Verdict::Busy("waiting for the server".to_owned());
     }
     let false_one = status.conditions.iter().find(|condition| condition.status == ConditionStatus::False);
     match status.condition(ConditionType::Ready) {
@@ -347,7 +347,9 @@ fn not_up(name: &str, reason: &str, message: &str) -> Error {
     Error::Failed {
         what: format!("function {name}: {first} ({reason})"),
         details: lines.map(str::to_owned).collect(),
-        fix: Some(format!("`hearth describe function {name}` and `hearth logs {name}` say more")),
+        fix: Some(super::hint::of(message).unwrap_or_else(|| {
+            format!("`hearth describe function {name}` and `hearth logs {name}` say more")
+        })),
     }
 }
 

@@ -62,7 +62,7 @@ pub(super) async fn run(arguments: Build) -> Result<(), Error> {
 
 /// The one function that is meant.
 fn one(arguments: &Build) -> Result<Manifest, Error> {
-    let manifests = manifest::read_all(std::slice::from_ref(&arguments.path))?;
+    let manifests = manifest::read_all(std::slice::from_ref(&arguments.path), manifest::Sources::Needed)?;
     let names: Vec<String> = manifests.iter().map(|manifest| manifest.function.name_any()).collect();
     let mut fitting = manifests.into_iter().filter(|manifest| {
         arguments.function.as_ref().is_none_or(|name| *name == manifest.function.name_any())

@@ -234,30 +234,71 @@ impl Server {
     }
 
     fn unreachable(&self, error: &kube::Error) -> Error {
-        let mut cause: Option<&(dyn std::error::Error + 'static)> = Some(error);
+        match Loss::of(error) {
+            Loss::NoServer => {
+                Error::fixable(format!("no Hearth server answers at {}", self.address), START_ONE)
+            }
+            Loss::WentAway => Error::fixable(
+                format!("the server at {} went away before it answered", self.address),
+                "see whether it runs and what it said last; then try again",
+            ),
+            Loss::Other => {
+                Error::failed(format!("talking to {}: {}", self.address, crate::telemetry::chain(error)))
+            }
+        }
+    }
+}
+
+/// How a request got no answer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Loss {
+    /// Nobody listens there.
+    NoServer,
+    /// Somebody took the request and was gone.
+    WentAway,
+    /// The error says it best.
+    Other,
+}
+
+impl Loss {
+    fn of(error: &(dyn std::error::Error + 'static)) -> Self {
+        let mut cause = Some(error);
         while let Some(inner) = cause {
-            if let Some(io) = inner.downcast_ref::<io::Error>()
-                && matches!(
-                    io.kind(),
+            match inner.downcast_ref::<io::Error>().map(io::Error::kind) {
+                Some(
                     io::ErrorKind::ConnectionRefused
-                        | io::ErrorKind::ConnectionReset
-                        | io::ErrorKind::TimedOut
-                )
-            {
-                return Error::fixable(format!("no Hearth server answers at {}", self.address), START_ONE);
+                    | io::ErrorKind::ConnectionReset
+                    | io::ErrorKind::TimedOut,
+                ) => return Self::NoServer,
+                // TLS says so of a connection that ends without a farewell.
+                Some(
+                    io::ErrorKind::UnexpectedEof
+                    | io::ErrorKind::BrokenPipe
+                    | io::ErrorKind::ConnectionAborted,
+                ) => return Self::WentAway,
+                _ => {}
+            }
+            if inner.downcast_ref::<hyper::Error>().is_some_and(hyper::Error::is_incomplete_message) {
+                return Self::WentAway;
             }
             cause = inner.source();
         }
-        Error::failed(format!("talking to {}: {}", self.address, crate::telemetry::chain(error)))
+        Self::Other
     }
+}
+
+/// An answer of which a part came, or a log that was followed, has broken off.
+pub(super) fn broke_off(what: &str) -> Error {
+    Error::fixable(
+        format!("the {what} broke off: the connection to the server was lost"),
+        "`hearth version` says whether it is there; then try again",
+    )
 }
 
 /// The whole body of an answer.
 pub(super) async fn collect(response: Response<Body>) -> Result<Bytes, Error> {
     let collected = response.into_body().collect().await;
-    collected
-        .map(http_body_util::Collected::to_bytes)
-        .map_err(|error| Error::failed(format!("the answer broke off: {error}")))
+    collected.map(http_body_util::Collected::to_bytes).map_err(|_| broke_off("answer"))
 }
 
 fn is_loopback(host: &str) -> bool {
@@ -317,4 +358,21 @@ pub(super) fn read(path: &Path) -> Result<Kubeconfig, Error> {
             "restart the server: it writes the file anew",
         )
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_lost_connection_is_told_from_no_server() {
+        #[derive(Debug, thiserror::Error)]
+        #[error("client error (SendRequest)")]
+        struct Outer(#[source] io::Error);
+        let of =
+            |kind: io::ErrorKind| Loss::of(&Outer(io::Error::new(kind, "https://docs.rs/rustls/manual")));
+        assert_eq!(of(io::ErrorKind::ConnectionRefused), Loss::NoServer);
+        assert_eq!(of(io::ErrorKind::UnexpectedEof), Loss::WentAway);
+        assert_eq!(of(io::ErrorKind::InvalidData), Loss::Other);
+    }
 }

@@ -6,8 +6,10 @@ use super::{manifest, out};
 
 /// Runs the command; warnings go to standard error as the manifests are read.
 pub(super) fn run(arguments: &Convert) -> Result<(), Error> {
-    let functions: Vec<_> =
-        manifest::read_all(&arguments.filename)?.into_iter().map(|manifest| manifest.function).collect();
+    let functions: Vec<_> = manifest::read_all(&arguments.filename, manifest::Sources::Unseen)?
+        .into_iter()
+        .map(|manifest| manifest.function)
+        .collect();
     match (arguments.output, functions.as_slice()) {
         (Format::Json, [function]) => out::object(function, Format::Json),
         (Format::Json, functions) => out::object(

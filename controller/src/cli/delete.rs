@@ -17,7 +17,7 @@ pub(super) async fn run(arguments: Delete) -> Result<(), Error> {
         let named = |manifest: manifest::Manifest| {
             (manifest.function.namespace().unwrap_or_else(|| default.clone()), manifest.function.name_any())
         };
-        manifest::read_all(&arguments.filename)?.into_iter().map(named).collect()
+        manifest::read_all(&arguments.filename, manifest::Sources::Unseen)?.into_iter().map(named).collect()
     };
     let mut missing = Vec::new();
     for (namespace, name) in targets {

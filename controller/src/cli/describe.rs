@@ -193,7 +193,7 @@ fn revision_rows(revisions: &[Revision], now: Timestamp) -> Vec<Vec<String>> {
                 revision.name_any(),
                 format!("{:?}", status.state),
                 created.unwrap_or_default(),
-                status.message.unwrap_or_default(),
+                out::first_line(&status.message.unwrap_or_default()),
             ]
         })
         .collect();
@@ -235,7 +235,7 @@ fn starts(activity: &Activity, now: Timestamp) -> Vec<Vec<String>> {
             start.instance.to_string(),
             start.revision.name().to_owned(),
             format!("{} = {total:.1} ms", phases.join(" + ")),
-            start.failure.clone().unwrap_or_default(),
+            start.failure.as_deref().map(out::first_line).unwrap_or_default(),
         ]
     };
     activity.starts.iter().map(row).collect()

@@ -28,6 +28,8 @@ pub(super) enum Error {
     },
     /// Manifests have errors; each knows its file and lines.
     Manifests(Vec<BadManifest>),
+    /// Several things failed, each for itself.
+    Several(Vec<Error>),
     /// What is wrong was shown already.
     Shown,
     /// The reader of our output has gone: an end like any other.
@@ -66,7 +68,7 @@ impl Error {
         match self {
             Self::Pipe => ExitCode::SUCCESS,
             Self::Usage { .. } => ExitCode::from(USAGE),
-            Self::Failed { .. } | Self::Manifests(_) | Self::Shown => ExitCode::FAILURE,
+            Self::Failed { .. } | Self::Manifests(_) | Self::Several(_) | Self::Shown => ExitCode::FAILURE,
         }
     }
 
@@ -82,6 +84,7 @@ impl Error {
             Self::Manifests(manifests) => {
                 manifests.iter().map(|manifest| picture(manifest, color, width)).collect()
             }
+            Self::Several(errors) => errors.iter().map(|error| error.render(color, width)).collect(),
             Self::Shown | Self::Pipe => String::new(),
         }
     }

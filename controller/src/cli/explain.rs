@@ -20,6 +20,9 @@ fn unknown(path: &str) -> Error {
             "hearth get instances  lists them; hearth explain function.spec.scale  says how many there are",
         );
     }
+    if let Some(meant) = hearth_function::explain_nearest(path) {
+        return Error::fixable(format!("there is no field {path}"), format!("hearth explain {meant}"));
+    }
     let mut known = path;
     while let Some((above, _)) = known.rsplit_once('.') {
         if hearth_function::explain(above).is_some() {

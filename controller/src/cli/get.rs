@@ -353,7 +353,7 @@ impl Row for Revision {
             let image = template.image.as_ref().map(|image| &image.digest);
             let code = template.bundle.as_ref().or(image).map(ToString::to_string).unwrap_or_default();
             let code: String = code.chars().take("sha256:".len() + 12).collect();
-            cells.extend([code, status.message.unwrap_or_default()]);
+            cells.extend([code, out::first_line(&status.message.unwrap_or_default())]);
         }
         cells
     }

@@ -112,7 +112,7 @@ async fn stream(response: Response<Body>) -> Result<(), Error> {
     let mut body = response.into_body();
     let mut last = None;
     while let Some(frame) = body.frame().await {
-        let frame = frame.map_err(|error| Error::failed(format!("the answer broke off: {error}")))?;
+        let frame = frame.map_err(|_| super::client::broke_off("answer"))?;
         if let Some(chunk) = frame.data_ref() {
             last = chunk.last().copied().or(last);
             out::bytes(chunk)?;

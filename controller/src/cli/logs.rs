@@ -82,9 +82,7 @@ pub(super) async fn follow(
 ) -> Result<(), Error> {
     let stream = std::pin::pin!(server.stream(path).await?);
     let mut lines = stream.lines();
-    while let Some(line) =
-        lines.try_next().await.map_err(|error| Error::failed(format!("the log broke off: {error}")))?
-    {
+    while let Some(line) = lines.try_next().await.map_err(|_| super::client::broke_off("log"))? {
         if line.is_empty() {
             continue;
         }
@@ -137,7 +135,8 @@ pub(super) fn printable(text: &str) -> String {
     if !out::is_live() {
         return text.to_owned();
     }
-    sanitized(text)
+    // A stack is one entry of several lines.
+    text.split('\n').map(sanitized).collect::<Vec<_>>().join("\n")
 }
 
 fn sanitized(text: &str) -> String {

@@ -18,6 +18,7 @@ mod error;
 mod explain;
 mod gateway;
 mod get;
+mod hint;
 mod image;
 mod init;
 mod invoke;

@@ -162,9 +162,30 @@ pub(super) fn bytes_for_people(count: u64) -> String {
     }
 }
 
+/// Rows of the terminal on standard output.
+pub(super) fn rows() -> usize {
+    let rows = rustix::termios::tcgetwinsize(io::stdout()).map_or(0, |size| usize::from(size.ws_row));
+    // A terminal that does not know its size says 0.
+    if rows == 0 { 24 } else { rows }
+}
+
+/// The first line of a message, and a mark when there are more: the conditions and the log have the rest.
+pub(super) fn first_line(message: &str) -> String {
+    let mut lines = message.trim_end().lines();
+    let first = lines.next().unwrap_or_default();
+    if lines.next().is_none() { first.to_owned() } else { format!("{first} …") }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_message_of_several_lines_is_its_first_in_a_table() {
+        assert_eq!(first_line("Error: x\n  at y\n"), "Error: x …");
+        assert_eq!(first_line("Error: x\n"), "Error: x");
+        assert_eq!(first_line(""), "");
+    }
 
     #[test]
     fn a_table_has_aligned_columns_and_no_trailing_space() {

@@ -88,12 +88,49 @@ fn shown(error: Error, directory: &Path) -> String {
     lines.join("\n").replace(&directory.display().to_string(), "DIR")
 }
 
+fn read(paths: &[PathBuf]) -> Result<Vec<manifest::Manifest>, Error> {
+    manifest::read_all(paths, manifest::Sources::Needed)
+}
+
+#[test]
+fn all_that_is_wrong_with_all_files_is_told_at_once() {
+    let directory = tempfile::tempdir().unwrap();
+    let hello = |name: &str, path: &str, more: &str| {
+        format!(
+            "apiVersion: hearth.dev/v1\nkind: Function\nmetadata: {{ name: {name} }}\nspec:\n  runtime: nodejs\n  source: {{ path: {path} }}\n  handler: index.handler\n{more}"
+        )
+    };
+    let one = write(directory.path(), "one.yaml", &hello("one", "nowhere", "  netwrk: none\n"));
+    let text = format!("{}---\n{}", hello("two", ".", ""), hello("three", ".", ""));
+    let two = write(directory.path(), "two.yaml", &text);
+    let again = write(directory.path(), "again.yaml", &hello("three", ".", ""));
+    let latin = directory.path().join("latin.yaml");
+    std::fs::write(&latin, b"# caf\xe9\n").unwrap();
+    let empty = write(directory.path(), "empty.yaml", "# nothing\n---\n");
+    let code = write(directory.path(), "main.js", "exports.handler = () => {}");
+    let missing = directory.path().join("missing.yaml");
+    let paths = [one, two.clone(), again, latin, empty, code, missing];
+    let error = read(&paths).unwrap_err();
+    insta::assert_snapshot!(shown(error, directory.path()));
+    // What is deleted needs no code.
+    assert_eq!(manifest::read_all(&[two], manifest::Sources::Unseen).unwrap().len(), 2);
+}
+
+#[test]
+fn a_manifest_that_cannot_be_read_is_not_passed_over_in_its_directory() {
+    let directory = tempfile::tempdir().unwrap();
+    std::fs::write(directory.path().join("a.yaml"), b"kind: Function\n# caf\xe9\n").unwrap();
+    std::fs::write(directory.path().join("foreign.yaml"), b"kind: caf\xe9\n").unwrap();
+    let text = shown(read(&[directory.path().to_owned()]).unwrap_err(), directory.path());
+    assert_eq!(text, "error: DIR/a.yaml:2:6: this is not UTF-8\n  fix: save the file as UTF-8");
+}
+
 #[test]
 fn mistakes_in_a_manifest_are_shown_where_they_are() {
     let directory = tempfile::tempdir().unwrap();
     let text = "apiVersion: hearth.dev/v1\nkind: Function\nmetadata:\n  name: hello\nspec:\n  runtime: nodejs\n  source: { path: . }\n  hander: index.handler\n  resources: { memory: lots }\n";
     let path = write(directory.path(), "function.yaml", text);
-    let error = manifest::read_all(&[path]).unwrap_err();
+    let error = read(&[path]).unwrap_err();
     insta::assert_snapshot!(shown(error, directory.path()));
 }
 
@@ -108,15 +145,17 @@ fn a_directory_is_its_manifests_and_nothing_else() {
     write(directory.path(), "b.yml", &hello("b"));
     write(directory.path(), "a.yaml", &hello("a"));
     write(directory.path(), "package.json", "{\"name\": \"x\"}");
+    std::fs::create_dir(directory.path().join("src")).unwrap();
+    write(directory.path(), "src/a.js", "");
     write(directory.path(), "compose.yaml", "services: {}\n");
     write(directory.path(), "broken.yaml", "a: [\n");
-    let manifests = manifest::read_all(&[directory.path().to_owned()]).unwrap();
+    let manifests = read(&[directory.path().to_owned()]).unwrap();
     let found: Vec<_> =
         manifests.iter().map(|manifest| manifest.function.metadata.name.clone().unwrap()).collect();
     assert_eq!(found, ["a", "b"]);
     assert_eq!(manifests[0].source_directory(), Some(directory.path().join("src")));
     write(directory.path(), "c.yaml", &hello("a"));
-    let twice = manifest::read_all(&[directory.path().to_owned()]).unwrap_err();
+    let twice = read(&[directory.path().to_owned()]).unwrap_err();
     assert!(shown(twice, directory.path()).contains("declared twice"));
 }
 
@@ -124,7 +163,7 @@ fn a_directory_is_its_manifests_and_nothing_else() {
 fn a_directory_of_code_without_a_manifest_is_told_what_to_add() {
     let directory = tempfile::tempdir().unwrap();
     write(directory.path(), "index.js", "exports.handler = async () => 'hi'");
-    let text = shown(manifest::read_all(&[directory.path().to_owned()]).unwrap_err(), directory.path());
+    let text = shown(read(&[directory.path().to_owned()]).unwrap_err(), directory.path());
     assert!(text.contains("runtime: nodejs") && text.contains("DIR/function.yaml"), "{text}");
     // What it says to write is a manifest.
     let written: String =

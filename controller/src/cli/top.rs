@@ -22,16 +22,26 @@ pub(super) async fn run(arguments: Top) -> Result<(), Error> {
         let instances = list_instances(&server, None, None).await?;
         match arguments.output {
             Some(format) => out::object(&json!({ "ladder": ladder, "instances": instances }), format)?,
+            None if arguments.watch && out::is_live() => {
+                out::text(&in_place(&page(&ladder, &instances), out::rows()))?
+            }
             None => out::text(&page(&ladder, &instances))?,
         }
         if !arguments.watch {
             return Ok(());
         }
         tokio::time::sleep(EVERY).await;
-        if arguments.output.is_none() {
+        if arguments.output.is_none() && !out::is_live() {
             out::line("")?;
         }
     }
+}
+
+/// A page from the top of the screen on, over the one before: without a moment of emptiness between them. What is below `rows` would scroll it away.
+fn in_place(page: &str, rows: usize) -> String {
+    let lines: String =
+        page.lines().take(rows.saturating_sub(1)).map(|line| format!("{line}\u{1b}[K\n")).collect();
+    format!("\u{1b}[H{lines}\u{1b}[J")
 }
 
 fn page(ladder: &Ladder, instances: &[Instance]) -> String {
@@ -94,6 +104,11 @@ mod tests {
     use crate::api::ports::{PoolSize, Rung};
 
     #[test]
+    fn a_page_takes_the_place_of_the_one_before() {
+        assert_eq!(in_place("a\nb\nc\n", 3), "\u{1b}[Ha\u{1b}[K\nb\u{1b}[K\n\u{1b}[J");
+    }
+
+    #[test]
     fn a_page_shows_rungs_pools_and_instances() {
         let ladder = Ladder {
             rungs: vec![
@@ -111,7 +126,7 @@ mod tests {
                 ready: 2,
                 starting: 0,
                 target: 2,
-                why: "no start wanted lately, least 2".to_owned(),
+                why: "no start was wanted lately, and prewarm.size keeps 2".to_owned(),
                 bytes_each: 7 << 20,
             }],
         };
@@ -128,7 +143,7 @@ mod tests {
             "pooled 2 15.0Mi - - 0",
             "",
             "POOL POOLED STARTING EACH WHY",
-            "nodejs, 128Mi, outbound 2/2 0 7.0Mi no start wanted lately, least 2",
+            "nodejs, 128Mi, outbound 2/2 0 7.0Mi no start was wanted lately, and prewarm.size keeps 2",
             "",
             "INSTANCE FUNCTION RUNG IN FLIGHT MEMORY CPU",
             "nodejs-1 - pooled 0/0 7.0Mi 0.1s",

@@ -159,7 +159,10 @@ pub(super) fn stages(facts: &Facts) -> (Stage, Stage) {
         return (failed("Refused", refused), built);
     }
     let Some(current) = &facts.current else {
-        return (Stage::Underway { reason: "Building", message: "no revision of it yet".to_owned() }, built);
+        return (
+            Stage::Underway { reason: "Building", message: "making its first revision".to_owned() },
+            built,
+        );
     };
     let name = &current.name;
     let ready = match (current.state, &current.failure) {
@@ -183,9 +186,9 @@ pub(super) fn stages(facts: &Facts) -> (Stage, Stage) {
         }
         (_, Some(failure)) => Stage::Underway {
             reason: "Starting",
-            message: format!("{name} is tried; the last start failed: {}", with_lines(failure)),
+            message: format!("starting {name} again, the last start failed: {}", with_lines(failure)),
         },
-        (_, None) => Stage::Underway { reason: "Starting", message: format!("{name} is tried") },
+        (_, None) => Stage::Underway { reason: "Starting", message: format!("starting {name}") },
     };
     (ready, built)
 }
@@ -282,7 +285,7 @@ mod tests {
         let at = |second| Timestamp::from_second(second).unwrap();
         let mut known = Known { generation: 1, ..Known::default() };
         let first = status(None, &known, at(1));
-        known.ready = Stage::Underway { reason: "Starting", message: "hello-00001 is tried".to_owned() };
+        known.ready = Stage::Underway { reason: "Starting", message: "starting hello-00001".to_owned() };
         let second = status(Some(&first), &known, at(2));
         let ready = second.condition(ConditionType::Ready).unwrap();
         assert_eq!((ready.reason.as_str(), ready.last_transition_time.0), ("Starting", at(1)));

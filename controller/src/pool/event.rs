@@ -73,7 +73,7 @@ pub struct View {
     pub state: State,
     /// Calls it may run at once.
     pub slots: u32,
-    /// When its start began (or its adoption).
+    /// When its start began; of one that was pooled, when it was given to its function. A restart of the controller changes nothing of that.
     pub started: Timestamp,
     /// How long the parts of its start took, as far as it is.
     pub phases: Phases,

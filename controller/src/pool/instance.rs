@@ -62,6 +62,8 @@ pub(super) struct Assignment {
     pub(super) waited: Duration,
     /// When it was given.
     pub(super) at: Instant,
+    /// The same by the calendar.
+    pub(super) since: jiff::Timestamp,
 }
 
 /// What a task reports.

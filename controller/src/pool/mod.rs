@@ -164,8 +164,9 @@ impl Pool {
         }
         entry.step(instance, life::Event::Assigned);
         entry.subject = Subject::Function(Arc::clone(template));
-        entry.started = Timestamp::now();
-        let assignment = Assignment { template: Arc::clone(template), waited, at: Instant::now() };
+        let since = Timestamp::now();
+        entry.started = since;
+        let assignment = Assignment { template: Arc::clone(template), waited, at: Instant::now(), since };
         entry.orders.send_modify(|orders| orders.assignment = Some(assignment));
         true
     }
@@ -357,10 +358,12 @@ impl Pool {
             Origin::Adopted { .. } => life::Phase::Booting,
         };
         let (orders, told) = watch::channel(Orders { wish: Wish::Run, exit: None, assignment: None });
-        let started = match &origin {
+        let written = spec.owner.as_ref().and_then(|owner| owner.since);
+        let started = written.or_else(|| match &origin {
+            // A controller that did not write it down has started it.
             Origin::Adopted { started, .. } => instance::made_at(&started.control),
             Origin::New { .. } | Origin::Pooled(_) => None,
-        };
+        });
         let started = started.unwrap_or_else(Timestamp::now);
         let assigned = OnceLock::new();
         if let Subject::Function(template) = &subject {

@@ -72,7 +72,7 @@ impl Template {
     /// # Errors
     /// When the Revision's metadata holds no valid names.
     pub fn new(revision: &Revision, places: Places) -> Result<Self, IdError> {
-        let owner = Owner { function: revision.function_id()?, revision: revision.id()? };
+        let owner = Owner { function: revision.function_id()?, revision: revision.id()?, since: None };
         let template = &revision.spec.template;
         let network = match template.network {
             spec::Network::None => Network::None,
@@ -88,7 +88,7 @@ impl Template {
         let env = environment(&owner, revision, &places, network).into_iter().collect();
         let load = protocol::Load {
             code: "/code".to_owned(),
-            handler: template.handler.as_ref().map(ToString::to_string),
+            handler: template.handler.as_ref().map(hearth_function::Handler::dotted),
             signature: match template.signature {
                 spec::Signature::Auto => protocol::Signature::Auto,
                 spec::Signature::Event => protocol::Signature::Event,
@@ -189,13 +189,18 @@ impl Template {
         Duration::from_millis(self.load.execute_timeout_ms.into())
     }
 
+    /// Whose an instance is from this moment on.
+    pub(super) fn owner_since(&self, since: jiff::Timestamp) -> Owner {
+        Owner { since: Some(since), ..self.owner.clone() }
+    }
+
     /// The specification of one instance. It starts without a cpu quota: that takes effect when it is Ready.
     pub(super) fn spec(&self, id: InstanceId, secret: String) -> InstanceSpec {
         let mut env: BTreeMap<_, _> = self.env.iter().cloned().collect();
         env.insert("HEARTH_INSTANCE".to_owned(), id.to_string());
         InstanceSpec {
             id,
-            owner: Some(self.owner.clone()),
+            owner: Some(self.owner_since(jiff::Timestamp::now())),
             process: self.process.clone(),
             code: self.code.clone(),
             build_dir: None,

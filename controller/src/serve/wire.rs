@@ -73,19 +73,11 @@ impl Error {
     /// What to do about it.
     #[must_use]
     pub fn fix(&self) -> Option<String> {
-        let listen = |source: &io::Error, option: &str| {
-            (source.kind() == io::ErrorKind::AddrInUse)
-                .then(|| format!("another program listens there: choose another address with {option}"))
-        };
         match self {
             Self::Lock(lock::Error::Held { .. }) => {
                 Some("stop the other one, or give this one a --data-dir of its own".to_owned())
             }
-            Self::Lock(lock::Error::File { source, .. })
-                if source.kind() == io::ErrorKind::PermissionDenied =>
-            {
-                Some("start hearth as root, or give it a --data-dir that it may write".to_owned())
-            }
+            Self::Lock(lock::Error::File { source, .. }) => Some(unusable(source)),
             Self::Gateway(gateway::Error::Listen { source, .. }) | Self::Listen { source, .. } => {
                 listen(source, "--listen")
             }
@@ -93,6 +85,35 @@ impl Error {
             _ => None,
         }
     }
+}
+
+/// What to do about an address that cannot be listened on.
+fn listen(source: &io::Error, option: &str) -> Option<String> {
+    match source.kind() {
+        io::ErrorKind::AddrInUse => {
+            Some(format!("another program listens there: choose another address with {option}"))
+        }
+        io::ErrorKind::AddrNotAvailable => Some(format!(
+            "this machine has no such address: give {option} 127.0.0.1 for this machine alone, or 0.0.0.0 for all of its addresses"
+        )),
+        io::ErrorKind::PermissionDenied => {
+            Some(format!("start hearth as root, or give {option} a port above 1023"))
+        }
+        _ => None,
+    }
+}
+
+/// What to do about a data directory that cannot be used.
+fn unusable(source: &io::Error) -> String {
+    let what = match source.kind() {
+        io::ErrorKind::PermissionDenied => "start hearth as root, or give it a --data-dir that it may write",
+        io::ErrorKind::AlreadyExists | io::ErrorKind::NotADirectory => {
+            "that is a file: name a directory with --data-dir"
+        }
+        io::ErrorKind::StorageFull => "make room on the disk, or name a directory of another with --data-dir",
+        _ => "name a directory that can be written with --data-dir",
+    };
+    what.to_owned()
 }
 
 /// Starts every part. The caller sets up the diagnostics before, and waits for signals after.
@@ -312,4 +333,28 @@ fn reachable(listen: SocketAddr) -> SocketAddr {
         ip => ip,
     };
     SocketAddr::new(ip, listen.port())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_keeps_a_server_from_starting_is_told_with_what_to_do() {
+        let directory = tempfile::TempDir::new().unwrap();
+        let file = directory.path().join("file");
+        std::fs::write(&file, "").unwrap();
+        let error = Error::Lock(lock::lock(&file).unwrap_err());
+        assert_eq!(error.fix().as_deref(), Some("that is a file: name a directory with --data-dir"));
+        let error = Error::Lock(lock::lock(std::path::Path::new("/proc/hearth")).unwrap_err());
+        assert!(error.fix().is_some(), "{error}");
+
+        let said = |kind: io::ErrorKind| {
+            let address = SocketAddr::from(([1, 2, 3, 4], 80));
+            Error::Listen { address, source: kind.into() }.fix().unwrap_or_default()
+        };
+        assert!(said(io::ErrorKind::AddrInUse).contains("another program"));
+        assert!(said(io::ErrorKind::AddrNotAvailable).contains("0.0.0.0"));
+        assert!(said(io::ErrorKind::PermissionDenied).contains("1023"));
+    }
 }

@@ -2,6 +2,7 @@
 
 use serde_json::Value;
 
+use crate::check::suggest;
 use crate::schema::{self, properties, type_name, words};
 
 /// What the two resources are called at the start of a path.
@@ -26,6 +27,39 @@ pub fn explain(path: &str) -> Option<String> {
     };
     steps.next_if(|first| NAMES.contains(first));
     below(kind, schema, steps)
+}
+
+/// The path that somebody probably meant who asked for one that there is not: `function.spec.scale` for `function.spec.scal` and for `scale`.
+#[must_use]
+pub fn explain_nearest(path: &str) -> Option<String> {
+    let mut steps: Vec<&str> = path
+        .split(['.', '[', ']'])
+        .filter(|step| !step.is_empty() && step.parse::<usize>().is_err())
+        .collect();
+    let (kind, root) = match *steps.first()? {
+        "revision" | "revisions" | "rev" | "Revision" => ("revision", &*schema::REVISION),
+        _ => ("function", &*schema::FUNCTION),
+    };
+    let first = *steps.first()?;
+    if NAMES.contains(&first) || suggest::nearest(first, [kind]).is_some() {
+        steps.remove(0);
+    }
+    let walk = |steps: &[&str]| {
+        let (mut schema, mut names) = (root, vec![kind.to_owned()]);
+        for step in steps {
+            let known = properties(fields_of(schema))?;
+            let name = if known.contains_key(*step) {
+                step
+            } else {
+                suggest::nearest(step, known.keys().map(String::as_str))?
+            };
+            schema = known.get(name)?;
+            names.push(name.to_owned());
+        }
+        Some(names.join("."))
+    };
+    // Most fields are those of `spec`.
+    walk(&steps).or_else(|| walk(&[&["spec"], steps.as_slice()].concat()))
 }
 
 fn below<'a>(kind: &str, root: &Value, steps: impl Iterator<Item = &'a str>) -> Option<String> {
@@ -148,6 +182,22 @@ fn fold(text: &str, indent: &str, out: &mut String) {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_nearest_field_is_found_from_any_part_of_a_path() {
+        for (path, meant) in [
+            ("function.spec.scal", Some("function.spec.scale")),
+            ("scale", Some("function.spec.scale")),
+            ("scale.idletimeout", Some("function.spec.scale.idleTimeout")),
+            ("fnction.spec.triggers[0].htp", Some("function.spec.triggers.http")),
+            ("fnction", Some("function")),
+            ("revision.spec.tmplate", Some("revision.spec.template")),
+            ("function.banana", None),
+            ("", None),
+        ] {
+            assert_eq!(explain_nearest(path).as_deref(), meant, "{path}");
+        }
+    }
 
     #[test]
     fn prints_type_default_meaning_and_children() {

@@ -19,7 +19,7 @@ mod yaml;
 
 pub use check::from_value;
 pub use crd::{crds, crds_with_rules};
-pub use explain::explain;
+pub use explain::{explain, explain_nearest};
 pub use ids::{FunctionId, IdError, InstanceId, RevisionId};
 pub use problem::{Position, Problem};
 pub use revision::{
@@ -33,7 +33,7 @@ pub use validate::{Side, validate, validate_idle_timeout};
 pub use values::{
     ByteSize, CpuMillis, Digest, Handler, HumanDuration, Percent, RuntimeName, ValueError, hex,
 };
-pub use yaml::{Manifest, locate, parse_manifests};
+pub use yaml::{Manifest, locate, parse_manifests, parse_manifests_with};
 
 /// The `apiVersion` of every resource of Hearth.
 pub const API_VERSION: &str = "hearth.dev/v1";

@@ -21,6 +21,9 @@ pub struct Problem {
     /// What of the field it is about.
     #[serde(skip)]
     pub(crate) part: Part,
+    /// Other fields that it follows from: where one of them could not be read, it is no news.
+    #[serde(skip)]
+    pub(crate) follows_from: &'static [&'static str],
 }
 
 /// The part of a field that a problem is about.
@@ -50,7 +53,21 @@ impl Problem {
     /// A problem without a place in a text.
     #[must_use]
     pub fn new(path: impl Into<String>, message: impl Into<String>, fix: Option<String>) -> Self {
-        Self { path: path.into(), position: None, message: message.into(), fix, part: Part::Value }
+        Self {
+            path: path.into(),
+            position: None,
+            message: message.into(),
+            fix,
+            part: Part::Value,
+            follows_from: &[],
+        }
+    }
+
+    /// A problem that only holds if these fields were read as they are meant: it is not told when something is wrong with one of them.
+    #[must_use]
+    pub fn following_from(mut self, fields: &'static [&'static str]) -> Self {
+        self.follows_from = fields;
+        self
     }
 }
 

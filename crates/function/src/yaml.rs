@@ -9,7 +9,7 @@ mod tree;
 use saphyr_parser::{Event, Parser, ScalarStyle, ScanError, Span};
 use serde_json::Value;
 
-use crate::check::from_value;
+use crate::check::{from_value, from_value_with};
 use crate::knative;
 use crate::problem::{Part, Position, Problem};
 use crate::spec::Function;
@@ -35,6 +35,17 @@ pub struct Manifest {
 /// mistake in the YAML itself the rest of the text cannot be read: its problem is the last entry.
 #[must_use]
 pub fn parse_manifests(text: &str) -> Vec<Result<Manifest, Vec<Problem>>> {
+    parse_manifests_with(text, &mut |_| Vec::new())
+}
+
+/// The same, and `beyond` looks at each Function too, for what only its caller can know, such as whether a directory is there: what it finds is
+/// told together with the rest, in its place. It is given a Function also when some of the manifest could not be read; what follows from that
+/// alone is left out.
+#[must_use]
+pub fn parse_manifests_with(
+    text: &str,
+    beyond: &mut dyn FnMut(&Function) -> Vec<Problem>,
+) -> Vec<Result<Manifest, Vec<Problem>>> {
     // An editor's mark at the start of a file is no part of it.
     let body = text.strip_prefix('\u{feff}').unwrap_or(text);
     let lines = Lines::new(body, text.len() - body.len());
@@ -47,7 +58,7 @@ pub fn parse_manifests(text: &str) -> Vec<Result<Manifest, Vec<Problem>>> {
     let mut read = Vec::new();
     each_document(body, &lines, |document| {
         read.extend(match document {
-            Ok(document) => understand(document, &lines),
+            Ok(document) => understand(document, &lines, beyond),
             Err(problems) => Some(Err(problems)),
         });
     });
@@ -106,7 +117,11 @@ fn step(builder: &mut Builder, event: Event<'_>, span: Span) -> Option<Document>
 }
 
 /// The Function of a document; `None` for an empty one.
-fn understand(document: Document, lines: &Lines<'_>) -> Option<Result<Manifest, Vec<Problem>>> {
+fn understand(
+    document: Document,
+    lines: &Lines<'_>,
+    beyond: &mut dyn FnMut(&Function) -> Vec<Problem>,
+) -> Option<Result<Manifest, Vec<Problem>>> {
     let Document { value, places, problems } = document;
     if value == Value::Null && problems.is_empty() {
         return None;
@@ -115,7 +130,7 @@ fn understand(document: Document, lines: &Lines<'_>) -> Option<Result<Manifest, 
         place(found.into_iter().map(|problem| (problem, None)).collect(), &places, lines)
     };
     let mut problems = place(problems, &places, lines);
-    let read = if knative::is_knative(&value) { service(&value) } else { own(&value) };
+    let read = if knative::is_knative(&value) { service(&value) } else { own(&value, beyond) };
     match read {
         Ok(manifest) if problems.is_empty() => {
             return Some(Ok(Manifest { warnings: placed(manifest.warnings), ..manifest }));
@@ -127,8 +142,8 @@ fn understand(document: Document, lines: &Lines<'_>) -> Option<Result<Manifest, 
     Some(Err(problems))
 }
 
-fn own(value: &Value) -> Result<Manifest, Vec<Problem>> {
-    from_value(value, Side::Client).map(|function| Manifest { function, warnings: Vec::new() })
+fn own(value: &Value, beyond: &mut dyn FnMut(&Function) -> Vec<Problem>) -> Result<Manifest, Vec<Problem>> {
+    from_value_with(value, Side::Client, beyond).map(|function| Manifest { function, warnings: Vec::new() })
 }
 
 fn service(value: &Value) -> Result<Manifest, Vec<Problem>> {
@@ -156,25 +171,33 @@ fn place(found: Vec<(Problem, Option<Span>)>, places: &Places, lines: &Lines<'_>
 
 fn unreadable(error: &ScanError, lines: &Lines<'_>) -> Problem {
     let marker = error.marker();
-    let mut problem = Problem::new("", format!("this is not YAML: {}", error.info()), hint(error.info()));
+    let info = error.info();
+    let mut problem = Problem::new("", format!("this is not YAML: {info}"), Some(hint(info).to_owned()));
     problem.position = Some(lines.position(marker.line(), marker.col(), 0));
     problem
 }
 
 /// What usually lies behind a message of the parser.
-fn hint(info: &str) -> Option<String> {
-    let hint = if info.contains("tab") {
+fn hint(info: &str) -> &'static str {
+    if info.contains("tab") {
         "indent with spaces"
     } else if info.contains("mapping values are not allowed") || info.contains("simple key") {
         "check the indentation, and put a text that contains `: ` in quotes"
+    } else if info.contains("trailing content") {
+        "a quote within single quotes is written twice, as in 'it''s', and one within double quotes as \\\""
     } else if info.contains("quoted") || info.contains("end of stream") || info.contains("eof") {
         "close the quotes and brackets that were opened"
     } else if info.contains("flow") {
         "close the brackets, with commas between the items"
+    } else if info.contains("unexpected character") {
+        "put a text that begins with this character in quotes"
+    } else if info.contains("anchor") {
+        "put a text that begins with * in quotes; an alias comes after the anchor (&) that it names"
+    } else if info.contains("expected key") {
+        "give this line the indentation of the fields beside it"
     } else {
-        return None;
-    };
-    Some(hint.to_owned())
+        "check the indentation of this line, and its quotes and brackets"
+    }
 }
 
 #[cfg(test)]

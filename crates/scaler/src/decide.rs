@@ -86,6 +86,15 @@ impl Decision {
         self.desired.saturating_sub(self.current)
     }
 
+    /// What led to it and what bounded it, for people.
+    #[must_use]
+    pub fn why(&self) -> String {
+        match self.bound {
+            Some(bound) => format!("{} ({bound})", self.reason),
+            None => self.reason.to_string(),
+        }
+    }
+
     /// Instances to put out now; [`crate::choose`] says which.
     #[must_use]
     pub fn stops(&self) -> u32 {
@@ -95,11 +104,7 @@ impl Decision {
 
 impl fmt::Display for Decision {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{} → {}: {}", self.current, self.desired, self.reason)?;
-        match self.bound {
-            Some(bound) => write!(f, " ({bound})"),
-            None => Ok(()),
-        }
+        write!(f, "{} → {}: {}", self.current, self.desired, self.why())
     }
 }
 

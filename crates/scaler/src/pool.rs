@@ -15,6 +15,8 @@ use std::collections::VecDeque;
 use std::fmt;
 use std::time::{Duration, Instant};
 
+use crate::reason::{Counted, Rounded};
+
 /// Parts of the TTL that a peak is remembered in.
 const PARTS: u32 = 20;
 
@@ -96,12 +98,20 @@ pub enum PoolReason {
 impl fmt::Display for PoolReason {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match *self {
-            Self::Quiet { least } => write!(f, "no start wanted lately, least {least}"),
+            Self::Quiet { least } => write!(f, "no start was wanted lately, and prewarm.size keeps {least}"),
             Self::Demand { peak, ago } => {
-                write!(f, "up to {peak} starts at once, the last {} ago", crate::reason::Rounded(ago))
+                let starts = Counted(peak, "start");
+                write!(f, "up to {starts} wanted at once, the last {} ago", Rounded(ago))
             }
-            Self::Most { peak, most } => write!(f, "up to {peak} starts at once (most {most})"),
-            Self::Memory { wanted, fits } => write!(f, "{wanted} wanted, memory for {fits}"),
+            Self::Most { peak, most } => {
+                write!(f, "up to {} wanted at once, and prewarm.max allows {most}", Counted(peak, "start"))
+            }
+            Self::Memory { wanted, fits: 0 } => {
+                write!(f, "{} wanted, and there is memory for none", Counted(wanted, "instance"))
+            }
+            Self::Memory { wanted, fits } => {
+                write!(f, "{} wanted, and there is memory for {fits}", Counted(wanted, "instance"))
+            }
         }
     }
 }
@@ -243,7 +253,7 @@ mod tests {
         let soon = start + Duration::from_secs(60);
         let decision = target(&POLICY, &at(soon), soon);
         assert_eq!(decision.desired, 5);
-        assert_eq!(decision.reason.to_string(), "up to 5 starts at once, the last 55 s ago");
+        assert_eq!(decision.reason.to_string(), "up to 5 starts wanted at once, the last 55 s ago");
         let later = start + Duration::from_secs(606);
         assert_eq!(target(&POLICY, &at(later), later).reason, PoolReason::Quiet { least: 1 });
         assert_eq!(target(&POLICY, &at(later), later).desired, 1);
@@ -265,12 +275,28 @@ mod tests {
     fn limits_are_named() {
         let now = Instant::now();
         let table = [
-            (seen(0, now), 1, "no start wanted lately, least 1"),
-            (seen(12, now), 8, "up to 12 starts at once (most 8)"),
-            (PoolObservation { free: 128 << 20, ..seen(5, now) }, 2, "5 wanted, memory for 2"),
-            (PoolObservation { free: 128 << 20, present: 1, ..seen(5, now) }, 3, "5 wanted, memory for 3"),
-            (PoolObservation { free: 0, ..seen(5, now) }, 0, "5 wanted, memory for 0"),
-            (PoolObservation { size: 0, ..seen(5, now) }, 5, "up to 5 starts at once, the last 0.0 ms ago"),
+            (seen(0, now), 1, "no start was wanted lately, and prewarm.size keeps 1"),
+            (seen(12, now), 8, "up to 12 starts wanted at once, and prewarm.max allows 8"),
+            (
+                PoolObservation { free: 128 << 20, ..seen(5, now) },
+                2,
+                "5 instances wanted, and there is memory for 2",
+            ),
+            (
+                PoolObservation { free: 128 << 20, present: 1, ..seen(5, now) },
+                3,
+                "5 instances wanted, and there is memory for 3",
+            ),
+            (
+                PoolObservation { free: 0, ..seen(5, now) },
+                0,
+                "5 instances wanted, and there is memory for none",
+            ),
+            (
+                PoolObservation { size: 0, ..seen(5, now) },
+                5,
+                "up to 5 starts wanted at once, the last 0.0 ms ago",
+            ),
         ];
         for (seen, desired, reason) in table {
             let decision = target(&POLICY, &seen, now);

@@ -120,16 +120,19 @@ pub enum Bound {
     DownRate(u32),
 }
 
+/// Each is a plain sentence without its full stop, that stands behind `0 → 12: `.
 impl fmt::Display for Reason {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match *self {
-            Self::Initial { initial } => write!(f, "new revision, initial {initial}"),
+            Self::Initial { initial } => {
+                write!(f, "a new revision is tried with {}", Counted(initial, "instance"))
+            }
             Self::Backlog { waiting, in_flight, limit, service, start } => {
-                write!(f, "{waiting} waiting")?;
+                write!(f, "backlog {waiting}")?;
                 if in_flight > 0 {
                     write!(f, ", {in_flight} running")?;
                 }
-                write!(f, ", limit {limit}")?;
+                write!(f, ", limit {limit} per instance")?;
                 if let Some(service) = service {
                     write!(f, ", service {}", Rounded(service))?;
                 }
@@ -140,60 +143,93 @@ impl fmt::Display for Reason {
             }
             Self::Utilisation { average, per_instance, metric, burst } => {
                 let unit = match metric {
-                    Metric::Concurrency => "calls",
+                    Metric::Concurrency => "calls at once",
                     Metric::Rps => "requests per second",
                 };
-                write!(f, "average {average:.1} {unit}, target {per_instance:.1} for each instance")?;
-                if burst { f.write_str(", burst") } else { Ok(()) }
+                let when = if burst { "in this burst" } else { "on average" };
+                write!(f, "{average:.1} {unit} {when}, target {per_instance:.1} per instance")
             }
-            Self::Activation { activation } => write!(f, "any need, activation {activation}"),
+            Self::Activation { activation } => {
+                write!(
+                    f,
+                    "there are calls, and scale.activation wants {} for them",
+                    Counted(activation, "instance")
+                )
+            }
             Self::Ephemeral { waiting, in_flight } => {
-                write!(f, "{waiting} waiting, {in_flight} running, one instance for each")
+                write!(f, "backlog {waiting}, {in_flight} running, an instance of its own for each call")
             }
             Self::Steady { calls: 0 } => f.write_str("no calls"),
-            Self::Steady { calls } => write!(f, "{calls} calls"),
+            Self::Steady { calls } => write!(f, "{} running or waiting", Counted(calls, "call")),
             Self::Held { need, for_at_most } => {
-                write!(f, "{need} needed now, held for up to {}", Rounded(for_at_most))
+                match need {
+                    0 => f.write_str("none is needed now")?,
+                    1 => f.write_str("1 instance would do now")?,
+                    need => write!(f, "{need} instances would do now")?,
+                }
+                write!(f, ", and those that were needed stay for up to {}", Rounded(for_at_most))
             }
-            Self::Quiet { need, window } => write!(f, "{need} needed in the last {}", Rounded(window)),
-            Self::Idle { idle } => write!(f, "idle for {}", Rounded(idle)),
-            Self::Kept { keep, from } => {
-                write!(f, "no calls, kept until {} after the last: learned from {from} pauses", Rounded(keep))
+            Self::Quiet { need, window } => {
+                write!(f, "no more than {} needed in the last {}", Counted(need, "instance"), Rounded(window))
             }
+            Self::Idle { idle } => write!(f, "no calls for {}", Rounded(idle)),
+            Self::Kept { keep, from } => write!(
+                f,
+                "no calls, and one instance stays until {} after the last call, as {} between calls suggest",
+                Rounded(keep),
+                Counted(from, "pause")
+            ),
             Self::Prewarmed { quiet, again: (begin, end), from } => write!(
                 f,
-                "no calls for {}, one expected {} to {} after the last: learned from {from} pauses",
+                "no calls for {}, and the next is expected {} to {} after the last, as {} between calls suggest",
                 Rounded(quiet),
                 Rounded(begin),
-                Rounded(end)
+                Rounded(end),
+                Counted(from, "pause")
             ),
             Self::Unexpected { quiet, next: Some(next), from } => write!(
                 f,
-                "no calls for {}, none expected before {}: learned from {from} pauses",
+                "no calls for {}, and none is expected until {} after the last, as {} between calls suggest",
                 Rounded(quiet),
-                Rounded(next)
+                Rounded(next),
+                Counted(from, "pause")
             ),
-            Self::Unexpected { quiet, next: None, from } => {
-                write!(
-                    f,
-                    "no calls for {}, too rare to be waited for: learned from {from} pauses",
-                    Rounded(quiet)
-                )
+            Self::Unexpected { quiet, next: None, from } => write!(
+                f,
+                "no calls for {}, and too few are expected to keep an instance for them, as {} between calls suggest",
+                Rounded(quiet),
+                Counted(from, "pause")
+            ),
+            Self::Retired { calls: 0 } => {
+                f.write_str("another revision has taken over, and its last call has ended")
             }
-            Self::Retired { calls } => write!(f, "no route leads here, {calls} calls left"),
+            Self::Retired { calls } => write!(
+                f,
+                "another revision has taken over, and {} still to end here",
+                if calls == 1 { "1 call is".to_owned() } else { format!("{calls} calls are") }
+            ),
         }
     }
 }
 
 impl fmt::Display for Bound {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Min(min) => write!(f, "min {min}"),
-            Self::Reserved(count) => write!(f, "reserved {count}"),
-            Self::Max(max) => write!(f, "max {max}"),
-            Self::UpRate(rate) => write!(f, "at most {rate} times what serves at once"),
+        match *self {
+            Self::Min(min) => write!(f, "scale.min keeps {min}"),
+            Self::Reserved(count) => write!(f, "scale.reserved keeps {count} now"),
+            Self::Max(max) => write!(f, "scale.max allows {max}"),
+            Self::UpRate(rate) => write!(f, "at most {rate} times what serves now"),
             Self::DownRate(rate) => write!(f, "at least one in {rate} stays for now"),
         }
+    }
+}
+
+/// So many of something, with its plural.
+pub(crate) struct Counted(pub(crate) u32, pub(crate) &'static str);
+
+impl fmt::Display for Counted {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} {}{}", self.0, self.1, if self.0 == 1 { "" } else { "s" })
     }
 }
 
@@ -209,8 +245,12 @@ impl fmt::Display for Rounded {
             write!(f, "{millis:.0} ms")
         } else if seconds < 10.0 && self.0.subsec_millis() >= 50 {
             write!(f, "{seconds:.1} s")
-        } else {
+        } else if seconds < 120.0 {
             write!(f, "{seconds:.0} s")
+        } else if seconds < 7200.0 {
+            write!(f, "{:.0} min", seconds / 60.0)
+        } else {
+            write!(f, "{:.1} h", seconds / 3600.0)
         }
     }
 }
@@ -229,9 +269,85 @@ mod tests {
                 shown(999_000),
                 shown(1_500_000),
                 shown(2_000_000),
-                shown(60_000_000)
+                shown(60_000_000),
+                shown(600_000_000),
+                shown(9_000_000_000),
             ],
-            ["1.5 ms", "60 ms", "999 ms", "1.5 s", "2 s", "60 s"]
+            ["1.5 ms", "60 ms", "999 ms", "1.5 s", "2 s", "60 s", "10 min", "2.5 h"]
         );
+    }
+
+    /// Each reason in each of its forms. The match has no arm for what is left out: a new reason does not compile until it is here.
+    fn every_reason() -> Vec<Reason> {
+        let (service, start) = (Duration::from_millis(120), Duration::from_millis(90));
+        let minute = Duration::from_secs(60);
+        let mut reasons = vec![Reason::Initial { initial: 1 }];
+        while let Some(last) = reasons.last().copied() {
+            let next = match last {
+                Reason::Initial { .. } => vec![
+                    Reason::Backlog { waiting: 1, in_flight: 0, limit: 10, service: None, start: None },
+                    Reason::Backlog {
+                        waiting: 40,
+                        in_flight: 12,
+                        limit: 1,
+                        service: Some(service),
+                        start: Some(start),
+                    },
+                ],
+                Reason::Backlog { .. } => {
+                    let of = |metric, burst| Reason::Utilisation {
+                        average: 8.04,
+                        per_instance: 7.0,
+                        metric,
+                        burst,
+                    };
+                    vec![
+                        of(Metric::Rps, false),
+                        of(Metric::Rps, true),
+                        of(Metric::Concurrency, true),
+                        of(Metric::Concurrency, false),
+                    ]
+                }
+                Reason::Utilisation { .. } => vec![Reason::Activation { activation: 3 }],
+                Reason::Activation { .. } => vec![Reason::Ephemeral { waiting: 3, in_flight: 2 }],
+                Reason::Ephemeral { .. } => [0, 1, 5].map(|calls| Reason::Steady { calls }).to_vec(),
+                Reason::Steady { .. } => {
+                    [0, 1, 2].map(|need| Reason::Held { need, for_at_most: minute }).to_vec()
+                }
+                Reason::Held { .. } => [1, 2].map(|need| Reason::Quiet { need, window: minute }).to_vec(),
+                Reason::Quiet { .. } => vec![Reason::Idle { idle: minute * 3 }],
+                Reason::Idle { .. } => vec![Reason::Kept { keep: minute * 2, from: 15 }],
+                Reason::Kept { .. } => {
+                    vec![Reason::Prewarmed { quiet: minute * 4, again: (minute * 5, minute * 6), from: 30 }]
+                }
+                Reason::Prewarmed { .. } => [Some(minute * 300), None]
+                    .map(|next| Reason::Unexpected { quiet: minute, next, from: 30 })
+                    .to_vec(),
+                Reason::Unexpected { .. } => [0, 1, 2].map(|calls| Reason::Retired { calls }).to_vec(),
+                Reason::Retired { .. } => break,
+            };
+            reasons.extend(next);
+        }
+        reasons
+    }
+
+    #[test]
+    fn every_reason_is_a_plain_sentence() {
+        let said: Vec<String> = every_reason().iter().map(ToString::to_string).collect();
+        let lines: String = said.iter().map(|text| format!("{text}\n")).collect();
+        insta::assert_snapshot!("reasons", lines);
+        for text in said {
+            assert!(text.starts_with(|c: char| c.is_ascii_lowercase() || c.is_ascii_digit()), "{text}");
+            assert!(text.len() < 130 && !text.ends_with('.') && !text.contains("  "), "{text}");
+            for wrong in ["(s)", "None", "Some", "{", "1 calls", "1 instances", "1 pauses", "0.0 ms"] {
+                let alone = text
+                    .split(", ")
+                    .any(|part| part.starts_with(wrong) || part.contains(&format!(" {wrong}")));
+                assert!(!alone, "{text}: {wrong}");
+            }
+        }
+        let bounds =
+            [Bound::Min(1), Bound::Reserved(3), Bound::Max(20), Bound::UpRate(1000), Bound::DownRate(2)];
+        insta::assert_snapshot!("bounds", bounds.map(|bound| format!("{bound}\n")).concat());
     }
 }

@@ -50,7 +50,7 @@ mod facts {
         let now = Instant::now();
         let decision = decide(&Policy::default(), &Observation { waiting: 1, ..nothing(now) }, now);
         assert_eq!((decision.desired, decision.starts()), (1, 1));
-        assert_eq!(decision.to_string(), "0 → 1: 1 waiting, limit 10");
+        assert_eq!(decision.to_string(), "0 → 1: backlog 1, limit 10 per instance");
     }
 
     #[test]
@@ -64,10 +64,16 @@ mod facts {
         };
         let decision = decide(&Policy::default(), &seen, now);
         // Two are up at 60 ms with 20 slots; a third would be up at 120 ms, when those have finished 12 calls and nobody waits.
-        assert_eq!(decision.to_string(), "0 → 2: 24 waiting, limit 10, service 100 ms, start 60 ms");
+        assert_eq!(
+            decision.to_string(),
+            "0 → 2: backlog 24, limit 10 per instance, service 100 ms, start 60 ms"
+        );
         let slow = Observation { service_time: Some(SECOND), ..seen };
         let decision = decide(&Policy::default(), &slow, now);
-        assert_eq!(decision.to_string(), "0 → 3: 24 waiting, limit 10, service 1 s, start 60 ms");
+        assert_eq!(
+            decision.to_string(),
+            "0 → 3: backlog 24, limit 10 per instance, service 1 s, start 60 ms"
+        );
     }
 
     #[test]
@@ -89,7 +95,7 @@ mod facts {
         let now = Instant::now();
         let seen = Observation { in_flight: 8, ready: 1, average: calls(8.0), ..nothing(now) };
         let decision = decide(&Policy::default(), &seen, now);
-        assert_eq!(decision.to_string(), "1 → 2: average 8.0 calls, target 7.0 for each instance");
+        assert_eq!(decision.to_string(), "1 → 2: 8.0 calls at once on average, target 7.0 per instance");
         let at_target = Observation { in_flight: 7, average: calls(7.0), ..seen };
         assert_eq!(decide(&Policy::default(), &at_target, now).desired, 1);
     }
@@ -100,7 +106,7 @@ mod facts {
         let policy = Policy { max: max(3), ..Policy::default() };
         let decision = decide(&policy, &Observation { waiting: 500, ..nothing(now) }, now);
         assert_eq!((decision.desired, decision.bound), (3, Some(Bound::Max(3))));
-        assert_eq!(decision.to_string(), "0 → 3: 500 waiting, limit 10 (max 3)");
+        assert_eq!(decision.to_string(), "0 → 3: backlog 500, limit 10 per instance (scale.max allows 3)");
         // The maximum was lowered while more were there.
         let decision =
             decide(&policy, &Observation { ready: 5, in_flight: 4, recent_need: 5, ..nothing(now) }, now);
@@ -112,10 +118,10 @@ mod facts {
         let now = Instant::now();
         let policy = Policy { min: 2, ..Policy::default() };
         let decision = decide(&policy, &nothing(now), now);
-        assert_eq!(decision.to_string(), "0 → 2: no calls (min 2)");
+        assert_eq!(decision.to_string(), "0 → 2: no calls (scale.min keeps 2)");
         let later = now + 3600 * SECOND;
         let decision = decide(&policy, &Observation { ready: 4, ..nothing(now) }, later);
-        assert_eq!(decision.to_string(), "4 → 2: idle for 3600 s (min 2)");
+        assert_eq!(decision.to_string(), "4 → 2: no calls for 60 min (scale.min keeps 2)");
         let decision = decide(&policy, &Observation { ready: 2, ..nothing(now) }, later);
         assert_eq!((decision.desired, decision.recheck), (2, None));
     }
@@ -126,7 +132,7 @@ mod facts {
         let untried = Observation { reach: Reach::Untried, ..nothing(now) };
         let policy = Policy { initial: 2, ..Policy::default() };
         let decision = decide(&policy, &untried, now);
-        assert_eq!(decision.to_string(), "0 → 2: new revision, initial 2");
+        assert_eq!(decision.to_string(), "0 → 2: a new revision is tried with 2 instances");
         let policy = Policy { initial: 0, ..Policy::default() };
         assert_eq!(decide(&policy, &untried, now).desired, 0);
         let policy = Policy { initial: 5, max: max(3), ..Policy::default() };
@@ -142,11 +148,14 @@ mod facts {
         assert_eq!(just_before.reason, Reason::Quiet { need: 1, window: 60 * SECOND });
         let seen = Observation { ready: 1, ..seen };
         let held = decide(&Policy::default(), &seen, now + 30 * SECOND);
-        assert_eq!(held.to_string(), "1 → 1: 0 needed now, held for up to 60 s");
+        assert_eq!(
+            held.to_string(),
+            "1 → 1: none is needed now, and those that were needed stay for up to 60 s"
+        );
         let almost = decide(&Policy::default(), &seen, now + 59 * SECOND + SECOND / 2);
         assert_eq!(almost.recheck, Some(now + 60 * SECOND));
         let idle = decide(&Policy::default(), &seen, now + 60 * SECOND);
-        assert_eq!(idle.to_string(), "1 → 0: idle for 60 s");
+        assert_eq!(idle.to_string(), "1 → 0: no calls for 60 s");
     }
 
     #[test]
@@ -163,11 +172,11 @@ mod facts {
         let now = Instant::now();
         let seen = Observation { ready: 8, in_flight: 2, recent_need: 6, ..nothing(now) };
         let decision = decide(&Policy::default(), &seen, now);
-        assert_eq!(decision.to_string(), "8 → 6: 6 needed in the last 60 s");
+        assert_eq!(decision.to_string(), "8 → 6: no more than 6 instances needed in the last 60 s");
         let seen = Observation { ready: 6, ..seen };
         assert_eq!(
             decide(&Policy::default(), &seen, now).to_string(),
-            "6 → 6: 1 needed now, held for up to 60 s"
+            "6 → 6: 1 instance would do now, and those that were needed stay for up to 60 s"
         );
         // Instances that died are not made again for a need that is over.
         assert_eq!(decide(&Policy::default(), &Observation { ready: 2, ..seen }, now).desired, 2);
@@ -180,7 +189,10 @@ mod facts {
         let seen =
             Observation { reach: Reach::Retired, ready: 3, in_flight: 4, recent_need: 3, ..nothing(now) };
         let decision = decide(&policy, &seen, now);
-        assert_eq!(decision.to_string(), "3 → 1: no route leads here, 4 calls left");
+        assert_eq!(
+            decision.to_string(),
+            "3 → 1: another revision has taken over, and 4 calls are still to end here"
+        );
         assert_eq!(decide(&policy, &Observation { in_flight: 0, ..seen }, now).desired, 0);
     }
 
@@ -190,7 +202,7 @@ mod facts {
         let policy = Policy { process_model: ProcessModel::Ephemeral, max: max(5), ..Policy::default() };
         let seen = Observation { waiting: 3, in_flight: 1, ready: 1, ..nothing(now) };
         let decision = decide(&policy, &seen, now);
-        assert_eq!(decision.to_string(), "1 → 4: 3 waiting, 1 running, one instance for each");
+        assert_eq!(decision.to_string(), "1 → 4: backlog 3, 1 running, an instance of its own for each call");
         assert_eq!(decide(&policy, &Observation { waiting: 9, ..seen }, now).desired, 5);
         // Its instance is to go (and so not counted any more), or the count is a little old: nobody waits for another.
         let ends = Observation { waiting: 0, in_flight: 1, ready: 0, ..seen };

@@ -14,6 +14,7 @@ use crate::autoscale::ladder::Rung;
 use crate::autoscale::snapshot::Start;
 use crate::pool::{self, Event, Happened, STOP_GRACE};
 use crate::telemetry::logs::{Entry, Logs, Note};
+use crate::telemetry::tracing::TOLD;
 
 /// An instance that a gateway lost has mostly ended, and the backend is about to say how. After this it is killed.
 const SUSPICION: Duration = Duration::from_millis(200);
@@ -80,7 +81,7 @@ impl Service {
     fn kill_stuck(&mut self, instance: &InstanceId) {
         const WHY: &str = "killed: it did not answer (an endless loop, or work that blocks)";
         if let Some((revision, record)) = holder(&mut self.records, instance) {
-            tracing::warn!(%revision, %instance, WHY, "instance killed");
+            tracing::warn!(target: TOLD, %revision, %instance, WHY, "instance killed");
             record.note_event(format!("{instance} {WHY}"));
             self.dirty.insert(revision.clone());
             offer_note(
@@ -111,9 +112,12 @@ impl Service {
                 let slots = record.target.template.slots();
                 let adopted = endpoint.start == StartKind::Warm;
                 let took = (!adopted).then(|| phases.total().saturating_sub(phases.schedule));
-                let start =
-                    Start { time: Timestamp::now(), instance: instance.clone(), phases, failure: None };
-                record.note_start(start, took);
+                // An adoption is no start, and is not told as one.
+                if took.is_some() {
+                    let start =
+                        Start { time: Timestamp::now(), instance: instance.clone(), phases, failure: None };
+                    record.note_start(start, took);
+                }
                 record.note_ready();
                 // Nobody asked for it but the minimum.
                 endpoint.reserved = record.waiting == 0 && record.ready() <= record.reserved();
@@ -135,7 +139,7 @@ impl Service {
             Happened::NotThawed => self.kill(&instance, "killed: it was paused and could not be resumed"),
             Happened::Failed(failure) => self.note_failed(instance, revision, failure, now),
             Happened::Ended { how } => {
-                tracing::warn!(%revision, %instance, how, "instance ended");
+                tracing::warn!(target: TOLD, %revision, %instance, how, "instance ended");
                 self.suspects.remove(&instance);
                 self.turns.done(&instance, now);
                 self.gone(&instance, &how);
@@ -206,7 +210,7 @@ impl Service {
             return;
         }
         let Some(record) = self.records.get_mut(&revision) else { return };
-        tracing::warn!(%revision, %instance, code = %failure.told.code, message = failure.told.message, "start failed");
+        tracing::warn!(target: TOLD, %revision, %instance, code = %failure.told.code, message = failure.told.message, "start failed");
         let start = Start {
             time: Timestamp::now(),
             instance,

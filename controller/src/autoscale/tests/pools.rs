@@ -129,9 +129,11 @@ async fn the_next_controller_takes_away_what_was_pooled_and_adopts_what_was_give
     scene.want(1, 0).await;
     let (instance, _) = scene.granted_as().await;
     scene.pooled_without(2, Some(&instance)).await;
+    let before = scene.started(&instance).await;
     let mut scene = scene.restart().await;
     scene.handle.put(hello(Reach::Routed)).await.unwrap();
     assert_eq!(scene.granted().await, instance);
+    assert_eq!(scene.started(&instance).await, before, "its age is that of the function's instance");
     scene.handle.settled().await.unwrap();
     for _ in 0..2 {
         scene.backend.stopped.notified().await;

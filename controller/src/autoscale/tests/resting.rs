@@ -144,7 +144,9 @@ async fn a_start_for_a_reserved_window_says_so() {
     scene.handle.put(target).await.unwrap();
     let decided = |snapshot: &Arc<Snapshot>| {
         let view = snapshot.revisions.get(&id());
-        view.is_some_and(|view| view.decisions.iter().any(|decided| decided.text.contains("reserved 2")))
+        view.is_some_and(|view| {
+            view.decisions.iter().any(|decided| decided.text.contains("scale.reserved keeps 2 now"))
+        })
     };
     let mut watch = scene.handle.watch();
     timeout(Duration::from_secs(60), watch.wait_for(decided)).await.expect("not said").unwrap();

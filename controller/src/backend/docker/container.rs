@@ -246,6 +246,7 @@ mod tests {
             owner: Some(Owner {
                 function: FunctionId::parse("default/hello").unwrap(),
                 revision: RevisionId::parse("default/hello-00001").unwrap(),
+                since: Some(jiff::Timestamp::UNIX_EPOCH),
             }),
             process: Process::Nodejs,
             code: Some(CodeMount { path: "/data/code".into(), dependencies: Some("/data/deps".into()) }),

@@ -23,7 +23,7 @@ pub(in crate::cli) struct Destination {
     #[arg(long, value_name = "NAME", num_args = 0..=1, default_missing_value = "")]
     pub(in crate::cli) load: Option<String>,
     /// Where layers and dependencies are kept for the next time [default: ~/.cache/hearth]
-    #[arg(long, value_name = "DIR", env = "HEARTH_CACHE")]
+    #[arg(long, value_name = "DIR", env = "HEARTH_CACHE", hide_env_values = true)]
     pub(in crate::cli) cache_dir: Option<PathBuf>,
 }
 

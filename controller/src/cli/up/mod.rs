@@ -27,7 +27,7 @@ use super::client::Server;
 use super::error::Error;
 use super::manifest::{self, Manifest};
 use super::server::{self, Signals};
-use crate::telemetry::tracing::Verbosity;
+use crate::telemetry::tracing::{Diversion, Verbosity};
 
 use feed::{Feed, News};
 use files::Files;
@@ -40,7 +40,7 @@ const NEWS: usize = 256;
 /// Runs the command.
 pub(super) async fn run(arguments: Up) -> Result<(), Error> {
     // Before anything starts: most mistakes are in here.
-    let manifests = manifest::read_all(&arguments.paths)?;
+    let manifests = manifest::read_all(&arguments.paths, manifest::Sources::Needed)?;
     if manifests.is_empty() {
         return Err(Error::fixable(
             "no manifest holds a function",
@@ -67,6 +67,8 @@ async fn present(arguments: &Up, server: &Server, manifests: Vec<Manifest>) -> R
     let (news, mut incoming) = mpsc::channel(NEWS);
     let mut tasks = JoinSet::new();
     let mut screen = Screen::new();
+    // A line that something else wrote would break the table.
+    let mut diagnostics = screen.is_live().then(Diversion::begin);
     let mut files = if arguments.no_watch { Files::none() } else { Files::new() };
     let mut reloader = Reloader::new(server.clone(), arguments.paths.clone());
     let mut functions: BTreeMap<(String, String), Function> = BTreeMap::new();
@@ -94,6 +96,7 @@ async fn present(arguments: &Up, server: &Server, manifests: Vec<Manifest>) -> R
                 News::Line(function, line) => screen.line(&function, &line)?,
                 News::Lost(error) => return Err(error),
             },
+            Some(line) = diagnosed(diagnostics.as_mut()) => screen.remark(line.trim_end())?,
             () = files.changed() => {
                 if let Some(read) = reloader.read(&mut screen)? {
                     files.follow(&arguments.paths, &read, &mut screen)?;
@@ -107,5 +110,13 @@ async fn present(arguments: &Up, server: &Server, manifests: Vec<Manifest>) -> R
                 }
             }
         }
+    }
+}
+
+/// The next line of the server's own diagnostics that is to be shown here. Cancel-safe.
+async fn diagnosed(diversion: Option<&mut Diversion>) -> Option<String> {
+    match diversion {
+        Some(diversion) => diversion.line().await,
+        None => std::future::pending().await,
     }
 }

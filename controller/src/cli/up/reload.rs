@@ -32,11 +32,21 @@ pub(super) struct Reloader {
     next: Option<Vec<Manifest>>,
     round: JoinSet<Round>,
     first: bool,
+    /// The files had errors when they were read last.
+    broken: bool,
 }
 
 impl Reloader {
     pub(super) fn new(server: Server, paths: Vec<PathBuf>) -> Self {
-        Self { server, paths, ours: BTreeMap::new(), next: None, round: JoinSet::new(), first: true }
+        Self {
+            server,
+            paths,
+            ours: BTreeMap::new(),
+            next: None,
+            round: JoinSet::new(),
+            first: true,
+            broken: false,
+        }
     }
 
     /// Takes away what an earlier `up` left and these manifests do not name.
@@ -57,9 +67,15 @@ impl Reloader {
     /// Reads the manifests again; `None` when they have errors, which are shown. Standard input was read once and stays as it was.
     pub(super) fn read(&mut self, screen: &mut Screen) -> Result<Option<Vec<Manifest>>, Error> {
         let files: Vec<PathBuf> = self.paths.iter().filter(|path| path.as_os_str() != "-").cloned().collect();
-        match manifest::read_all(&files) {
-            Ok(manifests) => Ok(Some(manifests)),
+        match manifest::read_all(&files, manifest::Sources::Needed) {
+            Ok(manifests) => {
+                if std::mem::take(&mut self.broken) {
+                    screen.remark("The manifests are in order again.")?;
+                }
+                Ok(Some(manifests))
+            }
             Err(error) => {
+                self.broken = true;
                 screen.error(&error)?;
                 screen.remark("Nothing is changed until this is mended.")?;
                 Ok(None)

@@ -9,6 +9,7 @@ use hearth_function::Function;
 use super::super::apply::{Verdict, caveat, verdict};
 use super::super::error::Error;
 use super::super::get::state;
+use super::super::hint;
 use super::super::logs;
 use super::super::out::{self, Columns, Paint};
 use super::feed::Key;
@@ -58,7 +59,8 @@ impl Screen {
             Verdict::Failed { reason, message } => {
                 if self.failures.insert(name.clone(), message.clone()).as_ref() != Some(&message) {
                     let text = if message.is_empty() { reason } else { message };
-                    self.remark(&format!("{name}: {}", text.trim_end().replace('\n', "\n    ")))?;
+                    let fix = hint::of(&text).map(|fix| format!("\n    fix: {fix}")).unwrap_or_default();
+                    self.remark(&format!("{name}: {}{fix}", text.trim_end().replace('\n', "\n    ")))?;
                 }
             }
             Verdict::Ready | Verdict::Busy(_) => match caveat(function) {
@@ -78,7 +80,7 @@ impl Screen {
     /// A function printed a line.
     pub(super) fn line(&mut self, function: &str, line: &LogLine) -> Result<(), Error> {
         let prefix = out::paint(&format!("{function} |"), Paint::Dim);
-        self.print(&format!("{prefix} {}\n", logs::plain(line, false)))
+        self.print(&each_line(&prefix, &logs::plain(line, false)))
     }
 
     /// A remark of ours.
@@ -90,6 +92,11 @@ impl Screen {
     pub(super) fn error(&mut self, error: &Error) -> Result<(), Error> {
         let text = error.text();
         self.print(&format!("{}\n", text.trim_end()))
+    }
+
+    /// Whether it has a table that other output must not break.
+    pub(super) fn is_live(&self) -> bool {
+        self.live
     }
 
     /// Prints above the table, and the table anew. One write: nothing flickers.
@@ -133,6 +140,11 @@ impl Screen {
         }
         lines
     }
+}
+
+/// Every line of an entry says whose it is: a stack has many.
+fn each_line(prefix: &str, text: &str) -> String {
+    text.trim_end_matches('\n').split('\n').map(|line| format!("{prefix} {line}\n")).collect()
 }
 
 /// Only the state's own word.
@@ -180,6 +192,12 @@ mod tests {
     fn a_line_that_is_too_wide_is_cut() {
         assert_eq!(fit("hello  world   \n", 80), "hello  world");
         assert_eq!(fit("hello", 4), "hel");
+    }
+
+    #[test]
+    fn every_line_of_a_stack_says_whose_it_is() {
+        assert_eq!(each_line("hello |", "Error: x\n    at y\n"), "hello | Error: x\nhello |     at y\n");
+        assert_eq!(each_line("hello |", ""), "hello | \n");
     }
 
     #[test]

@@ -72,11 +72,11 @@ impl Task {
                 return self.remove(end.grace).await;
             }
         };
-        let Assignment { template, waited, at } = assignment;
+        let Assignment { template, waited, at, since } = assignment;
         // Whatever it prints from here on is the function's.
         let template = Arc::clone(self.template.get_or_init(|| template));
         let mut phases = Phases { schedule: waited, ..Phases::default() };
-        let loaded = self.specialise(class, &template, &mut pending, &mut phases).await;
+        let loaded = self.specialise(class, &template, since, &mut pending, &mut phases).await;
         let ready = loaded.map(|signature| {
             let time = waited + at.elapsed();
             (self.endpoint(started, &template, signature, StartKind::Prewarmed, time), 0)
@@ -110,6 +110,7 @@ impl Task {
         &self,
         class: &Class,
         template: &Template,
+        since: jiff::Timestamp,
         pending: &mut control::Pending,
         phases: &mut Phases,
     ) -> Result<Signature, NotReady> {
@@ -132,7 +133,7 @@ impl Task {
         let recording = async {
             match &template.code {
                 Some(code) if !template.single_use => {
-                    self.backend.record(&self.spec.id, &template.owner, code).await
+                    self.backend.record(&self.spec.id, &template.owner_since(since), code).await
                 }
                 _ => Ok(()),
             }

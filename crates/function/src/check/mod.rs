@@ -3,7 +3,9 @@
 //!
 //! A misspelt field whose name is clear is read as if it were spelt right, so that one mistake is one problem.
 
-mod suggest;
+mod fix;
+mod renamed;
+pub(crate) mod suggest;
 mod walk;
 
 pub(crate) use walk::join;
@@ -24,18 +26,35 @@ const MOST_PROBLEMS: usize = 100;
 /// # Errors
 /// Everything that is wrong with it, without positions; the first hundred when there is more.
 pub fn from_value(value: &Value, side: Side) -> Result<Function, Vec<Problem>> {
+    from_value_with(value, side, &mut |_| Vec::new())
+}
+
+/// The same, and `beyond` looks at what was read too, for what only its caller can know: what it finds is told together with the rest. It
+/// is given the Function also when some of it could not be read; what follows from that alone is left out.
+pub(crate) fn from_value_with(
+    value: &Value,
+    side: Side,
+    beyond: &mut dyn FnMut(&Function) -> Vec<Problem>,
+) -> Result<Function, Vec<Problem>> {
     let mut walker = Walker::default();
     if let Some(problem) = another_kind(value) {
         return Err(vec![problem]);
     }
     let understood = walker.walk(&schema::FUNCTION, value, "");
-    let Walker { mut problems, unread, reported } = walker;
+    let Walker { mut problems, unread, reported, renamed } = walker;
     let read = match understood.map(serde_json::from_value::<Function>) {
         Some(Ok(function)) => {
-            // What hangs on something already reported is no news.
-            let known: Vec<String> = reported.into_iter().chain(unread).collect();
-            let found = validate(&function, side).into_iter();
-            problems.extend(found.filter(|found| !known.iter().any(|known| concerns(known, &found.path))));
+            // What hangs on something already reported is no news. Rules know fields by their right names alone.
+            let known = reported.into_iter().chain(unread).map(|path| renamed.right(&path));
+            let known: Vec<String> = known.collect();
+            let news = |found: &Problem| {
+                let about = std::iter::once(found.path.as_str()).chain(found.follows_from.iter().copied());
+                !about.into_iter().any(|about| known.iter().any(|known| concerns(known, about)))
+            };
+            let mut found = validate(&function, side);
+            found.extend(beyond(&function));
+            let found = found.into_iter().filter(news);
+            problems.extend(found.map(|found| Problem { path: renamed.written(&found.path), ..found }));
             Some(function)
         }
         Some(Err(error)) => {
@@ -115,7 +134,7 @@ mod tests {
         value["spec"]["runtime"] = Value::Null;
         assert_eq!(
             problems(&value),
-            ["spec: `runtime` is missing; what runs the code, as in `runtime: nodejs`"]
+            ["spec: `runtime` is missing; say what runs the code, as in `runtime: nodejs`"]
         );
     }
 
@@ -202,7 +221,12 @@ mod tests {
 
     #[test]
     fn an_object_that_is_none_is_refused() {
-        assert_eq!(problems(&json!(3)), ["here stands a number, where an object is wanted"]);
+        assert_eq!(
+            problems(&json!(3)),
+            [
+                "here stands a number, where an object is wanted; a manifest begins with `apiVersion: hearth.dev/v1` and `kind: Function`: see `hearth explain function`"
+            ]
+        );
         assert_eq!(problems(&json!({})).len(), 4, "{:?}", problems(&json!({})));
     }
 }

@@ -2,11 +2,10 @@
 
 use serde_json::{Map, Value};
 
-use super::suggest;
+use super::renamed::Renamed;
+use super::{fix, suggest};
 use crate::problem::{Part, Problem};
 use crate::schema::{KIND, OBSERVED, properties, type_name, words};
-use crate::spec::Pause;
-use crate::values::{ByteSize, CpuMillis, Digest, Handler, HumanDuration, Percent, RuntimeName, ValueError};
 
 /// Collects problems on the way.
 #[derive(Debug, Default)]
@@ -15,8 +14,11 @@ pub(super) struct Walker {
     /// Fields, by their right names, that were given but could not be read, or are missing, and those that hang on them: what is said
     /// about them now is no news, or wrong.
     pub(super) unread: Vec<String>,
-    /// The paths of what was reported, but for fields that are missing: those are in `unread` by their own names.
+    /// The paths of what was reported, but for fields that are missing (those are in `unread` by their own names) and for names that were
+    /// misspelt and read all the same.
     pub(super) reported: Vec<String>,
+    /// What was read under another name than it was written by.
+    pub(super) renamed: Renamed,
 }
 
 impl Walker {
@@ -53,7 +55,7 @@ impl Walker {
                 Some(value.clone())
             }
             (Some("integer"), Value::Number(_)) => self.integer(schema, value, path),
-            _ => self.mismatch(&type_name(schema), value, path),
+            _ => self.mismatch(&type_name(schema), schema, value, path),
         }
     }
 
@@ -73,8 +75,14 @@ impl Walker {
                 None => {
                     let meant = self.unknown(known, name, path, &at);
                     match meant.and_then(|meant| known.get_key_value(meant)) {
-                        Some(field) if !fields.contains_key(field.0) => field,
-                        _ => continue,
+                        Some(field) if !fields.contains_key(field.0) => {
+                            self.renamed.add(at.clone(), join(path, field.0));
+                            field
+                        }
+                        _ => {
+                            self.reported.push(at);
+                            continue;
+                        }
                     }
                 }
             };
@@ -88,22 +96,29 @@ impl Walker {
                 // A field that cannot be read: the object is taken without it, if it can be.
                 None => {
                     self.unread.push(join(path, field.0));
-                    if required(schema).any(|required| required == field.0) {
+                    if fix::required(schema).any(|required| required == field.0) {
                         whole &= self.stand_in(&mut kept, fields, path, field.0);
                     }
                 }
             }
         }
-        for name in required(schema) {
+        for name in fix::required(schema) {
             let given = fields.get(name).is_some_and(|value| !value.is_null());
             if !given && !kept.contains_key(name) {
-                // Misspelt beyond use, and reported as such.
-                let misspelt = fields
-                    .keys()
-                    .any(|given| !known.contains_key(given) && suggest::nearest(given, [name]).is_some());
-                if !misspelt {
+                // Misspelt beyond use, or what belongs in it stands beside it; and reported as such.
+                let meant = |given: &String| {
+                    let belongs = || suggest::elsewhere(path, given).is_some_and(|at| below(name, at));
+                    !known.contains_key(given)
+                        && (suggest::nearest(given, [name]).is_some()
+                            || known
+                                .get(name)
+                                .and_then(properties)
+                                .is_some_and(|fields| fields.contains_key(given))
+                            || belongs())
+                };
+                if !fields.keys().any(meant) {
                     let message = format!("`{name}` is missing");
-                    self.problems.push(Problem::new(path, message, missing_fix(known, name)));
+                    self.problems.push(Problem::new(path, message, fix::missing(known, name)));
                 }
                 self.unread.push(join(path, name));
                 whole &= self.stand_in(&mut kept, fields, path, name);
@@ -150,7 +165,7 @@ impl Walker {
         let candidates = known.iter().filter(|(_, field)| field.get("x-hearth-server").is_none());
         let nearest = suggest::nearest(name, candidates.map(|(name, _)| name.as_str()));
         // `timeout` is nearer to `timeouts.execute` than to `timeouts`.
-        let elsewhere = (path == "spec").then(|| suggest::elsewhere(name)).flatten();
+        let elsewhere = suggest::elsewhere(path, name);
         let meant = nearest.filter(|_| elsewhere.is_none());
         let below = || {
             known.iter().find(|(_, field)| properties(field).is_some_and(|fields| fields.contains_key(name)))
@@ -159,21 +174,25 @@ impl Walker {
             format!("did you mean `{meant}`?")
         } else if let Some((outer, _)) = below() {
             format!("it belongs in `{outer}`, as `{outer}.{name}`")
+        } else if let Some(meant) = suggest::nearly_elsewhere(path, name) {
+            format!("did you mean `{meant}`?")
         } else {
-            let names = known.iter().filter(|(_, field)| field.get("x-hearth-server").is_none());
-            let names: Vec<String> = names.map(|(name, _)| format!("`{name}`")).collect();
-            format!("known here: {}", names.join(", "))
+            format!("known here: {}", fix::names(known))
         };
         let problem = Problem::new(at, format!("unknown field `{}`", shorten(name)), Some(fix));
-        self.reported.push(at.to_owned());
         self.problems.push(Problem { part: Part::Key, ..problem });
         meant
     }
 
     fn map(&mut self, schema: &Value, fields: &Map<String, Value>, path: &str) -> Value {
         let values = schema.get("additionalProperties").filter(|values| values.is_object());
+        let text = |values: &Value| values.get("type").and_then(Value::as_str) == Some("string");
         let kept = fields.iter().filter_map(|(name, value)| match values {
-            Some(values) => Some((name.clone(), self.walk(values, value, &join(path, name))?)),
+            Some(values) => {
+                let walked = self.walk(values, value, &join(path, name));
+                // That there is an entry of this name is known: a file is not missing because its text could not be read.
+                Some((name.clone(), walked.or_else(|| text(values).then(|| Value::from("")))?))
+            }
             None => Some((name.clone(), value.clone())),
         });
         Value::Object(kept.collect())
@@ -182,7 +201,9 @@ impl Walker {
     fn word(&mut self, words: &[&str], value: &Value, path: &str) -> Option<Value> {
         // `network: none` and `signature: http` are words; what YAML takes for something else never is one.
         let Value::String(text) = value else {
-            return self.mismatch("word", value, path);
+            let fix = Some(format!("write {}", fix::one_of(words)));
+            self.report(path, fix::stands(value, "word"), fix);
+            return None;
         };
         if words.contains(&text.as_str()) {
             return Some(value.clone());
@@ -191,10 +212,7 @@ impl Walker {
         let fix = match (meant, words) {
             (Some(meant), _) => format!("did you mean `{meant}`?"),
             (None, [only]) => format!("only `{only}` works so far"),
-            (None, words) => {
-                let words: Vec<String> = words.iter().map(|word| format!("`{word}`")).collect();
-                format!("write one of {}", words.join(", "))
-            }
+            (None, words) => format!("write {}", fix::one_of(words)),
         };
         self.report(path, format!("`{}` is not known here", shorten(text)), Some(fix));
         meant.map(|meant| Value::String(meant.to_owned()))
@@ -215,7 +233,8 @@ impl Walker {
             Some(_) => format!("{value} is out of range"),
             None => format!("{value} is not a whole number"),
         };
-        self.report(path, message, (least == 0).then(|| "write a whole number from 0 on".to_owned()));
+        let fix = if least == 0 { "write a whole number from 0 on" } else { "write a whole number" };
+        self.report(path, message, Some(fix.to_owned()));
         None
     }
 
@@ -237,9 +256,9 @@ impl Walker {
                 return None;
             }
             Value::Bool(false) if kind == "time or off" => return Some(value.clone()),
-            _ => return self.mismatch(kind, value, path),
+            _ => return self.mismatch(kind, &Value::Null, value, path),
         };
-        match parse(kind, &text) {
+        match fix::parse(kind, &text) {
             Ok(()) => Some(value.clone()),
             Err(error) => {
                 self.report(path, error.what, Some(error.fix));
@@ -248,89 +267,15 @@ impl Walker {
         }
     }
 
-    fn mismatch(&mut self, wanted: &str, found: &Value, path: &str) -> Option<Value> {
-        let (found_name, fix) = match found {
-            Value::Null => ("nothing", None),
-            Value::Bool(flag) => (
-                "true or false",
-                quotable(wanted).then(|| {
-                    let others = if *flag { "yes and on" } else { "no and off" };
-                    format!("put it in quotes, as in \"{flag}\" (YAML reads {others} as {flag} too)")
-                }),
-            ),
-            Value::Number(number) => {
-                ("a number", quotable(wanted).then(|| format!("put it in quotes: \"{number}\"")))
-            }
-            Value::String(text) if wanted == "whole number" && text.parse::<i64>().is_ok() => {
-                ("text", Some(format!("write it without quotes: {text}")))
-            }
-            Value::String(_) if wanted.starts_with("list of ") => {
-                ("text", Some("put it in brackets: [ … ]".to_owned()))
-            }
-            Value::String(_) => ("text", None),
-            Value::Array(_) => ("a list", None),
-            Value::Object(_) if wanted.starts_with("list of ") => {
-                ("an object", Some("begin each item with a dash".to_owned()))
-            }
-            Value::Object(_) => ("an object", None),
-        };
-        self.report(path, format!("here stands {found_name}, where {} is wanted", with_article(wanted)), fix);
+    fn mismatch(&mut self, wanted: &str, schema: &Value, found: &Value, path: &str) -> Option<Value> {
+        self.report(path, fix::stands(found, wanted), Some(fix::of(wanted, schema, found, path)));
         None
     }
 }
 
-/// Whether a number or boolean would do if it stood in quotes.
-fn quotable(wanted: &str) -> bool {
-    wanted == "text"
-}
-
-fn with_article(wanted: &str) -> String {
-    match wanted {
-        "text" | "true or false" | "cpu" => wanted.to_owned(),
-        "object" => "an object".to_owned(),
-        wanted => format!("a {wanted}"),
-    }
-}
-
-fn parse(kind: &str, text: &str) -> Result<(), ValueError> {
-    match kind {
-        "size" => text.parse::<ByteSize>().map(drop),
-        "cpu" => text.parse::<CpuMillis>().map(drop),
-        "time" => text.parse::<HumanDuration>().map(drop),
-        "time or off" => text.parse::<Pause>().map(drop),
-        "percentage" => text.parse::<Percent>().map(drop),
-        "digest" => text.parse::<Digest>().map(drop),
-        "runtime" => text.parse::<RuntimeName>().map(drop),
-        "handler" => text.parse::<Handler>().map(drop),
-        // A kind without a form of its own is text; a test walks every kind of the schema.
-        _ => Ok(()),
-    }
-}
-
-fn required(schema: &Value) -> impl Iterator<Item = &str> {
-    schema.get("required").and_then(Value::as_array).into_iter().flatten().filter_map(Value::as_str)
-}
-
-/// What to write for a field that is missing.
-fn missing_fix(known: &Map<String, Value>, name: &str) -> Option<String> {
-    match name {
-        "apiVersion" => Some(format!("write `apiVersion: {}`", crate::API_VERSION)),
-        "kind" => Some("write `kind: Function`".to_owned()),
-        "metadata" | "name" if known.contains_key("kind") || known.contains_key("labels") => {
-            Some("give the function a name, as in `metadata: { name: hello }`".to_owned())
-        }
-        "spec" => Some("say what it runs, as in `hearth explain function.spec`".to_owned()),
-        "runtime" => Some("what runs the code, as in `runtime: nodejs`".to_owned()),
-        "source" => Some("where the code is, as in `source: { path: . }`".to_owned()),
-        _ => {
-            let description = known.get(name)?.get("description")?.as_str()?;
-            let first = description.split_once(['.', ':', ';']).map_or(description, |(first, _)| first);
-            let mut letters = first.chars();
-            let lower =
-                letters.next().map(|letter| letter.to_lowercase().collect::<String>() + letters.as_str());
-            lower.map(|text| text.replace('\n', " "))
-        }
-    }
+/// Whether `at` is `name` or something in it.
+fn below(name: &str, at: &str) -> bool {
+    at.strip_prefix(name).is_some_and(|rest| rest.is_empty() || rest.starts_with(['.', '[']))
 }
 
 /// The path of a field. A name that is no plain word stands in brackets: `spec.source.inline["index.js"]`.
@@ -344,36 +289,11 @@ pub(crate) fn join(path: &str, name: &str) -> String {
 }
 
 /// A text for a message; a long one is cut.
-fn shorten(text: &str) -> String {
+pub(super) fn shorten(text: &str) -> String {
     const LENGTH: usize = 60;
     if text.chars().count() <= LENGTH {
         text.to_owned()
     } else {
         text.chars().take(LENGTH).chain(['…']).collect()
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn every_kind_of_the_schema_is_parsed() {
-        fn kinds(schema: &Value, found: &mut Vec<String>) {
-            match schema {
-                Value::Object(fields) => {
-                    found.extend(fields.get(KIND).and_then(Value::as_str).map(ToOwned::to_owned));
-                    fields.values().for_each(|value| kinds(value, found));
-                }
-                Value::Array(items) => items.iter().for_each(|value| kinds(value, found)),
-                _ => {}
-            }
-        }
-        let mut found = Vec::new();
-        kinds(&crate::schema::FUNCTION, &mut found);
-        assert!(found.len() > 8, "{found:?}");
-        for kind in found {
-            assert!(parse(&kind, "\u{0}").is_err(), "{kind} takes anything");
-        }
     }
 }

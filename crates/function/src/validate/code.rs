@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use super::{Problems, Side};
 use crate::spec::{FunctionSpec, Signature, SourceKind};
-use crate::values::{Handler, RuntimeName};
+use crate::values::RuntimeName;
 
 /// Text of all inline files together; an object of Kubernetes holds 1.5 MiB and must hold the rest too.
 const INLINE_BYTES: usize = 1024 * 1024;
@@ -23,7 +23,7 @@ fn source(spec: &FunctionSpec, side: Side, found: &mut Problems) {
     let kinds = spec.source.kinds();
     match kinds.as_slice() {
         [] => {
-            let fix = "give one of path, inline, bundle, as in `source: { path: . }`";
+            let fix = "give path, inline, bundle, archive, git or image, as in `source: { path: . }`";
             found.add("spec.source", "it is not said where the code comes from", fix);
         }
         [_] => {}
@@ -109,7 +109,7 @@ fn inline(spec: &FunctionSpec, files: &BTreeMap<String, String>, found: &mut Pro
         }
     }
     if let Some(handler) = &spec.handler
-        && !candidates(spec.runtime, handler).iter().any(|file| files.contains_key(file))
+        && !handler.files(spec.runtime).iter().any(|file| files.contains_key(file))
     {
         let names: Vec<String> = files.keys().take(5).map(|name| format!("`{name}`")).collect();
         let message = format!(
@@ -117,19 +117,9 @@ fn inline(spec: &FunctionSpec, files: &BTreeMap<String, String>, found: &mut Pro
             handler.file_stem(),
             names.join(", ")
         );
-        found.add("spec.handler", message, "name a file that is there, without its extension");
+        let fix = "name a file that is there, without its extension";
+        found.add_from(&["spec.source", "spec.runtime"], "spec.handler", message, fix);
     }
-}
-
-/// The files that `handler` may be in.
-fn candidates(runtime: RuntimeName, handler: &Handler) -> Vec<String> {
-    let stem = handler.file_stem();
-    let endings: &[&str] = match runtime {
-        RuntimeName::Nodejs(_) => &[".js", ".mjs", ".cjs", "/index.js", "/index.mjs", "/index.cjs"],
-        RuntimeName::Python(_) => &[".py", "/__init__.py"],
-        RuntimeName::Http | RuntimeName::Exec | RuntimeName::Provided => &[],
-    };
-    endings.iter().map(|ending| format!("{stem}{ending}")).collect()
 }
 
 fn entry(spec: &FunctionSpec, found: &mut Problems) {

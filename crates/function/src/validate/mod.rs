@@ -54,4 +54,15 @@ impl Problems {
     fn add(&mut self, path: impl Into<String>, message: impl Into<String>, fix: impl Into<String>) {
         self.list.push(Problem::new(path, message, Some(fix.into())));
     }
+
+    /// The same of a problem that these other fields have a part in.
+    fn add_from(
+        &mut self,
+        others: &'static [&'static str],
+        path: impl Into<String>,
+        message: impl Into<String>,
+        fix: impl Into<String>,
+    ) {
+        self.list.push(Problem::new(path, message, Some(fix.into())).following_from(others));
+    }
 }

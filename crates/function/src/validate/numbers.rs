@@ -36,11 +36,24 @@ fn between<T: PartialOrd + std::fmt::Display>(value: T, least: T, most: T, path:
     }
 }
 
+/// Whether a size would do in mebibytes, and is so small that somebody has left out the unit.
+fn unitless(size: ByteSize, least: ByteSize) -> bool {
+    size.bytes() <= 64 * 1024 && size.bytes() << 20 >= least.bytes()
+}
+
+fn without_unit(size: ByteSize, path: &str, found: &mut Problems) {
+    let message = format!("{} bytes are too little", size.bytes());
+    found.add(path, message, format!("give a unit, as in {}Mi", size.bytes()));
+}
+
 fn resources(spec: &FunctionSpec, found: &mut Problems) {
     let resources = &spec.resources;
     if spec.runtime.has_handler() && (LEAST_MEMORY..LEAST_RUNTIME_MEMORY).contains(&resources.memory) {
         let message = format!("{} does not start with {}", spec.runtime, resources.memory);
-        found.add("spec.resources.memory", message, format!("give at least {LEAST_RUNTIME_MEMORY}"));
+        let fix = format!("give at least {LEAST_RUNTIME_MEMORY}");
+        found.add_from(&["spec.runtime"], "spec.resources.memory", message, fix);
+    } else if unitless(resources.memory, LEAST_MEMORY) {
+        without_unit(resources.memory, "spec.resources.memory", found);
     } else {
         between(resources.memory, LEAST_MEMORY, MOST_MEMORY, "spec.resources.memory", found);
     }
@@ -50,7 +63,10 @@ fn resources(spec: &FunctionSpec, found: &mut Problems) {
     let Some(tmp) = resources.tmp else { return };
     if tmp > resources.memory && tmp >= LEAST_TMP {
         let message = format!("{tmp} of /tmp do not fit into {} of memory, which holds it", resources.memory);
-        found.add("spec.resources.tmp", message, "give more memory or a smaller tmp");
+        let fix = "give more memory or a smaller tmp";
+        found.add_from(&["spec.resources.memory"], "spec.resources.tmp", message, fix);
+    } else if unitless(tmp, LEAST_TMP) {
+        without_unit(tmp, "spec.resources.tmp", found);
     } else {
         between(tmp, LEAST_TMP, MOST_MEMORY, "spec.resources.tmp", found);
     }
@@ -71,7 +87,8 @@ fn concurrency(spec: &FunctionSpec, found: &mut Problems) {
         const PATH: &str = "spec.concurrency.limit";
         if spec.process_model == ProcessModel::Ephemeral && limit > 1 {
             let message = format!("an ephemeral instance serves one call, and not {limit} at once");
-            found.add(PATH, message, "take it out, or use `processModel: resident`");
+            let fix = "take it out, or use `processModel: resident`";
+            found.add_from(&["spec.processModel"], PATH, message, fix);
         } else {
             between(limit, 1, MOST_CONCURRENCY, PATH, found);
         }
@@ -100,7 +117,8 @@ fn scale(spec: &FunctionSpec, found: &mut Problems) {
         ] {
             if value > scale.max {
                 let message = format!("{name} is {value}, and max is {}", scale.max);
-                found.add(path, message, format!("lower it to {}, or raise max", scale.max));
+                let fix = format!("lower it to {}, or raise max", scale.max);
+                found.add_from(&["spec.scale.max"], path, message, fix);
             }
         }
     }

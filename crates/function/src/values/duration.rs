@@ -63,6 +63,8 @@ impl FromStr for HumanDuration {
         let refused = || {
             let fix = if !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit()) {
                 format!("give it a unit, as in {text}s")
+            } else if let Some(meant) = meant(text) {
+                format!("write {meant}")
             } else {
                 "write a number and a unit (ms, s, m, h), as in 30s or 1m30s".to_owned()
             };
@@ -89,6 +91,23 @@ impl FromStr for HumanDuration {
         }
         if text.is_empty() { Err(refused()) } else { Ok(Self::from_millis(total)) }
     }
+}
+
+/// The time that somebody means who writes one number and a unit that is none of ours, as in `1d` or `3 minutes`.
+fn meant(text: &str) -> Option<HumanDuration> {
+    let (number, unit) = text.split_at(text.find(|c: char| !c.is_ascii_digit() && c != '.')?);
+    let millis: f64 = match unit.trim().to_ascii_lowercase().as_str() {
+        "d" | "day" | "days" => 86_400_000.0,
+        "h" | "hour" | "hours" => 3_600_000.0,
+        "m" | "min" | "mins" | "minute" | "minutes" => 60_000.0,
+        "s" | "sec" | "secs" | "second" | "seconds" => 1_000.0,
+        "ms" | "msec" | "millis" | "milliseconds" => 1.0,
+        _ => return None,
+    };
+    let meant = Duration::try_from_secs_f64(number.parse::<f64>().ok()? * millis / 1000.0).ok()?;
+    let meant = HumanDuration::from_millis(u64::try_from(meant.as_millis()).ok()?);
+    // Only what can be read again.
+    (meant.get() > Duration::ZERO && meant.to_string().parse() == Ok(meant)).then_some(meant)
 }
 
 text_value!(
@@ -122,9 +141,27 @@ mod tests {
         }
     }
 
+    fn text_fix(text: &str) -> String {
+        text.parse::<HumanDuration>().unwrap_err().fix
+    }
+
     #[test]
     fn asks_for_a_unit() {
         assert_eq!("30".parse::<HumanDuration>().unwrap_err().fix, "give it a unit, as in 30s");
+        for (text, meant) in [
+            ("1d", "24h"),
+            ("3 min", "3m"),
+            ("1.5s", "1s500ms"),
+            ("0.5h", "30m"),
+            ("2 Minutes", "2m"),
+            ("10S", "10s"),
+        ] {
+            assert_eq!(text.parse::<HumanDuration>().unwrap_err().fix, format!("write {meant}"));
+        }
+        for vague in ["1x", "soon", "0.0001ms", "1h1d", "99999999999999d", "1.2.3s"] {
+            let fix = text_fix(vague);
+            assert!(fix.starts_with("write a number and a unit"), "{vague}: {fix}");
+        }
         for bad in ["", "s", "1x", "1s1s", "1s1m", "-1s", "1.5s", "99999999999999999999s"] {
             assert!(bad.parse::<HumanDuration>().is_err(), "{bad}");
         }

@@ -3,7 +3,7 @@
 use std::fmt;
 use std::str::FromStr;
 
-use super::{ValueError, text_value};
+use super::{RuntimeName, ValueError, text_value};
 
 /// A handler: the file (below the root of the source, without its extension) and the name exported from it. Written
 /// `index.handler`, `src/api.handler`, or with a colon, as Python servers do: `app:app`, `pkg.module:app`.
@@ -26,6 +26,33 @@ impl Handler {
     #[must_use]
     pub fn export(&self) -> &str {
         self.text.get(self.split + 1..).unwrap_or_default()
+    }
+
+    /// The same with dots alone, as the bootstraps read it: `pkg.module:create` gives `pkg.module.create`.
+    #[must_use]
+    pub fn dotted(&self) -> String {
+        self.text.replace(':', ".")
+    }
+
+    /// The files of a source that it may be in, in the order in which the bootstraps look for them; none for a runtime without handlers.
+    #[must_use]
+    pub fn files(&self, runtime: RuntimeName) -> Vec<String> {
+        let dotted = self.dotted();
+        match runtime {
+            // What stands before a dot behind the last slash: `api.routes.get` is in api.js, or else in api.routes.js.
+            RuntimeName::Nodejs(_) => {
+                let base = dotted.rfind('/').map_or(0, |slash| slash + 1);
+                let dots = dotted.match_indices('.').map(|(dot, _)| dot).filter(|dot| *dot >= base);
+                let stems = dots.filter_map(|dot| dotted.get(..dot));
+                let endings = [".js", ".mjs", ".cjs"];
+                stems.flat_map(|stem| endings.map(|ending| format!("{stem}{ending}"))).collect()
+            }
+            RuntimeName::Python(_) => {
+                let stem = dotted.rsplit_once('.').map_or("", |(module, _)| module).replace('.', "/");
+                vec![format!("{stem}.py"), format!("{stem}/__init__.py")]
+            }
+            RuntimeName::Http | RuntimeName::Exec | RuntimeName::Provided => Vec::new(),
+        }
     }
 
     /// As it was written.
@@ -98,6 +125,22 @@ mod tests {
             assert_eq!((handler.file_stem().as_str(), handler.export()), (stem, export), "{text}");
             assert_eq!(handler.to_string(), text);
         }
+    }
+
+    #[test]
+    fn names_the_files_that_it_may_be_in() {
+        let files = |text: &str, runtime: &str| {
+            text.parse::<Handler>().unwrap().files(runtime.parse().unwrap()).join(" ")
+        };
+        assert_eq!(files("index.handler", "nodejs"), "index.js index.mjs index.cjs");
+        assert_eq!(
+            files("a.b/api.routes.get", "nodejs20"),
+            "a.b/api.js a.b/api.mjs a.b/api.cjs a.b/api.routes.js a.b/api.routes.mjs a.b/api.routes.cjs"
+        );
+        assert_eq!(files("app:create", "nodejs"), "app.js app.mjs app.cjs");
+        assert_eq!(files("pkg.module:create", "python"), "pkg/module.py pkg/module/__init__.py");
+        assert_eq!(files("src/main.handler", "python"), "src/main.py src/main/__init__.py");
+        assert_eq!(files("index.handler", "exec"), "");
     }
 
     #[test]

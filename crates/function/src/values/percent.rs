@@ -45,10 +45,14 @@ impl FromStr for Percent {
         let digits = text.strip_suffix('%').unwrap_or(text);
         let number = digits.bytes().all(|byte| byte.is_ascii_digit()).then(|| digits.parse().ok()).flatten();
         number.and_then(Self::new).ok_or_else(|| {
-            ValueError::new(
-                format!("{text:?} is not a percentage"),
-                "write a whole number from 0 to 100, as in 70%",
-            )
+            // 0.7 is what somebody writes who thinks of a ratio.
+            let ratio = text.strip_prefix("0.").filter(|digits| matches!(digits.len(), 1 | 2));
+            let meant = ratio.and_then(|digits| format!("{digits:0<2}").parse().ok()).and_then(Self::new);
+            let fix = match meant {
+                Some(meant) => format!("write {meant}"),
+                None => "write a whole number from 0 to 100, as in 70%".to_owned(),
+            };
+            ValueError::new(format!("{text:?} is not a percentage"), fix)
         })
     }
 }
@@ -67,5 +71,9 @@ mod tests {
             assert!(bad.parse::<Percent>().is_err(), "{bad}");
         }
         assert!(serde_json::from_str::<Percent>("0.7").is_err());
+        for (text, fix) in [("0.7", "write 70%"), ("0.05", "write 5%"), ("0.-1", "write a whole number")] {
+            let said = text.parse::<Percent>().unwrap_err().fix;
+            assert!(said.starts_with(fix), "{text}: {said}");
+        }
     }
 }

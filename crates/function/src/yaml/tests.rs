@@ -257,6 +257,34 @@ fn every_mistake_is_named_with_its_fix() {
         ("a tag", with("  network: !secret none\n")),
         ("a tab", with("\tnetwork: none\n")),
         ("bad indentation", with(" network: none\n")),
+        (
+            "one mistake in a misspelt section",
+            HELLO.replace("{ path: . }", "\n    inlin: { index.js: 3, main.js: \"\" }"),
+        ),
+        ("a section under another name", HELLO.replace("source: { path: . }", "inline: { index.js: \"\" }")),
+        (
+            "fields of spec beside it",
+            "apiVersion: hearth.dev/v1\nkind: Function\nmetadata: { name: hello }\nruntime: nodejs\nhandler: a.b\nsource: {}\n"
+                .to_owned(),
+        ),
+        (
+            "texts for objects",
+            HELLO.replace("{ path: . }", "./code").replace("{ name: hello }", "hello")
+                + "  triggers: [{ http: /x }]\n  env: [A=1]\n",
+        ),
+        ("a list of files", HELLO.replace("{ path: . }", "{ inline: [index.js] }")),
+        ("names from elsewhere", with("  enviroment: []\n  scale: { mx: 3 }\n  timeouts: { que: 3s }\n")),
+        (
+            "rules under misspelt names",
+            with("  scal: { mn: 5, mx: 3 }\n  resource: { memry: 64Mi, tmp: 128Mi }\n"),
+        ),
+        ("what follows from a bad value", with("  scale: { min: 50, max: many }\n  resources: { memory: 2GB, tmp: 1Gi }\n")),
+        ("sizes without units", with("  resources: { memory: 128, tmp: 16 }\n")),
+        ("times of other units", with("  timeouts: { queue: 3 min, execute: 1d, start: 1us }\n")),
+        ("an alias", with("  scale: &s { max: 3 }\n  concurrency: *s\n")),
+        ("an unknown alias", with("  network: *x\n")),
+        ("a quote in quotes", with("  env: [{ name: A, value: 'it's' }]\n")),
+        ("a character", with("  network: @x\n")),
         ("an open quote", with("  network: \"none\n")),
         ("an open bracket", with("  command: [a, b\n")),
         ("a colon in text", with("  network: a: b\n")),
@@ -266,6 +294,43 @@ fn every_mistake_is_named_with_its_fix() {
     for (name, text) in &cases {
         assert!(!report(text).contains("ok "), "{name} was taken");
     }
+}
+
+#[test]
+fn every_problem_of_a_text_has_its_fix() {
+    for text in [HELLO.replace(": ", " "), HELLO.replace('\n', "\n "), "- a\n".to_owned(), "%x\n".to_owned()]
+    {
+        let problems = functions(&text).into_iter().filter_map(Result::err).flatten();
+        let without: Vec<String> =
+            problems.filter(|problem| problem.fix.is_none()).map(|problem| problem.to_string()).collect();
+        assert_eq!(without, Vec::<String>::new());
+    }
+}
+
+#[test]
+fn what_a_caller_finds_is_told_with_the_rest_and_in_its_place() {
+    let told = |text: &str| {
+        let read = parse_manifests_with(text, &mut |function| {
+            let path = function.spec.source.path.clone().unwrap_or_default();
+            vec![
+                Problem::new("spec.source.path", format!("there is no {path}"), None),
+                Problem::new("spec.handler", "there is no such file", None).following_from(&["spec.source"]),
+            ]
+        });
+        let problems = read.into_iter().filter_map(Result::err).flatten();
+        problems.map(|problem| format!("{problem}\n")).collect::<String>()
+    };
+    let both = "6:19 spec.source.path: there is no .\n7:12 spec.handler: there is no such file\n";
+    assert_eq!(told(HELLO), both);
+    assert_eq!(
+        told(&with("  netwrk: none\n")),
+        format!("{both}8:3 spec.netwrk: unknown field `netwrk`; did you mean `network`?\n")
+    );
+    // Under a misspelt name it is found as well, and what follows from a field that cannot be read is not told.
+    let misspelt = told(&HELLO.replace("source:", "sorce:"));
+    assert!(misspelt.contains("6:18 spec.sorce.path: there is no ."), "{misspelt}");
+    let unread = told(&HELLO.replace("{ path: . }", "3"));
+    assert_eq!(unread.lines().count(), 1, "{unread}");
 }
 
 #[test]

@@ -32,6 +32,8 @@ pub(super) struct Document {
 struct Node {
     content: Content,
     span: Span,
+    /// It stands for what was written elsewhere: its place, and that of all in it, is where the alias stands.
+    alias: bool,
     /// Values and bytes of text in it, itself included.
     nodes: usize,
     bytes: usize,
@@ -78,7 +80,7 @@ impl Builder {
     pub(super) fn end_document(&mut self) -> Option<Document> {
         let Self { done, problems, .. } = std::mem::take(self);
         let mut document = Document { value: Value::Null, places: Places::default(), problems };
-        document.value = flatten(done?, "", None, &mut document.places);
+        document.value = flatten(done?, "", None, None, &mut document.places);
         Some(document)
     }
 
@@ -97,7 +99,14 @@ impl Builder {
             None => Value::from(text),
             Some(tag) => self.tagged(text, tag, span),
         };
-        let node = Node { content: Content::Scalar(value), span, nodes: 1, bytes: text.len(), depth: 0 };
+        let node = Node {
+            content: Content::Scalar(value),
+            span,
+            alias: false,
+            nodes: 1,
+            bytes: text.len(),
+            depth: 0,
+        };
         if self.charge(node.nodes, node.bytes, span) {
             self.add(node, anchor, Some(text));
         }
@@ -124,7 +133,7 @@ impl Builder {
         // The place of a list or map is where it begins; its end may be many lines on.
         let span = Span::empty(span.start);
         if self.charge(1, 0, span) {
-            let node = Node { content, span, nodes: 1, bytes: 0, depth: 1 };
+            let node = Node { content, span, alias: false, nodes: 1, bytes: 0, depth: 1 };
             self.open.push(Open { node, anchor, key: None, seen: HashMap::new() });
         }
     }
@@ -148,7 +157,7 @@ impl Builder {
             return;
         }
         if let Some(node) = self.anchors.get(&anchor) {
-            let node = Node { span, ..node.clone() };
+            let node = Node { span, alias: true, ..node.clone() };
             let text = match &node.content {
                 Content::Scalar(Value::String(text)) => Some(text.clone()),
                 _ => None,
@@ -290,22 +299,23 @@ fn resolve(text: &str) -> Value {
     number.map_or_else(|| Value::from(text), Value::Number)
 }
 
-/// The JSON of a node; its places go into `places`. As deep as [`DEPTH`] at most.
-fn flatten(node: Node, path: &str, key: Option<Span>, places: &mut Places) -> Value {
-    places.add(path.to_owned(), key, node.span);
+/// The JSON of a node; its places go into `places`. As deep as [`DEPTH`] at most. `alias`: where the alias stands that it is a part of.
+fn flatten(node: Node, path: &str, key: Option<Span>, alias: Option<Span>, places: &mut Places) -> Value {
+    places.add(path.to_owned(), alias.or(key), alias.unwrap_or(node.span));
+    let alias = alias.or_else(|| node.alias.then_some(node.span));
     match node.content {
         Content::Scalar(value) => value,
         Content::List(items) => items
             .into_iter()
             .enumerate()
-            .map(|(index, item)| flatten(item, &format!("{path}[{index}]"), None, places))
+            .map(|(index, item)| flatten(item, &format!("{path}[{index}]"), None, alias, places))
             .collect(),
         Content::Map(fields) => {
             let mut map = Map::new();
             for (name, span, value) in fields {
                 // A key that was refused: its problem is told, and its value means nothing.
                 if !name.is_empty() {
-                    let value = flatten(value, &join(path, &name), Some(span), places);
+                    let value = flatten(value, &join(path, &name), Some(span), alias, places);
                     map.insert(name, value);
                 }
             }

@@ -80,7 +80,10 @@ fn rates_and_activation_hold() {
     assert_eq!((decision.desired, decision.bound), (10, Some(Bound::DownRate(2))));
     let activation = Policy { activation: 3, ..Policy::default() };
     let decision = decide(&activation, &Observation { waiting: 1, ..nothing(now) }, now);
-    assert_eq!(decision.to_string(), "0 → 3: any need, activation 3");
+    assert_eq!(
+        decision.to_string(),
+        "0 → 3: there are calls, and scale.activation wants 3 instances for them"
+    );
     assert_eq!(decide(&activation, &nothing(now), now).desired, 0);
 }
 
@@ -93,7 +96,7 @@ fn requests_per_second_are_counted_too() {
     let decision = decide(&policy, &seen, now);
     assert_eq!(
         decision.to_string(),
-        "1 → 5: average 700.0 requests per second, target 140.0 for each instance"
+        "1 → 5: 700.0 requests per second on average, target 140.0 per instance"
     );
 }
 

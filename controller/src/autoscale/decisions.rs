@@ -1,0 +1,245 @@
+//! The last decisions about a Revision, and what happened beside them, as `hearth describe` shows them.
+//!
+//! A burst is answered in steps: each time that an instance is started, or calls come, it is decided again. One line for the whole of it says
+//! more than one for each: how many instances it ended with, in how many steps, and why.
+
+use std::collections::VecDeque;
+use std::time::Duration;
+
+use hearth_scaler::{Decision, Reason};
+use jiff::Timestamp;
+use tokio::time::Instant;
+
+use super::snapshot::{self, Decided};
+
+/// Decisions of one direction that follow each other within this are one line.
+const GATHER: Duration = Duration::from_secs(2);
+
+/// A line covers at most this: a ramp of minutes is several.
+const COVERS: Duration = Duration::from_secs(10);
+
+/// The record: bounded as [`snapshot::KEPT`] says.
+#[derive(Debug, Default)]
+pub(super) struct Decisions {
+    lines: VecDeque<Decided>,
+    /// What the last line is made of, while it can grow.
+    run: Option<Run>,
+}
+
+/// Decisions of one direction in a row.
+#[derive(Debug)]
+struct Run {
+    direction: Direction,
+    /// Instances there were before, and those that there should be after.
+    from: u32,
+    to: u32,
+    steps: u32,
+    began: Instant,
+    /// When the last step was decided, or decided again.
+    last: Instant,
+    /// How far the widest of its steps went, and what led to that one.
+    widest: u32,
+    why: String,
+    /// The trial of a new Revision is no part of a burst.
+    alone: bool,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Direction {
+    Out,
+    In,
+}
+
+impl Decisions {
+    /// Notes a decision that starts or puts out instances.
+    pub(super) fn note(&mut self, decision: &Decision, now: Instant, time: Timestamp) {
+        let step = Run::new(decision, now);
+        match &mut self.run {
+            // While starts wait for their turn, the same is decided again and again.
+            Some(run) if run.repeats(&step) => run.last = now,
+            Some(run) if run.takes(&step) => {
+                run.add(step);
+                let line = Decided { time, text: run.text() };
+                if let Some(last) = self.lines.back_mut() {
+                    *last = line;
+                }
+            }
+            _ => {
+                snapshot::keep(&mut self.lines, Decided { time, text: step.text() });
+                self.run = Some(step);
+            }
+        }
+    }
+
+    /// Notes something that happened beside the decisions.
+    pub(super) fn tell(&mut self, text: String, time: Timestamp) {
+        snapshot::keep(&mut self.lines, Decided { time, text });
+        self.run = None;
+    }
+
+    /// All that is kept, newest last; each with the time of its last step.
+    pub(super) fn lines(&self) -> &VecDeque<Decided> {
+        &self.lines
+    }
+}
+
+impl Run {
+    fn new(decision: &Decision, now: Instant) -> Self {
+        let out = decision.desired >= decision.current;
+        Self {
+            direction: if out { Direction::Out } else { Direction::In },
+            from: decision.current,
+            to: decision.desired,
+            steps: 1,
+            began: now,
+            last: now,
+            widest: decision.desired.abs_diff(decision.current),
+            why: decision.why(),
+            alone: matches!(decision.reason, Reason::Initial { .. }),
+        }
+    }
+
+    fn repeats(&self, step: &Self) -> bool {
+        self.direction == step.direction
+            && self.to == step.to
+            && step.began.saturating_duration_since(self.last) <= GATHER
+    }
+
+    fn takes(&self, step: &Self) -> bool {
+        let further = match self.direction {
+            Direction::Out => step.to > self.to,
+            Direction::In => step.to < self.to,
+        };
+        self.direction == step.direction
+            && further
+            && !self.alone
+            && step.began.saturating_duration_since(self.last) <= GATHER
+            && step.began.saturating_duration_since(self.began) <= COVERS
+    }
+
+    fn add(&mut self, step: Self) {
+        (self.to, self.last) = (step.to, step.last);
+        self.steps += 1;
+        if step.widest >= self.widest {
+            (self.widest, self.why) = (step.widest, step.why);
+        }
+    }
+
+    fn text(&self) -> String {
+        let Self { from, to, steps, why, .. } = self;
+        if *steps == 1 {
+            return format!("{from} → {to}: {why}");
+        }
+        let over = self.last.saturating_duration_since(self.began).as_secs_f64();
+        format!("{from} → {to} in {steps} steps over {over:.1} s: {why}")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use hearth_scaler::Bound;
+
+    use super::*;
+
+    fn decision(current: u32, desired: u32, waiting: u32) -> Decision {
+        let reason = if desired > current {
+            Reason::Backlog {
+                waiting,
+                in_flight: 0,
+                limit: 10,
+                service: Some(Duration::from_millis(120)),
+                start: Some(Duration::from_millis(90)),
+            }
+        } else {
+            Reason::Quiet { need: desired, window: Duration::from_secs(60) }
+        };
+        let bound = (desired == 12).then_some(Bound::Max(12));
+        Decision {
+            current,
+            desired,
+            need: desired,
+            panic: false,
+            drained_in: None,
+            reason,
+            bound,
+            recheck: None,
+        }
+    }
+
+    /// Notes decisions at these milliseconds, and gives the lines that come of it.
+    fn told(steps: &[(u64, u32, u32, u32)]) -> Vec<String> {
+        let (begin, mut decisions) = (Instant::now(), Decisions::default());
+        for &(millis, current, desired, waiting) in steps {
+            let time = Timestamp::from_millisecond(i64::try_from(millis).unwrap()).unwrap();
+            decisions.note(&decision(current, desired, waiting), begin + Duration::from_millis(millis), time);
+        }
+        decisions.lines().iter().map(|line| line.text.clone()).collect()
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn the_steps_of_a_burst_are_one_line() {
+        let burst = [(0, 0, 1, 1), (60, 1, 3, 30), (140, 3, 6, 40), (200, 6, 9, 38), (300, 9, 12, 20)];
+        assert_eq!(
+            told(&burst),
+            [
+                "0 → 12 in 5 steps over 0.3 s: backlog 20, limit 10 per instance, service 120 ms, start 90 ms (scale.max allows 12)"
+            ]
+        );
+        // The widest step says why.
+        assert!(told(&burst[..4])[0].starts_with("0 → 9 in 4 steps over 0.2 s: backlog 38,"));
+        let wide = [(0, 0, 8, 80), (60, 8, 9, 3)];
+        assert!(told(&wide)[0].starts_with("0 → 9 in 2 steps over 0.1 s: backlog 80,"));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_is_decided_again_while_starts_take_turns_is_no_step() {
+        let again = [(0, 0, 3, 30), (50, 0, 3, 31), (100, 1, 3, 25), (1900, 2, 3, 10), (3800, 2, 3, 11)];
+        assert_eq!(told(&again).len(), 1);
+        assert!(told(&again)[0].starts_with("0 → 3: backlog 30,"));
+        // An instance that ended later is made again: that is news.
+        assert_eq!(told(&[(0, 0, 3, 30), (5000, 2, 3, 11)]).len(), 2);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn another_direction_a_pause_or_a_long_ramp_begin_a_line() {
+        assert_eq!(told(&[(0, 0, 3, 9), (100, 3, 2, 0), (200, 2, 4, 9)]).len(), 3);
+        assert_eq!(told(&[(0, 0, 3, 9), (2100, 3, 4, 9)]).len(), 2);
+        let fewer = [(0, 9, 7, 0), (900, 7, 5, 0), (1800, 5, 4, 0)];
+        assert_eq!(
+            told(&fewer),
+            ["9 → 4 in 3 steps over 1.8 s: no more than 5 instances needed in the last 60 s"]
+        );
+        let ramp: Vec<_> = (0..30).map(|step| (u64::from(step) * 1000, step, step + 1, 9)).collect();
+        assert_eq!(told(&ramp).len(), 3);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn the_trial_of_a_new_revision_is_a_line_of_its_own() {
+        let (now, mut decisions) = (Instant::now(), Decisions::default());
+        let trial = Decision { reason: Reason::Initial { initial: 1 }, ..decision(0, 1, 0) };
+        decisions.note(&trial, now, Timestamp::UNIX_EPOCH);
+        decisions.note(&decision(1, 3, 30), now, Timestamp::UNIX_EPOCH);
+        let lines: Vec<_> = decisions.lines().iter().map(|line| line.text.as_str()).collect();
+        assert_eq!(lines[0], "0 → 1: a new revision is tried with 1 instance");
+        assert!(lines.len() == 2 && lines[1].starts_with("1 → 3: backlog 30"), "{lines:?}");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn the_record_is_bounded_and_an_event_ends_a_line() {
+        let (begin, mut decisions) = (Instant::now(), Decisions::default());
+        for second in 0..200_u32 {
+            let at = begin + Duration::from_secs(5) * second;
+            decisions.note(&decision(second, second + 1, 1), at, Timestamp::UNIX_EPOCH);
+        }
+        assert_eq!(decisions.lines().len(), snapshot::KEPT);
+        let now = begin + Duration::from_secs(1000);
+        decisions.note(&decision(0, 1, 1), now, Timestamp::UNIX_EPOCH);
+        decisions.tell("hello-x killed".to_owned(), Timestamp::UNIX_EPOCH);
+        decisions.note(&decision(1, 2, 1), now, Timestamp::UNIX_EPOCH);
+        let last: Vec<_> = decisions.lines().iter().rev().take(3).map(|line| line.text.as_str()).collect();
+        assert!(
+            last[0].starts_with("1 → 2:") && last[1] == "hello-x killed" && last[2].starts_with("0 → 1:")
+        );
+        assert_eq!(decisions.lines().len(), snapshot::KEPT);
+    }
+}
