@@ -12,7 +12,7 @@ import time
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "bench"))
-from cluster import FUNCTIONS, NAMESPACE, RELEASE, Release, kubectl, mirrors  # noqa: E402
+from cluster import FUNCTIONS, NAMESPACE, RELEASE, Release, helm, kubectl, mirrors  # noqa: E402
 from common import ROOT, binary, free_port, function, running, wait_for  # noqa: E402
 
 CODE = "exports.handler = async (event) => `Hello, ${event.queryStringParameters?.name ?? 'world'}!`;\n"
@@ -52,6 +52,12 @@ def main():
         described = kubectl("-n", FUNCTIONS, "describe", "function", "hello")
         assert "Events:" in described and "<none>" not in described.split("Events:")[1], described
         say("kubectl get and describe show state and events")
+        try:
+            helm("install", "second", ROOT / "charts/hearth", "-n", NAMESPACE, "--set", "crds.install=false")
+            raise AssertionError("a second release in the namespace is taken")
+        except RuntimeError as error:
+            assert f"has a Hearth already, the release {RELEASE}" in str(error), error
+        say("a second release in the namespace is refused, by name")
         release.upgrade(gateway={"replicas": 3})
         assert release.ask("hello")[0] == 200
         say("upgraded")

@@ -12,6 +12,7 @@ use super::super::parts::{Health, Wired};
 use super::super::running::Tasks;
 use super::super::stores::{self, Stores};
 use super::super::{memory, wire};
+use super::claims::Claims;
 use super::depot::Depot;
 use super::ends::{Ends, Gateways};
 use super::events::Events;
@@ -169,13 +170,20 @@ pub(super) async fn start(ground: &Ground, ends: Ends) -> Result<Leading, Error>
 
 async fn open_store(ground: &Ground, tasks: &mut Tasks) -> Result<Store, Error> {
     let namespaces = ground.config.cluster.watch_namespaces.clone();
-    let opened = kubernetes::open(ground.client.clone(), &kubernetes::Config { namespaces });
-    let kubernetes::Opened { store, follower, listed } = opened;
+    let installation = Some(ground.config.cluster.namespace.clone());
+    let opened = kubernetes::open(ground.client.clone(), &kubernetes::Config { namespaces, installation });
+    let kubernetes::Opened { store, follower, listed, elsewhere } = opened;
     tasks.spawn("watches", async move {
         follower.run().await;
         Ok(())
     });
     listed.await.map_err(|_| Error::Watches)?;
+    let mine = &ground.config.cluster.namespace;
+    let claims = Claims::new(ground.client.clone(), mine, &ground.place, elsewhere);
+    tasks.spawn("claims", async move {
+        claims.run().await;
+        Ok(())
+    });
     Ok(store)
 }
 
