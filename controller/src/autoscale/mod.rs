@@ -15,6 +15,7 @@
 //! instances that have served are taken away, when nothing else is to be started.
 
 mod ladder;
+mod mending;
 mod metrics;
 mod pressure;
 mod prewarm;
@@ -86,6 +87,9 @@ pub struct Target {
     pub pause: Option<Duration>,
     /// When more than the policy's minimum are kept.
     pub reserved: Windows,
+    /// Whether it is tried again by itself after a start that failed, though nobody calls it; of one that has not come up yet, whoever tries it
+    /// out sees to that.
+    pub mends: bool,
 }
 
 /// The service has ended: Hearth is shutting down.

@@ -18,7 +18,7 @@ use super::super::missing::{Lack, Missing};
 use super::super::parts::{Found, Told};
 use super::super::plan::{Action, Number, Observed};
 use super::super::{routes, status};
-use super::{PROGRESS, RETRY, SOURCE, Task, retry, source};
+use super::{PROGRESS, RETRY, SOURCE, Task, View, retry, source};
 use crate::autoscale::{Target, TrialError, Windows};
 use crate::backend::Fixity;
 use crate::store::{self, Preconditions};
@@ -32,7 +32,7 @@ impl Task {
             Action::Create => self.create(observed).await?,
             Action::Prepare(number) => self.prepare(number, observed).await?,
             Action::Put(number, reach) => self.put(number, reach, observed.generation).await,
-            Action::Try(number) => self.try_out(number).await?,
+            Action::Try(number) => self.try_out(number, observed).await?,
             Action::Mark(number, state) => {
                 self.mark(number, state, None).await?;
                 if state == RevisionState::Ready {
@@ -172,7 +172,10 @@ impl Task {
         };
         // The limits of an instance are its Revision's; only how many there are is the newest spec's.
         let mut spec = function.spec.clone();
+        // One that has failed its trial is tried out again.
+        let mut mends = true;
         if let Some(revision) = self.revisions().get(&number) {
+            mends = revision.status.as_ref().is_none_or(|status| status.state != RevisionState::Failed);
             spec.process_model = revision.spec.template.process_model;
             spec.concurrency = revision.spec.template.concurrency;
         }
@@ -186,15 +189,25 @@ impl Task {
             Pause::After(_) | Pause::Off => None,
         };
         let policy = Policy::of(&spec);
-        let target = Target { template: Arc::clone(template), policy, reach, pause, reserved };
+        let target = Target { template: Arc::clone(template), policy, reach, pause, reserved, mends };
         if self.shared.parts.autoscaler.put(target).await.is_ok() {
             self.memory.targets.insert(number, (reach, generation));
         }
     }
 
-    async fn try_out(&mut self, number: Number) -> Result<(), store::Error> {
+    async fn try_out(&mut self, number: Number, observed: &Observed) -> Result<(), store::Error> {
         self.memory.failures.remove(&number);
-        match self.shared.parts.autoscaler.try_out(self.revision_id(number)).await {
+        let (autoscaler, stirred) = (self.shared.parts.autoscaler.clone(), Arc::clone(&self.stirred));
+        let mut trial = std::pin::pin!(autoscaler.try_out(self.revision_id(number)));
+        let outcome = loop {
+            tokio::select! {
+                biased;
+                outcome = &mut trial => break outcome,
+                // A start that waits for a node goes on, and is no outcome; but what is wrong is to be seen.
+                () = stirred.notified() => self.say_failures(observed).await,
+            }
+        };
+        match outcome {
             Ok(()) => {
                 tracing::info!(function = %self.id, revision = number, "revision came up");
                 self.memory.trials.forget(number);
@@ -211,6 +224,20 @@ impl Task {
                 self.memory.targets.remove(&number);
                 Ok(())
             }
+        }
+    }
+
+    /// Writes the status if the last starts failed for another reason than it says.
+    async fn say_failures(&mut self, observed: &Observed) {
+        let failures = |views: &[(Number, View)]| {
+            views
+                .iter()
+                .filter_map(|(number, (.., failure))| Some((*number, failure.clone()?)))
+                .collect::<Vec<_>>()
+        };
+        let now = failures(&self.views(observed));
+        if now != failures(&self.memory.shown) {
+            self.write_status(observed).await;
         }
     }
 
