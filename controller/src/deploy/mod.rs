@@ -33,7 +33,7 @@ use tokio::task::{Id, JoinError, JoinSet};
 use tokio_util::sync::CancellationToken;
 
 use parts::Live;
-pub use parts::{Depot, Sources, interpreter_of};
+pub use parts::{Depot, Keyring, Sources, interpreter_of};
 pub use routes::{Gateway, Routes};
 pub use table::table;
 

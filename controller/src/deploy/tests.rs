@@ -93,6 +93,7 @@ impl Rig {
             program_image: None,
             interpreters: Default::default(),
             depot: None,
+            keyring: None,
         };
         let parts = Parts { store: store.clone(), sources, autoscaler, routes, logs, left, remarks: None };
         let service = Service::new(

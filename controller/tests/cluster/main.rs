@@ -8,6 +8,7 @@ mod cluster;
 mod faults;
 #[path = "../support/pods.rs"]
 mod pods;
+mod registries;
 mod rivals;
 mod shared;
 #[path = "../support/mod.rs"]

@@ -85,7 +85,8 @@ impl Task {
         let shared = Arc::clone(&self.shared);
         if let (Some(Code::Bundle(digest)), Some(function)) = (template.code(), self.memory.function.clone())
         {
-            Box::pin(shared.parts.sources.bring_back(&digest, &function.spec)).await;
+            let namespace = self.id.namespace();
+            Box::pin(shared.parts.sources.bring_back(&digest, namespace, &function.spec)).await;
         }
         let said = watch::Sender::new(None);
         let mut heard = said.subscribe();

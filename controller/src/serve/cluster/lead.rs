@@ -16,6 +16,7 @@ use super::claims::Claims;
 use super::depot::Depot;
 use super::ends::{Ends, Gateways};
 use super::events::Events;
+use super::keyring::Keyring;
 use super::table::OnPaper;
 use super::{FINALIZER, Ground, label};
 use crate::autoscale;
@@ -117,6 +118,7 @@ pub(super) async fn start(ground: &Ground, ends: Ends) -> Result<Leading, Error>
         program_image: config.cluster.runtimes.program_image().map(str::to_owned),
         interpreters: config.cluster.runtimes.catalogue(),
         depot: Some(depot.clone()),
+        keyring: Some(Arc::new(Keyring(ground.client.clone()))),
         ..stores.sources(&backend)
     };
     let routes = deploy::Routes::default();

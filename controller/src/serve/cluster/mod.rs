@@ -19,6 +19,7 @@ mod ends;
 mod events;
 mod gateway;
 mod key;
+mod keyring;
 mod label;
 mod lead;
 mod runtimes;
