@@ -12,7 +12,7 @@ use tokio::sync::mpsc;
 use tokio::time::timeout;
 
 use super::*;
-use crate::backend::Backend;
+use crate::backend::{Backend, Root};
 use crate::build::{Bundles, Dependencies};
 use crate::gateway::{Served, Unready};
 use crate::pool::Pool;
@@ -55,7 +55,7 @@ struct Rig {
 
 impl Rig {
     /// Begins, and waits until what served before is routed again.
-    async fn begin(directory: &std::path::Path, store: &Store, left: HashSet<RevisionId>) -> Self {
+    async fn begin(directory: &std::path::Path, store: &Store, left: HashMap<RevisionId, Root>) -> Self {
         let backend: Arc<dyn Backend> = Staged::new(directory);
         let (logs, writer) = Logs::open(directory.join("logs"), Default::default()).unwrap();
         std::thread::spawn(move || writer.run());
@@ -128,7 +128,7 @@ async fn a_panic_in_the_task_of_one_function_stops_no_other_and_is_got_over() {
     let store = open(&directory).await;
     // One is there when the service begins, which waits for it, and one comes later.
     store.create(function("bad"), Timestamp::UNIX_EPOCH).await.unwrap();
-    let rig = Rig::begin(directory.path(), &store, HashSet::new()).await;
+    let rig = Rig::begin(directory.path(), &store, HashMap::new()).await;
     store.create(function("good"), Timestamp::UNIX_EPOCH).await.unwrap();
     let mut served = rig.listener.served.subscribe();
     let both = |names: &Vec<String>| *names == ["bad", "good"];
@@ -139,13 +139,11 @@ async fn a_panic_in_the_task_of_one_function_stops_no_other_and_is_got_over() {
 }
 
 /// A Function whose Revision was Ready at another controller, with code and dependencies that are not on this disk.
-async fn served_elsewhere(store: &Store, name: &str) -> RevisionId {
+async fn served_elsewhere(store: &Store, name: &str, run_by: serde_json::Value) -> RevisionId {
     let bundle = Digest::of(name.as_bytes());
-    let function: Function = serde_json::from_value(json!({
-        "metadata": { "name": name, "namespace": "default" },
-        "spec": { "runtime": "nodejs", "handler": "index.handler", "source": { "bundle": bundle } },
-    }))
-    .unwrap();
+    let mut function = json!({ "metadata": { "name": name, "namespace": "default" }, "spec": run_by });
+    function["spec"]["source"] = json!({ "bundle": bundle });
+    let function: Function = serde_json::from_value(function).unwrap();
     let function = store.create(function, Timestamp::UNIX_EPOCH).await.unwrap();
     let template = Template::of(&function.spec, Code::Bundle(bundle));
     let spec = RevisionSpec {
@@ -173,11 +171,17 @@ async fn served_elsewhere(store: &Store, name: &str) -> RevisionId {
 async fn a_revision_whose_instances_run_serves_while_its_parts_are_not_here() {
     let directory = tempfile::tempdir().unwrap();
     let store = open(&directory).await;
-    let runs = served_elsewhere(&store, "runs").await;
-    served_elsewhere(&store, "rests").await;
-    let rig = Rig::begin(directory.path(), &store, HashSet::from([runs])).await;
+    let handler = || json!({ "runtime": "nodejs", "handler": "index.handler" });
+    let program = json!({ "runtime": "http", "command": ["./server"] });
+    let runs = served_elsewhere(&store, "runs", handler()).await;
+    // What it is run by nobody can tell without its code.
+    let server = served_elsewhere(&store, "server", program).await;
+    served_elsewhere(&store, "rests", handler()).await;
+    let root = Root::Runtime { image: "programs:1".to_owned(), interpreter: None };
+    let left = HashMap::from([(runs, root.clone()), (server, root)]);
+    let rig = Rig::begin(directory.path(), &store, left).await;
     // Before instances that nobody has named are taken away.
-    assert_eq!(*rig.listener.served.borrow(), ["runs"]);
+    assert_eq!(*rig.listener.served.borrow(), ["runs", "server"]);
     let function = || store.get::<Function>("default", "runs").unwrap();
     assert!(
         function().status.as_ref().is_none_or(|status| status.ready_revision.is_some()),

@@ -1,6 +1,6 @@
 //! The parts of the controller that leads, started in order and stopped again.
 
-use std::collections::HashSet;
+use std::collections::HashMap;
 use std::num::NonZeroU32;
 use std::sync::Arc;
 use std::time::Duration;
@@ -20,7 +20,7 @@ use super::keyring::Keyring;
 use super::table::OnPaper;
 use super::{FINALIZER, Ground, label};
 use crate::autoscale;
-use crate::backend::Backend;
+use crate::backend::{Backend, InstanceSpec};
 use crate::build::Dependencies;
 use crate::pool::Pool;
 use crate::store::{self, Store, kubernetes};
@@ -89,8 +89,8 @@ pub(super) async fn start(ground: &Ground, ends: Ends) -> Result<Leading, Error>
     });
     let adoptable = stores::adoptable(backend.as_ref(), &logs).await?;
     let running = adoptable.iter().filter(|one| one.found.ended.is_none());
-    let left = running.filter_map(|one| one.found.spec.owner.as_ref()).map(|owner| owner.revision.clone());
-    let left: HashSet<_> = left.collect();
+    let of = |spec: &InstanceSpec| Some((spec.owner.as_ref()?.revision.clone(), spec.root.clone()));
+    let left: HashMap<_, _> = running.filter_map(|one| of(&one.found.spec)).collect();
     let stores = Stores::open(config, &backend)?;
 
     let pool = Pool::new(Arc::clone(&backend), logs.clone());
