@@ -237,8 +237,11 @@ impl Record {
 
     /// Why those who wait do so in vain, if that is to be told now: every start waits itself, and nothing serves.
     pub(super) fn waits_in_vain(&mut self, now: Instant) -> Option<StartFailure> {
+        if self.waiting == 0 {
+            return None;
+        }
         let hindered = self.hindered();
-        let in_vain = self.waiting > 0 && hindered > 0 && self.instances.len() == hindered as usize;
+        let in_vain = hindered > 0 && self.instances.len() == hindered as usize;
         if !in_vain || self.told_hindered.is_some_and(|told| now < told + TOLD_FOR) {
             return None;
         }

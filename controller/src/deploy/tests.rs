@@ -4,7 +4,7 @@ use std::num::NonZeroU32;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use hearth_dispatch::routes::Conflict;
-use hearth_function::{RevisionSpec, RevisionState, RevisionStatus, Template};
+use hearth_function::{ConditionType, RevisionSpec, RevisionState, RevisionStatus, Template};
 use jiff::Timestamp;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::OwnerReference;
 use serde_json::json;
@@ -16,7 +16,7 @@ use crate::backend::{Backend, Root};
 use crate::build::{Bundles, Dependencies};
 use crate::gateway::{Served, Unready};
 use crate::pool::Pool;
-use crate::pool::staged::Staged;
+use crate::pool::staged::{Act, Staged};
 use crate::telemetry::metrics::Registry;
 
 /// Knows which Functions are served, and panics the first time that `bad` is among them.
@@ -47,6 +47,7 @@ fn function(name: &str) -> Function {
 /// A service and what it works with, over this store.
 struct Rig {
     listener: Arc<Listener>,
+    backend: Arc<Staged>,
     metrics: Registry,
     shutdown: CancellationToken,
     _tasks: JoinSet<()>,
@@ -56,7 +57,8 @@ struct Rig {
 impl Rig {
     /// Begins, and waits until what served before is routed again.
     async fn begin(directory: &std::path::Path, store: &Store, left: HashMap<RevisionId, Root>) -> Self {
-        let backend: Arc<dyn Backend> = Staged::new(directory);
+        let staged = Staged::new(directory);
+        let backend: Arc<dyn Backend> = staged.clone();
         let (logs, writer) = Logs::open(directory.join("logs"), Default::default()).unwrap();
         std::thread::spawn(move || writer.run());
         let metrics = Registry::new();
@@ -113,7 +115,14 @@ impl Rig {
         let stop = shutdown.clone();
         tasks.spawn(async move { service.run(stop, || restored.send(()).unwrap()).await.unwrap() });
         timeout(Duration::from_secs(60), is_restored).await.expect("it begins all the same").unwrap();
-        Self { listener, metrics, shutdown, _tasks: tasks, _channels: (to_scaler, from_scaler) }
+        Self {
+            listener,
+            backend: staged,
+            metrics,
+            shutdown,
+            _tasks: tasks,
+            _channels: (to_scaler, from_scaler),
+        }
     }
 }
 
@@ -188,5 +197,29 @@ async fn a_revision_whose_instances_run_serves_while_its_parts_are_not_here() {
         "{:?}",
         function()
     );
+    rig.shutdown.cancel();
+}
+
+#[tokio::test]
+async fn a_trial_that_waits_for_a_node_is_no_failed_one_and_says_why_it_waits() {
+    let directory = tempfile::tempdir().unwrap();
+    let store = open(&directory).await;
+    let rig = Rig::begin(directory.path(), &store, HashMap::new()).await;
+    rig.backend.always(Act::Hindered);
+    store.create(function("late"), Timestamp::UNIX_EPOCH).await.unwrap();
+    let mut changes = store.changes();
+    let mut reason = async |wanted: &str| {
+        let mut reason = String::new();
+        while reason != wanted {
+            changes.changed().await.unwrap();
+            let function = store.get::<Function>("default", "late").unwrap();
+            let ready = function.status.as_ref().and_then(|status| status.condition(ConditionType::Ready));
+            reason = ready.map(|ready| ready.reason.clone()).unwrap_or_default();
+        }
+    };
+    timeout(Duration::from_secs(60), reason("Unschedulable")).await.expect("it says so");
+    rig.backend.make_room();
+    timeout(Duration::from_secs(60), reason("Ready")).await.expect("it comes up");
+    assert_eq!(rig.backend.starts(), 1, "it is the same instance");
     rig.shutdown.cancel();
 }

@@ -12,13 +12,13 @@ use hearth_scaler::{Policy, Reach};
 use jiff::Timestamp;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, OwnerReference};
 use tokio::sync::watch;
-use tokio::time::Instant;
+use tokio::time::{Instant, sleep_until};
 
 use super::super::missing::{Lack, Missing};
 use super::super::parts::{Found, Told};
 use super::super::plan::{Action, Number, Observed};
 use super::super::{routes, status};
-use super::{PROGRESS, RETRY, SOURCE, Task, View, retry, source};
+use super::{COUNTS, PROGRESS, RETRY, SOURCE, Task, View, retry, source};
 use crate::autoscale::{Target, TrialError, Windows};
 use crate::backend::Fixity;
 use crate::store::{self, Preconditions};
@@ -200,12 +200,20 @@ impl Task {
         self.memory.failures.remove(&number);
         let (autoscaler, stirred) = (self.shared.parts.autoscaler.clone(), Arc::clone(&self.stirred));
         let mut trial = std::pin::pin!(autoscaler.try_out(self.revision_id(number)));
+        // A start that waits for a node goes on, and is no outcome; but what is wrong is to be seen.
+        let mut later = None;
         let outcome = loop {
+            let due = async {
+                match later {
+                    Some(at) => sleep_until(at).await,
+                    None => std::future::pending().await,
+                }
+            };
             tokio::select! {
                 biased;
                 outcome = &mut trial => break outcome,
-                // A start that waits for a node goes on, and is no outcome; but what is wrong is to be seen.
-                () = stirred.notified() => self.say_failures(observed).await,
+                () = stirred.notified() => later = self.say_failures(observed).await,
+                () = due => later = self.say_failures(observed).await,
             }
         };
         match outcome {
@@ -228,18 +236,26 @@ impl Task {
         }
     }
 
-    /// Writes the status if the last starts failed for another reason than it says.
-    async fn say_failures(&mut self, observed: &Observed) {
+    /// Writes the status if the last starts failed for another reason than it says, and while they fail what else has changed; when to ask again.
+    async fn say_failures(&mut self, observed: &Observed) -> Option<Instant> {
         let failures = |views: &[(Number, View)]| {
             views
                 .iter()
                 .filter_map(|(number, (.., failure))| Some((*number, failure.clone()?)))
                 .collect::<Vec<_>>()
         };
-        let now = failures(&self.views(observed));
-        if now != failures(&self.memory.shown) {
-            self.write_status(observed).await;
+        let views = self.views(observed);
+        let (now, said) = (failures(&views), failures(&self.memory.shown));
+        // One that comes up has its status when it has.
+        if views == self.memory.shown || (now.is_empty() && said.is_empty()) {
+            return None;
         }
+        let due = self.memory.written.filter(|_| now == said).map(|written| written + COUNTS);
+        if due.is_some_and(|due| due > Instant::now()) {
+            return due;
+        }
+        self.write_status(observed).await;
+        None
     }
 
     async fn mark(
