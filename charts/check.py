@@ -4,15 +4,18 @@
     charts/check.py        HEARTH names the binary (default: the release build, made when it is missing); images are made of it
 """
 
+import contextlib
 import json
 import os
+import shutil
 import subprocess
 import sys
+import tempfile
 import time
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "bench"))
-from cluster import FUNCTIONS, NAMESPACE, RELEASE, Release, kubectl, mirrors  # noqa: E402
+from cluster import FUNCTIONS, NAMESPACE, RELEASE, Release, helm, kubectl, mirrors  # noqa: E402
 from common import ROOT, binary, free_port, function, running, wait_for  # noqa: E402
 
 CODE = "exports.handler = async (event) => `Hello, ${event.queryStringParameters?.name ?? 'world'}!`;\n"
@@ -31,6 +34,78 @@ for file in {' '.join(files)}; do real=$(realpath $file); install -D $real $root
 tar -C $root -c . | docker import - {name} >/dev/null; rm -rf $root"""
     subprocess.run(["bash", "-c", script], check=True)
     return name
+
+
+# Kinds that only whoever uses them has defined: here by a definition that takes anything, and validated by the schemas that are published.
+OPTIONAL = {"httproutes.gateway.networking.k8s.io": ("HTTPRoute", "v1"), "servicemonitors.monitoring.coreos.com": ("ServiceMonitor", "v1")}
+PUBLISHED = ("@kubernetes-models/gateway-api@2.0.0", "@kubernetes-models/prometheus-operator@6.0.0")
+
+
+@contextlib.contextmanager
+def optional_kinds():
+    """Has the cluster know them, unless it does."""
+    made = []
+    for name, (kind, version) in OPTIONAL.items():
+        plural, group = name.split(".", 1)
+        schema = {"type": "object", "x-kubernetes-preserve-unknown-fields": True}
+        definition = {
+            "apiVersion": "apiextensions.k8s.io/v1",
+            "kind": "CustomResourceDefinition",
+            "metadata": {"name": name, "annotations": {"api-approved.kubernetes.io": "unapproved, of a test"}},
+            "spec": {
+                "group": group,
+                "scope": "Namespaced",
+                "names": {"kind": kind, "plural": plural, "singular": kind.lower()},
+                "versions": [{"name": version, "served": True, "storage": True, "schema": {"openAPIV3Schema": schema}}],
+            },
+        }
+        if name not in kubectl("get", "crd", "-o", "name"):
+            kubectl("create", "-f", "-", stdin=json.dumps(definition))
+            kubectl("wait", "--for=condition=Established", f"crd/{name}", "--timeout=30s")
+            made.append(name)
+    try:
+        yield
+    finally:
+        for name in made:
+            kubectl("delete", "crd", name, "--timeout=60s")
+
+
+def options(release):
+    """What is off by default, given to the API server: it takes each of them."""
+    with optional_kinds():
+        gateway = {"autoscaling": {"enabled": True, "minReplicas": 2, "maxReplicas": 3}}
+        ingress = {"enabled": True, "className": "nginx", "hosts": ["functions.example.com"], "tls": [{"hosts": ["functions.example.com"], "secretName": "tls"}]}
+        route = {"enabled": True, "parentRefs": [{"name": "gateway", "namespace": "default"}], "hostnames": ["functions.example.com"]}
+        metrics = {"serviceMonitor": {"enabled": True, "labels": {"release": "prometheus"}}, "dashboard": {"enabled": True}}
+        release.upgrade(gateway=gateway, ingress=ingress, httpRoute=route, metrics=metrics, networkPolicy={"functionNamespaces": [FUNCTIONS]})
+
+        def got(kind):
+            return json.loads(kubectl("-n", NAMESPACE, "get", kind, "-o", "json"))["items"]
+
+        for kind in ("ingresses", "horizontalpodautoscalers", "poddisruptionbudgets", *OPTIONAL):
+            assert got(kind), f"the cluster has no {kind} of the release"
+        assert len(json.loads(kubectl("-n", FUNCTIONS, "get", "networkpolicies", "-o", "json"))["items"]) > 0
+        backend = got("ingresses.networking.k8s.io")[0]["spec"]["rules"][0]["http"]["paths"][0]["backend"]["service"]
+        ports = json.loads(kubectl("-n", NAMESPACE, "get", "service", backend["name"], "-o", "json"))["spec"]["ports"]
+        assert backend["port"]["name"] in [port["name"] for port in ports], (backend, ports)
+        scaled = got("horizontalpodautoscalers")[0]["spec"]
+        assert kubectl("-n", NAMESPACE, "get", "deployment", scaled["scaleTargetRef"]["name"], "-o", "name"), scaled
+        say("the API server takes Ingress, HorizontalPodAutoscaler, PodDisruptionBudget and NetworkPolicies")
+        objects = json.dumps([one for kind in OPTIONAL for one in got(kind)])
+        with tempfile.TemporaryDirectory() as place:
+            if not shutil.which("npm"):
+                print("NOT RUN: HTTPRoute and ServiceMonitor against their published schemas (npm is not here)", flush=True)
+            else:
+                install = ["npm", "install", "--silent", "--no-save", "--ignore-scripts", "--no-audit", "--no-fund", *PUBLISHED]
+                subprocess.run(install, cwd=place, check=True)
+                script = shutil.copy(ROOT / "charts/published.mjs", place)
+                checked = subprocess.run(["node", script], cwd=place, input=objects, capture_output=True, text=True)
+                assert checked.returncode == 0, checked.stderr
+                say("HTTPRoute and ServiceMonitor are as their published schemas have them")
+        off = {"enabled": False}
+        release.upgrade(gateway={"replicas": 2}, ingress=off, httpRoute=off, metrics={}, networkPolicy={})
+        for kind in ("ingresses", "horizontalpodautoscalers", *OPTIONAL):
+            assert not got(kind), f"{kind} are left when they are switched off"
 
 
 def main():
@@ -52,9 +127,18 @@ def main():
         described = kubectl("-n", FUNCTIONS, "describe", "function", "hello")
         assert "Events:" in described and "<none>" not in described.split("Events:")[1], described
         say("kubectl get and describe show state and events")
+        try:
+            helm("install", "second", ROOT / "charts/hearth", "-n", NAMESPACE, "--set", "crds.install=false")
+            raise AssertionError("a second release in the namespace is taken")
+        except RuntimeError as error:
+            assert f"has a Hearth already, the release {RELEASE}" in str(error), error
+        say("a second release in the namespace is refused, by name")
         release.upgrade(gateway={"replicas": 3})
         assert release.ask("hello")[0] == 200
         say("upgraded")
+        options(release)
+        assert release.ask("hello")[0] == 200
+        say("what is optional comes and goes with its option")
         if "--todo" in sys.argv:
             redis = image_of("/usr/bin/redis-server", name="hearth-redis:test")
             port = free_port()

@@ -16,6 +16,7 @@
 
 mod decisions;
 mod ladder;
+mod mending;
 mod metrics;
 mod pressure;
 mod prewarm;
@@ -87,6 +88,9 @@ pub struct Target {
     pub pause: Option<Duration>,
     /// When more than the policy's minimum are kept.
     pub reserved: Windows,
+    /// Whether it is tried again by itself after a start that failed, though nobody calls it; of one that has not come up yet, whoever tries it
+    /// out sees to that.
+    pub mends: bool,
 }
 
 /// The service has ended: Hearth is shutting down.

@@ -15,6 +15,7 @@ use tokio::sync::oneshot;
 use tokio::time::Instant;
 
 use super::decisions::Decisions;
+use super::mending::Mending;
 use super::pressure::Rate;
 use super::rest::{Rest, Sleeper};
 use super::snapshot::{self, RevisionView, Start};
@@ -22,6 +23,9 @@ use super::{Target, TrialError};
 
 /// A Revision is looked at again after this at the earliest, when nothing is heard of it.
 const SOONEST: Duration = Duration::from_millis(10);
+
+/// What comes within so long after those who waited were told that nothing starts for now fails at once; then it is told again to whoever waits.
+pub(super) const TOLD_FOR: Duration = Duration::from_secs(5);
 
 /// One Revision.
 #[derive(Debug)]
@@ -53,6 +57,9 @@ pub(super) struct Record {
     tracker: Tracker,
     came_up: bool,
     failure: Option<StartFailure>,
+    mending: Mending,
+    /// When those who wait were told last that nothing comes for now.
+    told_hindered: Option<Instant>,
     decisions: Decisions,
     starts: std::collections::VecDeque<Start>,
 }
@@ -70,6 +77,8 @@ pub(super) struct Member {
     /// Since when a report has seen none; `None` while it runs some, or starts.
     pub(super) idle_since: Option<Instant>,
     pub(super) rest: Rest,
+    /// Its start waits for something outside.
+    pub(super) hindered: bool,
     /// What the clock of evictions said when a call was last seen on it.
     pub(super) used_at: f64,
 }
@@ -83,6 +92,7 @@ impl Member {
             adopted: false,
             idle_since: None,
             rest: Rest::Awake,
+            hindered: false,
             used_at: 0.0,
         }
     }
@@ -117,6 +127,8 @@ impl Record {
             rate: Rate::new(now),
             came_up: false,
             failure: None,
+            mending: Mending::default(),
+            told_hindered: None,
             decisions: Decisions::default(),
             starts: std::collections::VecDeque::new(),
         }
@@ -205,16 +217,62 @@ impl Record {
         count(self.instances.values().filter(|member| member.ready.is_none()))
     }
 
+    /// Starts that wait for something outside.
+    pub(super) fn hindered(&self) -> u32 {
+        count(self.instances.values().filter(|member| member.hindered))
+    }
+
+    /// A start waits for something outside, for this reason, or goes on (`None`); whether that is news.
+    pub(super) fn hinder(&mut self, instance: &InstanceId, why: Option<&StartFailure>) -> bool {
+        let Some(member) = self.instances.get_mut(instance).filter(|member| member.ready.is_none()) else {
+            return false;
+        };
+        let changed = member.hindered != why.is_some();
+        member.hindered = why.is_some();
+        // What is said stays said until one has come up: those who were refused may come again only then.
+        if let Some(why) = why {
+            self.failure = Some(why.clone());
+        }
+        changed
+    }
+
+    /// Why those who wait do so in vain, if that is to be told now: every start waits itself, and nothing serves.
+    pub(super) fn waits_in_vain(&mut self, now: Instant) -> Option<StartFailure> {
+        if self.waiting == 0 {
+            return None;
+        }
+        let hindered = self.hindered();
+        let in_vain = hindered > 0 && self.instances.len() == hindered as usize;
+        if !in_vain || self.told_hindered.is_some_and(|told| now < told + TOLD_FOR) {
+            return None;
+        }
+        self.told_hindered = Some(now);
+        self.failure.clone()
+    }
+
+    /// Instances that are kept, or tried, though nobody asks for them: one whose Pod no node takes, so that whoever makes nodes sees that one is
+    /// wanted; and one more try after a start that failed.
+    fn kept(&self, now: Instant) -> u32 {
+        if self.target.reach == Reach::Retired {
+            return 0;
+        }
+        let mends = (self.target.mends || self.came_up) && self.ready() == 0 && self.mending.is_due(now);
+        u32::from(self.hindered() > 0 || mends)
+    }
+
     /// What there should be now. Sets what is wanted and when to look again.
     pub(super) fn decide(&mut self, parallel_starts: NonZeroU32, now: Instant) -> Decision {
         let counts = Counts { ready: self.ready(), starting: self.starting(), parallel_starts };
-        let policy = Policy { min: self.reserved(), ..self.target.policy };
+        let (reserved, kept) = (self.reserved(), self.kept(now));
+        let policy = Policy { min: reserved.max(kept), ..self.target.policy };
         let decision = self.tracker.decide(&policy, counts, now.into_std());
         self.desired = decision.desired;
         let wished = if self.removing.is_some() { 0 } else { decision.starts() };
         let held_off = self.held_off.filter(|until| *until > now && self.waiting == 0 && wished > 0);
         self.wanted = match held_off {
             Some(_) => 0,
+            // Where one finds no place no other does.
+            None if self.hindered() > 0 => 0,
             None => self.backoff.allow(wished, counts.starting, now.into_std()),
         };
         if self.wanted == 0 {
@@ -227,19 +285,21 @@ impl Record {
             _ => None,
         };
         let recheck = decision.recheck.into_iter().chain(backed_off).map(Instant::from_std);
-        let recheck = recheck.chain(held_off).min();
+        let told = self.told_hindered.filter(|_| self.waiting > 0).map(|told| told + TOLD_FOR);
+        let told = told.filter(|at| *at > now);
+        let recheck = recheck.chain(held_off).chain(self.mending.next(now)).chain(told).min();
         // A moment that has passed must not keep the service awake.
         self.recheck = recheck.map(|at| at.max(now + SOONEST));
-        self.by_window(decision)
+        self.by_window(decision, reserved, kept)
     }
 
     /// Says of a floor that is a window's, and not the minimum, that it is.
-    fn by_window(&self, mut decision: Decision) -> Decision {
+    fn by_window(&self, mut decision: Decision, reserved: u32, kept: u32) -> Decision {
         use hearth_scaler::Bound;
-        if let Some(Bound::Min(kept)) = decision.bound
-            && kept > self.target.policy.min
+        if let Some(Bound::Min(floor)) = decision.bound
+            && floor > self.target.policy.min
         {
-            decision.bound = Some(Bound::Reserved(kept));
+            decision.bound = (reserved >= kept).then_some(Bound::Reserved(floor));
         }
         decision
     }
@@ -282,14 +342,16 @@ impl Record {
         self.backoff.succeeded();
         self.came_up = true;
         self.failure = None;
+        self.mending.came_up();
         let needed = self.target.policy.initial.min(self.target.policy.max.get()).max(1);
         if self.ready() >= needed {
             self.end_trials(&Ok(()));
         }
     }
 
-    pub(super) fn note_failure(&mut self, failure: &StartFailure) {
+    pub(super) fn note_failure(&mut self, failure: &StartFailure, now: Instant) {
         self.failure = Some(failure.clone());
+        self.mending.failed(failure.code, now);
     }
 
     pub(super) fn end_trials(&mut self, result: &Result<(), TrialError>) {

@@ -1,6 +1,7 @@
 //! The one task that owns the pool and every Revision's record.
 
 mod hearing;
+mod hindering;
 mod prewarming;
 mod relieving;
 mod resting;
@@ -25,6 +26,8 @@ use super::prewarm::Prewarm;
 use super::record::{Member, Record};
 use super::snapshot::{RevisionView, Snapshot};
 use super::turns::Turns;
+use hearing::offer_note;
+
 use super::{COMMANDS, Command, Config, Handle, Left, TICK, Target, TrialError};
 use crate::backend::Found;
 use crate::pool::{Pool, STOP_GRACE};
@@ -382,10 +385,7 @@ impl Service {
         for instance in out {
             self.drain(&instance, &why);
         }
-    }
-
-    fn starting(&self) -> u32 {
-        self.records.values().map(|record| record.starting()).sum()
+        self.tell_hindered(revision, now);
     }
 
     /// Whose turn it is: those that requests wait for, then those with the fewest starts under way, then who has waited longest. Those out

@@ -15,6 +15,7 @@ use crate::pool::{Places, Pool};
 use crate::telemetry::logs::{Entry, Logs, Query};
 use crate::telemetry::metrics::Registry;
 
+mod hindering;
 mod pools;
 mod resting;
 
@@ -37,7 +38,7 @@ fn target(name: &str, template: serde_json::Value, scale: impl FnOnce(&mut Polic
     let template = Arc::new(
         Template::new(&revision, Places { code: Some("/code".into()), ..Places::default() }).unwrap(),
     );
-    Target { template, policy, reach, pause: None, reserved: Windows::default() }
+    Target { template, policy, reach, pause: None, reserved: Windows::default(), mends: false }
 }
 
 fn hello(reach: Reach) -> Target {

@@ -105,6 +105,12 @@ pub trait Backend: Send + Sync + fmt::Debug + 'static {
     /// Tells of instances that end, however they end. One subscriber; called once.
     fn exits(&self) -> mpsc::Receiver<Ended>;
 
+    /// Tells of starts that wait for something outside which may take long, and when they go on. One subscriber; called once. A backend whose
+    /// starts wait for nothing of the kind never tells of any.
+    fn hindrances(&self) -> mpsc::Receiver<Hindered> {
+        mpsc::channel(1).1
+    }
+
     /// What this machine can and cannot do for this backend, for `hearth doctor`.
     async fn probe(&self) -> Vec<Capability>;
 
@@ -409,6 +415,15 @@ pub struct Ended {
     pub instance: InstanceId,
     /// How.
     pub exit: Exit,
+}
+
+/// A start waits for something outside, or goes on.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Hindered {
+    /// Which.
+    pub instance: InstanceId,
+    /// For what, for people; `None`: it goes on.
+    pub why: Option<String>,
 }
 
 /// One thing that a machine can or cannot do.

@@ -33,11 +33,12 @@ use tokio::task::{Id, JoinError, JoinSet};
 use tokio_util::sync::CancellationToken;
 
 use parts::Live;
-pub use parts::{Depot, Sources, interpreter_of};
+pub use parts::{Depot, Keyring, Sources, interpreter_of};
 pub use routes::{Gateway, Routes};
 pub use table::table;
 
 use crate::autoscale::{self, RevisionView, Snapshot};
+use crate::backend::Root;
 use crate::store::{self, Store};
 use crate::telemetry::logs::Logs;
 use crate::telemetry::metrics::{Counter, Gauge, Registry};
@@ -90,8 +91,8 @@ pub struct Parts {
     pub routes: Routes,
     /// What functions printed: removed with them.
     pub logs: Logs,
-    /// Revisions of which an earlier controller left instances that run.
-    pub left: HashSet<RevisionId>,
+    /// Revisions of which an earlier controller left instances that run, with the root of these.
+    pub left: HashMap<RevisionId, Root>,
     /// Where is told what no status says, if somebody listens; what does not fit in is dropped.
     pub remarks: Option<mpsc::Sender<Remark>>,
 }

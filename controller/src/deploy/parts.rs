@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use async_trait::async_trait;
-use hearth_function::spec::SourceKind;
+use hearth_function::spec::{SecretName, SourceKind};
 use hearth_function::{Code, Digest, FunctionSpec, ImageTemplate, RuntimeName, Template};
 use tokio::sync::broadcast;
 use tokio::sync::broadcast::error::{RecvError, TryRecvError};
@@ -36,6 +36,16 @@ pub trait Depot: Send + Sync + fmt::Debug + 'static {
     async fn retain(&self, live: &HashSet<Digest>, age: Duration);
 }
 
+/// Where the credentials are that Functions name for registries.
+#[async_trait]
+pub trait Keyring: Send + Sync + fmt::Debug + 'static {
+    /// Those of these Secrets.
+    ///
+    /// # Errors
+    /// Why they cannot be had, for people.
+    async fn keys(&self, namespace: &str, secrets: &[SecretName]) -> Result<images::Keys, String>;
+}
+
 /// Code, dependencies and images. Clones share the stores.
 #[derive(Debug, Clone)]
 pub struct Sources {
@@ -57,6 +67,8 @@ pub struct Sources {
     pub interpreters: Catalogue,
     /// Where bundles are that are not here.
     pub depot: Option<Arc<dyn Depot>>,
+    /// Where credentials for registries are that Functions name; `None`: nobody names any.
+    pub keyring: Option<Arc<dyn Keyring>>,
 }
 
 /// What an installation tells while it goes on.
@@ -85,13 +97,13 @@ pub(super) struct Found {
 
 impl Sources {
     /// Which code a Function has: the digest of a bundle or an image. Files in the manifest become a bundle here.
-    pub(super) async fn resolve(&self, spec: &FunctionSpec) -> Result<Code, Missing> {
+    pub(super) async fn resolve(&self, namespace: &str, spec: &FunctionSpec) -> Result<Code, Missing> {
         match spec.source.kind() {
             Some(SourceKind::Bundle(digest)) => Ok(Code::Bundle(digest.clone())),
             Some(SourceKind::Image(reference)) => {
                 let image = match self.in_engine(reference).await? {
                     Some(image) => image,
-                    None => self.images.resolve(reference).await.map_err(|error| image_missing(&error))?,
+                    None => self.in_registry(namespace, reference, spec).await?,
                 };
                 let needs_command = !spec.runtime.has_handler() && spec.command.is_empty();
                 if needs_command && image.command.is_empty() {
@@ -134,12 +146,12 @@ impl Sources {
 
     /// Sees to it that a bundle which was here, or at another controller, is here again: made anew of the source that `spec` names, if that still
     /// means the same, or fetched. That it stays away is seen by whoever looks for it next.
-    pub(super) async fn bring_back(&self, digest: &Digest, spec: &FunctionSpec) {
+    pub(super) async fn bring_back(&self, digest: &Digest, namespace: &str, spec: &FunctionSpec) {
         if self.bundles.has(digest) {
             return;
         }
         if let Some(SourceKind::Inline(_) | SourceKind::Archive(_) | SourceKind::Git(_)) = spec.source.kind()
-            && let Err(missing) = self.resolve(spec).await
+            && let Err(missing) = self.resolve(namespace, spec).await
         {
             tracing::debug!(%digest, why = missing.message, "a source cannot be had again");
         }
@@ -204,6 +216,35 @@ impl Sources {
         let path = follow(updates, self.dependencies.ensure(&plan), tell).await;
         let path = path.map_err(|error| Missing::new(Lack::BuildFailed, chain(error.as_ref())))?;
         Ok(Found { dependencies: Some(path), key: Some(key.as_str().to_owned()), ..found })
+    }
+
+    /// What a registry says of an image, with the credentials that the Function names.
+    async fn in_registry(
+        &self,
+        namespace: &str,
+        reference: &str,
+        spec: &FunctionSpec,
+    ) -> Result<ImageTemplate, Missing> {
+        let Some(keyring) = &self.keyring else {
+            return self.images.resolve(reference).await.map_err(|error| image_missing(&error));
+        };
+        let secrets = spec.kubernetes.as_ref().map(|asked| asked.image_pull_secrets.as_slice());
+        // The registry may give it to everybody.
+        let (keys, unread) = match secrets.unwrap_or_default() {
+            [] => (images::Keys::default(), None),
+            secrets => match keyring.keys(namespace, secrets).await {
+                Ok(keys) => (keys, None),
+                Err(why) => (images::Keys::default(), Some(why)),
+            },
+        };
+        self.images.resolve_with(reference, Some(&keys)).await.map_err(|error| {
+            let Missing { reason, message } = image_missing(&error);
+            let message = match unread {
+                Some(why) => format!("{message}; {why}"),
+                None => message,
+            };
+            Missing { reason, message }
+        })
     }
 
     /// An image that the backend's engine has under this name.

@@ -1,7 +1,7 @@
 //! What a Function's status says: a pure function of what is known of it.
 
-use hearth_dispatch::StartFailure;
 use hearth_dispatch::routes::Conflict;
+use hearth_dispatch::{StartCode, StartFailure};
 use hearth_function::{
     Condition, ConditionStatus, ConditionType, FunctionStatus, InstanceCounts, RevisionState, set_condition,
 };
@@ -184,6 +184,10 @@ pub(super) fn stages(facts: &Facts) -> (Stage, Stage) {
                 reason.or_else(|| current.reason.clone()).unwrap_or_else(|| "StartFailed".to_owned());
             failed(&reason, &noted(&not_up(name, &why), current.again))
         }
+        // It comes up by itself when there is a node for it: until then something is wrong.
+        (_, Some(failure)) if failure.code == StartCode::Unschedulable => {
+            failed(&reason_word(failure.code.as_str()), &format!("{name} is tried: {}", with_lines(failure)))
+        }
         (_, Some(failure)) => Stage::Underway {
             reason: "Starting",
             message: format!("starting {name} again, the last start failed: {}", with_lines(failure)),
@@ -276,8 +280,6 @@ pub(super) fn reason_word(code: &str) -> String {
 
 #[cfg(test)]
 mod tests {
-    use hearth_dispatch::StartCode;
-
     use super::*;
 
     #[test]
@@ -394,6 +396,31 @@ mod tests {
         let message = "pods are forbidden; hello-00001 goes on serving".to_owned();
         assert_eq!(ready, Stage::Failed { reason: "Refused".to_owned(), message });
         assert!(matches!(built, Stage::Done { .. }));
+    }
+
+    #[test]
+    fn a_revision_that_no_node_takes_is_not_ready_while_it_is_tried_and_after() {
+        let failure = StartFailure {
+            code: StartCode::Unschedulable,
+            message: "no node takes its Pod: 0/1 nodes are available".to_owned(),
+            last_lines: Vec::new(),
+        };
+        for state in [RevisionState::Pending, RevisionState::Ready] {
+            let current = Current {
+                name: "hello-00001".to_owned(),
+                state,
+                prepared: true,
+                ready: 0,
+                failure: Some(failure.clone()),
+                message: None,
+                reason: None,
+                again: None,
+            };
+            let (ready, _) = stages(&Facts { current: Some(current), ..Facts::default() });
+            let Stage::Failed { reason, message } = ready else { panic!("{ready:?}") };
+            assert_eq!(reason, "Unschedulable");
+            assert!(message.ends_with("0/1 nodes are available"), "{message}");
+        }
     }
 
     #[test]

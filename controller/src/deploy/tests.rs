@@ -4,7 +4,7 @@ use std::num::NonZeroU32;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use hearth_dispatch::routes::Conflict;
-use hearth_function::{RevisionSpec, RevisionState, RevisionStatus, Template};
+use hearth_function::{ConditionType, RevisionSpec, RevisionState, RevisionStatus, Template};
 use jiff::Timestamp;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::OwnerReference;
 use serde_json::json;
@@ -12,11 +12,11 @@ use tokio::sync::mpsc;
 use tokio::time::timeout;
 
 use super::*;
-use crate::backend::Backend;
+use crate::backend::{Backend, Root};
 use crate::build::{Bundles, Dependencies};
 use crate::gateway::{Served, Unready};
 use crate::pool::Pool;
-use crate::pool::staged::Staged;
+use crate::pool::staged::{Act, Staged};
 use crate::telemetry::metrics::Registry;
 
 /// Knows which Functions are served, and panics the first time that `bad` is among them.
@@ -47,6 +47,7 @@ fn function(name: &str) -> Function {
 /// A service and what it works with, over this store.
 struct Rig {
     listener: Arc<Listener>,
+    backend: Arc<Staged>,
     metrics: Registry,
     shutdown: CancellationToken,
     _tasks: JoinSet<()>,
@@ -55,8 +56,9 @@ struct Rig {
 
 impl Rig {
     /// Begins, and waits until what served before is routed again.
-    async fn begin(directory: &std::path::Path, store: &Store, left: HashSet<RevisionId>) -> Self {
-        let backend: Arc<dyn Backend> = Staged::new(directory);
+    async fn begin(directory: &std::path::Path, store: &Store, left: HashMap<RevisionId, Root>) -> Self {
+        let staged = Staged::new(directory);
+        let backend: Arc<dyn Backend> = staged.clone();
         let (logs, writer) = Logs::open(directory.join("logs"), Default::default()).unwrap();
         std::thread::spawn(move || writer.run());
         let metrics = Registry::new();
@@ -93,6 +95,7 @@ impl Rig {
             program_image: None,
             interpreters: Default::default(),
             depot: None,
+            keyring: None,
         };
         let parts = Parts { store: store.clone(), sources, autoscaler, routes, logs, left, remarks: None };
         let service = Service::new(
@@ -112,7 +115,14 @@ impl Rig {
         let stop = shutdown.clone();
         tasks.spawn(async move { service.run(stop, || restored.send(()).unwrap()).await.unwrap() });
         timeout(Duration::from_secs(60), is_restored).await.expect("it begins all the same").unwrap();
-        Self { listener, metrics, shutdown, _tasks: tasks, _channels: (to_scaler, from_scaler) }
+        Self {
+            listener,
+            backend: staged,
+            metrics,
+            shutdown,
+            _tasks: tasks,
+            _channels: (to_scaler, from_scaler),
+        }
     }
 }
 
@@ -127,7 +137,7 @@ async fn a_panic_in_the_task_of_one_function_stops_no_other_and_is_got_over() {
     let store = open(&directory).await;
     // One is there when the service begins, which waits for it, and one comes later.
     store.create(function("bad"), Timestamp::UNIX_EPOCH).await.unwrap();
-    let rig = Rig::begin(directory.path(), &store, HashSet::new()).await;
+    let rig = Rig::begin(directory.path(), &store, HashMap::new()).await;
     store.create(function("good"), Timestamp::UNIX_EPOCH).await.unwrap();
     let mut served = rig.listener.served.subscribe();
     let both = |names: &Vec<String>| *names == ["bad", "good"];
@@ -138,13 +148,11 @@ async fn a_panic_in_the_task_of_one_function_stops_no_other_and_is_got_over() {
 }
 
 /// A Function whose Revision was Ready at another controller, with code and dependencies that are not on this disk.
-async fn served_elsewhere(store: &Store, name: &str) -> RevisionId {
+async fn served_elsewhere(store: &Store, name: &str, run_by: serde_json::Value) -> RevisionId {
     let bundle = Digest::of(name.as_bytes());
-    let function: Function = serde_json::from_value(json!({
-        "metadata": { "name": name, "namespace": "default" },
-        "spec": { "runtime": "nodejs", "handler": "index.handler", "source": { "bundle": bundle } },
-    }))
-    .unwrap();
+    let mut function = json!({ "metadata": { "name": name, "namespace": "default" }, "spec": run_by });
+    function["spec"]["source"] = json!({ "bundle": bundle });
+    let function: Function = serde_json::from_value(function).unwrap();
     let function = store.create(function, Timestamp::UNIX_EPOCH).await.unwrap();
     let template = Template::of(&function.spec, Code::Bundle(bundle));
     let spec = RevisionSpec {
@@ -172,16 +180,46 @@ async fn served_elsewhere(store: &Store, name: &str) -> RevisionId {
 async fn a_revision_whose_instances_run_serves_while_its_parts_are_not_here() {
     let directory = tempfile::tempdir().unwrap();
     let store = open(&directory).await;
-    let runs = served_elsewhere(&store, "runs").await;
-    served_elsewhere(&store, "rests").await;
-    let rig = Rig::begin(directory.path(), &store, HashSet::from([runs])).await;
+    let handler = || json!({ "runtime": "nodejs", "handler": "index.handler" });
+    let program = json!({ "runtime": "http", "command": ["./server"] });
+    let runs = served_elsewhere(&store, "runs", handler()).await;
+    // What it is run by nobody can tell without its code.
+    let server = served_elsewhere(&store, "server", program).await;
+    served_elsewhere(&store, "rests", handler()).await;
+    let root = Root::Runtime { image: "programs:1".to_owned(), interpreter: None };
+    let left = HashMap::from([(runs, root.clone()), (server, root)]);
+    let rig = Rig::begin(directory.path(), &store, left).await;
     // Before instances that nobody has named are taken away.
-    assert_eq!(*rig.listener.served.borrow(), ["runs"]);
+    assert_eq!(*rig.listener.served.borrow(), ["runs", "server"]);
     let function = || store.get::<Function>("default", "runs").unwrap();
     assert!(
         function().status.as_ref().is_none_or(|status| status.ready_revision.is_some()),
         "{:?}",
         function()
     );
+    rig.shutdown.cancel();
+}
+
+#[tokio::test]
+async fn a_trial_that_waits_for_a_node_is_no_failed_one_and_says_why_it_waits() {
+    let directory = tempfile::tempdir().unwrap();
+    let store = open(&directory).await;
+    let rig = Rig::begin(directory.path(), &store, HashMap::new()).await;
+    rig.backend.always(Act::Hindered);
+    store.create(function("late"), Timestamp::UNIX_EPOCH).await.unwrap();
+    let mut changes = store.changes();
+    let mut reason = async |wanted: &str| {
+        let mut reason = String::new();
+        while reason != wanted {
+            changes.changed().await.unwrap();
+            let function = store.get::<Function>("default", "late").unwrap();
+            let ready = function.status.as_ref().and_then(|status| status.condition(ConditionType::Ready));
+            reason = ready.map(|ready| ready.reason.clone()).unwrap_or_default();
+        }
+    };
+    timeout(Duration::from_secs(60), reason("Unschedulable")).await.expect("it says so");
+    rig.backend.make_room();
+    timeout(Duration::from_secs(60), reason("Ready")).await.expect("it comes up");
+    assert_eq!(rig.backend.starts(), 1, "it is the same instance");
     rig.shutdown.cancel();
 }

@@ -147,7 +147,10 @@ impl Edge {
         let Self { config, gateway, probes, registry, ends } = self;
         let opened = kubernetes::open(
             config.client.clone(),
-            &kubernetes::Config { namespaces: config.watch_namespaces.clone() },
+            &kubernetes::Config {
+                namespaces: config.watch_namespaces.clone(),
+                installation: Some(config.namespace.clone()),
+            },
         );
         let (leader, leads) = watch::channel(None);
         let link = Link::new(config.key, config.name.clone(), leads, ends, &registry);
@@ -155,7 +158,7 @@ impl Edge {
         let probing = probes::Probing { ready: is_listed, stopping: stop.clone(), registry };
 
         let mut tasks: JoinSet<&'static str> = JoinSet::new();
-        let kubernetes::Opened { store, follower, listed: all } = opened;
+        let kubernetes::Opened { store, follower, listed: all, elsewhere: _ } = opened;
         tasks.spawn(async move {
             follower.run().await;
             "watches"

@@ -104,7 +104,7 @@ impl Scene {
         let template = Arc::new(Template::new(&template, places).unwrap());
         let policy = Policy { max: NonZeroU32::new(self.most).unwrap(), ..Policy::default() };
         let reserved = Windows::default();
-        let target = Target { template, policy, reach: Reach::Routed, pause: None, reserved };
+        let target = Target { template, policy, reach: Reach::Routed, pause: None, reserved, mends: false };
         autoscaler.put(target).await.unwrap();
         autoscaler.settled().await.unwrap();
         Leader { address, registry, _autoscaler: autoscaler, calls: ends.calls, _tasks: tasks }

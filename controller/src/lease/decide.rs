@@ -27,6 +27,9 @@ impl Timing {
     }
 }
 
+/// A Lease that one Hearth has given back, or let run out, another takes only after so long: a new version or another node takes less.
+pub(super) const STRANGERS: Duration = Duration::from_secs(90);
+
 /// The Lease as it was last seen.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Seen {
@@ -36,6 +39,16 @@ pub(super) struct Seen {
     pub(super) since: Instant,
     /// How long it is good for, as it says.
     pub(super) duration: Duration,
+    /// Whether it is, or was last, of a Hearth with another cluster key.
+    pub(super) is_strange: bool,
+}
+
+impl Seen {
+    /// When somebody else than the holder may take it.
+    fn free_at(&self) -> Instant {
+        let held = if self.holder.is_some() { self.duration } else { Duration::ZERO };
+        self.since + held + if self.is_strange { STRANGERS } else { Duration::ZERO }
+    }
 }
 
 /// What this process is.
@@ -84,10 +97,10 @@ pub(super) fn decide(me: &Identity, timing: Timing, role: Role, seen: Option<&Se
             _ => Step::Wait(renewed + timing.renew_every()),
         },
         Role::Standby => match (holder, seen) {
-            (None, _) | (_, None) => Step::Take,
+            (_, None) => Step::Take,
             (Some(holder), Some(_)) if holder == me.holder() || me.is_predecessor(holder) => Step::Take,
-            (Some(_), Some(seen)) if now >= seen.since + seen.duration => Step::Take,
-            (Some(_), Some(seen)) => Step::Wait(seen.since + seen.duration),
+            (_, Some(seen)) if now >= seen.free_at() => Step::Take,
+            (_, Some(seen)) => Step::Wait(seen.free_at()),
         },
     }
 }
@@ -103,7 +116,18 @@ mod tests {
     }
 
     fn seen(holder: Option<&str>, since: Instant) -> Seen {
-        Seen { holder: holder.map(str::to_owned), since, duration: TIMING.duration }
+        Seen { holder: holder.map(str::to_owned), since, duration: TIMING.duration, is_strange: false }
+    }
+
+    #[test]
+    fn a_lease_of_another_hearth_is_left_to_it_for_a_while_after_it_is_free() {
+        let now = Instant::now();
+        let standby = |seen: &Seen, at| decide(&me(), TIMING, Role::Standby, Some(seen), at);
+        let held = Seen { is_strange: true, ..seen(Some("pod-b_1"), now) };
+        assert_eq!(standby(&held, now + TIMING.duration), Step::Wait(now + TIMING.duration + STRANGERS));
+        let given_back = Seen { is_strange: true, ..seen(None, now) };
+        assert_eq!(standby(&given_back, now), Step::Wait(now + STRANGERS));
+        assert_eq!(standby(&given_back, now + STRANGERS), Step::Take);
     }
 
     #[test]

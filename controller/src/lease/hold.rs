@@ -1,6 +1,5 @@
 //! Carries out what `decide` says.
 
-use std::collections::BTreeMap;
 use std::fmt;
 use std::time::Duration;
 
@@ -15,7 +14,7 @@ use kube::{Api, Client};
 use tokio::time::{Instant, sleep, sleep_until, timeout};
 
 use super::decide::{Lost, Role, Seen, Step, Timing, decide};
-use super::{HUB_ANNOTATION, Identity, NAME};
+use super::{HUB_ANNOTATION, Identity, KEY_ANNOTATION, NAME};
 
 /// One request: a renewal that takes longer has failed.
 const REQUEST: Duration = Duration::from_secs(3);
@@ -41,6 +40,15 @@ pub enum Error {
     /// It does not answer.
     #[error("the API server does not answer")]
     Silent,
+    /// Another Hearth has it.
+    #[error(
+        "{holder} works in this namespace with another cluster key: that is another Hearth, or this one before its key was changed; a namespace takes one \
+         Hearth, so install this one into another, or delete the lease {NAME} if there is no other"
+    )]
+    Strange {
+        /// Who, as far as is known.
+        holder: String,
+    },
 }
 
 /// Waits for the Lease.
@@ -48,6 +56,7 @@ pub struct Candidate {
     api: Api<Lease>,
     me: Identity,
     hub: String,
+    key: String,
     timing: Timing,
 }
 
@@ -66,10 +75,17 @@ pub struct Held {
 }
 
 impl Candidate {
-    /// For the Lease of this namespace; `hub` is where gateways find this process once it leads.
+    /// For the Lease of this namespace; `hub` is where gateways find this process once it leads, `key` the fingerprint of the cluster key.
     #[must_use]
-    pub fn new(client: Client, namespace: &str, me: Identity, hub: String, timing: Timing) -> Self {
-        Self { api: Api::namespaced(client, namespace), me, hub, timing }
+    pub fn new(
+        client: Client,
+        namespace: &str,
+        me: Identity,
+        hub: String,
+        key: String,
+        timing: Timing,
+    ) -> Self {
+        Self { api: Api::namespaced(client, namespace), me, hub, key, timing }
     }
 
     /// Waits until this process leads. Never fails: an API server that is away is asked again.
@@ -117,10 +133,12 @@ impl Candidate {
                     Some(Ok(lease)) => {
                         let fresh = known.as_ref().is_none_or(|(before, _)| *before != lease);
                         if fresh {
-                            let seen = seen(lease.as_ref(), self.timing);
+                            let seen = self.seen(lease.as_ref());
                             if let Some(holder) = &seen.holder {
                                 let new = known.as_ref().is_none_or(|(_, before)| before.holder != seen.holder);
-                                if new {
+                                if seen.is_strange {
+                                    complain(&Error::Strange { holder: holder.clone() });
+                                } else if new {
                                     tracing::info!(holder, "standing by");
                                 }
                             }
@@ -133,6 +151,25 @@ impl Candidate {
                 },
                 () = sleep_until(wake) => {}
             }
+        }
+    }
+
+    fn annotations(&self) -> [(String, String); 2] {
+        [(HUB_ANNOTATION.to_owned(), self.hub.clone()), (KEY_ANNOTATION.to_owned(), self.key.clone())]
+    }
+
+    fn seen(&self, lease: Option<&Lease>) -> Seen {
+        let spec = lease.and_then(|lease| lease.spec.as_ref());
+        let holder = spec.and_then(|spec| spec.holder_identity.clone()).filter(|holder| !holder.is_empty());
+        let seconds =
+            spec.and_then(|spec| spec.lease_duration_seconds).and_then(|seconds| u64::try_from(seconds).ok());
+        let key = lease.and_then(|lease| lease.metadata.annotations.as_ref()?.get(KEY_ANNOTATION));
+        Seen {
+            holder,
+            since: Instant::now(),
+            duration: seconds.map_or(self.timing.duration, Duration::from_secs),
+            // An earlier version writes none.
+            is_strange: key.is_some_and(|key| *key != self.key),
         }
     }
 
@@ -153,17 +190,13 @@ impl Candidate {
         let Some(mut lease) = before else {
             let metadata = ObjectMeta {
                 name: Some(NAME.to_owned()),
-                annotations: Some(BTreeMap::from([(HUB_ANNOTATION.to_owned(), self.hub.clone())])),
+                annotations: Some(self.annotations().into()),
                 ..ObjectMeta::default()
             };
             let lease = Lease { metadata, spec: Some(spec) };
             return asked("create", self.api.create(&PostParams::default(), &lease)).await;
         };
-        lease
-            .metadata
-            .annotations
-            .get_or_insert_default()
-            .insert(HUB_ANNOTATION.to_owned(), self.hub.clone());
+        lease.metadata.annotations.get_or_insert_default().extend(self.annotations());
         lease.spec = Some(spec);
         asked("write", self.api.replace(NAME, &PostParams::default(), &lease)).await
     }
@@ -174,7 +207,7 @@ impl Held {
     pub async fn keep(&mut self) -> Lost {
         loop {
             let role = Role::Leader { renewed: self.renewed };
-            let seen = seen(Some(&self.lease), self.candidate.timing);
+            let seen = self.candidate.seen(Some(&self.lease));
             match decide(&self.candidate.me, self.candidate.timing, role, Some(&seen), Instant::now()) {
                 Step::GiveUp(lost) => return lost,
                 Step::Wait(until) => sleep_until(until).await,
@@ -228,14 +261,6 @@ impl Held {
         }
         asked("release", self.candidate.api.replace(NAME, &PostParams::default(), &lease)).await.map(drop)
     }
-}
-
-fn seen(lease: Option<&Lease>, timing: Timing) -> Seen {
-    let spec = lease.and_then(|lease| lease.spec.as_ref());
-    let holder = spec.and_then(|spec| spec.holder_identity.clone()).filter(|holder| !holder.is_empty());
-    let seconds =
-        spec.and_then(|spec| spec.lease_duration_seconds).and_then(|seconds| u64::try_from(seconds).ok());
-    Seen { holder, since: Instant::now(), duration: seconds.map_or(timing.duration, Duration::from_secs) }
 }
 
 fn is_conflict(error: &kube::Error) -> bool {

@@ -23,6 +23,10 @@ pub const NAME: &str = "hearth-controller";
 /// The annotation of the Lease with the address that gateways connect to: `10.0.0.7:7071`.
 pub const HUB_ANNOTATION: &str = "hearth.dev/hub";
 
+/// The annotation of the Lease with the fingerprint of the cluster key of whoever holds it, or held it last. A controller with another key is one
+/// of another Hearth (or of this one, after its key was changed), and takes the Lease only when nobody of the first has come back for it.
+pub const KEY_ANNOTATION: &str = "hearth.dev/key";
+
 /// Who wants to lead. Two processes never have the same.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Identity {

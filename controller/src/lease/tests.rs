@@ -35,9 +35,13 @@ impl Server {
     }
 
     fn candidate(&self, place: &str) -> Candidate {
+        self.candidate_with(place, "key")
+    }
+
+    fn candidate_with(&self, place: &str, key: &str) -> Candidate {
         let timing = Timing { duration: Duration::from_secs(12) };
         let me = Identity { place: place.to_owned(), run: "1".to_owned() };
-        Candidate::new(self.client(), "hearth", me, format!("{place}:7071"), timing)
+        Candidate::new(self.client(), "hearth", me, format!("{place}:7071"), key.to_owned(), timing)
     }
 
     fn field(&self, pointer: &str) -> Option<String> {
@@ -122,6 +126,20 @@ async fn of_two_one_leads_and_the_other_follows_at_once_when_it_gives_the_lease_
     assert!(began.elapsed() < Duration::from_secs(1), "{:?}", began.elapsed());
     assert_eq!(server.field("/metadata/annotations/hearth.dev~1hub").as_deref(), Some("b:7071"));
     drop(second);
+}
+
+#[tokio::test(start_paused = true)]
+async fn another_hearth_in_the_namespace_stands_by_and_a_restart_of_the_first_loses_it_nothing() {
+    let server = Server::default();
+    let first = server.candidate("a").acquire().await;
+    let mut second = std::pin::pin!(server.candidate_with("b", "other").acquire());
+    first.release().await.unwrap();
+    assert!(timeout(Duration::from_secs(60), &mut second).await.is_err(), "its own may come back");
+    let again = server.candidate("a2").acquire().await;
+    assert_eq!(server.field("/spec/holderIdentity").as_deref(), Some("a2_1"));
+    again.release().await.unwrap();
+    second.await;
+    assert_eq!(server.field("/metadata/annotations/hearth.dev~1key").as_deref(), Some("other"));
 }
 
 #[tokio::test(start_paused = true)]

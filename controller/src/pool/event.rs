@@ -1,6 +1,6 @@
 //! What the pool says of its instances.
 
-use hearth_dispatch::Endpoint;
+use hearth_dispatch::{Endpoint, StartFailure};
 use hearth_function::{FunctionId, InstanceId, RevisionId};
 use jiff::Timestamp;
 
@@ -45,6 +45,8 @@ pub enum Happened {
         /// Whether it stands still.
         frozen: bool,
     },
+    /// Its start waits for something outside, for this reason; or goes on.
+    Hindered(Option<StartFailure>),
     /// It did not come up. Its remains are being taken away.
     Failed(Failure),
     /// Its process ended by itself. Its remains are being taken away.

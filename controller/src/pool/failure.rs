@@ -96,6 +96,11 @@ impl Failure {
         Self::new(Fault::Function, StartCode::StartTimeout, message)
     }
 
+    /// The start waits for something outside, in the words of the backend.
+    pub(super) fn hindered(why: String) -> StartFailure {
+        Self::new(Fault::Platform, StartCode::Unschedulable, why).told
+    }
+
     pub(super) fn backend(error: &backend::Error) -> Self {
         let (fault, code) = match error {
             backend::Error::Invalid { .. } => (Fault::Function, StartCode::Invalid),

@@ -4,6 +4,7 @@
 //! carries what the instance prints into the logs for as long as its control connection lasts. Orders come as the latest value of a
 //! `watch` and never queue.
 
+mod create;
 mod pooled;
 
 use std::sync::Arc;
@@ -13,7 +14,7 @@ use hearth_dispatch::{Endpoint, EndpointAddress, Forwarding, StartKind};
 use hearth_function::InstanceId;
 use hearth_protocol::Signature;
 use tokio::sync::{mpsc, watch};
-use tokio::time::{Instant, sleep, sleep_until, timeout, timeout_at};
+use tokio::time::{Instant, sleep, sleep_until, timeout};
 
 use super::class::Class;
 use super::failure::Failure;
@@ -50,6 +51,8 @@ pub(super) enum Wish {
 pub(super) struct Orders {
     pub(super) wish: Wish,
     pub(super) exit: Option<Exit>,
+    /// Its start waits for something outside: no limit counts meanwhile.
+    pub(super) hindered: bool,
     /// For a pooled instance: the function that it is to run. Given once.
     pub(super) assignment: Option<Assignment>,
 }
@@ -181,7 +184,7 @@ impl Task {
                 (started, logs_after, Duration::ZERO, Instant::now() + ADOPTION)
             }
             Origin::New { .. } | Origin::Pooled(_) => match self.create(deadline, limit).await {
-                Ok(started) => {
+                Ok((started, deadline)) => {
                     let waited = if let Origin::New { waited } = origin { waited } else { Duration::ZERO };
                     (started, 0, waited, deadline)
                 }
@@ -220,23 +223,6 @@ impl Task {
         if pumping {
             // The shim is gone; what it has written is still in the socket.
             let _cut = timeout(LAST_WORDS, pump).await.is_err();
-        }
-    }
-
-    async fn create(&mut self, deadline: Instant, limit: Duration) -> Result<Started, NotReady> {
-        let backend = Arc::clone(&self.backend);
-        tokio::select! {
-            // When both are there, the order to stop wins.
-            biased;
-            grace = told_to_stop(&mut self.orders) => Err(NotReady::Told { grace }),
-            started = timeout_at(deadline, backend.start(&self.spec)) => match started {
-                Ok(Ok(started)) => {
-                    self.report(What::Created).await;
-                    Ok(started)
-                }
-                Ok(Err(error)) => Err(NotReady::Failed(Failure::backend(&error))),
-                Err(_) => Err(NotReady::Failed(Failure::timeout("come into being", limit))),
-            },
         }
     }
 

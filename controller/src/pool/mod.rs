@@ -45,7 +45,7 @@ pub use instance::Phases;
 pub use measure::{Machine, Measured};
 pub use template::{Places, Template};
 
-use crate::backend::{Backend, Ended, Found};
+use crate::backend::{Backend, Ended, Found, Hindered};
 use crate::telemetry::logs::Logs;
 use instance::{Assignment, Orders, Origin, Report, Task, What, Wish};
 use life::State;
@@ -82,6 +82,7 @@ pub struct Pool {
     reports: mpsc::Receiver<Report>,
     reporter: mpsc::Sender<Report>,
     exits: mpsc::Receiver<Ended>,
+    hindrances: mpsc::Receiver<Hindered>,
     mishaps: Mishaps,
 }
 
@@ -113,7 +114,7 @@ impl Subject {
 }
 
 impl Pool {
-    /// An empty pool. It takes the backend's one subscription to exits.
+    /// An empty pool. It takes the backend's one subscription to exits and to hindrances.
     #[must_use]
     pub fn new(backend: Arc<dyn Backend>, logs: Logs) -> Self {
         let (reporter, reports) = mpsc::channel(REPORTS);
@@ -121,6 +122,7 @@ impl Pool {
         let (lost, given_up) = mpsc::channel(REPORTS);
         Self {
             exits: backend.exits(),
+            hindrances: backend.hindrances(),
             freezer: Arc::new(Freezer::new(Arc::clone(&backend), lost)),
             given_up,
             backend,
@@ -280,6 +282,11 @@ impl Pool {
                     }
                 }
                 Some(ended) = self.exits.recv() => self.note_exit(ended),
+                Some(hindered) = self.hindrances.recv() => {
+                    if let Some(event) = self.note_hindered(hindered) {
+                        return event;
+                    }
+                }
                 Some(instance) = self.given_up.recv() => {
                     if let Some(entry) = self.instances.get(&instance) {
                         let revision = entry.subject.revision();
@@ -357,7 +364,8 @@ impl Pool {
             Origin::New { .. } | Origin::Pooled(_) => life::Phase::Creating,
             Origin::Adopted { .. } => life::Phase::Booting,
         };
-        let (orders, told) = watch::channel(Orders { wish: Wish::Run, exit: None, assignment: None });
+        let (orders, told) =
+            watch::channel(Orders { wish: Wish::Run, exit: None, hindered: false, assignment: None });
         let written = spec.owner.as_ref().and_then(|owner| owner.since);
         let started = written.or_else(|| match &origin {
             // A controller that did not write it down has started it.
@@ -410,6 +418,18 @@ impl Pool {
         if let Some(entry) = self.instances.get(&ended.instance) {
             entry.orders.send_modify(|orders| orders.exit = Some(ended.exit));
         }
+    }
+
+    fn note_hindered(&mut self, hindered: Hindered) -> Option<Event> {
+        let Hindered { instance, why } = hindered;
+        let entry = self.instances.get(&instance)?;
+        if why.is_some() && !entry.state.is_starting() {
+            return None;
+        }
+        entry.orders.send_modify(|orders| orders.hindered = why.is_some());
+        let what = Happened::Hindered(why.map(Failure::hindered));
+        let revision = entry.subject.revision();
+        Some(Event { instance, revision, what })
     }
 
     fn take_away(&mut self, instance: InstanceId, grace: Duration) -> Id {

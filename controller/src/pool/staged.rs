@@ -16,12 +16,12 @@ use hearth_protocol::{
 };
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{UnixListener, UnixStream};
-use tokio::sync::{Notify, mpsc};
+use tokio::sync::{Notify, mpsc, watch};
 use tokio::task::JoinSet;
 
 use crate::backend::{
-    Address, Backend, Capability, CodeMount, Ended, Error, Exit, Found, InstanceSpec, Limits, Owner, Started,
-    Stats,
+    Address, Backend, Capability, CodeMount, Ended, Error, Exit, Found, Hindered, InstanceSpec, Limits,
+    Owner, Started, Stats,
 };
 
 /// What the next instance does.
@@ -41,6 +41,8 @@ pub(crate) enum Act {
     HangsLater,
     /// The backend panics.
     Panics,
+    /// No node takes it until [`Staged::make_room`]; then it comes up.
+    Hindered,
 }
 
 #[derive(Debug)]
@@ -49,6 +51,9 @@ pub(crate) struct Staged {
     stage: Mutex<Stage>,
     ends: mpsc::Sender<Ended>,
     exits: Mutex<Option<mpsc::Receiver<Ended>>>,
+    hinder: mpsc::Sender<Hindered>,
+    hindrances: Mutex<Option<mpsc::Receiver<Hindered>>>,
+    room: watch::Sender<bool>,
     /// Told whenever an instance is taken away.
     pub(crate) stopped: Notify,
     /// Told whenever a freeze begins.
@@ -112,11 +117,15 @@ struct Running {
 impl Staged {
     pub(crate) fn new(directory: &Path) -> Arc<Self> {
         let (ends, exits) = mpsc::channel(16);
+        let (hinder, hindrances) = mpsc::channel(16);
         Arc::new(Self {
             directory: directory.to_owned(),
             stage: Mutex::default(),
             ends,
             exits: Mutex::new(Some(exits)),
+            hinder,
+            hindrances: Mutex::new(Some(hindrances)),
+            room: watch::Sender::new(false),
             stopped: Notify::new(),
             freezing: Notify::new(),
             freezes: Arc::default(),
@@ -131,6 +140,19 @@ impl Staged {
     /// All instances that nothing was said of behave so.
     pub(crate) fn always(&self, act: Act) {
         self.stage.lock().unwrap().otherwise = Some(act);
+    }
+
+    /// There is a node for those that found none.
+    pub(crate) fn make_room(&self) {
+        self.room.send_replace(true);
+    }
+
+    async fn wait_for_room(&self, instance: &InstanceId) {
+        let hindered =
+            |why: Option<&str>| Hindered { instance: instance.clone(), why: why.map(str::to_owned) };
+        self.hinder.send(hindered(Some("no node takes it"))).await.unwrap();
+        self.room.subscribe().wait_for(|room| *room).await.unwrap();
+        self.hinder.send(hindered(None)).await.unwrap();
     }
 
     /// How long making a container takes.
@@ -226,6 +248,9 @@ impl Backend for Staged {
         };
         tokio::time::sleep(time).await;
         assert_ne!(act, Act::Panics, "on purpose");
+        if act == Act::Hindered {
+            self.wait_for_room(&spec.id).await;
+        }
         if act == Act::NotMade {
             let source = std::io::Error::other("no space left");
             return Err(Error::Step { step: "create the cgroup", instance: spec.id.clone(), source });
@@ -323,6 +348,10 @@ impl Backend for Staged {
 
     fn exits(&self) -> mpsc::Receiver<Ended> {
         self.exits.lock().unwrap().take().unwrap()
+    }
+
+    fn hindrances(&self) -> mpsc::Receiver<Hindered> {
+        self.hindrances.lock().unwrap().take().unwrap()
     }
 
     async fn probe(&self) -> Vec<Capability> {

@@ -71,6 +71,7 @@ impl Stores {
             program_image: None,
             interpreters: Catalogue::Machine,
             depot: None,
+            keyring: None,
         }
     }
 }

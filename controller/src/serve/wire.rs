@@ -207,7 +207,7 @@ impl Start {
                 routes: routes.clone(),
                 logs: self.logs.clone(),
                 // Their parts are on this disk.
-                left: std::collections::HashSet::new(),
+                left: std::collections::HashMap::new(),
                 // The status says all.
                 remarks: None,
             },

@@ -27,7 +27,11 @@ pub(crate) struct Cluster {
     pub(crate) kubeconfig: Option<PathBuf>,
     /// More options of controllers.
     pub(crate) options: Vec<String>,
+    /// Whose Functions are served; `None`: those of its own namespace.
+    pub(crate) watch: Option<String>,
     report: u16,
+    /// Controllers that were started.
+    started: usize,
 }
 
 /// A process of ours.
@@ -89,9 +93,19 @@ impl Cluster {
         };
         let (controllers, gateways, addresses, options) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
         let report = free_port().port();
-        let cluster =
-            Self { ground, data, controllers, gateways, addresses, kubeconfig: None, options, report };
-        std::fs::write(cluster.key(), "0123456789abcdef0123456789abcdef0123").expect("the key is written");
+        let cluster = Self {
+            ground,
+            data,
+            controllers,
+            gateways,
+            addresses,
+            kubeconfig: None,
+            options,
+            watch: None,
+            report,
+            started: 0,
+        };
+        cluster.write_key("0123456789abcdef0123456789abcdef0123");
         Some(cluster)
     }
 
@@ -109,6 +123,11 @@ impl Cluster {
         self.wait();
     }
 
+    /// Processes that are started from now on have this key.
+    pub(crate) fn write_key(&self, key: &str) {
+        std::fs::write(self.key(), key).expect("the key is written");
+    }
+
     pub(crate) fn key(&self) -> PathBuf {
         self.data.path().join("key")
     }
@@ -120,7 +139,8 @@ impl Cluster {
 
     /// One more controller. All of them report at the same address of this machine: whoever leads listens there.
     pub(crate) fn controller(&mut self) {
-        let number = self.controllers.len();
+        let number = self.started;
+        self.started += 1;
         let (management, hub) = (free_port(), free_port().port());
         let gateway = self.addresses.first().map_or_else(|| "127.0.0.1:1".to_owned(), ToString::to_string);
         let mut arguments = vec![
@@ -169,7 +189,8 @@ impl Cluster {
         }
         let child = command
             .args(arguments)
-            .args(["--namespace", &self.ground.namespace, "--watch-namespace", &self.ground.namespace])
+            .args(["--namespace", &self.ground.namespace])
+            .args(["--watch-namespace", self.watch.as_ref().unwrap_or(&self.ground.namespace)])
             .arg(format!("--key-file={}", self.key().display()))
             // Of `.ci/cluster`, and no option.
             .env_remove("HEARTH_KUBE_DIR")
@@ -262,7 +283,12 @@ impl Cluster {
 
     /// A call through the first gateway.
     pub(crate) fn call(&self, name: &str) -> (u16, String) {
-        let answer = Request::get(&self.target(name)).send(self.addresses[0]);
+        self.ask(&self.target(name))
+    }
+
+    /// The same, of a path.
+    pub(crate) fn ask(&self, path: &str) -> (u16, String) {
+        let answer = Request::get(path).send(self.addresses[0]);
         let answer = answer.map_err(|error| format!("{error}\n{}", self.logs())).expect("an answer");
         (answer.status, String::from_utf8_lossy(&answer.body).into_owned())
     }
@@ -298,6 +324,11 @@ impl Cluster {
             .filter(alive)
             .filter_map(|pod| pod["metadata"]["name"].as_str().map(str::to_owned))
             .collect()
+    }
+
+    /// Ends the controllers in good order.
+    pub(crate) fn stop_controllers(&mut self) {
+        self.controllers.drain(..).for_each(Process::stop);
     }
 
     /// Deletes the Functions, and sees to it that nothing of them is left.

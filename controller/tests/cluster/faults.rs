@@ -1,9 +1,11 @@
 //! What a Function lacks in its cluster: kubectl shows what it is, in words to act on, and the Function comes up by itself when it is there.
 
+use std::time::Duration;
+
 use serde_json::{Value, json};
 
 use crate::HELLO;
-use crate::cluster::Cluster;
+use crate::cluster::{Cluster, pause};
 use crate::pods::{self, run};
 use crate::support::{eventually, inline, node, node_with, python};
 
@@ -90,7 +92,7 @@ fn a_secret_a_node_and_an_image_that_are_missing_are_named_and_waited_for() {
 
     cluster.says("secret", "False", &["secret \"keys\" not found", "it is tried again at"]);
     cluster.says("image", "False", &[&image, "cannot be pulled", "it is tried again at"]);
-    cluster.says("node", "", &["no node takes its Pod", "0/1 nodes"]);
+    cluster.says("node", "False", &["no node takes its Pod", "0/1 nodes"]);
     cluster.tells("secret", &["Warning", "StartFailed", "secret \"keys\" not found"]);
     cluster.tells("image", &["Warning", "StartFailed", "cannot be pulled"]);
     cluster.tells("node", &["Warning", "StartFailed", "no node takes its Pod"]);
@@ -99,10 +101,7 @@ fn a_secret_a_node_and_an_image_that_are_missing_are_named_and_waited_for() {
 
     cluster.kubectl(&["create", "secret", "generic", "keys", "--from-literal=token=s3cret"]);
     run("docker", &["tag", &made, &image], "").expect("Docker tags an image of its own");
-    let node = cluster.kubectl(&["get", "nodes", "-o", "name"]);
-    let node = node.lines().next().expect("a cluster has a node").to_owned();
-    let labelled = Labelled(node, label);
-    cluster.kubectl(&["label", &labelled.0, &format!("{}=yes", labelled.1)]);
+    let labelled = self::label(&cluster, &label);
     for name in ["secret", "node", "image"] {
         cluster.ready(name);
     }
@@ -110,6 +109,63 @@ fn a_secret_a_node_and_an_image_that_are_missing_are_named_and_waited_for() {
     drop(labelled);
     cluster.end();
     run("docker", &["rmi", &image], "").expect("nothing uses the name any more");
+}
+
+/// Labels a node, so that what asks for the label has room.
+fn label(cluster: &Cluster, label: &str) -> Labelled {
+    let node = cluster.kubectl(&["get", "nodes", "-o", "name"]);
+    let node = node.lines().next().expect("a cluster has a node").to_owned();
+    let labelled = Labelled(node, label.to_owned());
+    cluster.kubectl(&["label", &labelled.0, &format!("{label}=yes")]);
+    labelled
+}
+
+#[test]
+fn a_pod_that_no_node_takes_stays_and_serves_when_there_is_one() {
+    let Some(cluster) = Cluster::working() else { return };
+    let name = format!("hearth.test/{}", cluster.ground.namespace);
+    let selector =
+        format!("scale: {{ initial: 0, max: 3 }}\nkubernetes: {{ nodeSelector: {{ {name}: 'yes' }} }}");
+    cluster.apply(&node_with("roomless", HELLO, &selector));
+    cluster.ready("roomless");
+    let began = std::time::Instant::now();
+    let (status, body) = cluster.call("roomless");
+    assert!(status == 502 && body.contains("unschedulable") && body.contains("0/1 nodes"), "{status} {body}");
+    assert!(
+        began.elapsed() < Duration::from_secs(30),
+        "{:?}: it is told before the start's limit",
+        began.elapsed()
+    );
+    cluster.says("roomless", "False", &["no node takes its Pod", "0/1 nodes"]);
+    cluster.tells("roomless", &["Warning", "StartFailed", "no node takes its Pod"]);
+    let pods = cluster.pods();
+    assert_eq!(pods.len(), 1, "{pods:?}");
+    // Longer than the pauses of starts that fail.
+    pause(Duration::from_secs(45));
+    let began = std::time::Instant::now();
+    assert_eq!(cluster.call("roomless").0, 502);
+    assert!(began.elapsed() < Duration::from_secs(3), "{:?}: what is known is told at once", began.elapsed());
+    assert_eq!(cluster.pods(), pods, "it is the same\n{}", cluster.logs());
+    let labelled = label(&cluster, &name);
+    cluster.ready("roomless");
+    assert_eq!(cluster.call("roomless").0, 200);
+    assert_eq!(cluster.pods(), pods, "it is the same\n{}", cluster.logs());
+    drop(labelled);
+    cluster.end();
+}
+
+#[test]
+fn what_failed_at_zero_is_ready_again_when_it_is_mended_though_nobody_calls() {
+    let Some(cluster) = Cluster::working() else { return };
+    let token = "scale: { initial: 0 }\nenv: [{ name: TOKEN, valueFrom: { secretKeyRef: { name: keys, key: token } } }]";
+    cluster.apply(&node_with("idle", HELLO, token));
+    cluster.ready("idle");
+    let (status, body) = cluster.call("idle");
+    assert!(status >= 500 && body.contains("keys"), "{status} {body}");
+    cluster.says("idle", "False", &["secret \"keys\" not found"]);
+    cluster.kubectl(&["create", "secret", "generic", "keys", "--from-literal=token=s3cret"]);
+    cluster.ready("idle");
+    cluster.end();
 }
 
 #[test]

@@ -8,6 +8,8 @@ mod cluster;
 mod faults;
 #[path = "../support/pods.rs"]
 mod pods;
+mod registries;
+mod rivals;
 mod shared;
 #[path = "../support/mod.rs"]
 mod support;

@@ -270,6 +270,8 @@ pub enum StartCode {
     Invalid,
     /// The backend cannot do what the template asks for.
     Unsupported,
+    /// No node of the cluster takes it now; it starts when one does.
+    Unschedulable,
     /// Hearth or the machine failed.
     StartFailed,
 }
@@ -288,7 +290,26 @@ impl StartCode {
             Self::StartTimeout => "start_timeout",
             Self::Invalid => "invalid",
             Self::Unsupported => "unsupported",
+            Self::Unschedulable => "unschedulable",
             Self::StartFailed => "start_failed",
+        }
+    }
+
+    /// Whether a failure may pass though the code stays as it is.
+    #[must_use]
+    pub const fn may_pass(self) -> bool {
+        match self {
+            Self::HandlerFileMissing
+            | Self::HandlerMissing
+            | Self::HandlerUnsupported
+            | Self::Invalid
+            | Self::Unsupported => false,
+            Self::LoadFailed
+            | Self::ProcessEnded
+            | Self::OutOfMemory
+            | Self::StartTimeout
+            | Self::Unschedulable
+            | Self::StartFailed => true,
         }
     }
 }
@@ -398,6 +419,7 @@ mod tests {
             StartCode::StartTimeout,
             StartCode::Invalid,
             StartCode::Unsupported,
+            StartCode::Unschedulable,
             StartCode::StartFailed,
         ];
         for code in codes {

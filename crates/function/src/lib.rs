@@ -43,6 +43,9 @@ pub const FUNCTION_LABEL: &str = "hearth.dev/function";
 /// On a Function: another value than before asks for what has failed (a build, a trial) to be tried again now. `hearth apply` sets it to the
 /// time when it finds a Function that has failed and is as it was.
 pub const RETRY_ANNOTATION: &str = "hearth.dev/retry";
+
+/// On a Function in a cluster: which Hearth serves it, by the namespace that this Hearth runs in. Any other leaves it alone.
+pub const INSTALLATION_ANNOTATION: &str = "hearth.dev/installation";
 /// The namespace of a manifest that names none.
 pub const DEFAULT_NAMESPACE: &str = "default";
 

@@ -108,6 +108,7 @@ impl Service {
                 let Some(record) = self.records.get_mut(&revision) else { return };
                 let Some(member) = record.instances.get_mut(&instance) else { return };
                 (member.ready, member.idle_since) = (Some(now), Some(now));
+                member.hindered = false;
                 member.used_at = self.clock.now();
                 let slots = record.target.template.slots();
                 let adopted = endpoint.start == StartKind::Warm;
@@ -137,6 +138,7 @@ impl Service {
             }
             Happened::Paused { round, frozen } => self.note_frozen(&instance, round, frozen, now),
             Happened::NotThawed => self.kill(&instance, "killed: it was paused and could not be resumed"),
+            Happened::Hindered(why) => self.note_hindered(&instance, &revision, why, now),
             Happened::Failed(failure) => self.note_failed(instance, revision, failure, now),
             Happened::Ended { how } => {
                 tracing::warn!(target: TOLD, %revision, %instance, how, "instance ended");
@@ -185,6 +187,11 @@ impl Service {
                 tracing::warn!(%instance, how, "a pooled instance ended");
                 self.prewarm.lost(instance);
             }
+            // It is one of those that fill the pool, for as long as it takes.
+            Happened::Hindered(Some(why)) => {
+                tracing::warn!(%instance, message = why.message, "a start for the pool waits");
+            }
+            Happened::Hindered(None) => {}
             Happened::Removed
             | Happened::Overdue
             | Happened::NotThawed
@@ -232,7 +239,7 @@ impl Service {
             offer_note(&self.logs, function, about, lines.join("\n"));
         }
         record.note_start(start, None);
-        record.note_failure(&failure.told);
+        record.note_failure(&failure.told, now);
         self.metrics.failed(record.target.template.as_ref());
         let others = record.ready() + record.starting();
         let verdict = record.backoff.failed(failure.fault, others, jitter(), now.into_std());
@@ -246,7 +253,7 @@ impl Service {
 }
 
 /// Writes a line of Hearth's own into a function's log.
-fn offer_note(logs: &Logs, function: &FunctionId, instance: Option<&InstanceId>, text: String) {
+pub(super) fn offer_note(logs: &Logs, function: &FunctionId, instance: Option<&InstanceId>, text: String) {
     let note = Note { time: Timestamp::now(), request: None, instance: instance.cloned(), text };
     logs.offer(function, Entry::Note(note));
 }

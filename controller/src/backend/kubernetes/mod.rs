@@ -50,9 +50,12 @@ use self::instance::Instance;
 use self::keys::Keys;
 use super::ends::Ends;
 use super::{
-    Ability, Address, Backend, Capability, CodeMount, Ended, Error, Exit, Fixity, Found, ImageForm,
+    Ability, Address, Backend, Capability, CodeMount, Ended, Error, Exit, Fixity, Found, Hindered, ImageForm,
     InstanceSpec, Limits, OpenError, Owner, Started, Stats,
 };
+
+/// Hindrances that nobody has taken yet. Starts that tell of them wait when it is full.
+const HINDRANCES: usize = 64;
 
 /// How the Kubernetes backend is set up.
 #[derive(Clone)]
@@ -90,6 +93,7 @@ impl fmt::Debug for Config {
 pub struct Kubernetes {
     shared: Arc<Shared>,
     ends: Ends,
+    hindrances: Mutex<Option<mpsc::Receiver<Hindered>>>,
     /// Ends listening and watching with the backend.
     _work: DropGuard,
 }
@@ -104,6 +108,7 @@ struct Shared {
     /// The Pods that there were at the start are in the books.
     looked: AtomicBool,
     end: mpsc::Sender<Ended>,
+    hinder: mpsc::Sender<Hindered>,
     tasks: TaskTracker,
 }
 
@@ -125,6 +130,7 @@ impl Kubernetes {
             source,
         })?;
         let (end, ends) = Ends::channel();
+        let (hinder, hindrances) = mpsc::channel(HINDRANCES);
         let shared = Arc::new(Shared {
             keys: Keys::new(&config.key),
             config,
@@ -133,6 +139,7 @@ impl Kubernetes {
             revisions: Mutex::default(),
             looked: AtomicBool::new(false),
             end,
+            hinder,
             tasks: TaskTracker::new(),
         });
         let closing = CancellationToken::new();
@@ -153,7 +160,8 @@ impl Kubernetes {
                 }
             });
         }
-        Ok(Arc::new(Self { shared, ends, _work: closing.drop_guard() }))
+        let hindrances = Mutex::new(Some(hindrances));
+        Ok(Arc::new(Self { shared, ends, hindrances, _work: closing.drop_guard() }))
     }
 }
 
@@ -378,6 +386,11 @@ impl Backend for Kubernetes {
 
     fn exits(&self) -> mpsc::Receiver<Ended> {
         self.ends.take()
+    }
+
+    fn hindrances(&self) -> mpsc::Receiver<Hindered> {
+        let receiver = self.hindrances.lock().unwrap_or_else(PoisonError::into_inner).take();
+        receiver.unwrap_or_else(|| mpsc::channel(1).1)
     }
 
     async fn probe(&self) -> Vec<Capability> {

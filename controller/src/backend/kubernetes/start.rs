@@ -2,25 +2,28 @@
 
 use std::io;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
 use hearth_function::{InstanceId, Revision};
 use hearth_protocol::report::Mount;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::OwnerReference;
 use kube::api::{Api, Patch, PatchParams, PostParams};
 use serde_json::json;
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{mpsc, oneshot, watch};
+use tokio::time::{Instant, sleep, timeout};
 
 use super::blobs::{Blob, measure};
 use super::instance::{Instance, Order, Reported};
+use super::why::Obstacle;
 use super::{Shared, plain, pod, started};
-use crate::backend::{CodeMount, Error, InstanceSpec, Owner, Started};
+use crate::backend::{CodeMount, Error, Hindered, InstanceSpec, Owner, Process, Started};
 
-/// How long what may pass by itself (no node has room) is waited for: an autoscaler of nodes takes longer, and the start is tried again.
+/// How long what may pass by itself (no node has room) is waited for before anybody is told. Then an installation fails, and an instance goes on
+/// waiting: an autoscaler of nodes looks at Pods that stay.
 const PASSES_WITHIN: Duration = Duration::from_secs(10);
 
-/// Longest wait for a Pod to report: large images take their time.
+/// Longest wait for a Pod to report, once a node has taken it: large images take their time.
 const REPORTS_WITHIN: Duration = Duration::from_secs(600);
 
 /// How long an instance that waits may take to fetch code.
@@ -32,7 +35,6 @@ const REMEMBERED: usize = 4096;
 impl Shared {
     /// See [`super::Backend::start`].
     pub(super) async fn start(&self, spec: &InstanceSpec) -> Result<Started, Error> {
-        let begin = Instant::now();
         let namespace = pod::namespace(spec, &self.config.namespace).to_owned();
         let instance = Arc::new(Instance::new(spec.clone(), &namespace));
         {
@@ -43,8 +45,8 @@ impl Shared {
             books.insert(spec.id.clone(), Arc::clone(&instance));
         }
         match self.launch(spec, &instance).await {
-            Ok(reported) => {
-                let create = instance.took(begin.elapsed());
+            Ok((reported, create)) => {
+                let create = instance.took(create);
                 instance.start_is_over();
                 // It may have ended by now.
                 self.tell(&instance).await;
@@ -60,7 +62,13 @@ impl Shared {
         }
     }
 
-    async fn launch(&self, spec: &InstanceSpec, instance: &Arc<Instance>) -> Result<Reported, Error> {
+    /// Starts it; how long that took, without the time in which no node would have it.
+    async fn launch(
+        &self,
+        spec: &InstanceSpec,
+        instance: &Arc<Instance>,
+    ) -> Result<(Reported, Duration), Error> {
+        let begin = Instant::now();
         let contents: Vec<PathBuf> =
             pod::contents(spec).into_iter().map(|(path, _)| path.to_owned()).collect();
         let build = spec.build_dir.clone();
@@ -70,11 +78,21 @@ impl Shared {
         let pod = pod::of(spec, &self.config, &self.keys.token(&spec.id), owner?)?;
         let created = self.pods(&instance.namespace).create(&PostParams::default(), &pod).await;
         created.map_err(|error| refused(&spec.id, &instance.namespace, &error))?;
-        self.report(instance).await
+        let patient = !matches!(spec.process, Process::Job { .. });
+        let hindered = Mutex::new(Duration::ZERO);
+        let reported = self.report(instance, patient, &hindered).await?;
+        let hindered = hindered.into_inner().unwrap_or_else(PoisonError::into_inner);
+        Ok((reported, begin.elapsed().saturating_sub(hindered)))
     }
 
-    /// Waits until the shim has reported, or something keeps it from doing so.
-    async fn report(&self, instance: &Instance) -> Result<Reported, Error> {
+    /// Waits until the shim has reported, or something keeps it from doing so; `patient`: as long as it takes for a node to have it, which is
+    /// counted in `hindered`.
+    async fn report(
+        &self,
+        instance: &Instance,
+        patient: bool,
+        hindered: &Mutex<Duration>,
+    ) -> Result<Reported, Error> {
         const STEP: &str = "start the Pod";
         let id = &instance.id;
         let other =
@@ -82,19 +100,30 @@ impl Shared {
         let (mut reported, mut end, mut obstacle) =
             (instance.reported.subscribe(), instance.end.subscribe(), instance.obstacle.subscribe());
         let stuck = async {
+            let late = || {
+                let within = humantime::format_duration(REPORTS_WITHIN);
+                format!("its shim has not reported to {} within {within}", self.config.report_advertise)
+            };
             loop {
                 // The senders are the instance's, which is here.
-                let Ok(first) = obstacle.wait_for(Option::is_some).await.map(|found| found.clone()) else {
-                    continue;
+                let met = timeout(REPORTS_WITHIN, obstacle.wait_for(Option::is_some)).await;
+                let Some(found) = met.map(|met| met.ok().and_then(|found| found.clone())).unwrap_or_default()
+                else {
+                    return late();
                 };
-                let Some(found) = first else { continue };
                 if !found.passes {
                     return found.what;
                 }
-                tokio::time::sleep(PASSES_WITHIN).await;
-                if let Some(still) = obstacle.borrow_and_update().clone() {
+                let began = Instant::now();
+                sleep(PASSES_WITHIN).await;
+                let Some(still) = obstacle.borrow_and_update().clone() else { continue };
+                if !still.passes || !patient {
                     return still.what;
                 }
+                if let Err(what) = self.hinder(instance, still, &mut obstacle).await {
+                    return what;
+                }
+                *hindered.lock().unwrap_or_else(PoisonError::into_inner) += began.elapsed();
             }
         };
         tokio::select! {
@@ -108,9 +137,37 @@ impl Shared {
                 let exit = exit.ok().and_then(|exit| *exit).unwrap_or_default();
                 Err(other(format!("it ended before it reported: {exit}")))
             }
-            () = tokio::time::sleep(REPORTS_WITHIN) => {
-                Err(other(format!("its shim has not reported to {} within {REPORTS_WITHIN:?}", self.config.report_advertise)))
+        }
+    }
+
+    /// Tells what a start waits for until that has passed.
+    ///
+    /// # Errors
+    /// With what keeps it from starting after that.
+    async fn hinder(
+        &self,
+        instance: &Instance,
+        first: Obstacle,
+        obstacle: &mut watch::Receiver<Option<Obstacle>>,
+    ) -> Result<(), String> {
+        let tell = async |why| {
+            // Without a subscriber nobody wants to know.
+            self.hinder.send(Hindered { instance: instance.id.clone(), why }).await.ok();
+        };
+        let mut still = first;
+        loop {
+            tell(Some(still.what.clone())).await;
+            let other = obstacle.wait_for(|now| now.as_ref() != Some(&still)).await;
+            match other.ok().and_then(|now| now.clone()) {
+                None => {
+                    tell(None).await;
+                    return Ok(());
+                }
+                Some(now) if !now.passes => return Err(now.what),
+                // The scheduler says the same in other words whenever nodes come and go.
+                Some(now) => still = now,
             }
+            sleep(PASSES_WITHIN).await;
         }
     }
 

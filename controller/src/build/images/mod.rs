@@ -18,6 +18,7 @@ mod error;
 mod files;
 mod identity;
 mod keep;
+mod keys;
 mod layer;
 pub mod local;
 mod pull;
@@ -47,6 +48,7 @@ pub use config::Settings;
 pub(crate) use config::architecture;
 pub use error::Error;
 pub use keep::Listed;
+pub use keys::Keys;
 pub use push::Sent;
 pub use registry::{Access, Remote, reference};
 
@@ -151,11 +153,19 @@ impl Images {
     /// # Errors
     /// As [`Error`] says.
     pub async fn resolve(&self, reference: &str) -> Result<ImageTemplate, Error> {
+        self.resolve_with(reference, None).await
+    }
+
+    /// The same, where whoever names it brings credentials along.
+    ///
+    /// # Errors
+    /// As [`Error`] says.
+    pub async fn resolve_with(&self, reference: &str, keys: Option<&Keys>) -> Result<ImageTemplate, Error> {
         if let Ok(digest) = reference.parse::<Digest>() {
             let stored = self.stored(&digest).ok_or_else(|| Error::NotLoaded(digest.clone()))?;
             return Ok(stored.settings.template(reference, digest));
         }
-        let remote = Remote::open(reference, &self.inner.config.access).await?;
+        let remote = Remote::open_with(reference, &self.inner.config.access, keys).await?;
         let documents = self.in_time(reference, remote.documents()).await?;
         let settings = Settings::read(&documents.config)?;
         Ok(settings.template(reference, documents.digest))

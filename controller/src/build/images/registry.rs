@@ -19,6 +19,7 @@ use tokio::io::AsyncWriteExt as _;
 
 use super::credentials::{self, Registry};
 use super::identity::Purpose;
+use super::keys::Keys;
 use super::{Error, config};
 use crate::backend::Credentials;
 
@@ -44,6 +45,8 @@ pub struct Remote {
     credentials: Credentials,
     auth: RegistryAuth,
     plain: bool,
+    /// Whether credentials are brought along by whoever names the image.
+    brought: bool,
     reference: Reference,
 }
 
@@ -90,6 +93,14 @@ impl Remote {
     /// # Errors
     /// When the reference is none, or the configuration cannot be read.
     pub async fn open(text: &str, access: &Access) -> Result<Self, Error> {
+        Self::open_with(text, access, None).await
+    }
+
+    /// The same with the credentials that `keys` has for it, if it has any.
+    ///
+    /// # Errors
+    /// As [`Remote::open`].
+    pub(super) async fn open_with(text: &str, access: &Access, keys: Option<&Keys>) -> Result<Self, Error> {
         let reference = reference(text)?;
         let registry = reference.resolve_registry().to_owned();
         let plain = is_loopback(&registry) || access.plain.contains(&registry);
@@ -106,12 +117,15 @@ impl Remote {
             no_proxy: proxy("NO_PROXY"),
             ..ClientConfig::default()
         };
-        let credentials = credentials::of(&registry).await?;
+        let credentials = match keys.and_then(|keys| keys.of(&registry, reference.repository())) {
+            Some(brought) => brought.clone(),
+            None => credentials::of(&registry).await?,
+        };
         let spoken = Registry { host: &registry, plain, repository: reference.repository() };
         let auth = credentials::auth(&credentials, &spoken, Purpose::Pull).await?;
         let client = Client::new(config);
         client.store_auth_if_needed(&registry, &auth).await;
-        Ok(Self { client, credentials, auth, plain, reference })
+        Ok(Self { client, credentials, auth, plain, brought: keys.is_some(), reference })
     }
 
     /// The same image by the digest of its manifest.
@@ -341,7 +355,15 @@ impl Remote {
         let (what, fix) = match self.auth {
             RegistryAuth::Anonymous => (
                 format!("{registry} gives {} to nobody without credentials", self.reference),
-                "give them to the user that Hearth runs as: `docker login`, or the file ~/.docker/config.json",
+                if self.brought {
+                    "name a secret with them in spec.kubernetes.imagePullSecrets"
+                } else {
+                    "give them to the user that Hearth runs as: `docker login`, or the file ~/.docker/config.json"
+                },
+            ),
+            _ if self.brought => (
+                format!("{registry} refuses the credentials for {}", self.reference),
+                "renew those in the secrets of spec.kubernetes.imagePullSecrets",
             ),
             _ => (
                 format!("{registry} refuses the credentials for {}", self.reference),

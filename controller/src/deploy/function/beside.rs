@@ -57,7 +57,11 @@ impl Task {
         let (Some(finalizer), Some(function)) = (self.shared.config.finalizer, &self.memory.function) else {
             return Ok(());
         };
-        if has_finalizer(function, finalizer) {
+        // Claims of others are not in the store.
+        let annotations = function.metadata.annotations.as_ref();
+        let is_claimed =
+            annotations.is_some_and(|all| all.contains_key(hearth_function::INSTALLATION_ANNOTATION));
+        if has_finalizer(function, finalizer) && is_claimed {
             return Ok(());
         }
         let held = self.shared.parts.store.finalize(function.as_ref(), finalizer, true).await;

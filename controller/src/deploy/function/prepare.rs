@@ -13,6 +13,7 @@ use super::super::missing::{Lack, Missing};
 use super::super::parts::{Found, Sources};
 use super::super::plan::{Number, Observed};
 use super::{Made, RETRY, Task};
+use crate::backend::Root;
 use crate::pool;
 use crate::store;
 
@@ -48,14 +49,15 @@ impl Task {
 
     /// Whether the Revision goes on without its parts.
     fn prepare_on_credit(&mut self, number: Number, revision: &Revision) -> bool {
-        let runs = self.shared.parts.left.contains(&self.revision_id(number));
+        let Some(root) = self.shared.parts.left.get(&self.revision_id(number)) else { return false };
         let status = revision.status.as_ref();
         let is_ready = status.is_some_and(|status| status.state == RevisionState::Ready);
-        if !runs || !is_ready || self.memory.prepared.contains_key(&number) {
+        if !is_ready || self.memory.prepared.contains_key(&number) {
             return false;
         }
         let key = status.and_then(|status| status.dependencies.as_deref());
-        let Some(found) = to_be_brought(&self.shared.parts.sources, &revision.spec.template, key) else {
+        let Some(found) = to_be_brought(&self.shared.parts.sources, &revision.spec.template, key, root)
+        else {
             return false;
         };
         let template = self.pool_template(revision, found);
@@ -105,25 +107,26 @@ impl Task {
     }
 }
 
-/// Where the parts of `template` will be, if any of them is not here: `key` is that of its dependencies. `None` where they are all here, or
-/// where it takes the code itself to tell.
-fn to_be_brought(sources: &Sources, template: &Template, key: Option<&str>) -> Option<Found> {
+/// Where the parts of `template` will be, if any of them is not here: `key` is that of its dependencies, `root` that of an instance that runs.
+/// `None` where they are all here, or where an image has them, which needs nothing here.
+fn to_be_brought(sources: &Sources, template: &Template, key: Option<&str>, root: &Root) -> Option<Found> {
     let Some(Code::Bundle(digest)) = template.code() else { return None };
-    if !template.runtime.has_handler() {
-        return None;
-    }
     let (code, dependencies) =
         (sources.bundles.place(&digest), key.map(|key| sources.dependencies.place(key)));
     if std::iter::once(&code).chain(&dependencies).all(|path| path.is_dir()) {
         return None;
     }
-    let interpreter = sources.interpreters.find(&template.runtime.to_string()).ok()?;
-    Some(Found {
-        code: Some(code),
-        image: None,
-        dependencies,
-        interpreter: Some(interpreter.path),
-        runtime_image: interpreter.image,
-        key: key.map(str::to_owned),
-    })
+    let (interpreter, runtime_image) = if template.runtime.has_handler() {
+        let interpreter = sources.interpreters.find(&template.runtime.to_string()).ok()?;
+        (Some(interpreter.path), interpreter.image)
+    } else {
+        // What a program is run by takes its code to tell; what runs tells it too.
+        match root {
+            Root::Runtime { image, interpreter } => (interpreter.clone(), Some(image.clone())),
+            Root::Host { interpreter } => (interpreter.clone(), None),
+            Root::Directory(_) | Root::Image(_) => return None,
+        }
+    };
+    let (code, key) = (Some(code), key.map(str::to_owned));
+    Some(Found { code, image: None, dependencies, interpreter, runtime_image, key })
 }

@@ -35,7 +35,7 @@ struct Trial {
 impl Trials {
     /// A trial has failed. Without a code it was an earlier controller's.
     pub(super) fn failed(&mut self, number: Number, code: Option<StartCode>, now: Instant, time: Timestamp) {
-        if !code.is_none_or(may_pass) {
+        if !code.is_none_or(StartCode::may_pass) {
             self.0.remove(&number);
             return;
         }
@@ -77,22 +77,6 @@ pub(super) fn pause(first: Duration, longest: Duration, failures: u32) -> Durati
 pub(super) fn after(time: Timestamp, pause: Duration) -> Timestamp {
     let at = time.checked_add(jiff::SignedDuration::try_from(pause).unwrap_or_default()).unwrap_or(time);
     Timestamp::from_second(at.as_second()).unwrap_or(at)
-}
-
-/// Whether a failure may pass though the code stays as it is.
-const fn may_pass(code: StartCode) -> bool {
-    match code {
-        StartCode::HandlerFileMissing
-        | StartCode::HandlerMissing
-        | StartCode::HandlerUnsupported
-        | StartCode::Invalid
-        | StartCode::Unsupported => false,
-        StartCode::LoadFailed
-        | StartCode::ProcessEnded
-        | StartCode::OutOfMemory
-        | StartCode::StartTimeout
-        | StartCode::StartFailed => true,
-    }
 }
 
 #[cfg(test)]

@@ -63,7 +63,7 @@ impl Task {
         if let Some(function) = self.memory.function.clone() {
             let code = match self.resolved_before(&function.spec) {
                 Some(code) => Ok(code),
-                None => self.shared.parts.sources.resolve(&function.spec).await,
+                None => self.shared.parts.sources.resolve(self.id.namespace(), &function.spec).await,
             };
             let before = self.memory.code.as_ref();
             self.memory.code = Some(Known::new(generation, code, before, Instant::now(), Timestamp::now()));

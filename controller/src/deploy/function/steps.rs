@@ -12,13 +12,14 @@ use hearth_scaler::{Policy, Reach};
 use jiff::Timestamp;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, OwnerReference};
 use tokio::sync::watch;
-use tokio::time::Instant;
+use tokio::time::{Instant, sleep_until};
 
 use super::super::missing::{Lack, Missing};
 use super::super::parts::{Found, Told};
 use super::super::plan::{Action, Number, Observed};
 use super::super::{routes, status};
-use super::{PROGRESS, RETRY, SOURCE, Task, retry, source};
+use super::look::numbers;
+use super::{COUNTS, PROGRESS, RETRY, SOURCE, Task, View, retry, source};
 use crate::autoscale::{Target, TrialError, Windows};
 use crate::backend::Fixity;
 use crate::store::{self, Preconditions};
@@ -32,7 +33,7 @@ impl Task {
             Action::Create => self.create(observed).await?,
             Action::Prepare(number) => self.prepare(number, observed).await?,
             Action::Put(number, reach) => self.put(number, reach, observed.generation).await,
-            Action::Try(number) => self.try_out(number).await?,
+            Action::Try(number) => self.try_out(number, observed).await?,
             Action::Mark(number, state) => {
                 self.mark(number, state, None).await?;
                 if state == RevisionState::Ready {
@@ -85,7 +86,8 @@ impl Task {
         let shared = Arc::clone(&self.shared);
         if let (Some(Code::Bundle(digest)), Some(function)) = (template.code(), self.memory.function.clone())
         {
-            Box::pin(shared.parts.sources.bring_back(&digest, &function.spec)).await;
+            let namespace = self.id.namespace();
+            Box::pin(shared.parts.sources.bring_back(&digest, namespace, &function.spec)).await;
         }
         let said = watch::Sender::new(None);
         let mut heard = said.subscribe();
@@ -172,7 +174,10 @@ impl Task {
         };
         // The limits of an instance are its Revision's; only how many there are is the newest spec's.
         let mut spec = function.spec.clone();
+        // One that has failed its trial is tried out again.
+        let mut mends = true;
         if let Some(revision) = self.revisions().get(&number) {
+            mends = revision.status.as_ref().is_none_or(|status| status.state != RevisionState::Failed);
             spec.process_model = revision.spec.template.process_model;
             spec.concurrency = revision.spec.template.concurrency;
         }
@@ -186,15 +191,33 @@ impl Task {
             Pause::After(_) | Pause::Off => None,
         };
         let policy = Policy::of(&spec);
-        let target = Target { template: Arc::clone(template), policy, reach, pause, reserved };
+        let target = Target { template: Arc::clone(template), policy, reach, pause, reserved, mends };
         if self.shared.parts.autoscaler.put(target).await.is_ok() {
             self.memory.targets.insert(number, (reach, generation));
         }
     }
 
-    async fn try_out(&mut self, number: Number) -> Result<(), store::Error> {
+    async fn try_out(&mut self, number: Number, observed: &Observed) -> Result<(), store::Error> {
         self.memory.failures.remove(&number);
-        match self.shared.parts.autoscaler.try_out(self.revision_id(number)).await {
+        let (autoscaler, stirred) = (self.shared.parts.autoscaler.clone(), Arc::clone(&self.stirred));
+        let mut trial = std::pin::pin!(autoscaler.try_out(self.revision_id(number)));
+        // A start that waits for a node goes on, and is no outcome; but what is wrong is to be seen.
+        let mut later = None;
+        let outcome = loop {
+            let due = async {
+                match later {
+                    Some(at) => sleep_until(at).await,
+                    None => std::future::pending().await,
+                }
+            };
+            tokio::select! {
+                biased;
+                outcome = &mut trial => break outcome,
+                () = stirred.notified() => later = self.say_failures(observed).await,
+                () = due => later = self.say_failures(observed).await,
+            }
+        };
+        match outcome {
             Ok(()) => {
                 tracing::info!(function = %self.id, revision = number, "revision came up");
                 self.memory.trials.forget(number);
@@ -212,6 +235,28 @@ impl Task {
                 Ok(())
             }
         }
+    }
+
+    /// Writes the status if the last starts failed for another reason than it says, and while they fail what else has changed; when to ask again.
+    async fn say_failures(&mut self, observed: &Observed) -> Option<Instant> {
+        let failures = |views: &[(Number, View)]| {
+            views
+                .iter()
+                .filter_map(|(number, (.., failure))| Some((*number, failure.clone()?)))
+                .collect::<Vec<_>>()
+        };
+        let views = self.views(&numbers(observed));
+        let (now, said) = (failures(&views), failures(&self.memory.shown));
+        // One that comes up has its status when it has.
+        if views == self.memory.shown || (now.is_empty() && said.is_empty()) {
+            return None;
+        }
+        let due = self.memory.written.filter(|_| now == said).map(|written| written + COUNTS);
+        if due.is_some_and(|due| due > Instant::now()) {
+            return due;
+        }
+        self.write_status(observed).await;
+        None
     }
 
     async fn mark(

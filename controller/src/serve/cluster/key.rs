@@ -55,6 +55,15 @@ impl Key {
         Self(Sha256::digest(content.trim_ascii()).into())
     }
 
+    /// By which keys are told from each other. Nothing of the key can be learned from it.
+    #[must_use]
+    pub fn fingerprint(&self) -> String {
+        let mut digest = Sha256::new();
+        digest.update(b"hearth cluster key fingerprint\n");
+        digest.update(self.0);
+        hearth_function::hex(digest.finalize().get(..8).unwrap_or_default())
+    }
+
     /// What the management API asks for where no other token is configured.
     #[must_use]
     pub fn management_token(&self) -> String {

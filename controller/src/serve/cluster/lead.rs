@@ -1,6 +1,6 @@
 //! The parts of the controller that leads, started in order and stopped again.
 
-use std::collections::HashSet;
+use std::collections::HashMap;
 use std::num::NonZeroU32;
 use std::sync::Arc;
 use std::time::Duration;
@@ -12,13 +12,15 @@ use super::super::parts::{Health, Wired};
 use super::super::running::Tasks;
 use super::super::stores::{self, Stores};
 use super::super::{memory, wire};
+use super::claims::Claims;
 use super::depot::Depot;
 use super::ends::{Ends, Gateways};
 use super::events::Events;
+use super::keyring::Keyring;
 use super::table::OnPaper;
 use super::{FINALIZER, Ground, label};
 use crate::autoscale;
-use crate::backend::Backend;
+use crate::backend::{Backend, InstanceSpec};
 use crate::build::Dependencies;
 use crate::pool::Pool;
 use crate::store::{self, Store, kubernetes};
@@ -87,8 +89,8 @@ pub(super) async fn start(ground: &Ground, ends: Ends) -> Result<Leading, Error>
     });
     let adoptable = stores::adoptable(backend.as_ref(), &logs).await?;
     let running = adoptable.iter().filter(|one| one.found.ended.is_none());
-    let left = running.filter_map(|one| one.found.spec.owner.as_ref()).map(|owner| owner.revision.clone());
-    let left: HashSet<_> = left.collect();
+    let of = |spec: &InstanceSpec| Some((spec.owner.as_ref()?.revision.clone(), spec.root.clone()));
+    let left: HashMap<_, _> = running.filter_map(|one| of(&one.found.spec)).collect();
     let stores = Stores::open(config, &backend)?;
 
     let pool = Pool::new(Arc::clone(&backend), logs.clone());
@@ -116,6 +118,7 @@ pub(super) async fn start(ground: &Ground, ends: Ends) -> Result<Leading, Error>
         program_image: config.cluster.runtimes.program_image().map(str::to_owned),
         interpreters: config.cluster.runtimes.catalogue(),
         depot: Some(depot.clone()),
+        keyring: Some(Arc::new(Keyring(ground.client.clone()))),
         ..stores.sources(&backend)
     };
     let routes = deploy::Routes::default();
@@ -169,13 +172,20 @@ pub(super) async fn start(ground: &Ground, ends: Ends) -> Result<Leading, Error>
 
 async fn open_store(ground: &Ground, tasks: &mut Tasks) -> Result<Store, Error> {
     let namespaces = ground.config.cluster.watch_namespaces.clone();
-    let opened = kubernetes::open(ground.client.clone(), &kubernetes::Config { namespaces });
-    let kubernetes::Opened { store, follower, listed } = opened;
+    let installation = Some(ground.config.cluster.namespace.clone());
+    let opened = kubernetes::open(ground.client.clone(), &kubernetes::Config { namespaces, installation });
+    let kubernetes::Opened { store, follower, listed, elsewhere } = opened;
     tasks.spawn("watches", async move {
         follower.run().await;
         Ok(())
     });
     listed.await.map_err(|_| Error::Watches)?;
+    let mine = &ground.config.cluster.namespace;
+    let claims = Claims::new(ground.client.clone(), mine, &ground.place, elsewhere);
+    tasks.spawn("claims", async move {
+        claims.run().await;
+        Ok(())
+    });
     Ok(store)
 }
 

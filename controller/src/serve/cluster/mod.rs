@@ -13,11 +13,13 @@
 //! serving → hub and management API. A controller that loses the Lease stops at once, with an error, and leaves everything as it is; one that is
 //! told to end stops its work, leaves instances as they are, and gives the Lease back, so that another goes on with them.
 
+mod claims;
 mod depot;
 mod ends;
 mod events;
 mod gateway;
 mod key;
+mod keyring;
 mod label;
 mod lead;
 mod runtimes;
@@ -206,7 +208,8 @@ impl Ground {
         let timing = Timing { duration: self.config.controller.lease_duration };
         let hub = SocketAddr::new(self.address, self.config.controller.hub_listen.port());
         let me = Identity::new(&self.place);
-        Candidate::new(self.client.clone(), &self.config.cluster.namespace, me, hub.to_string(), timing)
+        let key = self.key.fingerprint();
+        Candidate::new(self.client.clone(), &self.config.cluster.namespace, me, hub.to_string(), key, timing)
     }
 
     /// How instances reach the report listener.

@@ -6,11 +6,13 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use hearth_function::FunctionId;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 
 use super::super::history::Happened;
 use super::super::object::{Key, Kind, Stored, mark_unreadable};
 use super::super::state::{Change, State};
+use super::elsewhere::{Taken, claimant};
 
 /// What one watch follows: a kind of object, in one namespace or in all (`None`).
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -41,6 +43,11 @@ pub(super) struct Book {
     deleted: BTreeMap<Key, Deleted>,
     /// Lists that are being read, each with what it holds and what was written meanwhile.
     lists: BTreeMap<Scope, BTreeSet<Key>>,
+    /// Which Hearth this is; with one, Functions that another has claimed are no objects of ours.
+    installation: Option<String>,
+    elsewhere: BTreeMap<Key, Taken>,
+    /// How often that has got or lost one.
+    claims: u64,
 }
 
 #[derive(Debug)]
@@ -51,6 +58,21 @@ struct Deleted {
 }
 
 impl Book {
+    /// Nothing is known.
+    pub(super) fn new(installation: Option<String>) -> Self {
+        Self { installation, ..Self::default() }
+    }
+
+    /// Functions that others have claimed.
+    pub(super) fn elsewhere(&self) -> impl Iterator<Item = Taken> {
+        self.elsewhere.values().cloned()
+    }
+
+    /// Another number after each change of which they are.
+    pub(super) fn claims(&self) -> u64 {
+        self.claims
+    }
+
     /// An object as it is now, or was a moment ago.
     pub(super) fn arrive(&mut self, state: &State, mut object: Stored) -> Vec<Change> {
         // Nobody needs them, and they are half of what an object takes.
@@ -60,6 +82,30 @@ impl Book {
         if self.deleted.get(&key).is_some_and(|deleted| Some(&deleted.uid) == uid(&object)) {
             return Vec::new();
         }
+        if let Some(known) = self.elsewhere.get(&key)
+            && known.metadata.uid == object.metadata().uid
+            && !is_newer(object.metadata(), &known.metadata)
+        {
+            return Vec::new();
+        }
+        if let Some(taken) = self.of_another(&object) {
+            return match state.stored(&key) {
+                Some(known)
+                    if uid(known) == uid(&object) && !is_newer(object.metadata(), known.metadata()) =>
+                {
+                    Vec::new()
+                }
+                known => {
+                    let news = self.elsewhere.insert(key, taken.clone());
+                    self.claims += u64::from(news.is_none_or(|before| before.claimant != taken.claimant));
+                    known
+                        .map(|known| change(state, 1, Happened::Deleted, known.clone()))
+                        .into_iter()
+                        .collect()
+                }
+            };
+        }
+        self.claims += u64::from(self.elsewhere.remove(&key).is_some());
         let happened = match state.stored(&key) {
             None => return vec![change(state, 1, Happened::Added, object)],
             Some(known) if !is_newer(object.metadata(), known.metadata()) => return Vec::new(),
@@ -107,6 +153,7 @@ impl Book {
         last: Option<&Stored>,
         from: From,
     ) -> Vec<Change> {
+        self.claims += u64::from(self.elsewhere.remove(key).is_some());
         let known = state.stored(key);
         let gone = last.and_then(uid).or_else(|| known.and_then(uid)).cloned();
         match (from, &gone) {
@@ -140,11 +187,25 @@ impl Book {
     pub(super) fn end(&mut self, state: &State, scope: &Scope) -> Vec<Change> {
         self.deleted.retain(|key, deleted| !(scope.holds(key) && deleted.before_list));
         let Some(there) = self.lists.remove(scope) else { return Vec::new() };
+        let before = self.elsewhere.len();
+        self.elsewhere.retain(|key, _| !scope.holds(key) || there.contains(key));
+        self.claims += u64::from(self.elsewhere.len() < before);
         let gone = state.objects().filter(|known| {
             let key = known.key();
             scope.holds(&key) && !there.contains(&key)
         });
         (1..).zip(gone).map(|(step, known)| change(state, step, Happened::Deleted, known.clone())).collect()
+    }
+
+    /// Who has claimed it, if that is another Hearth than this.
+    fn of_another(&self, object: &Stored) -> Option<Taken> {
+        let (mine, metadata) = (self.installation.as_ref()?, object.metadata());
+        let claimant = claimant(metadata).filter(|claimant| *claimant != mine)?;
+        let key = object.key();
+        let function = (key.kind == Kind::Function).then(|| FunctionId::parse(&key.qualified()).ok())??;
+        let ObjectMeta { name, namespace, uid, resource_version, .. } = metadata.clone();
+        let metadata = ObjectMeta { name, namespace, uid, resource_version, ..ObjectMeta::default() };
+        Some(Taken { function, metadata, claimant: claimant.to_owned() })
     }
 
     /// What we have written while a list is made may be missing in it.

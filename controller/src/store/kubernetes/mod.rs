@@ -11,6 +11,7 @@
 //! [`Listed`](super::Listed) are this process's own; `metadata.resourceVersion` is the API server's.
 
 mod book;
+mod elsewhere;
 mod follow;
 mod lost;
 mod write;
@@ -23,6 +24,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use tokio::sync::{oneshot, watch};
 use tokio_util::sync::CancellationToken;
 
+pub use elsewhere::{Elsewhere, Taken};
 pub use follow::Follower;
 pub(super) use write::Writer;
 
@@ -36,6 +38,8 @@ use book::{Book, From, Scope};
 pub struct Config {
     /// The namespaces that are followed; none: all of them.
     pub namespaces: Vec<String>,
+    /// Which Hearth this is, by its namespace: Functions that another has claimed are not in the store. Without one, nothing is claimed.
+    pub installation: Option<String>,
 }
 
 /// A store whose truth is the API server, and what keeps its memory up to date.
@@ -47,6 +51,8 @@ pub struct Opened {
     pub follower: Follower,
     /// Answered when everything was read once. Before that nothing may be concluded from what is missing.
     pub listed: oneshot::Receiver<()>,
+    /// Functions that are not in the store because another Hearth has claimed them.
+    pub elsewhere: Elsewhere,
 }
 
 /// Makes the store; nothing is asked of the API server before [`Follower::run`].
@@ -55,11 +61,15 @@ pub fn open(client: kube::Client, config: &Config) -> Opened {
     let version = watch::Sender::new(0);
     let heard = version.subscribe();
     let state = Arc::new(Mutex::new(State::new(HISTORY)));
-    let memory = Arc::new(Memory { state: Arc::clone(&state), book: Mutex::default(), version });
+    let book = Mutex::new(Book::new(config.installation.clone()));
+    let memory = Arc::new(Memory { state: Arc::clone(&state), book, version, taken: watch::Sender::new(0) });
     let ended = CancellationToken::new();
-    let writer = Writer::new(client.clone(), Arc::downgrade(&memory), ended.clone());
+    let claim = config.installation.clone();
+    let writer = Writer::new(client.clone(), Arc::downgrade(&memory), ended.clone(), claim);
+    let elsewhere = Elsewhere::new(&memory);
     let (follower, listed) = Follower::new(client, &config.namespaces, memory, ended);
-    Opened { store: Store { truth: Truth::Cluster(writer), state, version: heard }, follower, listed }
+    let store = Store { truth: Truth::Cluster(writer), state, version: heard };
+    Opened { store, follower, listed, elsewhere }
 }
 
 /// Objects, and who is told of their changes. The follower owns it: when that ends, watches do.
@@ -68,6 +78,8 @@ struct Memory {
     state: Arc<Mutex<State>>,
     book: Mutex<Book>,
     version: watch::Sender<u64>,
+    /// Counts changes of what others have claimed.
+    taken: watch::Sender<u64>,
 }
 
 impl Memory {
@@ -102,6 +114,8 @@ impl Memory {
         let mut book = self.book.lock().unwrap_or_else(PoisonError::into_inner);
         let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
         let changes = decide(&mut book, &state);
+        let claims = book.claims();
+        self.taken.send_if_modified(|known| std::mem::replace(known, claims) != claims);
         let Some(version) = changes.last().map(|change| change.version) else { return };
         state.apply(changes);
         drop(state);

@@ -34,10 +34,19 @@ fn revision(name: &str) -> Revision {
 }
 
 async fn open(server: &Server, tasks: &mut JoinSet<()>) -> Store {
-    let Opened { store, follower, listed } = super::open(server.client(), &Config::default());
+    let Opened { store, follower, listed, .. } = super::open(server.client(), &Config::default());
     tasks.spawn(follower.run());
     listed.await.unwrap();
     store
+}
+
+/// The store of the Hearth in a namespace, with what others have claimed.
+async fn open_as(installation: &str, server: &Server, tasks: &mut JoinSet<()>) -> (Store, Elsewhere) {
+    let config = Config { installation: Some(installation.to_owned()), ..Config::default() };
+    let Opened { store, follower, listed, elsewhere } = super::open(server.client(), &config);
+    tasks.spawn(follower.run());
+    listed.await.unwrap();
+    (store, elsewhere)
 }
 
 async fn next(watch: &mut Watch<Function>) -> Event<Function> {
@@ -104,6 +113,32 @@ async fn a_status_replaces_the_one_before_and_nothing_else() {
     assert_eq!(raw["spec"], function("a")["spec"]);
     known.metadata.uid = Some("another".to_owned());
     assert!(matches!(store.update_status(known).await, Err(Error::Conflict { .. })));
+}
+
+#[tokio::test]
+async fn of_two_hearths_the_first_to_hold_a_function_has_it_and_the_other_does_not_know_it() {
+    let (server, mut tasks) = (Server::new(), JoinSet::new());
+    server.put("functions", function("a"));
+    let (first, of_second) = open_as("first", &server, &mut tasks).await;
+    let (second, mut of_first) = open_as("second", &server, &mut tasks).await;
+    let seen_by_second = second.get::<Function>("default", "a").unwrap();
+    let held = first.finalize(&*first.get::<Function>("default", "a").unwrap(), "hold", true).await.unwrap();
+    let claimed = |function: &Function| function.metadata.annotations.as_ref()?.values().next().cloned();
+    assert_eq!(claimed(&held).as_deref(), Some("first"));
+    // It has not heard of that, and does not get it all the same.
+    let refused = second.finalize(&*seen_by_second, "hold", true).await;
+    assert!(
+        matches!(&refused, Err(Error::Refused { detail, .. }) if detail.contains("first")),
+        "{refused:?}"
+    );
+    if of_first.list().is_empty() {
+        timeout(Duration::from_secs(60), of_first.changed()).await.expect("it hears of it");
+    }
+    let [taken] = &of_first.list()[..] else { panic!("{:?}", of_first.list()) };
+    assert_eq!((taken.claimant.as_str(), taken.function.to_string().as_str()), ("first", "default/a"));
+    assert!(second.get::<Function>("default", "a").is_err());
+    assert_eq!(of_second.list(), []);
+    assert_eq!(claimed(&first.get::<Function>("default", "a").unwrap()).as_deref(), Some("first"));
 }
 
 #[tokio::test]

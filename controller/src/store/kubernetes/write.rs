@@ -4,6 +4,7 @@ use std::fmt;
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 
+use hearth_function::INSTALLATION_ANNOTATION;
 use kube::api::{
     DeleteParams, ObjectMeta, Patch, PatchParams, PostParams, Preconditions as ApiPreconditions,
     PropagationPolicy,
@@ -18,6 +19,7 @@ use tokio_util::sync::CancellationToken;
 use super::super::error::Error;
 use super::super::object::{Key, Kind, Object};
 use super::super::plan::{self, Preconditions};
+use super::elsewhere::claimant;
 use super::lost::lost;
 use super::{From, Memory};
 
@@ -43,6 +45,8 @@ pub(in super::super) struct Writer {
     client: Client,
     memory: Weak<Memory>,
     ended: CancellationToken,
+    /// What Functions are claimed for.
+    claim: Option<String>,
 }
 
 impl fmt::Debug for Writer {
@@ -52,8 +56,13 @@ impl fmt::Debug for Writer {
 }
 
 impl Writer {
-    pub(super) fn new(client: Client, memory: Weak<Memory>, ended: CancellationToken) -> Self {
-        Self { client, memory, ended }
+    pub(super) fn new(
+        client: Client,
+        memory: Weak<Memory>,
+        ended: CancellationToken,
+        claim: Option<String>,
+    ) -> Self {
+        Self { client, memory, ended, claim }
     }
 
     /// Ends the watches; what is asked for from then on is refused.
@@ -175,6 +184,7 @@ impl Writer {
         matches!(timeout(REQUEST, api.get_metadata_opt(&key.name)).await, Ok(Ok(Some(_))))
     }
 
+    /// A Function that gets a finalizer is claimed with it, unless another Hearth has done so.
     pub(in super::super) async fn finalize<O: Object>(
         &self,
         object: &O,
@@ -184,6 +194,7 @@ impl Writer {
         let key = key(object)?;
         let api = self.readable::<O>(&key)?;
         let params = PatchParams { field_manager: Some(MANAGER.to_owned()), ..PatchParams::default() };
+        let claim = self.claim.as_deref().filter(|_| O::KIND == Kind::Function && on);
         let mut round = 0;
         loop {
             round += 1;
@@ -191,14 +202,24 @@ impl Writer {
             if newest.meta().uid != object.meta().uid {
                 return Err(another::<O>(&key));
             }
+            let claimant = claimant(newest.meta());
+            if let (Some(_), Some(other)) = (claim, claimant.filter(|claimant| Some(*claimant) != claim)) {
+                let detail = format!("the Hearth in namespace {other} serves it");
+                return Err(Error::Refused { kind: O::KIND, name: key.qualified(), detail });
+            }
             let wanted = plan::with_finalizer(newest.meta(), finalizer, on);
-            if wanted == newest.meta().finalizers {
+            let missing = claim.filter(|_| claimant.is_none());
+            if wanted == newest.meta().finalizers && missing.is_none() {
                 return Ok(newest);
             }
-            // With the version that the list is made from: somebody else's finalizer is never lost.
-            let patch = Patch::Merge(json!({ "metadata": {
+            // With the version that the list is made from: somebody else's finalizer, or claim, is never lost.
+            let mut patch = json!({ "metadata": {
                 "uid": newest.meta().uid, "resourceVersion": newest.meta().resource_version, "finalizers": wanted,
-            } }));
+            } });
+            if let Some(mine) = missing {
+                patch["metadata"]["annotations"] = json!({ INSTALLATION_ANNOTATION: mine });
+            }
+            let patch = Patch::Merge(patch);
             match patiently(|| api.patch(&key.name, &params, &patch)).await.0 {
                 // The last finalizer of an object that is being deleted: the answer is its last form.
                 Ok(last) if is_over(last.meta()) => {

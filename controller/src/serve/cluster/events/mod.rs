@@ -180,7 +180,7 @@ impl Events {
         if !known.allowance.take(happening.kind, now) {
             return;
         }
-        let event = event(&known.function, happening, &self.reporter, now);
+        let event = event(&known.function.metadata, happening, &self.reporter, now);
         if self.out.try_send(event).is_err() {
             tracing::debug!(%function, "an event was dropped: too many wait");
         }
@@ -207,21 +207,26 @@ impl Sender {
     }
 }
 
-fn event(function: &Function, happening: Happening, reporter: &str, now: Timestamp) -> Event {
-    let name = function.metadata.name.clone().unwrap_or_default();
+/// A warning on the Function of this metadata, from `reporter`.
+pub(super) fn warning(of: &ObjectMeta, reason: &'static str, message: String, reporter: &str) -> Event {
+    event(of, told::warning(reason, message), reporter, Timestamp::now())
+}
+
+fn event(of: &ObjectMeta, happening: Happening, reporter: &str, now: Timestamp) -> Event {
+    let name = of.name.clone().unwrap_or_default();
     let time = Timestamp::from_second(now.as_second()).map(Time).ok();
     Event {
         metadata: ObjectMeta {
             // As kubectl and others name them: the object, and the moment.
             name: Some(format!("{name}.{:x}", now.as_nanosecond())),
-            namespace: function.metadata.namespace.clone(),
+            namespace: of.namespace.clone(),
             ..ObjectMeta::default()
         },
         involved_object: ObjectReference {
             api_version: Some(Function::api_version(&()).into_owned()),
             kind: Some(Function::kind(&()).into_owned()),
-            namespace: function.metadata.namespace.clone(),
-            uid: function.metadata.uid.clone(),
+            namespace: of.namespace.clone(),
+            uid: of.uid.clone(),
             name: Some(name),
             ..ObjectReference::default()
         },

@@ -66,6 +66,42 @@ fn what_is_older_than_what_is_known_changes_nothing() {
     assert_eq!(rig.arrive(function("a", "u", 10)), [Happened::Modified]);
 }
 
+/// The same, claimed by a Hearth.
+fn claimed(name: &str, version: u64, by: &str) -> Stored {
+    let mut object = function(name, "u", version);
+    let claim = (hearth_function::INSTALLATION_ANNOTATION.to_owned(), by.to_owned());
+    object.metadata_mut().annotations = Some([claim].into());
+    object
+}
+
+#[test]
+fn what_another_hearth_has_claimed_is_not_there_until_it_has_not() {
+    let mut rig = Rig::new();
+    rig.book = Book::new(Some("mine".to_owned()));
+    let elsewhere = |rig: &Rig| rig.book.elsewhere().map(|taken| taken.claimant).collect::<Vec<_>>();
+    assert_eq!(rig.arrive(function("a", "u", 1)), [Happened::Added]);
+    assert_eq!(rig.arrive(claimed("a", 2, "mine")), [Happened::Modified]);
+    assert_eq!(rig.arrive(claimed("a", 1, "theirs")), [], "late");
+    assert_eq!(rig.arrive(claimed("a", 3, "theirs")), [Happened::Deleted]);
+    assert_eq!(rig.arrive(claimed("a", 2, "mine")), [], "late");
+    assert_eq!((elsewhere(&rig), rig.book.claims()), (vec!["theirs".to_owned()], 1));
+    assert_eq!(rig.arrive(claimed("a", 4, "theirs")), []);
+    assert_eq!(rig.book.claims(), 1, "its status was written");
+    rig.book.begin(&ALL);
+    rig.arrive(claimed("a", 4, "theirs"));
+    rig.end();
+    assert_eq!(elsewhere(&rig).len(), 1);
+    assert_eq!(rig.arrive(function("a", "u", 5)), [Happened::Added]);
+    rig.arrive(claimed("b", 6, "theirs"));
+    rig.book.begin(&ALL);
+    rig.arrive(function("a", "u", 5));
+    assert_eq!(
+        (rig.end(), elsewhere(&rig)),
+        (vec![], vec![]),
+        "a list that leaves it out says that it is gone"
+    );
+}
+
 #[test]
 fn one_that_was_made_again_is_another() {
     let mut rig = Rig::new();

@@ -1,0 +1,60 @@
+//! Starts that wait for something outside: no node of a cluster has room. They go on, whoever waits for them is told why, and no more are begun
+//! beside them.
+
+use hearth_dispatch::{StartFailure, ToGateway};
+use hearth_function::{InstanceId, RevisionId};
+use jiff::Timestamp;
+use tokio::time::Instant;
+
+use super::{Service, offer_note};
+use crate::autoscale::record::TOLD_FOR;
+use crate::autoscale::snapshot::Start;
+use crate::pool::Phases;
+
+impl Service {
+    /// Starts that keep the machine, or the cluster, busy.
+    pub(super) fn starting(&self) -> u32 {
+        self.records.values().map(|record| record.starting() - record.hindered()).sum()
+    }
+
+    /// A start waits for something outside, or does so no more.
+    pub(super) fn note_hindered(
+        &mut self,
+        instance: &InstanceId,
+        revision: &RevisionId,
+        why: Option<StartFailure>,
+        now: Instant,
+    ) {
+        self.turns.done(instance, now);
+        let Some(record) = self.records.get_mut(revision) else { return };
+        let is_first = record.hindered() == 0;
+        if !record.hinder(instance, why.as_ref()) {
+            return;
+        }
+        let Some(why) = why else {
+            tracing::info!(%revision, %instance, "the start goes on");
+            return;
+        };
+        if is_first {
+            tracing::warn!(%revision, %instance, message = why.message, "a start waits");
+            let function = record.target.template.function();
+            let text = format!("the instance does not start yet: {}", why.message);
+            offer_note(&self.logs, function, Some(instance), text);
+            let start = Start {
+                time: Timestamp::now(),
+                instance: instance.clone(),
+                phases: Phases::default(),
+                failure: Some(why.message),
+            };
+            record.note_start(start, None);
+        }
+    }
+
+    /// Tells those who wait for nothing but starts that wait themselves.
+    pub(super) fn tell_hindered(&mut self, revision: &RevisionId, now: Instant) {
+        let Some(record) = self.records.get_mut(revision) else { return };
+        let Some(failure) = record.waits_in_vain(now) else { return };
+        let message = ToGateway::StartFailed { revision: revision.clone(), failure, retry_after: TOLD_FOR };
+        self.outbox.push_back(message);
+    }
+}

@@ -1,0 +1,56 @@
+//! Functions that another Hearth of the same cluster has claimed: not in the store, so that nobody here runs, writes or routes to them.
+
+use std::sync::{Arc, PoisonError, Weak};
+
+use hearth_function::{FunctionId, INSTALLATION_ANNOTATION};
+use kube::api::ObjectMeta;
+use tokio::sync::watch;
+
+use super::Memory;
+
+/// Which Hearth has claimed the Function with this metadata.
+pub(super) fn claimant(metadata: &ObjectMeta) -> Option<&str> {
+    let annotations = metadata.annotations.as_ref()?;
+    annotations.get(INSTALLATION_ANNOTATION).map(String::as_str).filter(|claimant| !claimant.is_empty())
+}
+
+/// A Function that another Hearth has claimed.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Taken {
+    /// Which.
+    pub function: FunctionId,
+    /// Its metadata, as far as it takes to write to it and of it: name, namespace, uid and version.
+    pub metadata: ObjectMeta,
+    /// The other Hearth, by its namespace.
+    pub claimant: String,
+}
+
+/// All of them.
+#[derive(Debug)]
+pub struct Elsewhere {
+    memory: Weak<Memory>,
+    changes: watch::Receiver<u64>,
+}
+
+impl Elsewhere {
+    pub(super) fn new(memory: &Arc<Memory>) -> Self {
+        Self { memory: Arc::downgrade(memory), changes: memory.taken.subscribe() }
+    }
+
+    /// Waits until one more is claimed elsewhere, or one less; for ever once the store is closed.
+    ///
+    /// # Cancel safety
+    /// No change is missed.
+    pub async fn changed(&mut self) {
+        if self.changes.changed().await.is_err() {
+            std::future::pending().await
+        }
+    }
+
+    /// Those of now, by name.
+    #[must_use]
+    pub fn list(&self) -> Vec<Taken> {
+        let Some(memory) = self.memory.upgrade() else { return Vec::new() };
+        memory.book.lock().unwrap_or_else(PoisonError::into_inner).elsewhere().collect()
+    }
+}
