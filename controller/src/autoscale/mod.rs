@@ -88,8 +88,8 @@ pub struct Target {
     pub pause: Option<Duration>,
     /// When more than the policy's minimum are kept.
     pub reserved: Windows,
-    /// Whether it is tried again by itself after a start that failed, though nobody calls it; of one that has not come up yet, whoever tries it
-    /// out sees to that.
+    /// Whether it is tried again by itself after a start that failed, though nobody calls it; not one that has failed its trial, for that is
+    /// tried out again as a whole.
     pub mends: bool,
 }
 

@@ -60,6 +60,8 @@ pub(super) struct Record {
     mending: Mending,
     /// When those who wait were told last that nothing comes for now.
     told_hindered: Option<Instant>,
+    /// What a start waited for last, outside.
+    hindrance: Option<StartFailure>,
     decisions: Decisions,
     starts: std::collections::VecDeque<Start>,
 }
@@ -129,6 +131,7 @@ impl Record {
             failure: None,
             mending: Mending::default(),
             told_hindered: None,
+            hindrance: None,
             decisions: Decisions::default(),
             starts: std::collections::VecDeque::new(),
         }
@@ -219,7 +222,7 @@ impl Record {
 
     /// Starts that wait for something outside.
     pub(super) fn hindered(&self) -> u32 {
-        count(self.instances.values().filter(|member| member.hindered))
+        count(self.instances.values().filter(|member| member.hindered && member.ready.is_none()))
     }
 
     /// A start waits for something outside, for this reason, or goes on (`None`); whether that is news.
@@ -232,6 +235,7 @@ impl Record {
         // What is said stays said until one has come up: those who were refused may come again only then.
         if let Some(why) = why {
             self.failure = Some(why.clone());
+            self.hindrance = Some(why.clone());
         }
         changed
     }
@@ -247,7 +251,7 @@ impl Record {
             return None;
         }
         self.told_hindered = Some(now);
-        self.failure.clone()
+        self.hindrance.clone()
     }
 
     /// Instances that are kept, or tried, though nobody asks for them: one whose Pod no node takes, so that whoever makes nodes sees that one is
@@ -293,13 +297,17 @@ impl Record {
         self.by_window(decision, reserved, kept)
     }
 
-    /// Says of a floor that is a window's, and not the minimum, that it is.
+    /// Says of a floor that is not the minimum whose it is.
     fn by_window(&self, mut decision: Decision, reserved: u32, kept: u32) -> Decision {
         use hearth_scaler::Bound;
         if let Some(Bound::Min(floor)) = decision.bound
             && floor > self.target.policy.min
         {
-            decision.bound = (reserved >= kept).then_some(Bound::Reserved(floor));
+            decision.bound = Some(match self.hindered() {
+                _ if reserved >= kept => Bound::Reserved(floor),
+                0 => Bound::Mending,
+                _ => Bound::Waiting,
+            });
         }
         decision
     }

@@ -265,14 +265,11 @@ impl Loss {
         let mut cause = Some(error);
         while let Some(inner) = cause {
             match inner.downcast_ref::<io::Error>().map(io::Error::kind) {
-                Some(
-                    io::ErrorKind::ConnectionRefused
-                    | io::ErrorKind::ConnectionReset
-                    | io::ErrorKind::TimedOut,
-                ) => return Self::NoServer,
+                Some(io::ErrorKind::ConnectionRefused | io::ErrorKind::TimedOut) => return Self::NoServer,
                 // TLS says so of a connection that ends without a farewell.
                 Some(
                     io::ErrorKind::UnexpectedEof
+                    | io::ErrorKind::ConnectionReset
                     | io::ErrorKind::BrokenPipe
                     | io::ErrorKind::ConnectionAborted,
                 ) => return Self::WentAway,

@@ -39,11 +39,8 @@ pub trait Depot: Send + Sync + fmt::Debug + 'static {
 /// Where the credentials are that Functions name for registries.
 #[async_trait]
 pub trait Keyring: Send + Sync + fmt::Debug + 'static {
-    /// Those of these Secrets.
-    ///
-    /// # Errors
-    /// Why they cannot be had, for people.
-    async fn keys(&self, namespace: &str, secrets: &[SecretName]) -> Result<images::Keys, String>;
+    /// Those of these Secrets; and why some cannot be had, for people.
+    async fn keys(&self, namespace: &str, secrets: &[SecretName]) -> (images::Keys, Vec<String>);
 }
 
 /// Code, dependencies and images. Clones share the stores.
@@ -67,7 +64,7 @@ pub struct Sources {
     pub interpreters: Catalogue,
     /// Where bundles are that are not here.
     pub depot: Option<Arc<dyn Depot>>,
-    /// Where credentials for registries are that Functions name; `None`: nobody names any.
+    /// Where credentials for registries are that Functions name; `None`: nothing keeps any here, and those that are named are not looked for.
     pub keyring: Option<Arc<dyn Keyring>>,
 }
 
@@ -230,19 +227,10 @@ impl Sources {
         };
         let secrets = spec.kubernetes.as_ref().map(|asked| asked.image_pull_secrets.as_slice());
         // The registry may give it to everybody.
-        let (keys, unread) = match secrets.unwrap_or_default() {
-            [] => (images::Keys::default(), None),
-            secrets => match keyring.keys(namespace, secrets).await {
-                Ok(keys) => (keys, None),
-                Err(why) => (images::Keys::default(), Some(why)),
-            },
-        };
+        let (keys, unread) = keyring.keys(namespace, secrets.unwrap_or_default()).await;
         self.images.resolve_with(reference, Some(&keys)).await.map_err(|error| {
             let Missing { reason, message } = image_missing(&error);
-            let message = match unread {
-                Some(why) => format!("{message}; {why}"),
-                None => message,
-            };
+            let message = std::iter::once(message).chain(unread).collect::<Vec<_>>().join("; ");
             Missing { reason, message }
         })
     }

@@ -185,9 +185,10 @@ pub(super) fn stages(facts: &Facts) -> (Stage, Stage) {
             failed(&reason, &noted(&not_up(name, &why), current.again))
         }
         // It comes up by itself when there is a node for it: until then something is wrong.
-        (_, Some(failure)) if failure.code == StartCode::Unschedulable => {
-            failed(&reason_word(failure.code.as_str()), &format!("{name} is tried: {}", with_lines(failure)))
-        }
+        (_, Some(failure)) if failure.code == StartCode::Unschedulable => failed(
+            &reason_word(failure.code.as_str()),
+            &format!("{name} has not come up: {}", with_lines(failure)),
+        ),
         (_, Some(failure)) => Stage::Underway {
             reason: "Starting",
             message: format!("starting {name} again, the last start failed: {}", with_lines(failure)),

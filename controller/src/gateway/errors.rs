@@ -201,8 +201,12 @@ impl From<Refusal> for Failure {
                 Self { retry_after: Some(SOON), ..Self::new(Code::StartTimeout, message) }
             }
             Refusal::StartFailed { failure, retry_after } => {
-                let late = failure.code == StartCode::StartTimeout;
-                let code = if late { Code::StartTimeout } else { Code::StartFailed };
+                let code = match failure.code {
+                    StartCode::StartTimeout => Code::StartTimeout,
+                    // Nothing is wrong with the function: there is no room for it now.
+                    StartCode::Unschedulable => Code::FunctionNotReady,
+                    _ => Code::StartFailed,
+                };
                 let message = failure.message.clone();
                 Self { retry_after: Some(retry_after), start: Some(failure), ..Self::new(code, message) }
             }

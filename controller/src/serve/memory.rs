@@ -17,8 +17,8 @@ const RESTING: Duration = Duration::from_millis(20);
 const WORTH: u64 = 6 << 20;
 
 /// Until the store is closed, whose versions these are.
-pub(super) async fn run(mut store: tokio::sync::watch::Receiver<u64>) {
-    let closed = async { while store.changed().await.is_ok() {} };
+pub(super) async fn run(mut versions: tokio::sync::watch::Receiver<u64>) {
+    let closed = async { while versions.changed().await.is_ok() {} };
     tokio::select! {
         () = closed => {}
         () = keep_small() => {}

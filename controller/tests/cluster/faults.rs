@@ -130,7 +130,7 @@ fn a_pod_that_no_node_takes_stays_and_serves_when_there_is_one() {
     cluster.ready("roomless");
     let began = std::time::Instant::now();
     let (status, body) = cluster.call("roomless");
-    assert!(status == 502 && body.contains("unschedulable") && body.contains("0/1 nodes"), "{status} {body}");
+    assert!(status == 503 && body.contains("unschedulable") && body.contains("0/1 nodes"), "{status} {body}");
     assert!(
         began.elapsed() < Duration::from_secs(30),
         "{:?}: it is told before the start's limit",

@@ -112,6 +112,10 @@ pub enum Bound {
     Min(u32),
     /// The same, of a window of `scale.reserved`.
     Reserved(u32),
+    /// None was needed; the last start failed, and one is tried again.
+    Mending,
+    /// None was needed; one waits for room outside, and is kept until there is.
+    Waiting,
     /// More were needed; `scale.max` allows so many.
     Max(u32),
     /// More were needed; at most so many times what serves is wanted at once.
@@ -217,6 +221,8 @@ impl fmt::Display for Bound {
         match *self {
             Self::Min(min) => write!(f, "scale.min keeps {min}"),
             Self::Reserved(count) => write!(f, "scale.reserved keeps {count} now"),
+            Self::Mending => f.write_str("the last start failed and is tried again"),
+            Self::Waiting => f.write_str("one is kept that waits for a node"),
             Self::Max(max) => write!(f, "scale.max allows {max}"),
             Self::UpRate(rate) => write!(f, "at most {rate} times what serves now"),
             Self::DownRate(rate) => write!(f, "at least one in {rate} stays for now"),
@@ -346,8 +352,15 @@ mod tests {
                 assert!(!alone, "{text}: {wrong}");
             }
         }
-        let bounds =
-            [Bound::Min(1), Bound::Reserved(3), Bound::Max(20), Bound::UpRate(1000), Bound::DownRate(2)];
+        let bounds = [
+            Bound::Min(1),
+            Bound::Reserved(3),
+            Bound::Mending,
+            Bound::Waiting,
+            Bound::Max(20),
+            Bound::UpRate(1000),
+            Bound::DownRate(2),
+        ];
         insta::assert_snapshot!("bounds", bounds.map(|bound| format!("{bound}\n")).concat());
     }
 }

@@ -7,11 +7,10 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-/// Bytes a second, of an instance with all its pipes: 32 MiB. An interpreter prints some five times as much when nothing stops it; of what
-/// it prints, 16 MiB are kept on the disk.
+/// Bytes a second, of an instance with all its pipes: 32 MiB. An interpreter prints some five times as much when nothing stops it.
 const BYTES_PER_SECOND: u32 = 32 << 20;
 
-/// Bytes that may come at once after a rest.
+/// So much of it may come at once after a rest: 8 MiB.
 const BURST: Duration = Duration::from_millis(250);
 
 /// The pace of one instance.

@@ -187,9 +187,11 @@ impl Service {
                 tracing::warn!(%instance, how, "a pooled instance ended");
                 self.prewarm.lost(instance);
             }
-            // It is one of those that fill the pool, for as long as it takes.
+            // Nobody waits for it, and no node is to be made for it: another is tried later.
             Happened::Hindered(Some(why)) => {
-                tracing::warn!(%instance, message = why.message, "a start for the pool waits");
+                tracing::warn!(%instance, message = why.message, "a start for the pool would have to wait");
+                self.prewarm.failed(instance, now);
+                self.pool.stop(instance, "no node takes it for the pool", STOP_GRACE);
             }
             Happened::Hindered(None) => {}
             Happened::Removed

@@ -25,6 +25,7 @@ mod reports;
 mod results;
 mod start;
 mod stop;
+mod waited;
 mod watch;
 mod why;
 

@@ -2,7 +2,7 @@
 
 use std::io;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 
 use hearth_function::{InstanceId, Revision};
@@ -11,10 +11,11 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::OwnerReference;
 use kube::api::{Api, Patch, PatchParams, PostParams};
 use serde_json::json;
 use tokio::sync::{mpsc, oneshot, watch};
-use tokio::time::{Instant, sleep, timeout};
+use tokio::time::{Instant, timeout, timeout_at};
 
 use super::blobs::{Blob, measure};
 use super::instance::{Instance, Order, Reported};
+use super::waited::Waited;
 use super::why::Obstacle;
 use super::{Shared, plain, pod, started};
 use crate::backend::{CodeMount, Error, Hindered, InstanceSpec, Owner, Process, Started};
@@ -79,20 +80,18 @@ impl Shared {
         let created = self.pods(&instance.namespace).create(&PostParams::default(), &pod).await;
         created.map_err(|error| refused(&spec.id, &instance.namespace, &error))?;
         let patient = !matches!(spec.process, Process::Job { .. });
-        let hindered = Mutex::new(Duration::ZERO);
-        let reported = self.report(instance, patient, &hindered).await?;
-        let hindered = hindered.into_inner().unwrap_or_else(PoisonError::into_inner);
-        Ok((reported, begin.elapsed().saturating_sub(hindered)))
+        let waited = Waited::default();
+        let reported = self.report(instance, patient, &waited).await;
+        if waited.end() {
+            // Its node may have had it, and the shim have reported, before the obstacle was seen to be gone.
+            self.tell_hindered(instance, None).await;
+        }
+        Ok((reported?, begin.elapsed().saturating_sub(waited.total())))
     }
 
     /// Waits until the shim has reported, or something keeps it from doing so; `patient`: as long as it takes for a node to have it, which is
-    /// counted in `hindered`.
-    async fn report(
-        &self,
-        instance: &Instance,
-        patient: bool,
-        hindered: &Mutex<Duration>,
-    ) -> Result<Reported, Error> {
+    /// counted in `waited`.
+    async fn report(&self, instance: &Instance, patient: bool, waited: &Waited) -> Result<Reported, Error> {
         const STEP: &str = "start the Pod";
         let id = &instance.id;
         let other =
@@ -104,9 +103,11 @@ impl Shared {
                 let within = humantime::format_duration(REPORTS_WITHIN);
                 format!("its shim has not reported to {} within {within}", self.config.report_advertise)
             };
+            let begin = Instant::now();
             loop {
                 // The senders are the instance's, which is here.
-                let met = timeout(REPORTS_WITHIN, obstacle.wait_for(Option::is_some)).await;
+                let deadline = begin + REPORTS_WITHIN + waited.total();
+                let met = timeout_at(deadline, obstacle.wait_for(Option::is_some)).await;
                 let Some(found) = met.map(|met| met.ok().and_then(|found| found.clone())).unwrap_or_default()
                 else {
                     return late();
@@ -114,16 +115,19 @@ impl Shared {
                 if !found.passes {
                     return found.what;
                 }
-                let began = Instant::now();
-                sleep(PASSES_WITHIN).await;
-                let Some(still) = obstacle.borrow_and_update().clone() else { continue };
+                waited.begin();
+                let Some(still) = stays(&mut obstacle).await else {
+                    let _nobody_was_told = waited.end();
+                    continue;
+                };
                 if !still.passes || !patient {
                     return still.what;
                 }
+                waited.tell();
                 if let Err(what) = self.hinder(instance, still, &mut obstacle).await {
                     return what;
                 }
-                *hindered.lock().unwrap_or_else(PoisonError::into_inner) += began.elapsed();
+                let _told_of_its_end = waited.end();
             }
         };
         tokio::select! {
@@ -150,25 +154,24 @@ impl Shared {
         first: Obstacle,
         obstacle: &mut watch::Receiver<Option<Obstacle>>,
     ) -> Result<(), String> {
-        let tell = async |why| {
-            // Without a subscriber nobody wants to know.
-            self.hinder.send(Hindered { instance: instance.id.clone(), why }).await.ok();
-        };
-        let mut still = first;
-        loop {
-            tell(Some(still.what.clone())).await;
-            let other = obstacle.wait_for(|now| now.as_ref() != Some(&still)).await;
-            match other.ok().and_then(|now| now.clone()) {
-                None => {
-                    tell(None).await;
-                    return Ok(());
-                }
-                Some(now) if !now.passes => return Err(now.what),
-                // The scheduler says the same in other words whenever nodes come and go.
-                Some(now) => still = now,
+        let mut still = Some(first);
+        while let Some(told) = still {
+            if !told.passes {
+                return Err(told.what);
             }
-            sleep(PASSES_WITHIN).await;
+            self.tell_hindered(instance, Some(told.what.clone())).await;
+            // The sender is the instance's, which is here.
+            let _closed = obstacle.wait_for(|now| now.as_ref() != Some(&told)).await.is_err();
+            // The scheduler says the same in other words whenever nodes come and go.
+            still = stays(obstacle).await;
         }
+        self.tell_hindered(instance, None).await;
+        Ok(())
+    }
+
+    async fn tell_hindered(&self, instance: &Instance, why: Option<String>) {
+        // Without a subscriber nobody wants to know.
+        self.hinder.send(Hindered { instance: instance.id.clone(), why }).await.ok();
     }
 
     /// See [`super::Backend::inject`].
@@ -283,6 +286,13 @@ impl Shared {
             block_owner_deletion: None,
         }))
     }
+}
+
+/// What there is of an obstacle after the time in which it may pass by itself; at once, when it does or is another that does not.
+async fn stays(obstacle: &mut watch::Receiver<Option<Obstacle>>) -> Option<Obstacle> {
+    let over = obstacle.wait_for(|now| now.as_ref().is_none_or(|now| !now.passes));
+    let _still = timeout(PASSES_WITHIN, over).await.is_err();
+    obstacle.borrow_and_update().clone()
 }
 
 /// Has the shim fetch code.

@@ -25,7 +25,7 @@ struct Document {
     auths: std::collections::BTreeMap<String, Entry>,
 }
 
-#[derive(Deserialize, Default)]
+#[derive(Deserialize, Default, PartialEq)]
 #[serde(rename_all = "camelCase", default)]
 struct Entry {
     auth: String,
@@ -58,7 +58,8 @@ impl Keys {
         // What the parser quotes may be a password.
         let document: Document =
             serde_json::from_slice(json).map_err(|_| "is not the JSON of Docker's configuration")?;
-        for (place, entry) in document.auths {
+        // Docker leaves an empty entry where a helper has the credentials.
+        for (place, entry) in document.auths.into_iter().filter(|(_, entry)| *entry != Entry::default()) {
             let credentials =
                 entry.credentials().ok_or_else(|| format!("has no user and password for {place}"))?;
             self.0.push((normal(&place), credentials));
@@ -106,6 +107,7 @@ mod tests {
             "registry.example.com:5000": entry("all"),
             "registry.example.com:5000/team/app": entry("app"),
             "plain": { "username": "plain", "password": "p:1" },
+            "helped": {},
         } });
         keys.add(all.to_string().as_bytes()).unwrap();
         for (registry, repository, expected) in [
@@ -116,6 +118,7 @@ mod tests {
             ("registry.example.com:5000", "team/application", Some("all")),
             ("registry.example.com", "other", None),
             ("plain", "x", Some("plain")),
+            ("helped", "x", None),
         ] {
             let found = keys.of(registry, repository);
             assert!(found == expected.map(password).as_ref(), "{registry}/{repository}");

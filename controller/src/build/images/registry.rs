@@ -45,7 +45,9 @@ pub struct Remote {
     credentials: Credentials,
     auth: RegistryAuth,
     plain: bool,
-    /// Whether credentials are brought along by whoever names the image.
+    /// Whether whoever names the image may bring credentials along.
+    nameable: bool,
+    /// Whether those that are used were.
     brought: bool,
     reference: Reference,
 }
@@ -117,15 +119,17 @@ impl Remote {
             no_proxy: proxy("NO_PROXY"),
             ..ClientConfig::default()
         };
-        let credentials = match keys.and_then(|keys| keys.of(&registry, reference.repository())) {
-            Some(brought) => brought.clone(),
+        let found = keys.and_then(|keys| keys.of(&registry, reference.repository()));
+        let (nameable, brought) = (keys.is_some(), found.is_some());
+        let credentials = match found {
+            Some(found) => found.clone(),
             None => credentials::of(&registry).await?,
         };
         let spoken = Registry { host: &registry, plain, repository: reference.repository() };
         let auth = credentials::auth(&credentials, &spoken, Purpose::Pull).await?;
         let client = Client::new(config);
         client.store_auth_if_needed(&registry, &auth).await;
-        Ok(Self { client, credentials, auth, plain, brought: keys.is_some(), reference })
+        Ok(Self { client, credentials, auth, plain, nameable, brought, reference })
     }
 
     /// The same image by the digest of its manifest.
@@ -355,7 +359,7 @@ impl Remote {
         let (what, fix) = match self.auth {
             RegistryAuth::Anonymous => (
                 format!("{registry} gives {} to nobody without credentials", self.reference),
-                if self.brought {
+                if self.nameable {
                     "name a secret with them in spec.kubernetes.imagePullSecrets"
                 } else {
                     "give them to the user that Hearth runs as: `docker login`, or the file ~/.docker/config.json"

@@ -73,9 +73,11 @@ pub(super) fn files_in(directory: &Path) -> Result<Vec<PathBuf>, Error> {
                 .is_some_and(|extension| EXTENSIONS.contains(&extension))
         })
         // Other tools keep files of these kinds beside ours. One that cannot be read is not passed over: it may be one of ours.
-        .filter(|path| match std::fs::read(path) {
-            Ok(bytes) => is_ours(&String::from_utf8_lossy(&bytes)),
-            Err(_) => path.is_file(),
+        .filter(|path| path.is_file())
+        .filter(|path| match std::fs::metadata(path) {
+            // It is told that it is too large when it is read.
+            Ok(metadata) if metadata.len() > super::MAX_BYTES => true,
+            _ => std::fs::read(path).map_or(true, |bytes| is_ours(&String::from_utf8_lossy(&bytes))),
         })
         .collect();
     files.sort();

@@ -173,9 +173,12 @@ impl Reading {
             let mut bytes = Vec::new();
             std::io::stdin()
                 .lock()
-                .take(MAX_BYTES)
+                .take(MAX_BYTES + 1)
                 .read_to_end(&mut bytes)
                 .map_err(|error| Error::failed(format!("cannot read standard input: {error}")))?;
+            if bytes.len() as u64 > MAX_BYTES {
+                return Err(Error::failed(format!("standard input is larger than {} MiB", MAX_BYTES >> 20)));
+            }
             let text = find::text(bytes, STDIN)?;
             self.only(None, text)
         } else if path.is_dir() {

@@ -11,7 +11,7 @@ use k8s_openapi::api::core::v1::Event;
 use kube::api::{Patch, PatchParams, PostParams};
 use kube::{Api, Client};
 use serde_json::json;
-use tokio::time::{Instant, interval, timeout};
+use tokio::time::{Instant, interval, sleep, timeout};
 
 use super::events;
 use crate::lease;
@@ -21,13 +21,17 @@ use crate::telemetry::chain;
 /// How often it is looked whether the others are still there.
 const LOOK: Duration = Duration::from_secs(30);
 
-/// A Hearth that has given its Lease back is taken to be gone for good after so long: a new version, or another node, takes less.
+/// How long changes gather before a look.
+const GATHER: Duration = Duration::from_secs(1);
+
+/// A Hearth that has given its Lease back is taken to be gone for good after so long: a new version, or another node, takes less. Longer than a
+/// controller with another key waits for the Lease itself: what is taken over here are Functions of another namespace.
 const GONE_AFTER: Duration = Duration::from_secs(300);
 
 /// One request.
 const REQUEST: Duration = Duration::from_secs(5);
 
-/// Events that one look may send: of so many Functions each is told once, of the rest the log has the number.
+/// Events that one look may send: the rest follow with the next looks, each Function once; the log has the number of all.
 const TOLD_AT_ONCE: usize = 50;
 
 /// Functions of which it is remembered that they were told; beyond, all are forgotten.
@@ -108,7 +112,8 @@ impl Claims {
         loop {
             // Both arms are cancel-safe.
             tokio::select! {
-                () = self.elsewhere.changed() => {}
+                // Many that are applied together are one look.
+                () = self.elsewhere.changed() => sleep(GATHER).await,
                 _ = tick.tick() => {}
             }
             self.look().await;

@@ -30,26 +30,33 @@ impl std::fmt::Debug for Keyring {
 
 #[async_trait]
 impl deploy::Keyring for Keyring {
-    async fn keys(&self, namespace: &str, secrets: &[SecretName]) -> Result<Keys, String> {
+    async fn keys(&self, namespace: &str, secrets: &[SecretName]) -> (Keys, Vec<String>) {
         let api: Api<Secret> = Api::namespaced(self.0.clone(), namespace);
-        let mut keys = Keys::default();
+        let (mut keys, mut unread) = (Keys::default(), Vec::new());
         for SecretName { name } in secrets {
-            let found = match timeout(REQUEST, api.get(name)).await {
-                Ok(Ok(found)) => found,
-                Ok(Err(kube::Error::Api(status))) if status.code == 403 => {
-                    return Err(format!(
-                        "Hearth may not read the secret {name}: {} (the chart's functionPullSecrets lets it)",
-                        status.message
-                    ));
-                }
-                Ok(Err(kube::Error::Api(status))) => return Err(status.message.clone()),
-                Ok(Err(error)) => return Err(chain(&error)),
-                Err(late) => return Err(format!("the secret {name} cannot be read: {late}")),
-            };
-            let document = found.data.as_ref().and_then(|data| data.get(ENTRY));
-            let document = document.ok_or_else(|| format!("the secret {name} has no {ENTRY}"))?;
-            keys.add(&document.0).map_err(|why| format!("the secret {name} {why}"))?;
+            if let Err(why) = read(&api, name, &mut keys).await {
+                unread.push(why);
+            }
         }
-        Ok(keys)
+        (keys, unread)
     }
+}
+
+/// Adds what one Secret has.
+async fn read(api: &Api<Secret>, name: &str, keys: &mut Keys) -> Result<(), String> {
+    let found = match timeout(REQUEST, api.get(name)).await {
+        Ok(Ok(found)) => found,
+        Ok(Err(kube::Error::Api(status))) if status.code == 403 => {
+            return Err(format!(
+                "Hearth may not read the secret {name}: {} (the chart's functionPullSecrets lets it)",
+                status.message
+            ));
+        }
+        Ok(Err(kube::Error::Api(status))) => return Err(status.message.clone()),
+        Ok(Err(error)) => return Err(chain(&error)),
+        Err(late) => return Err(format!("the secret {name} cannot be read: {late}")),
+    };
+    let document = found.data.as_ref().and_then(|data| data.get(ENTRY));
+    let document = document.ok_or_else(|| format!("the secret {name} has no {ENTRY}"))?;
+    keys.add(&document.0).map_err(|why| format!("the secret {name} {why}"))
 }
