@@ -143,6 +143,8 @@ impl Record {
             self.tracker.renew(&target.policy, now.into_std());
         }
         self.target = target;
+        // Whoever wants it again has given its removal up.
+        self.removing = None;
     }
 
     /// The callers of another Revision of the same Function are the same: what was learned of them counts here.

@@ -475,7 +475,9 @@ impl Service {
             return;
         }
         self.views.remove(revision);
-        if let Some(record) = self.records.remove(revision) {
+        if let Some(mut record) = self.records.remove(revision) {
+            // Who asked in between would else wait for ever.
+            record.end_trials(&Err(TrialError::Removed));
             self.metrics.remove(record.target.template.as_ref());
             for reply in record.removing.unwrap_or_default() {
                 let _gone = reply.send(()).is_err();

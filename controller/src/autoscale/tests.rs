@@ -17,6 +17,7 @@ use crate::telemetry::metrics::Registry;
 
 mod hindering;
 mod pools;
+mod removal;
 mod resting;
 
 /// An autoscaler over a staged backend, and its gateway's ends of the channels.

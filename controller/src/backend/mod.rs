@@ -187,6 +187,9 @@ pub struct Owner {
     /// Since when: the beginning of its start, or of that of its function in an instance that was pooled. A later controller goes by it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub since: Option<jiff::Timestamp>,
+    /// The uid of the Revision's object: another of the same name may have been before it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub uid: Option<String>,
 }
 
 /// What the shim runs in the container.

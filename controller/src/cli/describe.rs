@@ -108,7 +108,6 @@ fn page(
     now: Timestamp,
 ) -> Result<String, Error> {
     let status = function.status.clone().unwrap_or_default();
-    let counts = status.instances;
     let mut page = String::new();
     let created = function.metadata.creation_timestamp.as_ref().map(|time| out::age(time.0, now));
     let heads = [
@@ -118,13 +117,7 @@ fn page(
         ("URL", status.url.unwrap_or_default()),
         ("Runtime", function.spec.runtime.to_string()),
         ("Revision", status.ready_revision.unwrap_or_default()),
-        (
-            "Instances",
-            format!(
-                "{} ready ({} busy), {} starting, {} paused",
-                counts.ready, counts.busy, counts.starting, counts.paused
-            ),
-        ),
+        ("Instances", counted(instances)),
         ("Calls", format!("{} running, {} waiting", activity.in_flight, activity.waiting)),
         ("Age", created.unwrap_or_default()),
     ];
@@ -201,15 +194,33 @@ fn revision_rows(revisions: &[Revision], now: Timestamp) -> Vec<Vec<String>> {
     rows
 }
 
+/// How many there are, by the list that is shown too: what the status says may be a second older.
+fn counted(instances: &[Instance]) -> String {
+    let count = |of: &dyn Fn(&Instance) -> bool| instances.iter().filter(|one| of(one)).count();
+    let ready = count(&|one| matches!(state_of(one), "Ready" | "Paused"));
+    let busy = count(&|one| one.in_flight > 0);
+    let paused = count(&|one| state_of(one) == "Paused");
+    let starting = count(&|one| matches!(state_of(one), "Starting" | "Loading"));
+    format!("{ready} ready ({busy} busy, {paused} paused), {starting} starting")
+}
+
+/// One that stands still is Ready and paused.
+fn state_of(instance: &Instance) -> &str {
+    if instance.state == "Ready" && instance.rung.as_deref() == Some("paused") {
+        return "Paused";
+    }
+    &instance.state
+}
+
 fn instance_rows(instances: &[Instance], now: Timestamp) -> Vec<Vec<String>> {
     let row = |instance: &Instance| {
         vec![
             instance.name.to_string(),
             instance.revision.as_ref().map(|revision| revision.name().to_owned()).unwrap_or_default(),
-            instance
-                .reason
-                .as_ref()
-                .map_or_else(|| instance.state.clone(), |reason| format!("{} ({reason})", instance.state)),
+            instance.reason.as_ref().map_or_else(
+                || state_of(instance).to_owned(),
+                |reason| format!("{} ({reason})", instance.state),
+            ),
             format!("{}/{}", instance.in_flight, instance.slots),
             ago(&instance.started, now),
             instance.memory_bytes.map(out::bytes_for_people).unwrap_or_default(),
@@ -257,4 +268,30 @@ fn section(page: &mut String, title: &str, header: &[&str], rows: Vec<Vec<String
 
 fn push(page: &mut String, line: &str) {
     writeln!(page, "{}", line.trim_end()).expect("writing to a String does not fail");
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn instance(state: &str, rung: Option<&str>, in_flight: u32) -> Instance {
+        let object = serde_json::json!({
+            "name": "hello-x", "state": state, "rung": rung, "inFlight": in_flight, "slots": 1,
+            "started": "2026-01-01T00:00:00Z",
+        });
+        serde_json::from_value(object).unwrap()
+    }
+
+    #[test]
+    fn an_instance_that_stands_still_is_counted_once_and_shown_as_paused() {
+        let all = [
+            instance("Ready", Some("paused"), 0),
+            instance("Ready", Some("active"), 1),
+            instance("Starting", None, 0),
+            instance("Draining", None, 1),
+        ];
+        assert_eq!(counted(&all), "2 ready (2 busy, 1 paused), 1 starting");
+        let rows = instance_rows(&all, Timestamp::UNIX_EPOCH);
+        assert_eq!([&rows[0][2], &rows[1][2], &rows[2][2]], ["Paused", "Ready", "Starting"]);
+    }
 }

@@ -132,7 +132,7 @@ pub(super) fn plan(wanted: &Wanted, seen: &Observed) -> Option<Action> {
     // The wanted Revision, once it was made: always the latest.
     let current = latest.filter(|(_, latest)| *wanted == Wanted::Template(latest.digest.clone()));
     let serving = serving(seen);
-    serve(seen, serving, current.map(|(number, _)| *number))
+    serve(wanted, seen, serving, current.map(|(number, _)| *number))
         .or_else(|| advance(wanted, seen, current))
         .or_else(|| tidy(seen, serving, current.map(|(number, _)| *number)))
 }
@@ -189,7 +189,12 @@ pub(super) fn awaited(wanted: &Wanted, seen: &Observed) -> Vec<Awaited> {
 }
 
 /// Keeps routes, reach and scale of what serves right.
-fn serve(seen: &Observed, serving: Option<Number>, current: Option<Number>) -> Option<Action> {
+fn serve(
+    wanted: &Wanted,
+    seen: &Observed,
+    serving: Option<Number>,
+    current: Option<Number>,
+) -> Option<Action> {
     let number = serving?;
     let revision = seen.revisions.get(&number)?;
     match revision.prepared {
@@ -200,10 +205,13 @@ fn serve(seen: &Observed, serving: Option<Number>, current: Option<Number>) -> O
     // The first Revision of a Function takes requests while it is tried.
     let on_trial = Some(number) == current && is_new(revision.state) && seen.tried_first;
     let reach = if on_trial { Reach::Untried } else { Reach::Routed };
-    if seen.targets.get(&number) != Some(&(reach, seen.generation)) {
+    // Of a spec that cannot be run, routes and scale are not taken over either; only a controller that knows no other goes by it.
+    let is_followed = |generation: i64| generation == seen.generation || *wanted == Wanted::Invalid;
+    if !seen.targets.get(&number).is_some_and(|(known, since)| *known == reach && is_followed(*since)) {
         return Some(Action::Put(number, reach));
     }
-    (seen.served != Some((number, seen.generation))).then_some(Action::Serve(number))
+    let served = seen.served.is_some_and(|(known, since)| known == number && is_followed(since));
+    (!served).then_some(Action::Serve(number))
 }
 
 /// The next step towards what is wanted.

@@ -185,7 +185,10 @@ pub(super) fn url(base: &str, function: &Function, id: &FunctionId, conflicts: &
     match function.spec.http_triggers().find(is_own) {
         Some(trigger) if trigger.host.is_empty() => format!("{base}{}", trigger.path),
         Some(trigger) => {
-            let port = base.rsplit_once(':').map(|(_, port)| port).filter(|port| *port != "80");
+            let port = base
+                .rsplit_once(':')
+                .map(|(_, port)| port)
+                .filter(|port| port.bytes().all(|byte| byte.is_ascii_digit()) && *port != "80");
             let port = port.map(|port| format!(":{port}")).unwrap_or_default();
             format!("http://{}{port}{}", trigger.host, trigger.path)
         }
@@ -225,6 +228,17 @@ mod tests {
             (vec![lost("/a", &[]), lost("/c", &["GET", "POST"])], "http://h/function/b/hello"),
         ] {
             assert_eq!(url("http://h", &function, &id, &conflicts), expected);
+        }
+        let mut hosted = function;
+        hosted.spec.triggers =
+            serde_json::from_value(serde_json::json!([{ "http": { "path": "/", "host": "x.org" } }]))
+                .unwrap();
+        for (base, expected) in [
+            ("http://h:8080", "http://x.org:8080/"),
+            ("http://h:80", "http://x.org/"),
+            ("http://gateway.system", "http://x.org/"),
+        ] {
+            assert_eq!(url(base, &hosted, &id, &[]), expected);
         }
     }
 

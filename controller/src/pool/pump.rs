@@ -88,7 +88,8 @@ impl Pump {
         let micros = i64::try_from(record.unix_micros).unwrap_or(i64::MAX);
         let time = Timestamp::from_microsecond(micros).unwrap_or_else(|_| Timestamp::now());
         if record.dropped > 0 {
-            let note = Note::lost(time, self.instance.clone(), record.dropped.into());
+            let request = record.request_id.as_ref().map(|id| id.as_str().to_owned());
+            let note = Note::lost(time, request, self.instance.clone(), record.dropped.into());
             self.logs.write(template.function(), Entry::Note(note)).await;
         }
         let line = Line {

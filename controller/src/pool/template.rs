@@ -72,7 +72,8 @@ impl Template {
     /// # Errors
     /// When the Revision's metadata holds no valid names.
     pub fn new(revision: &Revision, places: Places) -> Result<Self, IdError> {
-        let owner = Owner { function: revision.function_id()?, revision: revision.id()?, since: None };
+        let uid = revision.metadata.uid.clone();
+        let owner = Owner { function: revision.function_id()?, revision: revision.id()?, since: None, uid };
         let template = &revision.spec.template;
         let network = match template.network {
             spec::Network::None => Network::None,

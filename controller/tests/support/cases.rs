@@ -44,5 +44,6 @@ pub(crate) fn late(namespace: &str) -> Owner {
         function: FunctionId::parse(&format!("{namespace}/late")).unwrap(),
         revision: RevisionId::parse(&format!("{namespace}/late-00001")).unwrap(),
         since: Some(jiff::Timestamp::UNIX_EPOCH),
+        uid: None,
     }
 }

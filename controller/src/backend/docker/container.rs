@@ -247,6 +247,7 @@ mod tests {
                 function: FunctionId::parse("default/hello").unwrap(),
                 revision: RevisionId::parse("default/hello-00001").unwrap(),
                 since: Some(jiff::Timestamp::UNIX_EPOCH),
+                uid: None,
             }),
             process: Process::Nodejs,
             code: Some(CodeMount { path: "/data/code".into(), dependencies: Some("/data/deps".into()) }),

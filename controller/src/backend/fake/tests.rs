@@ -167,6 +167,7 @@ async fn it_conforms_as_far_as_nothing_runs_in_it() {
             function: FunctionId::parse("default/late").unwrap(),
             revision: RevisionId::parse("default/late-00001").unwrap(),
             since: Some(jiff::Timestamp::UNIX_EPOCH),
+            uid: None,
         },
         patience: PATIENCE,
         networks: false,

@@ -38,7 +38,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use async_trait::async_trait;
-use hearth_function::{InstanceId, RevisionId};
+use hearth_function::InstanceId;
 use k8s_openapi::api::core::v1::Pod;
 use kube::api::ListParams;
 use kube::{Api, Client};
@@ -104,8 +104,6 @@ struct Shared {
     keys: Keys,
     instances: Mutex<HashMap<InstanceId, Arc<Instance>>>,
     blobs: Arc<blobs::Blobs>,
-    /// The uid of each Revision's object, as an owner.
-    revisions: Mutex<HashMap<RevisionId, String>>,
     /// The Pods that there were at the start are in the books.
     looked: AtomicBool,
     end: mpsc::Sender<Ended>,
@@ -137,7 +135,6 @@ impl Kubernetes {
             config,
             instances: Mutex::default(),
             blobs: Arc::default(),
-            revisions: Mutex::default(),
             looked: AtomicBool::new(false),
             end,
             hinder,

@@ -30,9 +30,6 @@ const REPORTS_WITHIN: Duration = Duration::from_secs(600);
 /// How long an instance that waits may take to fetch code.
 const FETCHES_WITHIN: Duration = Duration::from_secs(60);
 
-/// Revisions whose uid is remembered; beyond, all are forgotten and asked for again.
-const REMEMBERED: usize = 4096;
-
 impl Shared {
     /// See [`super::Backend::start`].
     pub(super) async fn start(&self, spec: &InstanceSpec) -> Result<Started, Error> {
@@ -259,22 +256,15 @@ impl Shared {
 
     /// The Revision's object as the owner of a Pod.
     async fn owner(&self, id: &InstanceId, owner: Option<&Owner>) -> Result<Option<OwnerReference>, Error> {
-        let Some(Owner { revision, .. }) = owner else { return Ok(None) };
-        let known = || self.revisions.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
-        let uid = known().get(revision).cloned();
+        let Some(Owner { revision, uid, .. }) = owner else { return Ok(None) };
         let uid = match uid {
-            Some(uid) => uid,
+            Some(uid) => uid.clone(),
+            // Told by a controller that did not say it.
             None => {
                 let api: Api<Revision> = Api::namespaced(self.config.client.clone(), revision.namespace());
                 let found = api.get_metadata(revision.name()).await;
                 let found = found.map_err(|error| Self::step("look up the revision", id, &error))?;
-                let uid = found.metadata.uid.unwrap_or_default();
-                let mut known = known();
-                if known.len() >= REMEMBERED {
-                    known.clear();
-                }
-                known.insert(revision.clone(), uid.clone());
-                uid
+                found.metadata.uid.unwrap_or_default()
             }
         };
         Ok(Some(OwnerReference {

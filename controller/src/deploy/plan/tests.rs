@@ -227,6 +227,10 @@ fn an_invalid_spec_leaves_what_runs() {
     let mut seen = nothing();
     converge(&mut Wanted::Template(digest(1)), &digest(1), &mut seen, GOOD);
     assert_eq!(plan(&Wanted::Invalid, &seen), None);
+    // A newer spec cannot be run: neither its scale nor its routes are taken over.
+    seen.generation += 1;
+    assert_eq!(plan(&Wanted::Invalid, &seen), None);
+    assert_eq!(plan(&Wanted::Template(digest(1)), &seen), Some(Action::Put(1, Reach::Routed)));
 }
 
 proptest! {

@@ -162,17 +162,19 @@ pub struct Note {
 }
 
 impl Note {
-    /// Lines of an instance were lost before they reached the log.
+    /// Lines of an instance were lost before they reached the log: it is told of the call whose line came next, as nobody knows whose they were.
     #[must_use]
-    pub fn lost(time: Timestamp, instance: InstanceId, lines: u64) -> Self {
-        let text = format!("{lines} lines lost: printed faster than they could be written");
-        Self { time, request: None, instance: Some(instance), text }
+    pub fn lost(time: Timestamp, request: Option<String>, instance: InstanceId, lines: u64) -> Self {
+        let lines = if lines == 1 { "1 line".to_owned() } else { format!("{lines} lines") };
+        let text = format!("{lines} lost: printed faster than they could be written");
+        Self { time, request, instance: Some(instance), text }
     }
 
     /// A reader did not keep up.
     #[must_use]
     pub fn missed(entries: u64) -> Self {
-        let text = format!("{entries} entries not shown: the reader was too slow");
+        let entries = if entries == 1 { "1 entry".to_owned() } else { format!("{entries} entries") };
+        let text = format!("{entries} not shown: the reader was too slow");
         Self { time: Timestamp::now(), request: None, instance: None, text }
     }
 
