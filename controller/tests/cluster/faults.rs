@@ -143,7 +143,7 @@ fn a_pod_that_no_node_takes_stays_and_serves_when_there_is_one() {
     // Longer than the pauses of starts that fail.
     pause(Duration::from_secs(45));
     let began = std::time::Instant::now();
-    assert_eq!(cluster.call("roomless").0, 502);
+    assert_eq!(cluster.call("roomless").0, 503);
     assert!(began.elapsed() < Duration::from_secs(3), "{:?}: what is known is told at once", began.elapsed());
     assert_eq!(cluster.pods(), pods, "it is the same\n{}", cluster.logs());
     let labelled = label(&cluster, &name);
