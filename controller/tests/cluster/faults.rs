@@ -121,6 +121,19 @@ fn label(cluster: &Cluster, label: &str) -> Labelled {
 }
 
 #[test]
+fn a_function_that_is_deleted_and_made_again_has_pods_of_its_own() {
+    let Some(cluster) = Cluster::working() else { return };
+    let function = node_with("again", HELLO, "scale: { initial: 1 }");
+    for _ in 0..2 {
+        cluster.apply(&function);
+        cluster.ready("again");
+        assert_eq!(cluster.call("again").0, 200, "{}", cluster.logs());
+        cluster.kubectl(&["delete", "function", "again"]);
+    }
+    cluster.end();
+}
+
+#[test]
 fn a_pod_that_no_node_takes_stays_and_serves_when_there_is_one() {
     let Some(cluster) = Cluster::working() else { return };
     let name = format!("hearth.test/{}", cluster.ground.namespace);
