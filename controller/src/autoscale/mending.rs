@@ -6,13 +6,10 @@ use std::time::Duration;
 use hearth_dispatch::StartCode;
 use tokio::time::Instant;
 
-/// Where the instance could not be made at all: from the first failure to the first attempt; each pause is twice the one before, up to the longest.
-const FIRST_UNMADE: Duration = Duration::from_secs(5);
-const LONGEST_UNMADE: Duration = Duration::from_secs(300);
+use super::pauses;
 
-/// The same where its code did not come up.
-const FIRST: Duration = Duration::from_secs(60);
-const LONGEST: Duration = Duration::from_secs(3600);
+/// The longest pause where the instance could not be made at all.
+const LONGEST_UNMADE: Duration = Duration::from_secs(300);
 
 /// The attempts of one Revision.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -32,9 +29,7 @@ impl Mending {
         if self.due.is_some_and(|due| due > now) {
             return;
         }
-        let (first, longest) =
-            if code == StartCode::StartFailed { (FIRST_UNMADE, LONGEST_UNMADE) } else { (FIRST, LONGEST) };
-        let pause = first.saturating_mul(1 << self.failures.min(16)).min(longest);
+        let pause = pauses::after_start(Some(code), LONGEST_UNMADE, self.failures);
         self.failures = self.failures.saturating_add(1);
         self.due = Some(now + pause);
     }
@@ -83,7 +78,7 @@ mod tests {
         let (mut mending, now) = (Mending::default(), Instant::now());
         mending.failed(StartCode::StartFailed, now);
         mending.failed(StartCode::StartFailed, now);
-        assert_eq!(mending.next(now), Some(now + FIRST_UNMADE));
+        assert_eq!(mending.next(now), Some(now + pauses::FIRST_UNMADE));
         mending.came_up();
         assert_eq!(mending, Mending::default());
     }

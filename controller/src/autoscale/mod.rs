@@ -18,6 +18,7 @@ mod decisions;
 mod ladder;
 mod mending;
 mod metrics;
+pub(crate) mod pauses;
 mod pressure;
 mod prewarm;
 mod record;

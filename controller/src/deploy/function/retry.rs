@@ -9,15 +9,9 @@ use jiff::Timestamp;
 use tokio::time::Instant;
 
 use super::Number;
+use crate::autoscale::pauses;
 
-/// From the first failure to the next trial; each pause is twice the one before, up to the longest. A trial is the start of an instance, and
-/// whoever has mended something need not wait: `hearth apply` tries at once.
-const FIRST: Duration = Duration::from_secs(60);
-pub(super) const LONGEST: Duration = Duration::from_secs(3600);
-
-/// The same where the instance could not be made at all: a quota, a Secret, a node or an image is missing. Its code has no part in it, and
-/// whoever mends that may not even know of the Function.
-const FIRST_UNMADE: Duration = Duration::from_secs(5);
+/// The longest pause where the instance could not be made at all.
 const LONGEST_UNMADE: Duration = Duration::from_secs(60);
 
 /// The trials of one Function's Revisions that failed.
@@ -40,10 +34,7 @@ impl Trials {
             return;
         }
         let failures = self.0.get(&number).map_or(0, |trial| trial.failures);
-        let pause = match code {
-            Some(StartCode::StartFailed) => pause(FIRST_UNMADE, LONGEST_UNMADE, failures),
-            _ => pause(FIRST, LONGEST, failures),
-        };
+        let pause = pauses::after_start(code, LONGEST_UNMADE, failures);
         self.0.insert(number, Trial { failures: failures + 1, next: now + pause, at: after(time, pause) });
     }
 
@@ -66,11 +57,6 @@ impl Trials {
     pub(super) fn hurry(&mut self, number: Number, now: Instant, time: Timestamp) {
         self.0.insert(number, Trial { failures: 0, next: now, at: time });
     }
-}
-
-/// The pause after so many failures and one more: each is twice the one before, and none longer than `longest`.
-pub(super) fn pause(first: Duration, longest: Duration, failures: u32) -> Duration {
-    first.saturating_mul(1 << failures.min(16)).min(longest)
 }
 
 /// So long after `time`, in whole seconds, as people read it.
@@ -99,7 +85,7 @@ mod tests {
         trials.hurry(1, now, time);
         assert!(trials.is_due(1, now));
         trials.failed(1, None, now, time);
-        assert_eq!(trials.next(1).unwrap().0 - now, FIRST);
+        assert_eq!(trials.next(1).unwrap().0 - now, pauses::FIRST);
     }
 
     #[test]

@@ -10,6 +10,7 @@ use tokio::time::Instant;
 
 use super::super::missing::Missing;
 use super::{RETRY, SOURCE, Task, retry};
+use crate::autoscale::pauses;
 
 /// The longest pause between two looks for code that could not be had: as long as a kubelet leaves an image alone.
 const LONGEST: Duration = Duration::from_secs(300);
@@ -36,7 +37,7 @@ impl Known {
         let failed = code.as_ref().err();
         let before = before.filter(|before| before.generation == generation);
         let failures = before.map_or(0, |before| before.failures);
-        let pause = retry::pause(RETRY, LONGEST, failures);
+        let pause = pauses::pause(RETRY, LONGEST, failures);
         Self {
             generation,
             next: failed

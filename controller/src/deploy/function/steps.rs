@@ -20,7 +20,7 @@ use super::super::plan::{Action, Number, Observed};
 use super::super::{routes, status};
 use super::look::numbers;
 use super::{COUNTS, PROGRESS, RETRY, SOURCE, Task, View, retry, source};
-use crate::autoscale::{Target, TrialError, Windows};
+use crate::autoscale::{Target, TrialError, Windows, pauses};
 use crate::backend::Fixity;
 use crate::store::{self, Preconditions};
 use crate::telemetry::logs::{Entry, Note};
@@ -71,7 +71,7 @@ impl Task {
         let failures = before.map_or(0, |_| self.memory.build_failures);
         // A look for a bundle costs nothing; npm and pip go out into the network.
         let costly = matches!(&found, Err(missing) if missing.reason == Lack::BuildFailed);
-        let pause = if costly { retry::pause(RETRY, retry::LONGEST, failures) } else { RETRY };
+        let pause = if costly { pauses::pause(RETRY, pauses::LONGEST, failures) } else { RETRY };
         self.memory.build_failures = if found.is_err() { failures + 1 } else { 0 };
         self.memory.build_again = found.is_err().then(|| retry::after(Timestamp::now(), pause));
         self.memory.build = Some((digest, found, Instant::now() + pause));
