@@ -10,8 +10,8 @@
 //! It keeps nothing. Without the API server it serves by the table it has; without a leader, by the slots it has, and requests that find
 //! none wait within their limits.
 //!
-//! Start: listen → lists (not ready before) → link. Stop: not ready → a while in which everybody hears of it (`linger`) → no new
-//! connections, running requests end → link.
+//! Start: listen → lists (not ready before) → link. Stop: not ready → a while in which everybody hears of it (`linger`), clients that keep
+//! connections among them → no new connections, running requests end → link.
 
 mod follow;
 mod leader;
@@ -184,6 +184,7 @@ impl Edge {
             ended = tasks.join_next() => return Err(Error::Ended(name(ended))),
         }
         tracing::info!(linger = ?config.linger, "stopping: serving on until everybody has heard of it");
+        gateway.leave();
         tokio::select! {
             () = tokio::time::sleep(config.linger) => {}
             () = hurry.cancelled() => {}

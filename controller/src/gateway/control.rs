@@ -30,16 +30,23 @@ pub(super) struct Threads {
 
 impl Drop for Threads {
     fn drop(&mut self) {
+        self.shared.leaving.cancel();
         self.shared.drain.cancel();
         self.shared.cut.cancel();
     }
 }
 
 impl Threads {
+    /// See [`Handle::leave`].
+    pub(super) fn leave(&self) {
+        self.shared.leaving.cancel();
+    }
+
     /// Drains, then cuts.
     pub(super) async fn shutdown(mut self, grace: Duration) -> usize {
         let connections = self.shared.config.limits.connections;
         let open = || connections.saturating_sub(self.shared.connections.available_permits());
+        self.leave();
         self.shared.drain.cancel();
         let permits = u32::try_from(connections).unwrap_or(u32::MAX);
         let all = tokio::time::timeout(grace, self.shared.connections.acquire_many(permits)).await;
@@ -73,6 +80,7 @@ pub(super) fn start(config: Config, channels: Channels, metrics: &Registry) -> R
         stats,
         calls,
         connections: Arc::new(Semaphore::new(connections)),
+        leaving: CancellationToken::new(),
         drain: CancellationToken::new(),
         cut: CancellationToken::new(),
     });

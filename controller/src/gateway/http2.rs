@@ -39,6 +39,7 @@ impl<F: Future<Output = ()> + 'static> Executor<F> for Local {
 pub(super) async fn serve(lane: &Rc<Lane>, stream: TcpStream, client: Rc<Client>) {
     let shared = &lane.shared;
     let limits = &shared.config.limits;
+    let came_late = shared.leaving.is_cancelled();
     let usage = Rc::new(Use { running: Cell::new(0), since: Cell::new(Instant::now()) });
     let counted = Rc::clone(&usage);
     let service = service_fn(move |request: Request<Incoming>| {
@@ -62,6 +63,8 @@ pub(super) async fn serve(lane: &Rc<Lane>, stream: TcpStream, client: Rc<Client>
         _ = connection.as_mut() => return,
         () = shared.cut.cancelled() => return,
         () = shared.drain.cancelled() => {}
+        // One that comes while the gateway is leaving already found no other: it is served until the end.
+        () = shared.leaving.cancelled(), if !came_late => {}
         () = usage.idle(limits.head_time) => {}
     }
     // From here on it takes no requests but those on their way; and a client that does not go is left.

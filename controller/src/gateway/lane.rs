@@ -28,6 +28,8 @@ pub(super) struct Shared {
     pub(super) calls: mpsc::Sender<Calls>,
     /// One permit for each client connection.
     pub(super) connections: Arc<Semaphore>,
+    /// The end is near: whoever is answered is told to go on elsewhere.
+    pub(super) leaving: CancellationToken,
     /// No new connections, no new requests on those that are there.
     pub(super) drain: CancellationToken,
     /// The end, whatever runs.

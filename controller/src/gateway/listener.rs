@@ -150,6 +150,8 @@ async fn serve(lane: &Rc<Lane>, stream: TcpStream, peer: SocketAddr, place: Plac
         .with_upgrades();
     let mut connection = std::pin::pin!(connection);
     tokio::select! {
+        // First what the client has sent: a request that is there is answered, though its connection looks idle.
+        biased;
         // What goes wrong on a client's connection is the client's affair; hyper has answered what can be answered.
         _ = connection.as_mut() => return,
         () = shared.cut.cancelled() => return,

@@ -120,7 +120,13 @@ impl Handle {
         self.revisions.serve(functions, unready)
     }
 
-    /// Stops accepting, lets running requests end for at most `grace`, then cuts them. Returns how many were cut.
+    /// Says to clients that they should go on elsewhere, and serves on: an HTTP/1.1 connection is closed with its next answer, one of HTTP/2
+    /// that is there takes no new requests. Connections that are idle stay, so that none is closed under a request that is on its way.
+    pub fn leave(&self) {
+        self.threads.leave();
+    }
+
+    /// Stops accepting, closes idle connections, lets running requests end for at most `grace`, then cuts them. Returns how many were cut.
     pub async fn shutdown(self, grace: Duration) -> usize {
         self.threads.shutdown(grace).await
     }

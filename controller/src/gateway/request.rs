@@ -85,10 +85,21 @@ pub(super) fn serve(
     let (added, came) = ([const { None }; 6], story.began_at);
     let mut call = Call { client, parts, added, request_id, came, body, upgrade };
     async move {
-        Ok(match way(&mut story, &mut call).await {
+        let mut response = match way(&mut story, &mut call).await {
             Ok(answer) => finish(answer, story),
             Err(failure) => refuse(&failure, story),
-        })
+        };
+        if call.client.lane.shared.leaving.is_cancelled() {
+            take_leave(call.parts.version, &mut response);
+        }
+        Ok(response)
+    }
+}
+
+/// The last answer of a connection says so. HTTP/2 has a frame for that, and what switched protocols is another's connection.
+fn take_leave(version: Version, response: &mut Response<AnswerBody>) {
+    if version < Version::HTTP_2 && response.status() != StatusCode::SWITCHING_PROTOCOLS {
+        response.headers_mut().insert(header::CONNECTION, const { HeaderValue::from_static("close") });
     }
 }
 

@@ -159,6 +159,9 @@ impl Running {
     pub async fn stop(mut self, hurry: CancellationToken) {
         let deadline = Instant::now() + self.drain;
         self.health.stopping();
+        if let Some(gateway) = &self.gateway {
+            gateway.leave();
+        }
         self.deploying.cancel();
         if let Some(dependencies) = self.dependencies.take() {
             dependencies.close().await;

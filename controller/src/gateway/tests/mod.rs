@@ -3,6 +3,7 @@
 mod clients;
 mod dedicated;
 mod frames;
+mod leaving;
 mod limits;
 mod node;
 mod revisions;

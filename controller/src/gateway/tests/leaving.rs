@@ -1,0 +1,93 @@
+//! A gateway that is about to end: clients that keep connections are told, and none loses a request by it.
+
+use std::time::Duration;
+
+use hearth_dispatch::Forwarding;
+use http_body_util::{BodyExt, Empty};
+use hyper_util::rt::{TokioExecutor, TokioIo};
+
+use super::rig::{Rig, patiently};
+
+const GET: &str = "GET /hello HTTP/1.1\r\nhost: h\r\n\r\n";
+
+#[tokio::test]
+async fn a_kept_connection_ends_with_an_answer_that_says_so_and_not_under_a_request() {
+    let rig = Rig::new();
+    let instance = rig.grant("i1", Forwarding::Event, 4).await;
+    let (mut kept, mut running) = (rig.client().await, rig.client().await);
+    kept.write(GET).await;
+    let mut wire = instance.accept().await;
+    let (stream, _) = wire.call().await;
+    wire.answer(stream, "before").await;
+    assert_eq!(kept.reply().await.header("connection"), None);
+    running.write(GET).await;
+    let (runs, _) = wire.call().await;
+
+    rig.handle.leave();
+    wire.answer(runs, "during").await;
+    let reply = running.reply().await;
+    assert_eq!((reply.text().as_str(), reply.header("connection")), ("during", Some("close")));
+    // The idle connection is there still, and so is the way in.
+    for mut client in [kept, rig.client().await] {
+        client.write(GET).await;
+        let (stream, _) = wire.call().await;
+        wire.answer(stream, "after").await;
+        let reply = client.reply().await;
+        assert_eq!((reply.text().as_str(), reply.header("connection")), ("after", Some("close")));
+        assert_eq!(client.rest().await, "");
+    }
+    // Hearth's own answers say it too.
+    assert_eq!(rig.get("/nowhere").await.header("connection"), Some("close"));
+}
+
+#[tokio::test]
+async fn with_nothing_in_flight_the_end_is_quick() {
+    let rig = Rig::new();
+    let mut idle = rig.client().await;
+    idle.write("GET /nowhere HTTP/1.1\r\nhost: h\r\n\r\n").await;
+    assert_eq!(idle.reply().await.status, 404);
+    let began = std::time::Instant::now();
+    assert_eq!(patiently(rig.handle.shutdown(Duration::from_secs(60))).await, 0);
+    assert!(began.elapsed() < Duration::from_secs(2), "{:?}", began.elapsed());
+    assert_eq!(idle.rest().await, "");
+}
+
+#[tokio::test]
+async fn an_http2_connection_takes_no_new_requests_and_ends_those_it_has() {
+    let rig = Rig::new();
+    let instance = rig.grant("i1", Forwarding::Event, 4).await;
+    let connect = async || {
+        let stream = tokio::net::TcpStream::connect(rig.handle.addresses()[0]).await.unwrap();
+        let made = hyper::client::conn::http2::handshake::<_, _, Empty<bytes::Bytes>>(
+            TokioExecutor::new(),
+            TokioIo::new(stream),
+        );
+        made.await.unwrap()
+    };
+    let request = || http::Request::get("http://h/hello").body(Empty::new()).unwrap();
+    let (mut sender, connection) = connect().await;
+    let answer = sender.send_request(request());
+    let scenario = async {
+        let mut wire = instance.accept().await;
+        let (stream, _) = wire.call().await;
+        rig.handle.leave();
+        // A new connection is served, though it is late.
+        let (mut late, mut second) = connect().await;
+        let serve = async {
+            let (stream, _) = wire.call().await;
+            wire.answer(stream, "late").await;
+        };
+        let (reply, ()) = tokio::select! {
+            both = async { tokio::join!(late.send_request(request()), serve) } => both,
+            end = &mut second => panic!("{end:?}"),
+        };
+        assert_eq!(reply.unwrap().status(), 200);
+        wire.answer(stream, "early").await;
+        let body = answer.await.unwrap().into_body().collect().await.unwrap().to_bytes();
+        assert_eq!(body, "early");
+    };
+    // When nothing runs on it any more it ends of itself, long before an idle one would.
+    let ((), end) = patiently(async { tokio::join!(scenario, connection) }).await;
+    end.unwrap();
+    drop(sender);
+}
