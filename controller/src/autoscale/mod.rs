@@ -155,9 +155,20 @@ impl Handle {
     /// # Cancel safety
     /// Dropping the future changes nothing: the Revision goes on starting until it is retired or removed.
     pub async fn try_out(&self, revision: RevisionId) -> Result<(), TrialError> {
+        self.begin_trial(revision).await?.await.map_err(|_| Ended)?
+    }
+
+    /// The same for whoever has other things to do meanwhile: the outcome comes by what is returned, which is closed when the service ends.
+    ///
+    /// # Errors
+    /// When the service has ended.
+    pub async fn begin_trial(
+        &self,
+        revision: RevisionId,
+    ) -> Result<oneshot::Receiver<Result<(), TrialError>>, Ended> {
         let (reply, answer) = oneshot::channel();
         self.commands.send(Command::Try { revision, reply }).await.map_err(|_| Ended)?;
-        answer.await.map_err(|_| Ended)?
+        Ok(answer)
     }
 
     /// Drains a Revision's instances and forgets it; returns when nothing of them is left. One that is not there is gone already.

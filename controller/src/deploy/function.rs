@@ -8,6 +8,7 @@ mod refused;
 mod retry;
 mod source;
 mod steps;
+mod trial;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -103,6 +104,8 @@ struct Memory {
     owed: Option<(Number, Instant)>,
     targets: BTreeMap<Number, (Reach, i64)>,
     served: Option<(Number, i64)>,
+    /// The trial that is under way, or over and not yet marked.
+    trial: Option<trial::Trial>,
     /// Why Revisions failed their trial.
     failures: BTreeMap<Number, StartFailure>,
     /// When they are tried again.
@@ -173,6 +176,7 @@ impl Task {
                 Box::pin(self.not_taken(&refused, &observed)).await;
                 continue;
             }
+            self.hear_of_trial();
             let observed = self.observe();
             let wanted = if gone { Wanted::Gone } else { self.wanted(&observed) };
             let Some(action) = plan(&wanted, &observed) else {
@@ -261,7 +265,7 @@ impl Task {
         let mut conflicts = self.shared.parts.routes.conflicts();
         // What has changed since the status was made counts too.
         if self.memory.unwritten > 0
-            || self.views(&revisions) != self.memory.shown
+            || self.shows_news(&revisions)
             || self.conflicts() != self.memory.conflicts
         {
             return self.pace().await;
@@ -275,7 +279,8 @@ impl Task {
                     }
                     return;
                 }
-                () = self.stirred.notified() => if self.views(&revisions) != self.memory.shown {
+                outcome = trial::outcome(&mut self.memory.trial) => return self.note_outcome(outcome),
+                () = self.stirred.notified() => if self.shows_news(&revisions) {
                     return self.pace().await;
                 },
                 Ok(()) = conflicts.changed() => if self.conflicts() != self.memory.conflicts {
@@ -286,7 +291,7 @@ impl Task {
         }
     }
 
-    /// Counts change often: so long nothing is written again, unless the spec changes.
+    /// Counts change often: so long nothing is written again, unless the spec changes or a trial is over.
     async fn pace(&mut self) {
         // What is refused now is refused in a second too, as a rule.
         let pause = COUNTS * (1 << self.memory.unwritten.min(5));
@@ -295,6 +300,7 @@ impl Task {
         tokio::select! {
             () = sleep_until(until) => {}
             _ = object.changed() => {}
+            outcome = trial::outcome(&mut self.memory.trial) => self.note_outcome(outcome),
         }
     }
 
@@ -368,5 +374,5 @@ fn generation(function: Option<&Function>) -> i64 {
 
 /// A step that a restarted controller does not wait for before it serves.
 fn takes_long(action: &Action) -> bool {
-    matches!(action, Action::Resolve | Action::Build | Action::Try(_) | Action::Remove(_))
+    matches!(action, Action::Resolve | Action::Build | Action::Remove(_))
 }

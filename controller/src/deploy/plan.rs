@@ -13,6 +13,9 @@
 //!
 //! A Function that has nothing yet that serves is routed to the Revision that is being tried: its requests wait for the instance that is
 //! coming up, and are told why when it does not.
+//!
+//! A trial is no step that lasts but a state that is observed ([`Trial`]): while one goes on, for hours where no node has room, what serves is kept
+//! right.
 
 #[cfg(test)]
 mod tests;
@@ -60,6 +63,15 @@ pub(super) struct Observed {
     pub(super) tried_first: bool,
 }
 
+impl Observed {
+    /// The Revision that routes lead to, unless it has not come up yet: requests are led to a first one while it is tried.
+    pub(super) fn served_and_ready(&self) -> Option<Number> {
+        let (number, _) = self.served?;
+        let revision = self.revisions.get(&number)?;
+        (!is_new(revision.state) && revision.state != RevisionState::Failed).then_some(number)
+    }
+}
+
 /// A Revision.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Revision {
@@ -71,6 +83,21 @@ pub(super) struct Revision {
     pub(super) came_up: bool,
     /// It has failed, and what it lacked may be there by now.
     pub(super) retry: bool,
+    pub(super) trial: Trial,
+}
+
+/// How the trial of a Revision stands. It may last, as when no node has room: nothing else waits for it.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(super) enum Trial {
+    /// There is none.
+    #[default]
+    No,
+    /// It goes on.
+    Underway,
+    /// The Revision came up.
+    CameUp,
+    /// It did not.
+    Failed,
 }
 
 /// Whether it is known where the parts of a Revision are.
@@ -108,7 +135,7 @@ pub(super) enum Action {
     Prepare(Number),
     /// Tell the autoscaler of a Revision.
     Put(Number, Reach),
-    /// Wait until a new Revision has come up.
+    /// Begin to try whether a new Revision comes up; what comes of it is observed.
     Try(Number),
     /// Record how far a Revision is.
     Mark(Number, RevisionState),
@@ -233,7 +260,12 @@ fn advance(wanted: &Wanted, seen: &Observed, current: Option<(&Number, &Revision
                     Prepared::Yes if !seen.targets.contains_key(&number) => {
                         Some(Action::Put(number, Reach::Untried))
                     }
-                    Prepared::Yes => Some(Action::Try(number)),
+                    Prepared::Yes => match revision.trial {
+                        Trial::No => Some(Action::Try(number)),
+                        Trial::Underway => None,
+                        Trial::CameUp => Some(Action::Mark(number, RevisionState::Ready)),
+                        Trial::Failed => Some(Action::Mark(number, RevisionState::Failed)),
+                    },
                 }
             }
             // What it lacked (a database, say) was there when a request started it again.

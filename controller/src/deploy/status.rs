@@ -15,6 +15,8 @@ pub(super) struct Known {
     pub(super) url: String,
     /// The Revision that routes lead to.
     pub(super) serving: Option<String>,
+    /// The same, if it has ever come up; one that is still tried has not.
+    pub(super) came_up: Option<String>,
     /// The Revision made last.
     pub(super) latest: Option<String>,
     pub(super) instances: InstanceCounts,
@@ -43,7 +45,7 @@ pub(super) fn status(before: Option<&FunctionStatus>, known: &Known, now: Timest
     let mut status = FunctionStatus {
         observed_generation: Some(known.generation),
         url: Some(known.url.clone()),
-        ready_revision: known.serving.clone(),
+        ready_revision: known.came_up.clone(),
         latest_revision: known.latest.clone(),
         instances: known.instances,
         conditions: before.map(|before| before.conditions.clone()).unwrap_or_default(),

@@ -217,9 +217,14 @@ async fn a_trial_that_waits_for_a_node_is_no_failed_one_and_says_why_it_waits() 
             reason = ready.map(|ready| ready.reason.clone()).unwrap_or_default();
         }
     };
+    let status = || store.get::<Function>("default", "late").unwrap().status.clone().unwrap();
     timeout(Duration::from_secs(60), reason("Unschedulable")).await.expect("it says so");
+    let waits = status();
+    assert_eq!((waits.ready_revision, waits.latest_revision.as_deref()), (None, Some("late-00001")));
+    assert_eq!(*rig.listener.served.borrow(), ["late"], "who asks for it waits for it");
     rig.backend.make_room();
     timeout(Duration::from_secs(60), reason("Ready")).await.expect("it comes up");
+    assert_eq!(status().ready_revision.as_deref(), Some("late-00001"));
     assert_eq!(rig.backend.starts(), 1, "it is the same instance");
     rig.shutdown.cancel();
 }

@@ -11,7 +11,7 @@ use hearth_function::{
 use tokio::time::Instant;
 
 use super::super::missing::Missing;
-use super::super::plan::{self, Build, Number, Observed, Prepared, Wanted};
+use super::super::plan::{self, Build, Number, Observed, Prepared, Trial, Wanted};
 use super::super::routes;
 use super::super::status::{self, Known};
 use super::{Task, View, generation, source};
@@ -76,7 +76,8 @@ impl Task {
             let state = revision.status.as_ref().map(|status| status.state).unwrap_or_default();
             let digest = revision.spec.template_digest.clone();
             let retry = self.memory.trials.is_due(number, now);
-            revisions.insert(number, plan::Revision { digest, state, prepared, came_up, retry });
+            let trial = self.memory.trial.as_ref().map_or(Trial::No, |trial| trial.of(number));
+            revisions.insert(number, plan::Revision { digest, state, prepared, came_up, retry, trial });
         }
         let template = self.template().map(|template| template.digest());
         let build = match &self.memory.build {
@@ -225,6 +226,7 @@ impl Task {
                 .map(|function| routes::url(&self.shared.config.url, function, &self.id, &conflicts))
                 .unwrap_or_default(),
             serving: observed.served.map(|(number, _)| self.revision_name(number)),
+            came_up: observed.served_and_ready().map(|number| self.revision_name(number)),
             latest: observed.revisions.keys().last().map(|number| self.revision_name(*number)),
             instances,
             ready,

@@ -12,15 +12,14 @@ use hearth_scaler::{Policy, Reach};
 use jiff::Timestamp;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, OwnerReference};
 use tokio::sync::watch;
-use tokio::time::{Instant, sleep_until};
+use tokio::time::Instant;
 
 use super::super::missing::{Lack, Missing};
 use super::super::parts::{Found, Told};
 use super::super::plan::{Action, Number, Observed};
 use super::super::{routes, status};
-use super::look::numbers;
-use super::{COUNTS, PROGRESS, RETRY, SOURCE, Task, View, retry, source};
-use crate::autoscale::{Target, TrialError, Windows, pauses};
+use super::{PROGRESS, RETRY, SOURCE, Task, retry, source};
+use crate::autoscale::{Target, Windows, pauses};
 use crate::backend::Fixity;
 use crate::store::{self, Preconditions};
 use crate::telemetry::logs::{Entry, Note};
@@ -33,9 +32,12 @@ impl Task {
             Action::Create => self.create(observed).await?,
             Action::Prepare(number) => self.prepare(number, observed).await?,
             Action::Put(number, reach) => self.put(number, reach, observed.generation).await,
-            Action::Try(number) => self.try_out(number, observed).await?,
+            Action::Try(number) => self.begin_trial(number).await,
             Action::Mark(number, state) => {
-                self.mark(number, state, None).await?;
+                let why = self.memory.failures.get(&number).filter(|_| state == RevisionState::Failed);
+                let why = why.map(status::with_lines);
+                self.mark(number, state, why).await?;
+                self.end_trial(number);
                 if state == RevisionState::Ready {
                     self.memory.trials.forget(number);
                 }
@@ -49,6 +51,7 @@ impl Task {
                 // An autoscaler that has ended has taken its instances away.
                 let _ended = self.shared.parts.autoscaler.remove(self.revision_id(number)).await.is_err();
                 self.memory.targets.remove(&number);
+                self.end_trial(number);
             }
             Action::Delete(number) => {
                 let name = self.revision_name(number);
@@ -195,68 +198,6 @@ impl Task {
         if self.shared.parts.autoscaler.put(target).await.is_ok() {
             self.memory.targets.insert(number, (reach, generation));
         }
-    }
-
-    async fn try_out(&mut self, number: Number, observed: &Observed) -> Result<(), store::Error> {
-        self.memory.failures.remove(&number);
-        let (autoscaler, stirred) = (self.shared.parts.autoscaler.clone(), Arc::clone(&self.stirred));
-        let mut trial = std::pin::pin!(autoscaler.try_out(self.revision_id(number)));
-        // A start that waits for a node goes on, and is no outcome; but what is wrong is to be seen.
-        let mut later = None;
-        let outcome = loop {
-            let due = async {
-                match later {
-                    Some(at) => sleep_until(at).await,
-                    None => std::future::pending().await,
-                }
-            };
-            tokio::select! {
-                biased;
-                outcome = &mut trial => break outcome,
-                () = stirred.notified() => later = self.say_failures(observed).await,
-                () = due => later = self.say_failures(observed).await,
-            }
-        };
-        match outcome {
-            Ok(()) => {
-                tracing::info!(function = %self.id, revision = number, "revision came up");
-                self.memory.trials.forget(number);
-                self.mark(number, RevisionState::Ready, None).await
-            }
-            Err(TrialError::Failed(failure)) => {
-                self.memory.failures.insert(number, failure.clone());
-                self.memory.trials.failed(number, Some(failure.code), Instant::now(), Timestamp::now());
-                self.mark(number, RevisionState::Failed, Some(status::with_lines(&failure))).await
-            }
-            // Shutting down: the next controller goes on.
-            Err(TrialError::Ended(_)) => std::future::pending().await,
-            Err(TrialError::Removed) => {
-                self.memory.targets.remove(&number);
-                Ok(())
-            }
-        }
-    }
-
-    /// Writes the status if the last starts failed for another reason than it says, and while they fail what else has changed; when to ask again.
-    async fn say_failures(&mut self, observed: &Observed) -> Option<Instant> {
-        let failures = |views: &[(Number, View)]| {
-            views
-                .iter()
-                .filter_map(|(number, (.., failure))| Some((*number, failure.clone()?)))
-                .collect::<Vec<_>>()
-        };
-        let views = self.views(&numbers(observed));
-        let (now, said) = (failures(&views), failures(&self.memory.shown));
-        // One that comes up has its status when it has.
-        if views == self.memory.shown || (now.is_empty() && said.is_empty()) {
-            return None;
-        }
-        let due = self.memory.written.filter(|_| now == said).map(|written| written + COUNTS);
-        if due.is_some_and(|due| due > Instant::now()) {
-            return due;
-        }
-        self.write_status(observed).await;
-        None
     }
 
     async fn mark(

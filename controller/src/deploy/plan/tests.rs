@@ -22,10 +22,10 @@ fn nothing() -> Observed {
 struct World {
     builds: bool,
     prepares: bool,
-    comes_up: bool,
+    trial: Trial,
 }
 
-const GOOD: World = World { builds: true, prepares: true, comes_up: true };
+const GOOD: World = World { builds: true, prepares: true, trial: Trial::CameUp };
 
 fn apply(action: &Action, wanted: &mut Wanted, target: &Digest, seen: &mut Observed, world: World) {
     let generation = seen.generation;
@@ -41,6 +41,7 @@ fn apply(action: &Action, wanted: &mut Wanted, target: &Digest, seen: &mut Obser
                 prepared: Prepared::No,
                 came_up: false,
                 retry: false,
+                trial: Trial::No,
             };
             seen.revisions.insert(number, revision);
         }
@@ -54,11 +55,16 @@ fn apply(action: &Action, wanted: &mut Wanted, target: &Digest, seen: &mut Obser
         Action::Try(number) => {
             assert!(seen.targets.contains_key(&number), "tried without a target");
             let revision = seen.revisions.get_mut(&number).unwrap();
-            revision.state = if world.comes_up { RevisionState::Ready } else { RevisionState::Failed };
-            revision.came_up = world.comes_up;
+            (revision.trial, revision.came_up) = match world.trial {
+                Trial::CameUp => (Trial::CameUp, true),
+                other => (other, false),
+            };
             revision.retry = false;
         }
-        Action::Mark(number, state) => seen.revisions.get_mut(&number).unwrap().state = state,
+        Action::Mark(number, state) => {
+            let revision = seen.revisions.get_mut(&number).unwrap();
+            (revision.state, revision.trial) = (state, Trial::No);
+        }
         Action::Serve(number) => {
             assert!(seen.targets.contains_key(&number), "served without a target");
             seen.served = Some((number, generation));
@@ -67,6 +73,7 @@ fn apply(action: &Action, wanted: &mut Wanted, target: &Digest, seen: &mut Obser
         Action::Remove(number) => {
             assert!(seen.served.is_none_or(|(served, _)| served != number), "removed while it serves");
             seen.targets.remove(&number);
+            seen.revisions.get_mut(&number).unwrap().trial = Trial::No;
         }
         Action::Delete(number) => {
             assert!(!seen.targets.contains_key(&number), "deleted while it has instances");
@@ -98,6 +105,7 @@ fn a_first_deployment_is_routed_while_it_is_tried() {
         Action::Put(1, Reach::Untried),
         Action::Serve(1),
         Action::Try(1),
+        Action::Mark(1, RevisionState::Ready),
         Action::Put(1, Reach::Routed),
     ];
     assert_eq!(steps, expected);
@@ -120,6 +128,7 @@ fn a_second_one_gets_the_routes_when_it_is_up_and_only_then_the_first_goes() {
         Action::Prepare(2),
         Action::Put(2, Reach::Untried),
         Action::Try(2),
+        Action::Mark(2, RevisionState::Ready),
         Action::Put(2, Reach::Routed),
         Action::Serve(2),
         Action::Remove(1),
@@ -134,7 +143,7 @@ fn one_that_does_not_come_up_leaves_the_old_one_serving() {
     converge(&mut Wanted::Template(digest(1)), &digest(1), &mut seen, GOOD);
     seen.build = Build::No;
     let mut wanted = Wanted::Template(digest(2));
-    converge(&mut wanted, &digest(2), &mut seen, World { comes_up: false, ..GOOD });
+    converge(&mut wanted, &digest(2), &mut seen, World { trial: Trial::Failed, ..GOOD });
     assert_eq!(seen.served, Some((1, 1)));
     assert_eq!(seen.targets.keys().collect::<Vec<_>>(), [&1]);
     assert_eq!(seen.revisions[&2].state, RevisionState::Failed);
@@ -144,7 +153,7 @@ fn one_that_does_not_come_up_leaves_the_old_one_serving() {
 fn a_first_one_that_did_not_come_up_is_ready_as_soon_as_it_does() {
     let mut seen = nothing();
     let mut wanted = Wanted::Template(digest(1));
-    converge(&mut wanted, &digest(1), &mut seen, World { comes_up: false, ..GOOD });
+    converge(&mut wanted, &digest(1), &mut seen, World { trial: Trial::Failed, ..GOOD });
     assert_eq!(seen.served, Some((1, 1)), "its requests are told why");
     seen.revisions.get_mut(&1).unwrap().came_up = true;
     assert_eq!(plan(&wanted, &seen), Some(Action::Mark(1, RevisionState::Ready)));
@@ -156,7 +165,7 @@ fn one_that_failed_is_tried_again_when_it_is_time() {
     converge(&mut Wanted::Template(digest(1)), &digest(1), &mut seen, GOOD);
     seen.build = Build::No;
     let mut wanted = Wanted::Template(digest(2));
-    converge(&mut wanted, &digest(2), &mut seen, World { comes_up: false, ..GOOD });
+    converge(&mut wanted, &digest(2), &mut seen, World { trial: Trial::Failed, ..GOOD });
     assert_eq!(plan(&wanted, &seen), None);
     seen.revisions.get_mut(&2).unwrap().retry = true;
     let steps = converge(&mut wanted, &digest(2), &mut seen, GOOD);
@@ -170,7 +179,7 @@ fn what_it_would_not_act_on_is_not_waited_for() {
     // Tried again for a while, and then a request brought it up.
     let mut seen = nothing();
     let mut wanted = Wanted::Template(digest(1));
-    converge(&mut wanted, &digest(1), &mut seen, World { comes_up: false, ..GOOD });
+    converge(&mut wanted, &digest(1), &mut seen, World { trial: Trial::Failed, ..GOOD });
     assert_eq!(awaited(&wanted, &seen), [Awaited::Trial(1)]);
     seen.revisions.get_mut(&1).unwrap().came_up = true;
     converge(&mut wanted, &digest(1), &mut seen, GOOD);
@@ -185,7 +194,7 @@ fn what_it_would_not_act_on_is_not_waited_for() {
 
     // The latest has failed, and is no longer what is wanted; or cannot be tried for want of parts.
     seen.build = Build::No;
-    converge(&mut other, &digest(2), &mut seen, World { comes_up: false, ..GOOD });
+    converge(&mut other, &digest(2), &mut seen, World { trial: Trial::Failed, ..GOOD });
     assert_eq!(awaited(&other, &seen), [Awaited::Trial(2)]);
     seen.build = Build::Failed;
     assert_eq!(awaited(&Wanted::Template(digest(3)), &seen), [Awaited::Build]);
@@ -205,8 +214,14 @@ fn what_it_would_not_act_on_is_not_waited_for() {
 
 #[test]
 fn after_a_restart_what_was_ready_serves_without_a_trial() {
-    let revision =
-        |digest, state| Revision { digest, state, prepared: Prepared::No, came_up: false, retry: false };
+    let revision = |digest, state| Revision {
+        digest,
+        state,
+        prepared: Prepared::No,
+        came_up: false,
+        retry: false,
+        trial: Trial::No,
+    };
     let mut seen = nothing();
     seen.revisions.insert(1, revision(digest(1), RevisionState::Retired));
     seen.revisions.insert(2, revision(digest(2), RevisionState::Ready));
@@ -233,15 +248,68 @@ fn an_invalid_spec_leaves_what_runs() {
     assert_eq!(plan(&Wanted::Template(digest(1)), &seen), Some(Action::Put(1, Reach::Routed)));
 }
 
+/// Beside a spec that was given up: a Revision whose trial goes on for ever.
+fn trials() -> impl Strategy<Value = Trial> {
+    prop_oneof![Just(Trial::CameUp), Just(Trial::Failed), Just(Trial::Underway)]
+}
+
+#[test]
+fn a_trial_that_goes_on_holds_nothing_else_up() {
+    let mut seen = nothing();
+    converge(&mut Wanted::Template(digest(1)), &digest(1), &mut seen, GOOD);
+    seen.build = Build::No;
+    let mut wanted = Wanted::Template(digest(2));
+    converge(&mut wanted, &digest(2), &mut seen, World { trial: Trial::Underway, ..GOOD });
+    assert_eq!((plan(&wanted, &seen), seen.served), (None, Some((1, 1))));
+    // The routes of a newer spec with the same template are taken over meanwhile.
+    seen.generation = 2;
+    assert_eq!(plan(&wanted, &seen), Some(Action::Put(1, Reach::Routed)));
+    // The old one's parts come to another controller, though no node takes the new one.
+    seen.targets.clear();
+    seen.served = None;
+    for revision in seen.revisions.values_mut() {
+        (revision.prepared, revision.trial) = (Prepared::No, Trial::No);
+    }
+    let steps = converge(&mut wanted, &digest(2), &mut seen, World { trial: Trial::Underway, ..GOOD });
+    let expected = [
+        Action::Prepare(1),
+        Action::Put(1, Reach::Routed),
+        Action::Serve(1),
+        Action::Prepare(2),
+        Action::Put(2, Reach::Untried),
+        Action::Try(2),
+    ];
+    assert_eq!(steps, expected);
+    // And when there is room, it gets the routes.
+    let new = seen.revisions.get_mut(&2).unwrap();
+    (new.trial, new.came_up) = (Trial::CameUp, true);
+    converge(&mut wanted, &digest(2), &mut seen, GOOD);
+    assert_eq!(seen.served, Some((2, 2)));
+}
+
+#[test]
+fn what_has_not_come_up_is_not_called_ready_though_requests_are_led_to_it() {
+    let mut seen = nothing();
+    let mut wanted = Wanted::Template(digest(1));
+    converge(&mut wanted, &digest(1), &mut seen, World { trial: Trial::Underway, ..GOOD });
+    assert_eq!((seen.served, seen.served_and_ready()), (Some((1, 1)), None));
+    seen.revisions.get_mut(&1).unwrap().trial = Trial::Failed;
+    converge(&mut wanted, &digest(1), &mut seen, GOOD);
+    assert_eq!((seen.served, seen.served_and_ready()), (Some((1, 1)), None));
+    seen.revisions.get_mut(&1).unwrap().came_up = true;
+    converge(&mut wanted, &digest(1), &mut seen, GOOD);
+    assert_eq!(seen.served_and_ready(), Some(1));
+}
+
 proptest! {
     #[test]
     fn whatever_is_there_it_comes_to_an_end_and_something_serves(
-        history in proptest::collection::vec((any::<u8>(), any::<bool>(), any::<bool>(), any::<bool>()), 1..14),
+        history in proptest::collection::vec((any::<u8>(), any::<bool>(), any::<bool>(), trials()), 1..14),
         restarts in proptest::collection::vec(any::<bool>(), 14),
     ) {
         let mut seen = nothing();
         let mut served_before = false;
-        for (deployment, (content, builds, prepares, comes_up)) in history.into_iter().enumerate() {
+        for (deployment, (content, builds, prepares, trial)) in history.into_iter().enumerate() {
             seen.generation += 1;
             seen.build = Build::No;
             // What was not there is looked for again after a while.
@@ -253,7 +321,7 @@ proptest! {
                 seen.served = None;
                 for revision in seen.revisions.values_mut() {
                     revision.prepared = Prepared::No;
-                    revision.came_up = false;
+                    (revision.came_up, revision.trial) = (false, Trial::No);
                 }
                 served_before = false;
             }
@@ -262,7 +330,7 @@ proptest! {
             let failed = |revision: &Revision| revision.state == RevisionState::Failed && revision.digest == target;
             let failed_before = seen.revisions.values().next_back().is_some_and(failed);
             let mut wanted = Wanted::Unresolved;
-            converge(&mut wanted, &target, &mut seen, World { builds, prepares, comes_up });
+            converge(&mut wanted, &target, &mut seen, World { builds, prepares, trial });
             prop_assert_eq!(plan(&wanted, &seen), None);
             for one in awaited(&wanted, &seen) {
                 let mut due = seen.clone();
@@ -276,7 +344,7 @@ proptest! {
                 prop_assert!(plan(&wanted, &due).is_some(), "{:?} is waited for in vain", one);
             }
             prop_assert!(seen.revisions.len() <= KEPT_REVISIONS + 1);
-            if builds && prepares && comes_up && !failed_before {
+            if builds && prepares && trial == Trial::CameUp && !failed_before {
                 let (served, _) = seen.served.expect("it came up");
                 prop_assert_eq!(&seen.revisions[&served].digest, &target);
                 prop_assert_eq!(seen.targets.len(), 1);
