@@ -8,7 +8,7 @@ use std::time::{Duration, SystemTime};
 use bytes::Bytes;
 use hearth_dispatch::retry::{self, Facts};
 use hearth_dispatch::routes::{FUNCTION_PREFIX, Match};
-use hearth_dispatch::{Forwarding, Origin};
+use hearth_dispatch::{Forwarding, Origin, Refusal};
 use hearth_protocol::frame::RequestId;
 use http::header::{self, HeaderMap, HeaderName, HeaderValue};
 use http::request::Parts;
@@ -136,6 +136,8 @@ async fn way(story: &mut Story, call: &mut Call) -> Result<Answer, Failure> {
     }
 
     let mut origin = Origin::New;
+    // How often it was refused for want of room, and since when it asks for some.
+    let (mut refusals, mut asks_since) = (0, None);
     loop {
         let target = Arc::clone(story.target.as_ref().expect("found above, and only ever replaced"));
         // A slow client must not hold a slot: the body comes first. How much of it is needed depends on how the instances are called.
@@ -173,11 +175,26 @@ async fn way(story: &mut Story, call: &mut Call) -> Result<Answer, Failure> {
             Err(Unanswered::Client(failure)) => return Err(failure),
             Err(Unanswered::Instance(failure)) => failure,
         };
-        if !may_repeat(call, story.attempts, &failure, shared.config.forwarding.attempts) {
+        let mut since = asked;
+        if matches!(failure.what, What::Busy) && call.body.is_held() {
+            refusals += 1;
+            since = *asks_since.get_or_insert(asked);
+            let waited = now().saturating_duration_since(since);
+            let pause = retry::pause_when_busy(refusals, waited, target.timeouts.queue);
+            let pause = pause.ok_or(Refusal::QueueTimeout { waited })?;
+            if !pause.is_zero() {
+                Box::pin(tokio::time::sleep(pause)).await;
+            }
+        } else if !may_repeat(
+            call,
+            story.attempts.saturating_sub(refusals),
+            &failure,
+            shared.config.forwarding.attempts,
+        ) {
             return Err(Box::pin(explain(failure.what, &instance)).await);
         }
         shared.stats.retries.inc();
-        origin = Origin::Retry(asked);
+        origin = Origin::Retry(since);
         if let Ok(target) = present(&client, &target) {
             story.target = Some(target);
         }
