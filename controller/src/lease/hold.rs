@@ -14,7 +14,7 @@ use kube::{Api, Client};
 use tokio::time::{Instant, sleep, sleep_until, timeout};
 
 use super::decide::{Lost, Role, Seen, Step, Timing, decide};
-use super::{HUB_ANNOTATION, Identity, KEY_ANNOTATION, NAME};
+use super::{HUB_ANNOTATION, Identity, KEY_ANNOTATION, MADE_BY, NAME};
 
 /// One request: a renewal that takes longer has failed.
 const REQUEST: Duration = Duration::from_secs(3);
@@ -191,12 +191,15 @@ impl Candidate {
             let metadata = ObjectMeta {
                 name: Some(NAME.to_owned()),
                 annotations: Some(self.annotations().into()),
+                labels: Some([(MADE_BY.0.to_owned(), MADE_BY.1.to_owned())].into()),
                 ..ObjectMeta::default()
             };
             let lease = Lease { metadata, spec: Some(spec) };
             return asked("create", self.api.create(&PostParams::default(), &lease)).await;
         };
         lease.metadata.annotations.get_or_insert_default().extend(self.annotations());
+        let labels = lease.metadata.labels.get_or_insert_default();
+        labels.insert(MADE_BY.0.to_owned(), MADE_BY.1.to_owned());
         lease.spec = Some(spec);
         asked("write", self.api.replace(NAME, &PostParams::default(), &lease)).await
     }

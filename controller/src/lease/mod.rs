@@ -20,6 +20,9 @@ pub use hold::{Candidate, Error, Held};
 /// The Lease, in Hearth's own namespace.
 pub const NAME: &str = "hearth-controller";
 
+/// The label, with its value, of what Hearth makes beside Functions: whoever removes it finds by that what stays behind.
+pub const MADE_BY: (&str, &str) = ("app.kubernetes.io/managed-by", "hearth");
+
 /// The annotation of the Lease with the address that gateways connect to: `10.0.0.7:7071`.
 pub const HUB_ANNOTATION: &str = "hearth.dev/hub";
 

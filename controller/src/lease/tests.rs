@@ -118,6 +118,7 @@ async fn of_two_one_leads_and_the_other_follows_at_once_when_it_gives_the_lease_
     let first = server.candidate("a").acquire().await;
     assert_eq!(server.field("/spec/holderIdentity").as_deref(), Some("a_1"));
     assert_eq!(server.field("/metadata/annotations/hearth.dev~1hub").as_deref(), Some("a:7071"));
+    assert_eq!(server.field("/metadata/labels/app.kubernetes.io~1managed-by").as_deref(), Some("hearth"));
     let mut second = std::pin::pin!(server.candidate("b").acquire());
     assert!(timeout(Duration::from_secs(5), &mut second).await.is_err(), "it is held");
     let began = Instant::now();

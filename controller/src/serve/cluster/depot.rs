@@ -15,6 +15,7 @@ use kube::api::{DeleteParams, ListParams, PostParams};
 use kube::{Api, Client};
 
 use crate::deploy;
+use crate::lease::MADE_BY;
 use crate::telemetry::chain;
 
 /// On each part: the bundle's digest, as much of it as a label takes.
@@ -124,7 +125,10 @@ fn parts(digest: &Digest, packed: &[u8]) -> Vec<ConfigMap> {
                 "hearth-bundle-{}-{number}",
                 label(digest).chars().take(40).collect::<String>()
             )),
-            labels: Some(BTreeMap::from([(BUNDLE.to_owned(), label(digest))])),
+            labels: Some(BTreeMap::from([
+                (BUNDLE.to_owned(), label(digest)),
+                (MADE_BY.0.to_owned(), MADE_BY.1.to_owned()),
+            ])),
             annotations: Some(BTreeMap::from([(PARTS.to_owned(), count.clone())])),
             ..ObjectMeta::default()
         },
@@ -166,6 +170,9 @@ mod tests {
         let digest = Digest::of(&packed);
         let mut parts = parts(&digest, &packed);
         assert_eq!(parts.len(), 3);
+        // By it they are found when Hearth is gone.
+        let by_us = |part: &ConfigMap| part.metadata.labels.as_ref()?.get(MADE_BY.0).cloned();
+        assert!(parts.iter().all(|part| by_us(part).as_deref() == Some(MADE_BY.1)));
         parts.reverse();
         assert_eq!(joined(parts.clone()), Some(packed));
         parts.pop();
