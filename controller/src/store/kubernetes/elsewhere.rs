@@ -1,4 +1,5 @@
-//! Functions that another Hearth of the same cluster has claimed: not in the store, so that nobody here runs, writes or routes to them.
+//! Functions that another Hearth of the same cluster has claimed: not in the store, so that nobody here runs, writes or routes to them
+//! (INV-21).
 
 use std::sync::{Arc, PoisonError, Weak};
 
