@@ -100,6 +100,38 @@ fn minor(program: &PathBuf) -> Option<u32> {
     minor.parse().ok()
 }
 
+#[test]
+fn kubectl_and_hearth_apply_in_turns_and_the_last_source_is_the_only_one() {
+    let Some(kubectl) = Kubectl::start() else { return };
+    let code = kubectl.home.path().join("code");
+    std::fs::create_dir(&code).expect("a temporary directory is ours");
+    std::fs::write(code.join("index.js"), "exports.handler = async () => 'uploaded'").expect("it is written");
+    let file = code.join("function.yaml");
+    let manifest = "apiVersion: hearth.dev/v1\nkind: Function\nmetadata: { name: hello }\nspec: { runtime: nodejs, handler: index.handler, source: { path: . }, scale: { initial: 0 } }\n";
+    std::fs::write(&file, manifest).expect("it is written");
+    let by_hearth = || {
+        let applied = kubectl.hearth.cli(&["apply", "-f", file.to_str().expect("temporary paths are text")]);
+        assert!(applied.status.success(), "{}", text(&applied));
+        kubectl.spec("hello")["source"].clone()
+    };
+    let by_kubectl = || {
+        kubectl.ok_with(&["apply", "-f", "-"], &hello("hello"));
+        kubectl.ok(&["wait", "--for=condition=Ready", "fn/hello", "--timeout=60s"]);
+        kubectl.spec("hello")["source"].clone()
+    };
+    let only = |source: &Value, kind: &str| {
+        assert!(
+            source[kind] != Value::Null && source.as_object().is_some_and(|all| all.len() == 1),
+            "{source}"
+        );
+    };
+    only(&by_hearth(), "bundle");
+    only(&by_kubectl(), "inline");
+    only(&by_hearth(), "bundle");
+    only(&by_kubectl(), "inline");
+    kubectl.stop();
+}
+
 /// A Function that starts no instance by itself.
 fn hello(name: &str) -> String {
     node_with(name, "exports.handler = async () => 'hi'", "scale: { initial: 0 }")

@@ -19,6 +19,7 @@ use hearth_function::{
 use super::args::Apply;
 use super::client::Server;
 use super::error::Error;
+use super::kubectl::{note_applied, rest_of_source};
 use super::manifest::{self, Manifest};
 use super::out::{self, Paint};
 use crate::build::{self, PackOptions, Packed, pack};
@@ -143,20 +144,30 @@ pub(super) async fn one(
     manifest: &Manifest,
     default_namespace: &str,
 ) -> Result<(Function, Outcome), Error> {
-    let mut function = manifest.function.clone();
-    let namespace = function.namespace().unwrap_or_else(|| default_namespace.to_owned());
-    function.metadata.namespace = Some(namespace.clone());
+    let mut function = manifest.in_namespace(default_namespace);
+    let namespace = function.namespace().unwrap_or_default();
     if let Some(packed) = packed(manifest).await? {
         upload(server, &function.name_any(), &packed).await?;
         function.spec.source = Source::from_bundle(packed.digest);
     }
     let name = function.name_any();
     let functions = server.functions(Some(&namespace));
+    note_applied(&mut function);
     let before = functions.get_opt(&name).await.map_err(|error| server.explain(&error))?;
-    let after = functions
+    let mut after = functions
         .patch(&name, &PatchParams::apply(MANAGER).force(), &Patch::Apply(&function))
         .await
         .map_err(|error| server.explain(&error))?;
+    if let Some(rest) = rest_of_source(&after, &function) {
+        after = functions
+            .patch(
+                &name,
+                &PatchParams { field_manager: Some(MANAGER.to_owned()), ..Default::default() },
+                &Patch::Merge(&rest),
+            )
+            .await
+            .map_err(|error| server.explain(&error))?;
+    }
     let outcome = match before {
         None => Outcome::Created,
         Some(before)

@@ -22,6 +22,7 @@ mod hint;
 mod image;
 mod init;
 mod invoke;
+mod kubectl;
 mod logs;
 mod manifest;
 mod out;

@@ -27,6 +27,8 @@ pub struct Manifest {
     pub function: Function,
     /// What of it is not honoured, when it is one of Knative's.
     pub warnings: Vec<Problem>,
+    /// It is one of Knative's: its hosts follow from its namespace ([`crate::knative::name_hosts`]).
+    pub is_knative: bool,
 }
 
 /// Reads every manifest of a text, as a client: documents are divided by `---`, and empty ones are passed over.
@@ -143,7 +145,11 @@ fn understand(
 }
 
 fn own(value: &Value, beyond: &mut dyn FnMut(&Function) -> Vec<Problem>) -> Result<Manifest, Vec<Problem>> {
-    from_value_with(value, Side::Client, beyond).map(|function| Manifest { function, warnings: Vec::new() })
+    from_value_with(value, Side::Client, beyond).map(|function| Manifest {
+        function,
+        warnings: Vec::new(),
+        is_knative: false,
+    })
 }
 
 fn service(value: &Value) -> Result<Manifest, Vec<Problem>> {
@@ -155,7 +161,7 @@ fn service(value: &Value) -> Result<Manifest, Vec<Problem>> {
         };
         problems.into_iter().map(retold).collect::<Vec<_>>()
     })?;
-    Ok(Manifest { function, warnings })
+    Ok(Manifest { function, warnings, is_knative: true })
 }
 
 /// Gives each problem the place that it brings along, or that of its path.

@@ -49,6 +49,9 @@ pub(in crate::cli) struct Convert {
     /// Manifest, or directory of manifests; - is standard input
     #[arg(short, long = "filename", value_name = "FILE", required = true)]
     pub(in crate::cli) filename: Vec<PathBuf>,
+    /// Namespace of those that name none
+    #[arg(short, long, value_name = "NAME")]
+    pub(in crate::cli) namespace: Option<String>,
     /// Form of the output
     #[arg(short, long, value_enum, default_value_t = Format::Yaml, value_name = "FORMAT")]
     pub(in crate::cli) output: Format,

@@ -32,9 +32,22 @@ pub(super) struct Manifest {
     text: Text,
     /// Which of the text's manifests it is.
     document: usize,
+    is_knative: bool,
 }
 
 impl Manifest {
+    /// The Function in the namespace that it names, or else in this one.
+    pub(super) fn in_namespace(&self, default: &str) -> Function {
+        let mut function = self.function.clone();
+        if function.metadata.namespace.is_none() {
+            function.metadata.namespace = Some(default.to_owned());
+            if self.is_knative {
+                hearth_function::knative::name_hosts(&mut function);
+            }
+        }
+        function
+    }
+
     /// An error about a field, shown on its line.
     pub(super) fn problem(&self, path: &str, message: String, fix: Option<String>) -> Error {
         Error::Manifests(vec![self.bad(path, message, fix)])
@@ -136,6 +149,12 @@ pub(super) enum Sources {
 /// # Errors
 /// All that is wrong with any of them, or what to do when there is none.
 pub(super) fn read_all(paths: &[PathBuf], sources: Sources) -> Result<Vec<Manifest>, Error> {
+    let (manifests, wrong) = read_each(paths, sources);
+    wrong.map_or(Ok(manifests), Err)
+}
+
+/// The manifests of these files and directories that are in order, and all that is wrong with the others.
+pub(super) fn read_each(paths: &[PathBuf], sources: Sources) -> (Vec<Manifest>, Option<Error>) {
     let mut reading = Reading { sources, manifests: Vec::new(), bad: Vec::new(), failures: Vec::new() };
     for path in paths {
         if let Err(error) = reading.path(path) {
@@ -147,14 +166,14 @@ pub(super) fn read_all(paths: &[PathBuf], sources: Sources) -> Result<Vec<Manife
     if !bad.is_empty() {
         failures.push(Error::Manifests(bad));
     }
-    match failures.pop() {
-        None => Ok(manifests),
-        Some(only) if failures.is_empty() => Err(only),
-        Some(last) => {
+    let wrong = match failures.pop() {
+        Some(last) if !failures.is_empty() => {
             failures.push(last);
-            Err(Error::Several(failures))
+            Some(Error::Several(failures))
         }
-    }
+        one => one,
+    };
+    (manifests, wrong)
 }
 
 /// What was read so far.
@@ -221,7 +240,7 @@ impl Reading {
         for (document, parsed) in parse_manifests_with(&content, &mut look).into_iter().enumerate() {
             let text = Text { name: name.clone(), content: Arc::clone(&content) };
             match parsed {
-                Ok(hearth_function::Manifest { function, warnings }) => {
+                Ok(hearth_function::Manifest { function, warnings, is_knative }) => {
                     for warning in warnings {
                         out::note(&format!("warning: {name}:{warning}"));
                     }
@@ -230,6 +249,7 @@ impl Reading {
                         file: file.map(Path::to_owned),
                         text,
                         document,
+                        is_knative,
                     });
                 }
                 Err(problems) => {

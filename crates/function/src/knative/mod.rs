@@ -12,7 +12,7 @@ mod fields;
 use serde_json::{Map, Value, json};
 
 use crate::Problem;
-use crate::spec::Scale;
+use crate::spec::{Function, Scale};
 use fields::Fields;
 
 /// What an API version of Knative's begins with.
@@ -81,6 +81,15 @@ pub fn convert(service: &Value) -> Result<Conversion, Vec<Problem>> {
     let function =
         json!({ "apiVersion": crate::API_VERSION, "kind": "Function", "metadata": metadata, "spec": spec });
     Ok(Conversion { function, warnings: notes.warnings })
+}
+
+/// Gives a Function that was made of a Service the hosts of the namespace that it is in: a Service that names none is in the one that whoever
+/// applies it works with.
+pub fn name_hosts(function: &mut Function) {
+    let metadata = json!({ "name": function.metadata.name, "namespace": function.metadata.namespace });
+    if let Ok(triggers) = serde_json::from_value(triggers(&metadata)) {
+        function.spec.triggers = triggers;
+    }
 }
 
 /// What is found on the way.
@@ -158,6 +167,7 @@ fn spec(mut fields: Fields, metadata: &Value, notes: &mut Notes) -> Value {
     if let Some(idle) = pod.number("idleTimeoutSeconds", notes).filter(|idle| *idle > 0) {
         timeouts["idleStream"] = json!(format!("{idle}s"));
     }
+    let kubernetes = kubernetes(&mut pod, notes);
     let container = container(&mut pod, notes);
     // What the defaulting of Knative's webhook writes into every Service.
     pod.drop_if("enableServiceLinks", &json!(false));
@@ -170,8 +180,32 @@ fn spec(mut fields: Fields, metadata: &Value, notes: &mut Notes) -> Value {
     if scaling.scale != json!({}) {
         spec.insert("scale".to_owned(), scaling.scale);
     }
+    if !kubernetes.is_empty() {
+        spec.insert("kubernetes".to_owned(), Value::Object(kubernetes));
+    }
     spec.insert("triggers".to_owned(), triggers(metadata));
     Value::Object(spec)
+}
+
+/// What the Pods are told, of which Hearth's have the same.
+fn kubernetes(pod: &mut Fields, notes: &mut Notes) -> Map<String, Value> {
+    let mut told = Map::new();
+    // The second is the first's older name.
+    let accounts = ["serviceAccountName", "serviceAccount"].map(|name| pod.text(name, notes));
+    if let Some(account) = accounts.into_iter().flatten().find(|account| !account.is_empty()) {
+        told.insert("serviceAccount".to_owned(), json!(account));
+    }
+    let (selector, _) = pod.object("nodeSelector", notes).split(|_| true);
+    if !selector.is_empty() {
+        told.insert("nodeSelector".to_owned(), Value::Object(selector));
+    }
+    for name in ["tolerations", "imagePullSecrets"] {
+        let values = pod.values(name, notes);
+        if !values.is_empty() {
+            told.insert(name.to_owned(), Value::Array(values));
+        }
+    }
+    told
 }
 
 /// The template of the Revisions: where `v1` has it, or one of the places of `v1alpha1`.

@@ -77,6 +77,45 @@ fn a_service_is_a_function_with_its_image() {
 }
 
 #[test]
+fn what_pods_are_told_is_told_to_ours() {
+    let mut service = service();
+    let pod = &mut service["spec"]["template"]["spec"];
+    pod["serviceAccountName"] = json!("robot");
+    pod["imagePullSecrets"] = json!([{ "name": "registry" }]);
+    pod["nodeSelector"] = json!({ "topology.kubernetes.io/zone": "a" });
+    let toleration = json!({ "key": "example.com/gpu", "operator": "Exists", "effect": "NoSchedule" });
+    pod["tolerations"] = json!([toleration]);
+    let conversion = convert(&service).unwrap();
+    assert_eq!(conversion.warnings, []);
+    assert_eq!(
+        conversion.function["spec"]["kubernetes"],
+        json!({
+            "serviceAccount": "robot",
+            "imagePullSecrets": [{ "name": "registry" }],
+            "nodeSelector": { "topology.kubernetes.io/zone": "a" },
+            "tolerations": [toleration],
+        })
+    );
+    from_value(&conversion.function, Side::Client).unwrap();
+    let pod = &mut service["spec"]["template"]["spec"];
+    (pod["tolerations"], pod["nodeSelector"], pod["imagePullSecrets"]) = (json!([]), json!({}), json!(null));
+    pod["serviceAccountName"] = json!("");
+    assert_eq!(convert(&service).unwrap().function["spec"].get("kubernetes"), None);
+}
+
+#[test]
+fn hosts_are_those_of_the_namespace_that_it_is_applied_to() {
+    let mut service = service();
+    service["metadata"].as_object_mut().unwrap().remove("namespace");
+    let mut function = from_value(&convert(&service).unwrap().function, Side::Client).unwrap();
+    function.metadata.namespace = Some("team".to_owned());
+    name_hosts(&mut function);
+    let triggers = serde_json::to_value(&function.spec.triggers).unwrap();
+    let hosts: Vec<_> = triggers.as_array().unwrap().iter().map(|one| one["http"]["host"].clone()).collect();
+    assert_eq!(hosts, ["hello.team.localhost", "hello.team.svc.cluster.local"]);
+}
+
+#[test]
 fn older_versions_are_read_where_they_have_their_fields() {
     for template in [
         json!({ "runLatest": { "configuration": { "revisionTemplate": { "spec": { "container": { "image": "a" } } } } } }),
@@ -162,7 +201,7 @@ fn what_cannot_be_honoured_is_named() {
         "autoscaling.knative.dev/max-scale": "0",
         "autoscaling.knative.dev/panic-window-percentage": "20",
     });
-    template["spec"]["serviceAccountName"] = json!("robot");
+    template["spec"]["priorityClassName"] = json!("robot");
     let container = &mut template["spec"]["containers"][0];
     container["readinessProbe"] = json!({ "tcpSocket": { "port": 0 } });
     container["ports"] = json!([{ "containerPort": 8080, "name": "h2c" }]);
@@ -183,7 +222,7 @@ fn what_cannot_be_honoured_is_named() {
         container("ports[0].name"),
         container("ports[0].containerPort"),
         container("readinessProbe"),
-        "spec.template.spec.serviceAccountName".to_owned(),
+        "spec.template.spec.priorityClassName".to_owned(),
     ];
     let mut found = warned(&service);
     expected.sort();
