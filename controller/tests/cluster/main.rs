@@ -146,6 +146,41 @@ fn the_command_line_uploads_code_and_reads_logs_through_the_api_server() {
     cluster.end();
 }
 
+#[test]
+fn kubectl_and_hearth_apply_in_turns_and_the_last_source_is_the_only_one() {
+    let Some(cluster) = Cluster::working() else { return };
+    let bundle = "apiVersion: hearth.dev/v1\nkind: Function\nmetadata: { name: turns }\nspec: { runtime: nodejs, handler: index.handler, source: { git: { url: 'https://127.0.0.1:1/none' } } }\n";
+    let file = write(&cluster.data.path().join("function.yaml"), bundle);
+    let only = |kind: &str| {
+        let source = cluster.function("turns").expect("it is there")["spec"]["source"].clone();
+        assert!(source[kind].is_object() && source.as_object().is_some_and(|all| all.len() == 1), "{source}");
+    };
+    let inline = node_with("turns", HELLO, "scale: { initial: 0 }");
+    for _ in 0..2 {
+        cluster.apply(&inline);
+        cluster.ready("turns");
+        only("inline");
+        cluster.cli(&["apply", "--no-wait", "-f", &file]);
+        only("git");
+    }
+    cluster.end();
+}
+
+#[test]
+fn a_spec_that_cannot_be_read_is_refused_or_named_by_its_field() {
+    let Some(cluster) = Cluster::working() else { return };
+    let wrong = node_with("wrong", HELLO, "timeouts: { execute: 5 sek }");
+    let refused = pods::run("kubectl", &["-n", &cluster.ground.namespace, "apply", "-f", "-"], &wrong);
+    let refused = refused.expect_err("the definition says what a time is");
+    assert!(refused.contains("spec.timeouts.execute"), "{refused}");
+    let wrong = node("wrong", HELLO).replace("index.handler", "handler");
+    cluster.apply(&wrong);
+    cluster.says("wrong", "False", &["spec.handler: \"handler\" is not a handler"]);
+    cluster.apply(&node("wrong", HELLO));
+    cluster.ready("wrong");
+    cluster.end();
+}
+
 impl Cluster {
     /// A Pod that leads to the controller on this machine: the API server's proxy goes to Pods only.
     fn relay(&self) {

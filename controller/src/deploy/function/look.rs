@@ -26,9 +26,7 @@ pub(super) fn numbers(observed: &Observed) -> Box<[Number]> {
 /// What is wrong with a Function as it is declared, where instances are what `fixity` says.
 fn problems(function: &Function, fixity: Fixity) -> Vec<String> {
     if let Some(error) = crate::store::unreadable(&function.metadata) {
-        return vec![format!(
-            "this Hearth cannot read the spec: {error}; was it applied under the resource definitions of another version?"
-        )];
+        return vec![error.to_owned()];
     }
     let side = match fixity {
         Fixity::Free => Side::Server,

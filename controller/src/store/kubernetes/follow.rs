@@ -8,7 +8,6 @@ use std::time::Duration;
 
 use futures_util::stream::{BoxStream, SelectAll, StreamExt};
 use hearth_function::{Function, Revision};
-use kube::core::{DeserializeGuard, error_boundary::InvalidObject};
 use kube::runtime::WatchStreamExt;
 use kube::runtime::watcher::{self, Event, watcher};
 use kube::{Api, Client};
@@ -17,6 +16,7 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use super::super::object::{Key, Kind, Object, Stored};
+use super::reading::{Read, Unreadable};
 use super::{From, Memory, Scope};
 
 /// A watch that fails goes on failing, as a rule: said again only after so long.
@@ -130,7 +130,7 @@ impl Follower {
 
 /// One watch.
 fn follow<O: Object>(index: usize, client: Client, namespace: Option<&str>) -> BoxStream<'static, Line> {
-    let api: Api<DeserializeGuard<O>> = match namespace {
+    let api: Api<Read<O>> = match namespace {
         Some(namespace) => Api::namespaced(client, namespace),
         None => Api::all(client),
     };
@@ -140,27 +140,27 @@ fn follow<O: Object>(index: usize, client: Client, namespace: Option<&str>) -> B
     lines
 }
 
-fn tell<O: Object>(event: Event<DeserializeGuard<O>>) -> Told {
+fn tell<O: Object>(event: Event<Read<O>>) -> Told {
     match event {
         Event::Init => Told::Begin,
         Event::InitDone => Told::End,
-        Event::Apply(DeserializeGuard(Ok(object))) | Event::InitApply(DeserializeGuard(Ok(object))) => {
+        Event::Apply(Read(Ok(object))) | Event::InitApply(Read(Ok(object))) => {
             Told::There(Box::new(O::wrap(Arc::new(object))))
         }
-        Event::Apply(DeserializeGuard(Err(invalid))) | Event::InitApply(DeserializeGuard(Err(invalid))) => {
-            let InvalidObject { error, metadata } = invalid;
-            let placeholder = O::unreadable(metadata, &error);
+        Event::Apply(Read(Err(invalid))) | Event::InitApply(Read(Err(invalid))) => {
+            let Unreadable { why, metadata } = invalid;
+            let placeholder = O::unreadable(metadata, &why);
             placeholder.map_or(Told::Nothing, |placeholder| {
-                Told::Unreadable(Box::new(O::wrap(Arc::new(placeholder))), error)
+                Told::Unreadable(Box::new(O::wrap(Arc::new(placeholder))), why)
             })
         }
-        Event::Delete(DeserializeGuard(Ok(object))) => {
+        Event::Delete(Read(Ok(object))) => {
             let last = O::wrap(Arc::new(object));
             Told::Gone(last.key(), Some(Box::new(last)))
         }
-        Event::Delete(DeserializeGuard(Err(invalid))) => {
-            let InvalidObject { error, metadata } = invalid;
-            let last = O::unreadable(metadata, &error).map(|object| O::wrap(Arc::new(object)));
+        Event::Delete(Read(Err(invalid))) => {
+            let Unreadable { why, metadata } = invalid;
+            let last = O::unreadable(metadata, &why).map(|object| O::wrap(Arc::new(object)));
             last.map_or(Told::Nothing, |last| Told::Gone(last.key(), Some(Box::new(last))))
         }
     }

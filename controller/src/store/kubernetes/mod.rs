@@ -14,6 +14,7 @@ mod book;
 mod elsewhere;
 mod follow;
 mod lost;
+mod reading;
 mod write;
 
 #[cfg(test)]

@@ -9,8 +9,6 @@ use kube::api::{
     DeleteParams, ObjectMeta, Patch, PatchParams, PostParams, Preconditions as ApiPreconditions,
     PropagationPolicy,
 };
-use kube::core::DeserializeGuard;
-use kube::core::error_boundary::InvalidObject;
 use kube::{Api, Client, Resource as _};
 use serde_json::{Value, json};
 use tokio::time::{Instant, sleep, timeout};
@@ -21,6 +19,7 @@ use super::super::object::{Key, Kind, Object};
 use super::super::plan::{self, Preconditions};
 use super::elsewhere::claimant;
 use super::lost::lost;
+use super::reading::{Read, Unreadable};
 use super::{From, Memory};
 
 /// As what the API server knows our writes.
@@ -180,7 +179,7 @@ impl Writer {
     }
 
     /// Whether the object is there though its status is not.
-    async fn is_there<O: Object>(&self, api: &Api<DeserializeGuard<O>>, key: &Key) -> bool {
+    async fn is_there<O: Object>(&self, api: &Api<Read<O>>, key: &Key) -> bool {
         matches!(timeout(REQUEST, api.get_metadata_opt(&key.name)).await, Ok(Ok(Some(_))))
     }
 
@@ -288,10 +287,10 @@ impl Writer {
     fn keep_readable<O: Object>(
         &self,
         key: &Key,
-        answer: DeserializeGuard<O>,
+        answer: Read<O>,
         status: Option<&O>,
     ) -> Result<Arc<O>, Error> {
-        let InvalidObject { error, metadata } = match answer.0 {
+        let Unreadable { why: error, metadata } = match answer.0 {
             Ok(object) => return self.keep(object),
             Err(invalid) => invalid,
         };
@@ -311,7 +310,7 @@ impl Writer {
     }
 
     /// Where answers are taken whatever their spec is.
-    fn readable<O: Object>(&self, key: &Key) -> Result<Api<DeserializeGuard<O>>, Error> {
+    fn readable<O: Object>(&self, key: &Key) -> Result<Api<Read<O>>, Error> {
         self.api::<O>(key)?;
         Ok(Api::namespaced(self.client.clone(), &key.namespace))
     }

@@ -47,7 +47,7 @@ impl FromStr for CpuMillis {
     }
 }
 
-text_value!(CpuMillis, kind: "cpu", schema: { "x-kubernetes-int-or-string": true }, numbers: |text| text.parse());
+text_value!(CpuMillis, kind: "cpu", schema: { "x-kubernetes-int-or-string": true, "pattern": "^[0-9]+([.][0-9]+)?m?$" }, numbers: |text| text.parse());
 
 #[cfg(test)]
 mod tests {

@@ -111,7 +111,8 @@ fn meant(text: &str) -> Option<HumanDuration> {
 }
 
 text_value!(
-    HumanDuration, kind: "time", schema: { "type": "string" },
+    HumanDuration, kind: "time",
+    schema: { "type": "string", "pattern": "^([0-9]+h)?([0-9]+m)?([0-9]+s)?([0-9]+ms)?$", "minLength": 1 },
     numbers: |text| if text == "0" { Ok(HumanDuration::from_secs(0)) } else { text.parse() }
 );
 

@@ -86,3 +86,44 @@ macro_rules! text_value {
     };
 }
 pub(crate) use text_value;
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+    use regex::Regex;
+    use schemars::JsonSchema;
+
+    use super::*;
+
+    fn pattern<T: JsonSchema>() -> Regex {
+        let schema = T::json_schema(&mut schemars::SchemaGenerator::default());
+        Regex::new(schema.get("pattern").and_then(serde_json::Value::as_str).unwrap()).unwrap()
+    }
+
+    /// What an API server goes by must not be stricter than what reads the value.
+    fn fits<T: JsonSchema + std::str::FromStr>(text: &str) -> bool {
+        text.parse::<T>().is_err() || pattern::<T>().is_match(text)
+    }
+
+    proptest! {
+        #[test]
+        fn what_is_read_fits_the_pattern_of_the_schema(
+            text in "([0-9]{1,4}([.][0-9]{1,3})?(h|m|s|ms|Ti|Gi|Mi|Ki|T|G|M|k|%|)){1,4}",
+            runtime in "(nodejs|python|http|exec|provided)([0-9]{0,2}|[0-9][.][0-9]{1,2})",
+        ) {
+            prop_assert!(fits::<HumanDuration>(&text) && fits::<ByteSize>(&text), "{text}");
+            prop_assert!(fits::<CpuMillis>(&text) && fits::<Percent>(&text), "{text}");
+            prop_assert!(fits::<RuntimeName>(&runtime), "{runtime}");
+        }
+    }
+
+    #[test]
+    fn mistakes_do_not_fit_it() {
+        let refused = |pattern: Regex, texts: &[&str]| texts.iter().all(|text| !pattern.is_match(text));
+        assert!(refused(pattern::<HumanDuration>(), &["5", "5 s", "5sec", "1s1h", "-5s", "1.5s"]));
+        assert!(refused(pattern::<ByteSize>(), &["", "128MB", "128 Mi", "-1", "Mi"]));
+        assert!(refused(pattern::<CpuMillis>(), &["", "half", "500 m", "-1"]));
+        assert!(refused(pattern::<Percent>(), &["", "0.7", "70 %"]));
+        assert!(refused(pattern::<RuntimeName>(), &["node", "nodejs20.1", "python3", "ruby", "Nodejs"]));
+    }
+}

@@ -57,7 +57,7 @@ impl FromStr for Percent {
     }
 }
 
-text_value!(Percent, kind: "percentage", schema: { "x-kubernetes-int-or-string": true }, numbers: |text| text.parse());
+text_value!(Percent, kind: "percentage", schema: { "x-kubernetes-int-or-string": true, "pattern": "^[0-9]+%?$" }, numbers: |text| text.parse());
 
 #[cfg(test)]
 mod tests {

@@ -86,7 +86,9 @@ impl FromStr for RuntimeName {
     }
 }
 
-text_value!(RuntimeName, kind: "runtime", schema: { "type": "string" }, numbers: |text| text.parse());
+text_value!(RuntimeName, kind: "runtime", schema: {
+    "type": "string", "pattern": "^(nodejs([1-9][0-9]*)?|python([1-9][0-9]*[.][1-9][0-9]*)?|http|exec|provided)$"
+}, numbers: |text| text.parse());
 
 #[cfg(test)]
 mod tests {

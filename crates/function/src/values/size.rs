@@ -112,7 +112,7 @@ fn closest(text: &str) -> Option<String> {
     Some(format!("{number}{unit}"))
 }
 
-text_value!(ByteSize, kind: "size", schema: { "x-kubernetes-int-or-string": true }, numbers: |text| text.parse());
+text_value!(ByteSize, kind: "size", schema: { "x-kubernetes-int-or-string": true, "pattern": "^[0-9]+([.][0-9]+)?([TGM]i?|Ki|k)?$" }, numbers: |text| text.parse());
 
 #[cfg(test)]
 mod tests {
