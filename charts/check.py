@@ -108,6 +108,31 @@ def options(release):
             assert not got(kind), f"{kind} are left when they are switched off"
 
 
+def removed():
+    """Removes it as docs/kubernetes.md has it, and looks at what it leaves in its namespace."""
+
+    def left():
+        found = json.loads(kubectl("-n", NAMESPACE, "get", "configmaps,leases,secrets,services,deployments,roles,rolebindings,serviceaccounts", "-o", "json"))
+        of_others = ("kube-root-ca.crt", "default", "default-token-", "sh.helm.release")
+        return [f"{one['kind']} {one['metadata']['name']}" for one in found["items"] if not one["metadata"]["name"].startswith(of_others)]
+
+    with tempfile.TemporaryDirectory() as place:
+        manifest = {"apiVersion": "hearth.dev/v1", "kind": "Function", "metadata": {"name": "uploaded", "namespace": FUNCTIONS}}
+        manifest["spec"] = {"runtime": "nodejs", "handler": "index.handler", "source": {"path": "."}, "scale": {"initial": 0}}
+        (Path(place) / "index.js").write_text(CODE + "// Code that no other Function has.\n")
+        (Path(place) / "function.yaml").write_text(json.dumps(manifest))
+        environment = {**os.environ, "HEARTH_CLUSTER_NAMESPACE": NAMESPACE}
+        applied = subprocess.run([binary(), "apply", "-f", Path(place) / "function.yaml"], env=environment, capture_output=True, text=True)
+        assert applied.returncode == 0, applied.stdout + applied.stderr
+    kubectl("-n", FUNCTIONS, "delete", "functions", "--all", "--timeout=120s")
+    assert any("hearth-bundle-" in one for one in left()), left()
+    helm("uninstall", RELEASE, "-n", NAMESPACE)
+    wait_for(lambda: not kubectl("-n", NAMESPACE, "get", "pods", "-o", "name"), "Hearth's Pods to be gone", timeout=180)
+    kubectl("-n", NAMESPACE, "delete", "configmaps,leases", "-l", "app.kubernetes.io/managed-by=hearth")
+    assert not left(), left()
+    say("removed by the documented commands; nothing is left in its namespace")
+
+
 def main():
     for file, more in (("crds.yaml", []), ("crds-cel.yaml", ["--cel"])):
         said = subprocess.run([binary(), "crd", *more], capture_output=True, text=True, check=True).stdout
@@ -156,6 +181,7 @@ def main():
         kubectl("-n", FUNCTIONS, "delete", "functions", "--all", "--timeout=120s")
         wait_for(lambda: not release.pods("hearth.dev/function"), "the functions' Pods to be gone")
         say("deleted functions leave no Pods")
+        removed()
     deadline = time.monotonic() + 180
     while time.monotonic() < deadline:
         left = json.loads(kubectl("get", "clusterroles,clusterrolebindings", "-o", "json"))["items"]
