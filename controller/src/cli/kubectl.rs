@@ -27,8 +27,8 @@ pub(super) fn note_applied(function: &mut Function) {
     }
 }
 
-/// What takes out of the source what others have put there, if anything is left of it: a merge patch. An API server that does not take the source
-/// for one value merges it field by field.
+/// What takes out of the source what others have put there, if anything is left of it: a merge patch. Where the definitions do not say
+/// that the source is one value, as older ones, an API server merges it field by field.
 pub(super) fn rest_of_source(after: &Function, applied: &Function) -> Option<Value> {
     if after.spec.source == applied.spec.source {
         return None;

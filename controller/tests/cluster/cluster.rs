@@ -295,8 +295,13 @@ impl Cluster {
 
     /// Calls one after the other until it is told to stop.
     pub(crate) fn caller(&self, name: &str) -> Caller {
+        self.caller_at(name, 0)
+    }
+
+    /// The same, through the gateway of this number.
+    pub(crate) fn caller_at(&self, name: &str, gateway: usize) -> Caller {
         let over = Arc::new(AtomicBool::new(false));
-        let (stop, address, target) = (Arc::clone(&over), self.addresses[0], self.target(name));
+        let (stop, address, target) = (Arc::clone(&over), self.addresses[gateway], self.target(name));
         let calls = std::thread::spawn(move || {
             let (mut good, mut bad) = (0, Vec::new());
             while !stop.load(Ordering::Relaxed) {

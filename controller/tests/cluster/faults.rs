@@ -18,7 +18,7 @@ fn what_is_wrong_with_a_function_is_said_by_kubectl_and_mended_by_the_next_apply
     cluster.apply(&node_with("unbuilt", HELLO, "triggers: [{ cron: { schedule: '0 * * * *' } }]"));
     cluster.apply(&node("broken", "exports.handler = ("));
     cluster.apply(&node("nothing", "exports.other = 1"));
-    cluster.apply(&node("unread", HELLO).replace("runtime: nodejs", "runtime: cobol"));
+    cluster.apply(&node("unread", HELLO).replace("runtime: nodejs", "runtime: nodejs18"));
     let path = json!({ "apiVersion": "hearth.dev/v1", "kind": "Function", "metadata": { "name": "directory" },
         "spec": { "runtime": "nodejs", "handler": "index.handler", "source": { "path": "." } } });
     cluster.apply(&path.to_string());
@@ -30,11 +30,15 @@ fn what_is_wrong_with_a_function_is_said_by_kubectl_and_mended_by_the_next_apply
     cluster.says("directory", "False", &["spec.source.path", "hearth apply"]);
     cluster.says("broken", "False", &["SyntaxError", "index.js"]);
     cluster.says("nothing", "False", &["handler"]);
-    cluster.says("unread", "False", &["cobol", "is not a runtime"]);
+    cluster.says("unread", "False", &["spec.runtime", "\"nodejs18\" is not a runtime", "oldest supported"]);
     cluster.tells("misnamed", &["Warning", "Invalid", "spec.handler"]);
     cluster.tells("broken", &["Warning", "SyntaxError"]);
     // What the definition alone can tell is refused before it is stored.
-    for (spec, word) in [("scael: { max: 1 }", "scael"), ("signature: loud", "spec.signature")] {
+    for (spec, word) in [
+        ("scael: { max: 1 }", "scael"),
+        ("signature: loud", "spec.signature"),
+        ("timeouts: { execute: 5 sek }", "spec.timeouts.execute"),
+    ] {
         let manifest = node_with("refused", HELLO, spec);
         let refused = cluster.ground.kubectl(&["apply", "-f", "-"], &manifest);
         assert!(refused.as_ref().is_err_and(|said| said.contains(word)), "{refused:?}");

@@ -16,9 +16,9 @@ mod support;
 
 use std::path::Path;
 use std::process::{Command, Stdio};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
-use cluster::Cluster;
+use cluster::{Cluster, pause};
 use serde_json::json;
 use support::{eventually, node, node_with, text};
 
@@ -80,6 +80,32 @@ fn calls_go_on_while_the_controller_that_works_is_killed_and_another_follows() {
         "its instance was adopted\n{}",
         cluster.logs()
     );
+    cluster.end();
+}
+
+#[test]
+fn a_leader_and_its_instances_that_are_killed_together_lose_no_call_that_can_be_repeated() {
+    let Some(mut cluster) = Cluster::start() else { return };
+    cluster.gateway();
+    cluster.work();
+    cluster.controller();
+    let slow = "exports.handler = () => new Promise((done) => setTimeout(done, 20, { statusCode: 200 }))";
+    cluster.apply(&node_with("struck", slow, "scale: { min: 2, max: 3 }\nconcurrency: { limit: 2 }"));
+    cluster.ready("struck");
+    let callers: Vec<_> = (0..12).map(|number| cluster.caller_at("struck", number % 2)).collect();
+    pause(Duration::from_secs(1));
+    let struck = cluster.pods();
+    drop(cluster.controllers.remove(0));
+    cluster.kubectl(&["delete", "pods", "--all", "--force", "--grace-period=0", "--wait=false"]);
+    let back = eventually(|| {
+        let pods = cluster.pods();
+        (!pods.is_empty() && pods.iter().all(|pod| !struck.contains(pod)) && cluster.call("struck").0 == 200)
+            .then_some(())
+    });
+    assert!(back.is_some(), "{}", cluster.logs());
+    pause(Duration::from_secs(2));
+    let ends: Vec<_> = callers.into_iter().map(cluster::Caller::end).collect();
+    assert!(ends.iter().all(|(good, bad)| *good > 0 && bad.is_empty()), "{ends:?}\n{}", cluster.logs());
     cluster.end();
 }
 
@@ -163,21 +189,6 @@ fn kubectl_and_hearth_apply_in_turns_and_the_last_source_is_the_only_one() {
         cluster.cli(&["apply", "--no-wait", "-f", &file]);
         only("git");
     }
-    cluster.end();
-}
-
-#[test]
-fn a_spec_that_cannot_be_read_is_refused_or_named_by_its_field() {
-    let Some(cluster) = Cluster::working() else { return };
-    let wrong = node_with("wrong", HELLO, "timeouts: { execute: 5 sek }");
-    let refused = pods::run("kubectl", &["-n", &cluster.ground.namespace, "apply", "-f", "-"], &wrong);
-    let refused = refused.expect_err("the definition says what a time is");
-    assert!(refused.contains("spec.timeouts.execute"), "{refused}");
-    let wrong = node("wrong", HELLO).replace("index.handler", "handler");
-    cluster.apply(&wrong);
-    cluster.says("wrong", "False", &["spec.handler: \"handler\" is not a handler"]);
-    cluster.apply(&node("wrong", HELLO));
-    cluster.ready("wrong");
     cluster.end();
 }
 

@@ -11,6 +11,9 @@ use super::*;
 use crate::lease::{HUB_ANNOTATION, NAME};
 use crate::store::kubernetes::tests::server::Server;
 
+/// A request of a client that keeps its connection.
+const KEPT: &[u8] = b"GET /hello HTTP/1.1\r\nhost: h\r\n\r\n";
+
 /// What somebody else does in the cluster.
 struct Others {
     client: Client,
@@ -151,8 +154,16 @@ async fn a_gateway_serves_what_the_cluster_says(client: Client, namespace: &str)
     api.delete("hello", &DeleteParams::default()).await.unwrap();
     until(address, "/hello", 404).await;
 
+    let mut kept = TcpStream::connect(address).await.unwrap();
+    kept.write_all(KEPT).await.unwrap();
+    let _first_answer = kept.read(&mut [0; 4096]).await.unwrap();
     stop.cancel();
     until(management, "/readyz", 503).await;
+    // A connection that was idle then is closed with its next answer, and not under its next request.
+    kept.write_all(KEPT).await.unwrap();
+    let mut last = String::new();
+    kept.read_to_string(&mut last).await.unwrap();
+    assert!(last.starts_with("HTTP/1.1 404 ") && last.contains("connection: close"), "{last}");
     assert_eq!(get(management, "/healthz").await, 200);
     assert_eq!(get(address, "/hello").await, 404, "it serves on for a while");
     let ended = tokio::time::timeout(PATIENCE, tasks.join_next()).await.unwrap().unwrap().unwrap();
