@@ -180,3 +180,26 @@ fn a_server_that_never_ran_is_named_with_the_fix() {
         "error: no server has run here: there is no DIR/kubeconfig\n  fix: start one with `hearth serve` or `hearth up PATH`, or name another with --kubeconfig"
     );
 }
+
+#[test]
+fn manifests_that_are_in_order_are_there_beside_one_that_is_not() {
+    let service = |name: &str, image: &str| {
+        format!(
+            "apiVersion: serving.knative.dev/v1\nkind: Service\nmetadata: {{ name: {name} }}\nspec: {{ template: {{ spec: {{ containers: [{{ {image} }}] }} }} }}\n"
+        )
+    };
+    let directory = tempfile::tempdir().unwrap();
+    let file = directory.path().join("services.yaml");
+    let all = [service("good", "image: a"), service("bad", "name: b"), service("late", "image: c")];
+    std::fs::write(&file, all.join("---\n")).unwrap();
+    let (read, wrong) = manifest::read_each(std::slice::from_ref(&file), manifest::Sources::Unseen);
+    let names: Vec<_> = read.iter().map(|one| one.function.metadata.name.clone().unwrap()).collect();
+    assert_eq!(names, ["good", "late"]);
+    assert!(wrong.unwrap().text().contains("there is no image"));
+    assert!(
+        manifest::read_all(&[file], manifest::Sources::Unseen).is_err(),
+        "what is applied is all in order"
+    );
+    let there = serde_json::to_string(&read[0].in_namespace("team").spec.triggers).unwrap();
+    assert!(there.contains("good.team.localhost"), "{there}");
+}
