@@ -1,20 +1,25 @@
 //! The packet filter's rules, spoken to nf_tables directly: no `nft` or `iptables` need be installed.
 //!
-//! One table of our own, replaced whole in one transaction. For what arrives from the bridge:
+//! One table of our own, replaced whole in one transaction:
 //! ```text
-//! prerouting   not IPv4, or not from the subnet          drop
+//! prerouting   not from the bridge                       accept
+//!              not IPv4, or not from the subnet          drop
 //!              to 169.254.0.0/16, but port 53            drop
-//! input        to the bridge's address, gateway's port   accept
+//! input        not from the bridge                       accept
+//!              to the bridge's address, gateway's port   accept
 //!              to it, a port that the operator listed    accept
 //!              an answer                                 accept
 //!              anything else of the host                 drop
-//! forward      to another instance                       drop
+//! forward      from the bridge to the bridge             drop
 //!              to the bridge and not an answer           drop
-//!              its destination was translated            drop
-//!              by a way out                              accept
-//!              anything else                             drop
+//!              from it, its destination was translated   drop
+//!              from it by a way out                      accept
+//!              from it anywhere else                     drop
 //! postrouting  from the subnet to elsewhere              masquerade
 //! ```
+//! The first two chains see every packet that this machine takes in, those of its clients among them: what is not from the bridge leaves
+//! them by their first rule.
+//!
 //! Link-local addresses are where clouds keep a machine's credentials, and on some of them its resolver. A translated destination is how
 //! a published port of a container looks, which would never come to the input chain; a container's own address is on no way out.
 //!
@@ -89,19 +94,21 @@ pub(in crate::backend) fn install(rules: &Rules) -> io::Result<()> {
         vec![new_table(INET, &rules.table), delete_table(INET, &rules.table), new_table(INET, &rules.table)];
     let from = || meta_is(META_IIFNAME, &interface(&rules.bridge));
     let to = || meta_is(META_OIFNAME, &interface(&rules.bridge));
+    let foreign = || [meta_is_not(META_IIFNAME, &interface(&rules.bridge)), vec![verdict(NF_ACCEPT)]];
 
     messages.push(chain(INET, rules, "prerouting", "filter", 0, -300));
+    messages.push(rule(INET, rules, "prerouting", foreign()));
     messages.push(rule(
         INET,
         rules,
         "prerouting",
-        [from(), meta_is_not(META_NFPROTO, &[IPV4]), vec![verdict(NF_DROP)]],
+        [meta_is_not(META_NFPROTO, &[IPV4]), vec![verdict(NF_DROP)]],
     ));
     messages.push(rule(
         INET,
         rules,
         "prerouting",
-        [from(), ipv4(), source_in_subnet(rules, Is::Not), vec![verdict(NF_DROP)]],
+        [ipv4(), source_in_subnet(rules, Is::Not), vec![verdict(NF_DROP)]],
     ));
     let link_local = || {
         let (network, prefix) = LINK_LOCAL;
@@ -113,25 +120,21 @@ pub(in crate::backend) fn install(rules: &Rules) -> io::Result<()> {
             INET,
             rules,
             "prerouting",
-            [from(), link_local(), protocol, to_port(DNS), vec![verdict(NF_ACCEPT)]],
+            [link_local(), protocol, to_port(DNS), vec![verdict(NF_ACCEPT)]],
         ));
     }
-    messages.push(rule(INET, rules, "prerouting", [from(), link_local(), vec![verdict(NF_DROP)]]));
+    messages.push(rule(INET, rules, "prerouting", [link_local(), vec![verdict(NF_DROP)]]));
 
     messages.push(chain(INET, rules, "input", "filter", 1, 0));
+    messages.push(rule(INET, rules, "input", foreign()));
     for port in &rules.ports {
         let tcp = meta_is(META_L4PROTO, &[TCP]);
         let port = to_port(*port);
         let gateway = load_and_compare(payload(1, DESTINATION, 4), Is::Equal, &rules.gateway.octets());
-        messages.push(rule(
-            INET,
-            rules,
-            "input",
-            [from(), ipv4(), gateway, tcp, port, vec![verdict(NF_ACCEPT)]],
-        ));
+        messages.push(rule(INET, rules, "input", [ipv4(), gateway, tcp, port, vec![verdict(NF_ACCEPT)]]));
     }
-    messages.push(rule(INET, rules, "input", [from(), answer(Is::Not), vec![verdict(NF_ACCEPT)]]));
-    messages.push(rule(INET, rules, "input", [from(), vec![verdict(NF_DROP)]]));
+    messages.push(rule(INET, rules, "input", [answer(Is::Not), vec![verdict(NF_ACCEPT)]]));
+    messages.push(rule(INET, rules, "input", [vec![verdict(NF_DROP)]]));
 
     messages.push(chain(INET, rules, "forward", "filter", 2, 0));
     messages.push(rule(INET, rules, "forward", [from(), to(), vec![verdict(NF_DROP)]]));
