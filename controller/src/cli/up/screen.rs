@@ -79,8 +79,7 @@ impl Screen {
 
     /// A function printed a line.
     pub(super) fn line(&mut self, function: &str, line: &LogLine) -> Result<(), Error> {
-        let prefix = out::paint(&format!("{function} |"), Paint::Dim);
-        self.print(&each_line(&prefix, &logs::plain(line, false)))
+        self.print(&logs::prefixed(function, &logs::plain(line, false)))
     }
 
     /// A remark of ours.
@@ -142,11 +141,6 @@ impl Screen {
     }
 }
 
-/// Every line of an entry says whose it is: a stack has many.
-fn each_line(prefix: &str, text: &str) -> String {
-    text.trim_end_matches('\n').split('\n').map(|line| format!("{prefix} {line}\n")).collect()
-}
-
 /// Only the state's own word.
 fn colored(line: &str, word: &str, paint: Paint) -> String {
     line.replacen(&format!("  {word}  "), &format!("  {}  ", out::paint(word, paint)), 1)
@@ -192,12 +186,6 @@ mod tests {
     fn a_line_that_is_too_wide_is_cut() {
         assert_eq!(fit("hello  world   \n", 80), "hello  world");
         assert_eq!(fit("hello", 4), "hel");
-    }
-
-    #[test]
-    fn every_line_of_a_stack_says_whose_it_is() {
-        assert_eq!(each_line("hello |", "Error: x\n    at y\n"), "hello | Error: x\nhello |     at y\n");
-        assert_eq!(each_line("hello |", ""), "hello | \n");
     }
 
     #[test]
