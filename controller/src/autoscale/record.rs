@@ -83,6 +83,8 @@ pub(super) struct Member {
     pub(super) hindered: bool,
     /// What the clock of evictions said when a call was last seen on it.
     pub(super) used_at: f64,
+    /// Processes and threads that it could not make, as last measured.
+    pub(super) refused: u64,
 }
 
 impl Member {
@@ -96,6 +98,7 @@ impl Member {
             rest: Rest::Awake,
             hindered: false,
             used_at: 0.0,
+            refused: 0,
         }
     }
 

@@ -6,6 +6,7 @@ mod prewarming;
 mod relieving;
 mod resting;
 mod showing;
+mod straining;
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
@@ -175,7 +176,10 @@ impl Service {
                     self.dirty.extend(self.records.keys().cloned());
                     self.rest(Instant::now());
                     self.pool.measure();
-                    self.relieve(Instant::now());
+                    if let Some(measured) = self.pool.take_measurement() {
+                        self.note_refused(&measured.refused);
+                        self.relieve(&measured, Instant::now());
+                    }
                 }
                 () = sleep_until_or_never(show_at) => {
                     self.show_at = None;

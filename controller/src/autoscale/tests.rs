@@ -19,6 +19,7 @@ mod hindering;
 mod pools;
 mod removal;
 mod resting;
+mod straining;
 
 /// An autoscaler over a staged backend, and its gateway's ends of the channels.
 struct Scene {

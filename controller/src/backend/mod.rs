@@ -398,6 +398,8 @@ pub struct Stats {
     pub memory_peak_bytes: u64,
     /// Processes and threads now.
     pub pids: u32,
+    /// Processes and threads that could not be made since its start, because there were as many as may be; 0 where nobody counts them.
+    pub pids_refused: u64,
 }
 
 /// An instance that [`Backend::list`] found.

@@ -179,7 +179,8 @@ impl Start {
         };
         let pool = Pool::new(Arc::clone(&self.backend), self.logs.clone());
         let freezer = Some(pool.freezer());
-        let gateway_channels = gateway::Channels { to_scaler, from_scaler, calls, freezer };
+        let strain = Some(pool.strain());
+        let gateway_channels = gateway::Channels { to_scaler, from_scaler, calls, freezer, strain };
         let channels = autoscale::Channels { from_gateway, to_gateway };
         let (service, autoscaler) =
             autoscale::Service::new(scaling, pool, self.logs.clone(), channels, adoptable, &metrics);

@@ -8,6 +8,7 @@ use tokio::time::Instant;
 
 use super::{Service, holder};
 use crate::autoscale::ladder::Rung;
+use crate::pool::Measured;
 
 /// What a start is taken to cost until one was seen: from nothing, and from a pool.
 const ASSUMED_BUILT: Duration = Duration::from_millis(100);
@@ -16,8 +17,7 @@ const ASSUMED_POOLED: Duration = Duration::from_millis(5);
 impl Service {
     /// Puts out idle, paused and pooled instances, until so much is free again as is to be kept. Looks once at each measurement: what was
     /// put out shows in the next. What runs calls or is reserved stays.
-    pub(super) fn relieve(&mut self, now: Instant) {
-        let Some(measured) = self.pool.take_measurement() else { return };
+    pub(super) fn relieve(&mut self, measured: &Measured, now: Instant) {
         let Some(machine) = measured.machine else { return };
         let keep = self.config.keep_free_bytes.unwrap_or(machine.total / 20);
         let lacks = machine.lacks(keep);
