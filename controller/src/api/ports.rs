@@ -215,7 +215,7 @@ pub struct PoolSize {
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Activity {
-    /// The last decisions of the scaler, newest last: `0 → 1: backlog 1, limit 10 per instance`.
+    /// The last decisions of the scaler, newest last: `from 0 to 1 instance: 1 call waits, an instance runs 10 at once`.
     pub decisions: Vec<Occurrence>,
     /// The last starts, newest last.
     pub starts: Vec<StartRecord>,
