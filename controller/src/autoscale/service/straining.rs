@@ -3,8 +3,9 @@
 use std::collections::BTreeMap;
 
 use hearth_function::InstanceId;
+use jiff::Timestamp;
 
-use super::{Service, holder, offer_note};
+use super::{Service, holder};
 use crate::pool;
 use crate::telemetry::tracing::TOLD;
 
@@ -27,10 +28,10 @@ impl Service {
             }
             let what = pool::refused(more);
             tracing::warn!(target: TOLD, %revision, %instance, what, "process limit");
-            record.note_event(format!("{instance} {what}"));
+            record.note_event(format!("{instance} {what}"), Timestamp::now());
             self.stale.insert(revision.clone());
             let function = record.target.template.function();
-            offer_note(&self.logs, function, Some(instance), format!("the instance {what}"));
+            self.logs.remark(function, Some(instance), format!("the instance {what}"));
         }
     }
 }

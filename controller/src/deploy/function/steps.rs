@@ -23,7 +23,6 @@ use super::{COUNTS, PROGRESS, RETRY, SOURCE, Task, View, retry, source};
 use crate::autoscale::{Target, TrialError, Windows, pauses};
 use crate::backend::Fixity;
 use crate::store::{self, Preconditions};
-use crate::telemetry::logs::{Entry, Note};
 
 impl Task {
     pub(super) async fn take(&mut self, action: Action, observed: &Observed) -> Result<(), store::Error> {
@@ -94,10 +93,7 @@ impl Task {
         let (logs, id) = (shared.parts.logs.clone(), self.id.clone());
         let mut ensuring = std::pin::pin!(shared.parts.sources.ensure(template, |told| match told {
             Told::Progress(text) => drop(said.send_replace(Some(text))),
-            Told::Line(text) => {
-                let note = Note { time: Timestamp::now(), request: None, instance: None, text };
-                logs.offer(&id, Entry::Note(note));
-            }
+            Told::Line(text) => logs.remark(&id, None, text),
         }));
         let found = loop {
             tokio::select! {

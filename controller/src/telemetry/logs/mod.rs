@@ -24,6 +24,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use hearth_function::{FunctionId, InstanceId};
+use jiff::Timestamp;
 use tokio::sync::{broadcast, mpsc, oneshot};
 use tokio::time::{Instant, timeout_at};
 
@@ -125,6 +126,12 @@ impl Logs {
         }
     }
 
+    /// Takes a line of Hearth's own, of now, about this instance or none. Does not wait, as [`Logs::offer`].
+    pub fn remark(&self, function: &FunctionId, instance: Option<&InstanceId>, text: String) {
+        let note = Note { time: Timestamp::now(), request: None, instance: instance.cloned(), text };
+        self.offer(function, Entry::Note(note));
+    }
+
     /// Takes the records of many calls without waiting. What finds no room is counted in [`Logs::dropped`].
     pub fn offer_calls(&self, calls: Calls) {
         let count = calls.count();
@@ -174,10 +181,11 @@ impl Logs {
     }
 
     async fn of_request_now(&self, namespace: &str, request: &str) -> Result<Vec<FunctionId>, Error> {
+        // What was handed over may make a function's directory.
+        self.flush().await;
         let mut functions = self.functions().await?;
         functions.retain(|function| function.namespace() == namespace);
         functions.sort();
-        self.flush().await;
         let (root, request) = (Arc::clone(&self.directory), request.to_owned());
         blocking(move || {
             let mut found = Vec::new();
