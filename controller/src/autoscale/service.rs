@@ -332,9 +332,11 @@ impl Service {
         let Some(shutdown) = &mut self.shutdown else { return false };
         if !self.pool.is_empty() && now >= shutdown.deadline && !shutdown.cut {
             shutdown.cut = true;
-            let ids: Vec<InstanceId> = self.pool.views().map(|view| view.id).collect();
-            shutdown.cut_off.extend(ids.iter().cloned());
-            for instance in ids {
+            let views: Vec<_> = self.pool.views().collect();
+            // A pooled one has no calls that could be cut.
+            let serving = views.iter().filter(|view| view.revision.is_some());
+            shutdown.cut_off.extend(serving.map(|view| view.id.clone()));
+            for instance in views.into_iter().map(|view| view.id) {
                 self.pool.stop(&instance, "Hearth is shutting down and the time is up", Duration::ZERO);
             }
         }
