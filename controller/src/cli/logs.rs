@@ -16,7 +16,11 @@ pub(super) async fn run(arguments: Logs) -> Result<(), Error> {
     if several && arguments.follow {
         return Err(Error::fixable(
             format!("functions {} know this request, and one can be followed", names.join(", ")),
-            "name it".to_owned(),
+            format!(
+                "hearth logs -f {} --request {}",
+                names[0],
+                arguments.request.as_deref().unwrap_or_default()
+            ),
         ));
     }
     let mut lines: u64 = 0;

@@ -30,14 +30,14 @@ impl Strain {
         Self { backend, tasks: TaskTracker::new(), runtime: tokio::runtime::Handle::current() }
     }
 
-    /// At which limit the instance stands now, if at any: a clause for people, as in `it stands at its limit of …`.
+    /// At which limit the instance stands now, if at any: a clause for people, as in `the instance stands at its limit of …`.
     pub async fn of(&self, instance: &InstanceId) -> Option<String> {
         let (backend, instance) = (Arc::clone(&self.backend), instance.clone());
         let asking = async move { backend.stats(&instance).await };
         let asked = AbortOnDropHandle::new(self.tasks.spawn_on(asking, &self.runtime));
         // What does not answer, or is no more, has nothing to say.
         let stats = tokio::time::timeout(ASKED_WITHIN, asked).await.ok()?.ok()?.ok()?;
-        stands_at_limit(&stats).then(|| format!("it stands at its {}", limit()))
+        stands_at_limit(&stats).then(|| format!("the instance stands at its {}", limit()))
     }
 }
 

@@ -1,53 +1,60 @@
 //! The table where there is no terminal: a line for each change.
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use tokio::time::Instant;
 
-/// After a restart functions are Ready before their instances are adopted: what is only Ready waits so long for its first line.
-const SETTLES_WITHIN: Duration = Duration::from_secs(1);
+/// A function is Ready a moment before its instances are counted, those that a restart adopts too: a line that says none waits so long.
+const COUNTED_WITHIN: Duration = Duration::from_secs(1);
 
-/// What was said so far.
-#[derive(Debug)]
+/// What was said so far, by function.
+#[derive(Debug, Default)]
 pub(super) struct Plain {
-    said: Vec<String>,
-    /// Until then the first lines wait, if nothing but the number of instances is to change.
-    settles: Option<Instant>,
+    said: BTreeMap<String, String>,
+    /// Functions that are Ready and have no instance yet: until when their line waits.
+    held: BTreeMap<String, Instant>,
 }
 
 impl Plain {
-    pub(super) fn new(now: Instant) -> Self {
-        Self { said: Vec::new(), settles: Some(now + SETTLES_WITHIN) }
-    }
-
     /// When to look again though no row has changed.
     pub(super) fn due(&self) -> Option<Instant> {
-        self.settles
+        self.held.values().min().copied()
     }
 
     /// The lines that are new, of these rows: name, URL, state, instances.
     pub(super) fn news(&mut self, rows: &[Vec<String>], now: Instant) -> String {
-        let ready = rows.iter().all(|row| row.get(2).is_some_and(|state| state == "Ready"));
-        if ready && self.settles.is_some_and(|at| now < at) {
-            return String::new();
+        let known = |name: &String| rows.iter().any(|row| row.first() == Some(name));
+        self.said.retain(|name, _| known(name));
+        self.held.retain(|name, _| known(name));
+        let mut news = String::new();
+        for row in rows {
+            let [name, url, state, instances] = row.as_slice() else { continue };
+            // Calls that come and go are no news where every change is a line.
+            let count = instances.split(',').next().unwrap_or_default();
+            let comes_up = state == "Ready" && count == "0" && !self.was_ready(name);
+            if comes_up && now < *self.held.entry(name.clone()).or_insert(now + COUNTED_WITHIN) {
+                continue;
+            }
+            self.held.remove(name);
+            let line = line(name, url, state, count);
+            if self.said.get(name) != Some(&line) {
+                news += &line;
+                self.said.insert(name.clone(), line);
+            }
         }
-        self.settles = None;
-        // Calls that come and go are no news where every change is a line.
-        let before = std::mem::replace(&mut self.said, rows.iter().map(|row| line(row)).collect());
-        self.said.iter().filter(|line| !before.contains(line)).map(String::as_str).collect()
+        news
+    }
+
+    fn was_ready(&self, name: &str) -> bool {
+        self.said.get(name).is_some_and(|line| line.starts_with(&format!("{name}: Ready,")))
     }
 }
 
 /// `hello: Ready, http://127.0.0.1:8080/hello, instances 1`
-fn line(row: &[String]) -> String {
-    match row {
-        [name, url, state, instances] => {
-            let ready = instances.split(',').next().unwrap_or_default();
-            let url = if url.is_empty() { String::new() } else { format!(" {url},") };
-            format!("{name}: {state},{url} instances {ready}\n")
-        }
-        _ => String::new(),
-    }
+fn line(name: &str, url: &str, state: &str, count: &str) -> String {
+    let url = if url.is_empty() { String::new() } else { format!(" {url},") };
+    format!("{name}: {state},{url} instances {count}\n")
 }
 
 #[cfg(test)]
@@ -58,32 +65,36 @@ mod tests {
         vec![["hello", "http://127.0.0.1:8080/hello", state, instances].map(str::to_owned).to_vec()]
     }
 
+    const STARTING: &str = "hello: Starting, http://127.0.0.1:8080/hello, instances 0\n";
+    const ONE: &str = "hello: Ready, http://127.0.0.1:8080/hello, instances 1\n";
+    const NONE: &str = "hello: Ready, http://127.0.0.1:8080/hello, instances 0\n";
+
     #[test]
     fn a_change_is_one_line_and_a_call_is_none() {
-        let now = Instant::now();
-        let mut plain = Plain::new(now);
-        assert_eq!(
-            plain.news(&hello("Starting", "0"), now),
-            "hello: Starting, http://127.0.0.1:8080/hello, instances 0\n"
-        );
-        let ready = "hello: Ready, http://127.0.0.1:8080/hello, instances 1\n";
-        assert_eq!(plain.news(&hello("Ready", "1"), now), ready);
+        let (now, mut plain) = (Instant::now(), Plain::default());
+        assert_eq!(plain.news(&hello("Starting", "0"), now), STARTING);
+        assert_eq!(plain.news(&hello("Ready", "1"), now), ONE);
         assert_eq!(plain.news(&hello("Ready", "1, 1 busy"), now), "");
+        assert_eq!(plain.news(&hello("Ready", "0"), now), NONE);
     }
 
     #[test]
-    fn the_first_line_after_a_restart_counts_what_was_adopted() {
-        let now = Instant::now();
-        let mut plain = Plain::new(now);
-        assert_eq!(plain.news(&hello("Ready", "0"), now), "");
-        assert_eq!(plain.news(&hello("Ready", "1"), now + SETTLES_WITHIN / 2), "");
+    fn what_comes_up_is_said_with_its_instances_if_it_has_any_soon() {
+        // At a start, and when a restart adopts them: then it is the first line.
+        for before in [Some("Starting"), None] {
+            let (now, mut plain) = (Instant::now(), Plain::default());
+            if let Some(state) = before {
+                plain.news(&hello(state, "0"), now);
+            }
+            assert_eq!(plain.news(&hello("Ready", "0"), now), "");
+            assert!(plain.due().is_some());
+            assert_eq!(plain.news(&hello("Ready", "1"), now), ONE);
+            assert_eq!(plain.due(), None);
+        }
+        let (now, mut plain) = (Instant::now(), Plain::default());
+        plain.news(&hello("Ready", "0"), now);
         let due = plain.due().unwrap();
-        let ready = "hello: Ready, http://127.0.0.1:8080/hello, instances 1\n";
-        assert_eq!(plain.news(&hello("Ready", "1"), due), ready);
-        assert_eq!(plain.due(), None);
-        assert_eq!(
-            plain.news(&hello("Ready", "0"), due),
-            "hello: Ready, http://127.0.0.1:8080/hello, instances 0\n"
-        );
+        assert_eq!(plain.news(&hello("Ready", "0"), due), NONE, "one that is at zero says so");
+        assert_eq!((plain.due(), plain.news(&hello("Ready", "0"), due)), (None, String::new()));
     }
 }

@@ -33,7 +33,7 @@ pub(super) struct Screen {
 
 impl Screen {
     pub(super) fn new() -> Self {
-        let plain = Plain::new(Instant::now());
+        let plain = Plain::default();
         Self { live: out::is_live(), drawn: 0, rows: Vec::new(), plain, failures: BTreeMap::new() }
     }
 
@@ -58,7 +58,7 @@ impl Screen {
 
     /// Returns when [`Screen::settle`] has something to say though no function has changed. Cancel-safe.
     pub(super) async fn settled(&self) {
-        match self.plain.due().filter(|_| !self.live && !self.rows.is_empty()) {
+        match self.plain.due() {
             Some(at) => sleep_until(at).await,
             None => std::future::pending().await,
         }
