@@ -43,6 +43,7 @@ pub(super) fn routes() -> Router<Context> {
             get(|State(context): State<Context>| async move { Json(context.parts.ladder().await) }),
         )
         .route("/namespaces/{namespace}/instances", get(instances))
+        .route("/namespaces/{namespace}/requests/{id}", get(functions_of_request))
         .route("/namespaces/{namespace}/functions/{name}/activity", get(activity))
         .route("/namespaces/{namespace}/functions/{name}/logs", get(logs))
         .route("/namespaces/{namespace}/functions/{name}/invoke", any(invoke))
@@ -129,6 +130,17 @@ async fn logs(
         Ok::<_, serde_json::Error>(Bytes::from(text))
     });
     Ok(([(header::CONTENT_TYPE, "application/x-ndjson")], Body::from_stream(lines)).into_response())
+}
+
+/// Which Functions have logs of a request.
+async fn functions_of_request(
+    State(context): State<Context>,
+    Path((namespace, request)): Path<(String, String)>,
+) -> Result<Response, Failure> {
+    let mut functions = context.parts.of_request(&namespace, &request).await?;
+    functions.retain(|function| existing(&context, function.namespace(), function.name()).is_ok());
+    let names: Vec<&str> = functions.iter().map(FunctionId::name).collect();
+    Ok(Json(json!({ "request": request, "functions": names })).into_response())
 }
 
 /// Hands the request on as one for the function: method, what follows `/invoke` of the target, the forwarded headers, the body.

@@ -290,7 +290,7 @@ mod tests {
     #[test]
     fn what_happened_is_told_and_named_the_same_each_time() {
         let activity: Activity = serde_json::from_value(json!({
-            "decisions": [{ "time": "2026-01-01T00:00:01.5Z", "message": "0 → 1" }],
+            "decisions": [{ "time": "2026-01-01T00:00:01.5Z", "message": "from 0 to 1 instance" }],
             "starts": [
                 { "time": "2026-01-01T00:00:02Z", "instance": "i-1", "revision": "n/a-00001", "phasesMs": { "boot": 40.0, "load": 2.4 } },
                 { "time": "2026-01-01T00:00:03Z", "instance": "i-2", "revision": "n/a-00001", "phasesMs": {}, "failure": "exit code 1" },
@@ -311,7 +311,7 @@ mod tests {
             [
                 "Warning R Ready: m",
                 "Normal R Built: m",
-                "Normal Scaled 0 → 1",
+                "Normal Scaled from 0 to 1 instance",
                 "Normal Started instance i-1 of a-00001 is up after 42 ms",
                 "Warning StartFailed instance i-2 of a-00001 did not come up: exit code 1",
             ]

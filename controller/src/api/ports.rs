@@ -43,6 +43,12 @@ pub trait Parts: Send + Sync + fmt::Debug + 'static {
     /// [`Error::Internal`] when the logs on disk cannot be read.
     async fn logs(&self, query: LogQuery) -> Result<BoxStream<'static, LogLine>, Error>;
 
+    /// The Functions of a namespace whose logs know a request, by name.
+    ///
+    /// # Errors
+    /// [`Error::Internal`] when the logs on disk cannot be read.
+    async fn of_request(&self, namespace: &str, request: &str) -> Result<Vec<FunctionId>, Error>;
+
     /// Whether the bundle `sha256:<64 hex digits>` is here and whole.
     async fn has_bundle(&self, digest: &str) -> Result<bool, Error>;
 
@@ -209,7 +215,7 @@ pub struct PoolSize {
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Activity {
-    /// The last decisions of the scaler, newest last: `0 → 1: backlog 1, limit 10 per instance`.
+    /// The last decisions of the scaler, newest last: `from 0 to 1 instance: 1 call waits, an instance runs 10 at once`.
     pub decisions: Vec<Occurrence>,
     /// The last starts, newest last.
     pub starts: Vec<StartRecord>,

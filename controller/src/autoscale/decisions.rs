@@ -6,13 +6,13 @@
 use std::collections::VecDeque;
 use std::time::Duration;
 
-use hearth_scaler::{Decision, Reason};
+use hearth_scaler::{Decision, Reason, span};
 use jiff::Timestamp;
 use tokio::time::Instant;
 
 use super::snapshot::{self, Decided};
 
-/// Decisions of one direction that follow each other within this are one line.
+/// Decisions that follow each other within this are one line.
 const GATHER: Duration = Duration::from_secs(2);
 
 /// A line covers at most this: a ramp of minutes is several.
@@ -26,13 +26,14 @@ pub(super) struct Decisions {
     run: Option<Run>,
 }
 
-/// Decisions of one direction in a row.
+/// Decisions in a row.
 #[derive(Debug)]
 struct Run {
-    direction: Direction,
     /// Instances there were before, and those that there should be after.
     from: u32,
     to: u32,
+    /// The fewest and the most there were or should have been between.
+    range: (u32, u32),
     steps: u32,
     began: Instant,
     /// When the last step was decided, or decided again.
@@ -42,12 +43,6 @@ struct Run {
     why: String,
     /// The trial of a new Revision is no part of a burst.
     alone: bool,
-}
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Direction {
-    Out,
-    In,
 }
 
 impl Decisions {
@@ -85,40 +80,36 @@ impl Decisions {
 
 impl Run {
     fn new(decision: &Decision, now: Instant) -> Self {
-        let out = decision.desired >= decision.current;
+        let (from, to) = (decision.current, decision.desired);
         Self {
-            direction: if out { Direction::Out } else { Direction::In },
-            from: decision.current,
-            to: decision.desired,
+            from,
+            to,
+            range: (from.min(to), from.max(to)),
             steps: 1,
             began: now,
             last: now,
-            widest: decision.desired.abs_diff(decision.current),
+            widest: to.abs_diff(from),
             why: decision.why(),
             alone: matches!(decision.reason, Reason::Initial { .. }),
         }
     }
 
+    fn follows(&self, step: &Self) -> bool {
+        step.began.saturating_duration_since(self.last) <= GATHER
+    }
+
     fn repeats(&self, step: &Self) -> bool {
-        self.direction == step.direction
-            && self.to == step.to
-            && step.began.saturating_duration_since(self.last) <= GATHER
+        self.to == step.to && self.follows(step)
     }
 
     fn takes(&self, step: &Self) -> bool {
-        let further = match self.direction {
-            Direction::Out => step.to > self.to,
-            Direction::In => step.to < self.to,
-        };
-        self.direction == step.direction
-            && further
-            && !self.alone
-            && step.began.saturating_duration_since(self.last) <= GATHER
-            && step.began.saturating_duration_since(self.began) <= COVERS
+        let covers = step.began.saturating_duration_since(self.began) <= COVERS;
+        !self.alone && covers && self.follows(step)
     }
 
     fn add(&mut self, step: Self) {
         (self.to, self.last) = (step.to, step.last);
+        self.range = (self.range.0.min(step.range.0), self.range.1.max(step.range.1));
         self.steps += 1;
         if step.widest >= self.widest {
             (self.widest, self.why) = (step.widest, step.why);
@@ -126,12 +117,19 @@ impl Run {
     }
 
     fn text(&self) -> String {
-        let Self { from, to, steps, why, .. } = self;
-        if *steps == 1 {
-            return format!("{from} → {to}: {why}");
+        let Self { from, to, range: (least, most), steps, why, .. } = self;
+        let mut text = span(*from, *to);
+        if most > from.max(to) {
+            text += &format!(", {most} at most between");
         }
-        let over = self.last.saturating_duration_since(self.began).as_secs_f64();
-        format!("{from} → {to} in {steps} steps over {over:.1} s: {why}")
+        if least < from.min(to) {
+            text += &format!(", {least} at least between");
+        }
+        if *steps > 1 {
+            let over = self.last.saturating_duration_since(self.began).as_secs_f64();
+            text += &format!(", in {steps} steps over {over:.1} s");
+        }
+        format!("{text}: {why}")
     }
 }
 
@@ -182,32 +180,49 @@ mod tests {
         assert_eq!(
             told(&burst),
             [
-                "0 → 12 in 5 steps over 0.3 s: backlog 20, limit 10 per instance, service 120 ms, start 90 ms (scale.max allows 12)"
+                "from 0 to 12 instances, in 5 steps over 0.3 s: 20 calls wait, an instance runs 10 at once, a call takes 120 ms and a start 90 ms (scale.max allows 12)"
             ]
         );
         // The widest step says why.
-        assert!(told(&burst[..4])[0].starts_with("0 → 9 in 4 steps over 0.2 s: backlog 38,"));
+        assert!(
+            told(&burst[..4])[0].starts_with("from 0 to 9 instances, in 4 steps over 0.2 s: 38 calls wait,")
+        );
         let wide = [(0, 0, 8, 80), (60, 8, 9, 3)];
-        assert!(told(&wide)[0].starts_with("0 → 9 in 2 steps over 0.1 s: backlog 80,"));
+        assert!(told(&wide)[0].starts_with("from 0 to 9 instances, in 2 steps over 0.1 s: 80 calls wait,"));
     }
 
     #[tokio::test(start_paused = true)]
     async fn what_is_decided_again_while_starts_take_turns_is_no_step() {
         let again = [(0, 0, 3, 30), (50, 0, 3, 31), (100, 1, 3, 25), (1900, 2, 3, 10), (3800, 2, 3, 11)];
         assert_eq!(told(&again).len(), 1);
-        assert!(told(&again)[0].starts_with("0 → 3: backlog 30,"));
+        assert!(told(&again)[0].starts_with("from 0 to 3 instances: 30 calls wait,"));
         // An instance that ended later is made again: that is news.
         assert_eq!(told(&[(0, 0, 3, 30), (5000, 2, 3, 11)]).len(), 2);
     }
 
     #[tokio::test(start_paused = true)]
-    async fn another_direction_a_pause_or_a_long_ramp_begin_a_line() {
-        assert_eq!(told(&[(0, 0, 3, 9), (100, 3, 2, 0), (200, 2, 4, 9)]).len(), 3);
+    async fn a_burst_that_turns_is_one_line_that_says_how_far_it_went() {
+        let turns = [(0, 0, 8, 80), (100, 8, 2, 0), (200, 2, 4, 9)];
+        let lines = told(&turns);
+        assert_eq!(lines.len(), 1, "{lines:?}");
+        let begins = "from 0 to 4 instances, 8 at most between, in 3 steps over 0.2 s: 80 calls wait,";
+        assert!(lines[0].starts_with(begins), "{lines:?}");
+        let dip = told(&[(0, 5, 1, 0), (100, 1, 6, 60)]);
+        assert!(
+            dip[0].starts_with("from 5 to 6 instances, 1 at least between, in 2 steps over 0.1 s: 60"),
+            "{dip:?}"
+        );
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_pause_or_a_long_ramp_begin_a_line() {
         assert_eq!(told(&[(0, 0, 3, 9), (2100, 3, 4, 9)]).len(), 2);
         let fewer = [(0, 9, 7, 0), (900, 7, 5, 0), (1800, 5, 4, 0)];
         assert_eq!(
             told(&fewer),
-            ["9 → 4 in 3 steps over 1.8 s: no more than 5 instances needed in the last 60 s"]
+            [
+                "from 9 to 4 instances, in 3 steps over 1.8 s: no more than 5 instances were needed in the last 60 s"
+            ]
         );
         let ramp: Vec<_> = (0..30).map(|step| (u64::from(step) * 1000, step, step + 1, 9)).collect();
         assert_eq!(told(&ramp).len(), 3);
@@ -220,8 +235,11 @@ mod tests {
         decisions.note(&trial, now, Timestamp::UNIX_EPOCH);
         decisions.note(&decision(1, 3, 30), now, Timestamp::UNIX_EPOCH);
         let lines: Vec<_> = decisions.lines().iter().map(|line| line.text.as_str()).collect();
-        assert_eq!(lines[0], "0 → 1: a new revision is tried with 1 instance");
-        assert!(lines.len() == 2 && lines[1].starts_with("1 → 3: backlog 30"), "{lines:?}");
+        assert_eq!(lines[0], "from 0 to 1 instance: a new revision is tried with 1 instance");
+        assert!(
+            lines.len() == 2 && lines[1].starts_with("from 1 to 3 instances: 30 calls wait"),
+            "{lines:?}"
+        );
     }
 
     #[tokio::test(start_paused = true)]
@@ -238,7 +256,9 @@ mod tests {
         decisions.note(&decision(1, 2, 1), now, Timestamp::UNIX_EPOCH);
         let last: Vec<_> = decisions.lines().iter().rev().take(3).map(|line| line.text.as_str()).collect();
         assert!(
-            last[0].starts_with("1 → 2:") && last[1] == "hello-x killed" && last[2].starts_with("0 → 1:")
+            last[0].starts_with("from 1 to 2 instances:")
+                && last[1] == "hello-x killed"
+                && last[2].starts_with("from 0 to 1 instance:")
         );
         assert_eq!(decisions.lines().len(), snapshot::KEPT);
     }

@@ -30,6 +30,11 @@ label_set! {
 }
 
 label_set! {
+    /// A limit that an instance meets without being killed.
+    pub(super) enum Limit("limit") { Pids = "pids" }
+}
+
+label_set! {
     /// A part of a start.
     pub(super) enum Phase("phase") { Schedule = "schedule", Create = "create", Boot = "boot", Load = "load" }
 }
@@ -50,6 +55,7 @@ pub(super) struct Metrics {
     ladder_instances: Gauges<Rung>,
     ladder_bytes: Gauges<Rung>,
     restore_seconds: Histograms<Rung>,
+    refused: RevisionCounters<Limit>,
     lost_log_entries: Counter,
     mishaps: Counters<Mishap>,
 }
@@ -76,6 +82,10 @@ impl Metrics {
                 "hearth_ladder_restore_seconds",
                 "Time to restore an instance from a rung: to Ready from built and pooled, to running from paused.",
                 &RESTORE_SECONDS,
+            ),
+            refused: registry.revision_counters(
+                "hearth_instance_refused_total",
+                "What instances could not have because they stood at a limit: processes and threads (pids), as last measured.",
             ),
             lost_log_entries: registry.counter(
                 "hearth_log_entries_lost_total",
@@ -123,6 +133,11 @@ impl Metrics {
         self.starts.of(template.function(), template.revision()).inc(Outcome::Failed);
     }
 
+    /// So much more was refused at the limit of processes and threads.
+    pub(super) fn refused(&self, template: &Template, more: u64) {
+        self.refused.of(template.function(), template.revision()).inc_by(Limit::Pids, more);
+    }
+
     pub(super) fn count(&self, template: &Template, starting: u32, ready: u32, leaving: u32) {
         let gauges = self.instances.of(template.function(), template.revision());
         for (state, count) in [(State::Starting, starting), (State::Ready, ready), (State::Leaving, leaving)]
@@ -141,6 +156,7 @@ impl Metrics {
         self.instances.remove(template.revision());
         self.decided.remove(template.revision());
         self.starts.remove(template.revision());
+        self.refused.remove(template.revision());
     }
 
     /// `lost`: since the start.

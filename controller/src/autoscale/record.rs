@@ -83,6 +83,8 @@ pub(super) struct Member {
     pub(super) hindered: bool,
     /// What the clock of evictions said when a call was last seen on it.
     pub(super) used_at: f64,
+    /// Processes and threads that it could not make, as last measured.
+    pub(super) refused: u64,
 }
 
 impl Member {
@@ -96,6 +98,7 @@ impl Member {
             rest: Rest::Awake,
             hindered: false,
             used_at: 0.0,
+            refused: 0,
         }
     }
 
@@ -196,9 +199,9 @@ impl Record {
         self.tracker.load(&report.into(), now.into_std());
     }
 
-    /// Instances that are kept whatever the traffic.
-    pub(super) fn reserved(&self) -> u32 {
-        let windows = self.target.reserved.count(Timestamp::now());
+    /// Instances that are kept whatever the traffic, at this time of day.
+    pub(super) fn reserved(&self, time: Timestamp) -> u32 {
+        let windows = self.target.reserved.count(time);
         self.target.policy.min.max(windows).min(self.target.policy.max.get())
     }
 
@@ -267,9 +270,9 @@ impl Record {
     }
 
     /// What there should be now. Sets what is wanted and when to look again.
-    pub(super) fn decide(&mut self, parallel_starts: NonZeroU32, now: Instant) -> Decision {
+    pub(super) fn decide(&mut self, parallel_starts: NonZeroU32, now: Instant, time: Timestamp) -> Decision {
         let counts = Counts { ready: self.ready(), starting: self.starting(), parallel_starts };
-        let (reserved, kept) = (self.reserved(), self.kept(now));
+        let (reserved, kept) = (self.reserved(time), self.kept(now));
         let policy = Policy { min: reserved.max(kept), ..self.target.policy };
         let decision = self.tracker.decide(&policy, counts, now.into_std());
         self.desired = decision.desired;
@@ -332,13 +335,13 @@ impl Record {
         choose(&candidates, usize::try_from(decision.stops()).unwrap_or(usize::MAX))
     }
 
-    pub(super) fn note_decision(&mut self, decision: &Decision, now: Instant) {
-        self.decisions.note(decision, now, Timestamp::now());
+    pub(super) fn note_decision(&mut self, decision: &Decision, now: Instant, time: Timestamp) {
+        self.decisions.note(decision, now, time);
     }
 
     /// Something that happened beside the decisions, told among them.
-    pub(super) fn note_event(&mut self, text: String) {
-        self.decisions.tell(text, Timestamp::now());
+    pub(super) fn note_event(&mut self, text: String, time: Timestamp) {
+        self.decisions.tell(text, time);
     }
 
     pub(super) fn note_start(&mut self, start: Start, took: Option<Duration>) {

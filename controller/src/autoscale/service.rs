@@ -1,11 +1,13 @@
 //! The one task that owns the pool and every Revision's record.
 
+mod deciding;
 mod hearing;
 mod hindering;
 mod prewarming;
 mod relieving;
 mod resting;
 mod showing;
+mod straining;
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
@@ -16,7 +18,6 @@ use hearth_function::spec::ProcessModel;
 use hearth_function::{InstanceId, RevisionId};
 use hearth_scaler::Reach;
 use hearth_scaler::evict::Clock;
-use jiff::Timestamp;
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::{Instant, sleep_until};
 
@@ -26,12 +27,10 @@ use super::prewarm::Prewarm;
 use super::record::{Member, Record};
 use super::snapshot::{RevisionView, Snapshot};
 use super::turns::Turns;
-use hearing::offer_note;
-
 use super::{COMMANDS, Command, Config, Handle, Left, TICK, Target, TrialError};
 use crate::backend::Found;
 use crate::pool::{Pool, STOP_GRACE};
-use crate::telemetry::logs::{Entry, Logs, Note};
+use crate::telemetry::logs::Logs;
 use crate::telemetry::metrics::Registry;
 
 /// How often what there is is shown, at most.
@@ -175,7 +174,10 @@ impl Service {
                     self.dirty.extend(self.records.keys().cloned());
                     self.rest(Instant::now());
                     self.pool.measure();
-                    self.relieve(Instant::now());
+                    if let Some(measured) = self.pool.take_measurement() {
+                        self.note_refused(&measured.refused);
+                        self.relieve(&measured, Instant::now());
+                    }
                 }
                 () = sleep_until_or_never(show_at) => {
                     self.show_at = None;
@@ -285,9 +287,7 @@ impl Service {
             if let (Some(owner), Some(exit)) = (&found.spec.owner, &found.ended) {
                 let how = exit.to_string();
                 let text = format!("the instance ended while the controller was away: {how}");
-                let note =
-                    Note { time: Timestamp::now(), request: None, instance: Some(instance.clone()), text };
-                self.logs.offer(&owner.function, Entry::Note(note));
+                self.logs.remark(&owner.function, Some(&instance), text);
             }
             let grace = if found.ended.is_some() { Duration::ZERO } else { STOP_GRACE };
             tracing::info!(%instance, ended = found.ended.is_some(), "taking away what an earlier run left");
@@ -332,9 +332,11 @@ impl Service {
         let Some(shutdown) = &mut self.shutdown else { return false };
         if !self.pool.is_empty() && now >= shutdown.deadline && !shutdown.cut {
             shutdown.cut = true;
-            let ids: Vec<InstanceId> = self.pool.views().map(|view| view.id).collect();
-            shutdown.cut_off.extend(ids.iter().cloned());
-            for instance in ids {
+            let views: Vec<_> = self.pool.views().collect();
+            // A pooled one has no calls that could be cut.
+            let serving = views.iter().filter(|view| view.revision.is_some());
+            shutdown.cut_off.extend(serving.map(|view| view.id.clone()));
+            for instance in views.into_iter().map(|view| view.id) {
                 self.pool.stop(&instance, "Hearth is shutting down and the time is up", Duration::ZERO);
             }
         }
@@ -348,76 +350,6 @@ impl Service {
             let _gone = reply.send(left).is_err();
         }
         true
-    }
-
-    /// Decides for every Revision of which something was heard, puts out what is too much, and starts what is wanted, as far as turns go.
-    fn decide(&mut self, now: Instant) {
-        self.stale.extend(self.dirty.iter().cloned());
-        if self.shutdown.is_some() {
-            return self.stop_spent();
-        }
-        let due = |record: &Record| record.recheck.is_some_and(|at| at <= now);
-        let rechecked = self.records.iter().filter(|(_, record)| due(record)).map(|(id, _)| id.clone());
-        self.dirty.extend(rechecked.collect::<Vec<_>>());
-        for revision in std::mem::take(&mut self.dirty) {
-            self.decide_for(&revision, now);
-        }
-        while let Some(revision) = self.next_to_start(now) {
-            self.start(&revision, now);
-            self.decide_for(&revision, now);
-        }
-        self.prewarm(now);
-        if !self.spent.is_empty() && self.turns.leave_time(now) {
-            self.stop_spent();
-        }
-    }
-
-    fn decide_for(&mut self, revision: &RevisionId, now: Instant) {
-        let parallelism = self.config.parallelism;
-        let Some(record) = self.records.get_mut(revision) else { return };
-        let decision = record.decide(parallelism, now);
-        let out = record.to_put_out(&decision, now);
-        if record.wanted > 0 || !out.is_empty() {
-            record.note_decision(&decision, now);
-            tracing::debug!(%revision, %decision, "decided");
-        }
-        let why = decision.to_string();
-        for instance in out {
-            self.drain(&instance, &why);
-        }
-        self.tell_hindered(revision, now);
-    }
-
-    /// Whose turn it is: those that requests wait for, then those with the fewest starts under way, then who has waited longest. Those out
-    /// of a pool have turns of their own, which are short. Starts that nobody waits for have a quarter of the turns, so that one that
-    /// somebody begins to wait for finds a core.
-    fn next_to_start(&self, now: Instant) -> Option<RevisionId> {
-        let starting = self.starting();
-        let all = self.config.parallelism.get();
-        let may = |record: &Record| {
-            if self.has_spare(record) {
-                self.turns.is_free(now)
-            } else {
-                starting < if record.waiting > 0 { all } else { (all / 4).max(1) }
-            }
-        };
-        self.records
-            .iter()
-            .filter(|(_, record)| record.wanted > 0 && may(record))
-            .min_by_key(|(_, record)| (record.waiting == 0, record.starting(), record.wanted_since))
-            .map(|(revision, _)| revision.clone())
-    }
-
-    fn start(&mut self, revision: &RevisionId, now: Instant) {
-        let Some(record) = self.records.get(revision) else { return };
-        let waited = record.wanted_since.map_or(Duration::ZERO, |since| now.duration_since(since));
-        if self.specialise(revision, waited, now) {
-            return;
-        }
-        let Some(record) = self.records.get_mut(revision) else { return };
-        let instance = self.pool.start(&record.target.template, waited, record.waiting == 0);
-        record.instances.insert(instance, Member::new(now));
-        self.stale.insert(revision.clone());
     }
 
     /// Takes an instance out of the count of those that serve.

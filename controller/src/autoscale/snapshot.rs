@@ -55,7 +55,7 @@ pub struct RevisionView {
 pub struct Decided {
     /// When; of several steps, the last.
     pub time: Timestamp,
-    /// What and why: `0 → 12 in 5 steps over 0.3 s: backlog 40, limit 10 per instance, service 120 ms, start 90 ms`.
+    /// What and why: `from 0 to 12 instances, in 5 steps over 0.3 s: 40 calls wait, an instance runs 10 at once`.
     pub text: String,
 }
 

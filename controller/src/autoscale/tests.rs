@@ -18,7 +18,9 @@ use crate::telemetry::metrics::Registry;
 mod hindering;
 mod pools;
 mod removal;
+mod restart;
 mod resting;
+mod straining;
 
 /// An autoscaler over a staged backend, and its gateway's ends of the channels.
 struct Scene {
@@ -391,38 +393,6 @@ async fn calls_that_do_not_end_are_cut_at_the_deadline_of_a_shutdown() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_later_controller_adopts_what_is_wanted_and_takes_away_the_rest() {
-    let mut scene = Scene::new();
-    scene.handle.put(hello(Reach::Routed)).await.unwrap();
-    scene.want(1, 0).await;
-    let kept = scene.granted().await;
-    let before = scene.started(&kept).await;
-    let other = target("other-00001", json!({}), |policy| policy.min = 1, Reach::Routed);
-    scene.handle.put(other).await.unwrap();
-    let orphan = scene.granted().await;
-    // Its lines are on disk before the controller is killed.
-    let function = hearth_function::FunctionId::parse("default/hello").unwrap();
-    while scene.logs.read(&function, Query::default()).await.unwrap().len() < 2 {
-        tokio::task::yield_now().await;
-    }
-
-    let mut scene = scene.restart().await;
-    scene.handle.put(hello(Reach::Routed)).await.unwrap();
-    scene.handle.settled().await.unwrap();
-    assert_eq!(scene.granted().await, kept);
-    assert_eq!(scene.started(&kept).await, before, "an adopted instance keeps its age");
-    let snapshot = scene.handle.snapshot();
-    assert!(snapshot.revisions[&id()].starts.is_empty(), "an adoption is no start");
-    while scene.backend.running() != [kept.clone()] {
-        scene.backend.stopped.notified().await;
-    }
-    assert_eq!(scene.backend.stops().last().unwrap().0, orphan);
-    assert_eq!(scene.backend.starts(), 2, "nothing was started again");
-    let lines = scene.logs.read(&function, Query::default()).await.unwrap();
-    assert_eq!(lines.len(), 2, "no line twice: {lines:?}");
-}
-
-#[tokio::test(start_paused = true)]
 async fn an_instance_that_cannot_be_taken_away_is_asked_for_again_until_it_can() {
     let mut scene = Scene::new();
     scene.handle.put(hello(Reach::Routed)).await.unwrap();
@@ -468,37 +438,4 @@ async fn a_panic_in_the_task_of_one_instance_is_its_failure_alone() {
     while !scene.metrics.render().contains(counted) {
         timeout(Duration::from_secs(60), shown.changed()).await.expect("it is counted").unwrap();
     }
-}
-
-#[tokio::test(start_paused = true)]
-async fn what_cannot_be_adopted_is_replaced_and_nobody_is_told_of_a_failure() {
-    let mut scene = Scene::new();
-    scene.backend.will([Act::HangsLater]);
-    scene.handle.put(hello(Reach::Routed)).await.unwrap();
-    scene.want(1, 0).await;
-    let old = scene.granted().await;
-    let mut scene = scene.restart().await;
-    scene.handle.put(hello(Reach::Routed)).await.unwrap();
-    scene.handle.settled().await.unwrap();
-    scene.want(1, 0).await;
-    let new = scene.granted().await;
-    assert_ne!(new, old);
-    while scene.backend.running() != [new.clone()] {
-        scene.backend.stopped.notified().await;
-    }
-}
-
-#[tokio::test(start_paused = true)]
-async fn an_ephemeral_instance_of_an_earlier_run_is_not_used_again() {
-    let mut scene = Scene::new();
-    let model = |policy: &mut Policy| policy.process_model = hearth_function::spec::ProcessModel::Ephemeral;
-    let ephemeral = || target("hello-00001", json!({ "processModel": "ephemeral" }), model, Reach::Routed);
-    scene.handle.put(ephemeral()).await.unwrap();
-    scene.want(1, 0).await;
-    let old = scene.granted().await;
-    let mut scene = scene.restart().await;
-    scene.handle.put(ephemeral()).await.unwrap();
-    scene.handle.settled().await.unwrap();
-    scene.want(1, 0).await;
-    assert_ne!(scene.granted().await, old);
 }

@@ -103,6 +103,7 @@ cases![
     life::code_comes_in_later_and_once,
     limits::memory_that_runs_out_is_told,
     limits::processes_are_limited [Pids],
+    limits::processes_that_were_refused_are_counted [Pids, Measure],
     limits::the_temporary_directory_is_limited [Tmp],
     limits::a_quota_slows_down [Limit, Measure],
     limits::limits_can_be_changed [Limit],

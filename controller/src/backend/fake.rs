@@ -360,7 +360,13 @@ impl Backend for Fake {
         let found = found.ok_or_else(|| Error::NotFound(instance.clone()))?;
         // A tenth of what it may have: something that a sum can be checked with.
         let memory_bytes = found.limits.memory_bytes / 10;
-        Ok(Stats { cpu: Duration::from_millis(1), memory_bytes, memory_peak_bytes: memory_bytes, pids: 2 })
+        Ok(Stats {
+            cpu: Duration::from_millis(1),
+            memory_bytes,
+            memory_peak_bytes: memory_bytes,
+            pids: 2,
+            pids_refused: 0,
+        })
     }
 
     async fn list(&self) -> Result<Vec<Found>, Error> {

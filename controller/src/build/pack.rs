@@ -14,10 +14,10 @@ use std::path::{Path, PathBuf};
 
 use flate2::{Compression, GzBuilder};
 use hearth_function::Digest;
+use hearth_protocol::bundle;
 use ignore::WalkBuilder;
 
 use super::bundles::Limits;
-use super::unpack::link_stays_inside;
 
 /// What a bundle is made with.
 #[derive(Debug, Clone, Default)]
@@ -148,7 +148,7 @@ pub fn pack_inline(files: &BTreeMap<String, String>, limits: &Limits) -> Result<
     let mut entries = BTreeMap::new();
     for (name, text) in files {
         let wrong = |problem| Error::InlinePath { path: name.clone(), problem };
-        let path = super::unpack::inside(name.as_bytes()).map_err(wrong)?;
+        let path = bundle::inside(name.as_bytes()).map_err(wrong)?;
         if path.as_os_str().is_empty() || name.ends_with('/') {
             return Err(wrong("names a directory"));
         }
@@ -238,7 +238,7 @@ fn entries(root: &Path, options: &PackOptions) -> Result<BTreeMap<PathBuf, Conte
             Content::File { size: metadata.len(), executable: metadata.permissions().mode() & 0o111 != 0 }
         } else if kind.is_symlink() {
             let target = fs::read_link(full).map_err(read)?;
-            if !link_stays_inside(&path, &target) {
+            if !bundle::link_stays_inside(&path, &target) {
                 return Err(Error::Link { path: full.to_owned(), target });
             }
             Content::Link { target }

@@ -10,22 +10,17 @@ use std::fs::{self, File, Permissions};
 use std::io::{self, BufReader, Read};
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{OpenOptionsExt, PermissionsExt, symlink};
-use std::path::{Component, Path, PathBuf};
+use std::path::{Path, PathBuf};
 
 use flate2::bufread::GzDecoder;
 use hearth_function::Digest;
+use hearth_protocol::bundle::{inside, link_stays_inside};
 use sha2::{Digest as _, Sha256};
 use tar::{EntryType, Header};
 
 use super::bundles::{Error, Limits};
 use super::headers::{self, Extension, LONGEST_EXTENSION};
 use super::shelf::{At, Sync};
-
-/// Longest path of an entry, in bytes: Linux takes 4096 with the directory before it.
-const LONGEST_PATH: usize = 3072;
-
-/// Longest name of one component, in bytes: what file systems take.
-const LONGEST_NAME: usize = 255;
 
 /// Headers for one entry: its own, a long name, a long link's target, and an extension.
 const HEADERS_PER_ENTRY: u64 = 4;
@@ -181,42 +176,6 @@ impl From<headers::Problem> for Error {
             },
         }
     }
-}
-
-/// Takes the path of an entry as one below a directory, without `.`; says what is wrong with it otherwise. An empty path is the directory.
-pub(super) fn inside(raw: &[u8]) -> Result<PathBuf, &'static str> {
-    if raw.contains(&0) {
-        return Err("has a NUL in its path");
-    }
-    if raw.len() > LONGEST_PATH {
-        return Err("has a path that is too long");
-    }
-    let mut path = PathBuf::new();
-    for component in Path::new(OsStr::from_bytes(raw)).components() {
-        match component {
-            Component::Normal(name) if name.len() > LONGEST_NAME => {
-                return Err("has a name that is too long");
-            }
-            Component::Normal(name) => path.push(name),
-            Component::CurDir => {}
-            Component::ParentDir => return Err("has .. in its path"),
-            Component::RootDir | Component::Prefix(_) => return Err("has an absolute path"),
-        }
-    }
-    Ok(path)
-}
-
-/// Whether a symbolic link at `path`, below real directories, leads to something below the same root, whatever other such links are on the
-/// way. `..` may come first and not again: after a name it would start from wherever that name, a link perhaps, leads.
-pub(super) fn link_stays_inside(path: &Path, target: &Path) -> bool {
-    let depth = path.components().count().saturating_sub(1);
-    let up = target.components().take_while(|component| *component == Component::ParentDir).count();
-    up <= depth
-        && !target.as_os_str().is_empty()
-        && target
-            .components()
-            .skip(up)
-            .all(|component| matches!(component, Component::Normal(_) | Component::CurDir))
 }
 
 /// What went wrong with one entry.

@@ -11,55 +11,94 @@ use crate::api::ports::LogLine;
 /// Runs the command.
 pub(super) async fn run(arguments: Logs) -> Result<(), Error> {
     let (server, namespace) = Server::open(&arguments.place).await?;
-    let path = path(&namespace, &arguments);
+    let names = names(&server, &namespace, &arguments).await?;
+    let several = names.len() > 1;
+    if several && arguments.follow {
+        return Err(Error::fixable(
+            format!("functions {} know this request, and one can be followed", names.join(", ")),
+            format!(
+                "hearth logs -f {} --request {}",
+                names[0],
+                arguments.request.as_deref().unwrap_or_default()
+            ),
+        ));
+    }
     let mut lines: u64 = 0;
-    follow(&server, &path, |line| {
-        lines += 1;
-        match arguments.output {
-            Some(Format::Json) => {
-                out::line(&serde_json::to_string(&line).map_err(|error| Error::failed(error.to_string()))?)
+    for name in &names {
+        follow(&server, &path(&namespace, name, &arguments), |line| {
+            lines += 1;
+            match arguments.output {
+                Some(Format::Json) => out::line(
+                    &serde_json::to_string(&line).map_err(|error| Error::failed(error.to_string()))?,
+                ),
+                Some(Format::Yaml) => out::text(&format!("---\n{}", out::yaml(&line)?)),
+                None if several => out::text(&prefixed(name, &plain(&line, arguments.details))),
+                None => out::line(&plain(&line, arguments.details)),
             }
-            Some(Format::Yaml) => out::text(&format!("---\n{}", out::yaml(&line)?)),
-            None => out::line(&plain(&line, arguments.details)),
-        }
-    })
-    .await?;
+        })
+        .await?;
+    }
     match &arguments.request {
         // One that printed nothing is known by its call.
         Some(request) if lines == 0 && arguments.tail != Some(0) => {
-            Err(unknown_request(&namespace, &arguments.name, request))
+            Err(unknown_request(&namespace, arguments.name.as_deref(), request))
         }
         _ => Ok(()),
     }
 }
 
-fn unknown_request(namespace: &str, name: &str, request: &str) -> Error {
+/// Whose logs are shown: the function that is named, or those that know the request.
+async fn names(server: &Server, namespace: &str, arguments: &Logs) -> Result<Vec<String>, Error> {
+    #[derive(serde::Deserialize)]
+    struct Known {
+        functions: Vec<String>,
+    }
+    match (&arguments.name, &arguments.request) {
+        (Some(name), _) => Ok(vec![name.clone()]),
+        (None, Some(request)) => {
+            let path = format!("/apis/hearth.dev/v1/namespaces/{namespace}/requests/{}", encoded(request));
+            let known: Known = server.get(&path).await?;
+            if known.functions.is_empty() {
+                return Err(unknown_request(namespace, None, request));
+            }
+            Ok(known.functions)
+        }
+        // The command line asks for one of them.
+        (None, None) => Ok(Vec::new()),
+    }
+}
+
+fn unknown_request(namespace: &str, name: Option<&str>, request: &str) -> Error {
+    let (whose, shown) = match name {
+        Some(name) => (format!("the log of function {namespace}/{name}"), name),
+        None => (format!("no function in namespace {namespace}"), "NAME"),
+    };
+    let verb = if name.is_some() { "knows no request" } else { "knows a request" };
     Error::fixable(
-        format!("the log of function {namespace}/{name} knows no request {request:?}"),
+        format!("{whose} {verb} {request:?}"),
         format!(
-            "the id is in the answer's x-hearth-request-id; `hearth logs --details {name}` shows those that printed something, and old lines go when the log is full"
+            "the id is in the answer's x-hearth-request-id; `hearth logs --details {shown}` shows those that printed something, and old lines go when the log is full"
         ),
     )
 }
 
-fn path(namespace: &str, arguments: &Logs) -> String {
+/// Whatever is typed must not become another parameter, or another path.
+fn encoded(request: &str) -> String {
+    let byte = |byte: u8| match byte {
+        b'-' | b'_' => char::from(byte).to_string(),
+        _ if byte.is_ascii_alphanumeric() => char::from(byte).to_string(),
+        _ => format!("%{byte:02X}"),
+    };
+    request.bytes().map(byte).collect()
+}
+
+fn path(namespace: &str, name: &str, arguments: &Logs) -> String {
     let mut query: Vec<String> = Vec::new();
     if arguments.follow {
         query.push("follow=true".to_owned());
     }
     if let Some(request) = &arguments.request {
-        // Whatever is typed must not become another parameter.
-        let encoded: String = request
-            .bytes()
-            .map(|byte| {
-                if byte.is_ascii_alphanumeric() || byte == b'-' {
-                    char::from(byte).to_string()
-                } else {
-                    format!("%{byte:02X}")
-                }
-            })
-            .collect();
-        query.push(format!("request={encoded}"));
+        query.push(format!("request={}", encoded(request)));
     }
     if let Some(tail) = arguments.tail {
         query.push(format!("tail={tail}"));
@@ -67,11 +106,7 @@ fn path(namespace: &str, arguments: &Logs) -> String {
     if let Some(since) = arguments.since {
         query.push(format!("sinceSeconds={}", since.as_secs()));
     }
-    format!(
-        "/apis/hearth.dev/v1/namespaces/{namespace}/functions/{}/logs?{}",
-        arguments.name,
-        query.join("&")
-    )
+    format!("/apis/hearth.dev/v1/namespaces/{namespace}/functions/{name}/logs?{}", query.join("&"))
 }
 
 /// Calls `each` with every line that the server sends, until it ends or `each` fails.
@@ -129,6 +164,12 @@ pub(super) fn plain(line: &LogLine, details: bool) -> String {
     format!("{} {text}", out::paint(&head, Paint::Dim))
 }
 
+/// Every line of an entry says whose it is: a stack has many.
+pub(super) fn prefixed(function: &str, text: &str) -> String {
+    let prefix = out::paint(&format!("{function} |"), Paint::Dim);
+    text.trim_end_matches('\n').split('\n').map(|line| format!("{prefix} {line}\n")).collect()
+}
+
 /// A function's output must not drive the terminal: control characters but tabs and colours' escapes show as what they are. To a pipe it
 /// goes unchanged.
 pub(super) fn printable(text: &str) -> String {
@@ -169,6 +210,18 @@ fn color_sequence(text: &str) -> Option<usize> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn every_line_of_a_stack_says_whose_it_is() {
+        assert_eq!(prefixed("hello", "Error: x\n    at y\n"), "hello | Error: x\nhello |     at y\n");
+        assert_eq!(prefixed("hello", ""), "hello | \n");
+    }
+
+    #[test]
+    fn an_id_stays_one_part_of_a_path() {
+        assert_eq!(encoded("8f2c-A_1"), "8f2c-A_1");
+        assert_eq!(encoded("../a?b=c"), "%2E%2E%2Fa%3Fb%3Dc");
+    }
 
     #[test]
     fn colours_pass_and_other_control_characters_show() {

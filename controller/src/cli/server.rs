@@ -9,7 +9,7 @@ use super::args::{Serve, ServerOptions};
 use super::error::Error;
 use super::out;
 use crate::serve::config::Config;
-use crate::serve::{self, Running};
+use crate::serve::{self, Calls, CutOff, Running};
 use crate::telemetry::tracing::{Format, Verbosity, init};
 
 /// Threads of the control plane. It decides a few hundred times a second at most; the gateway has threads of its own.
@@ -82,9 +82,9 @@ pub(super) async fn stop(running: Running, config: &Config, signals: &mut Signal
     let hurry = CancellationToken::new();
     let stopping = running.stop(hurry.clone());
     tokio::pin!(stopping);
-    loop {
+    let cut_off = loop {
         tokio::select! {
-            () = &mut stopping => break,
+            cut_off = &mut stopping => break cut_off,
             () = signals.next() => {
                 if hurry.is_cancelled() {
                     return out::note(&format!(
@@ -96,8 +96,27 @@ pub(super) async fn stop(running: Running, config: &Config, signals: &mut Signal
                 hurry.cancel();
             }
         }
-    }
-    out::note("Stopped.");
+    };
+    out::note(&stopped(cut_off));
+}
+
+/// The last line, with what was not waited for.
+fn stopped(CutOff { calls, instances }: CutOff) -> String {
+    let calls = match calls {
+        Calls::Ended => None,
+        Calls::Overdue(1) => Some("1 connection was closed whose call had not ended in time".to_owned()),
+        Calls::Overdue(count) => {
+            Some(format!("{count} connections were closed whose calls had not ended in time"))
+        }
+        Calls::Hurried => Some("calls that ran were cut off".to_owned()),
+    };
+    let instances = match instances {
+        0 => None,
+        1 => Some("1 instance was killed".to_owned()),
+        count => Some(format!("{count} instances were killed")),
+    };
+    let cut: Vec<String> = calls.into_iter().chain(instances).collect();
+    if cut.is_empty() { "Stopped.".to_owned() } else { format!("Stopped; {}.", cut.join(", ")) }
 }
 
 /// Ctrl-C, SIGTERM, and SIGHUP of a terminal that is closed, which mean the same.
@@ -136,4 +155,20 @@ pub(super) fn block_on<F: Future<Output = Result<(), Error>>>(work: F) -> Result
         .enable_all()
         .build();
     runtime.map_err(|error| Error::failed(format!("cannot start: {error}")))?.block_on(work)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_last_line_says_what_was_not_waited_for() {
+        let said = |calls, instances| stopped(CutOff { calls, instances });
+        assert_eq!(said(Calls::Ended, 0), "Stopped.");
+        assert_eq!(said(Calls::Hurried, 1), "Stopped; calls that ran were cut off, 1 instance was killed.");
+        assert_eq!(
+            said(Calls::Overdue(2), 0),
+            "Stopped; 2 connections were closed whose calls had not ended in time."
+        );
+    }
 }

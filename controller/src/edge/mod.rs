@@ -119,7 +119,7 @@ impl Edge {
         let (to_gateway, from_scaler) = mpsc::channel(MESSAGES);
         let (calls, ended_calls) = mpsc::channel(CALLS);
         // Instances are on other machines: none is paused.
-        let channels = gateway::Channels { to_scaler, from_scaler, calls, freezer: None };
+        let channels = gateway::Channels { to_scaler, from_scaler, calls, freezer: None, strain: None };
         let gateway = Gateway::start(config.gateway.clone(), channels, &registry)?;
         let ends = Ends { from_gateway, to_gateway, calls: ended_calls };
         Ok(Self { config, gateway, probes, registry, ends })

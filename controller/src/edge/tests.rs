@@ -138,7 +138,7 @@ impl Scene {
         let (to_scaler, from_gateway) = mpsc::channel(MESSAGES);
         let (to_gateway, from_scaler) = mpsc::channel(MESSAGES);
         let (calls, ended_calls) = mpsc::channel(CALLS);
-        let channels = gateway::Channels { to_scaler, from_scaler, calls, freezer: None };
+        let channels = gateway::Channels { to_scaler, from_scaler, calls, freezer: None, strain: None };
         let handle = Gateway::start(config, channels, &registry).unwrap();
         let claim =
             Claim { host: String::new(), path: "/".to_owned(), kind: PathKind::Prefix, methods: Vec::new() };

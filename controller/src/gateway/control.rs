@@ -67,7 +67,7 @@ async fn join(thread: JoinHandle<()>) {
 
 /// See [`super::Gateway::start`].
 pub(super) fn start(config: Config, channels: Channels, metrics: &Registry) -> Result<Handle, Error> {
-    let Channels { to_scaler, from_scaler, calls, freezer } = channels;
+    let Channels { to_scaler, from_scaler, calls, freezer, strain } = channels;
     let stats = Arc::new(Stats::new(metrics));
     let outbox = Arc::new(Outbox::new(to_scaler, stats.messages_dropped.clone()));
     let queue_length = config.limits.queue_length;
@@ -79,6 +79,7 @@ pub(super) fn start(config: Config, channels: Channels, metrics: &Registry) -> R
         revisions: Arc::clone(&revisions),
         stats,
         calls,
+        strain,
         connections: Arc::new(Semaphore::new(connections)),
         leaving: CancellationToken::new(),
         drain: CancellationToken::new(),

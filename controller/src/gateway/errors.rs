@@ -133,6 +133,15 @@ impl Failure {
         Self { reason, ..Self::new(Code::FunctionError, message) }
     }
 
+    /// The instance stands at this limit: that may be why.
+    pub(super) fn strained(mut self, limit: &str) -> Self {
+        /// The word for programs.
+        const REASON: &str = "process_limit";
+        self.message = format!("{}; {limit}, which may be why", self.message).into();
+        self.reason.get_or_insert(Cow::Borrowed(REASON));
+        self
+    }
+
     /// `CONNECT` asks for a proxy.
     pub(super) fn no_proxy() -> Self {
         let allow = Some("GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS".to_owned());
@@ -237,6 +246,19 @@ mod tests {
             "reason": "handler_missing", "lastLines": ["boom"],
         });
         assert_eq!(body, expected);
+    }
+
+    #[test]
+    fn a_call_that_failed_at_a_limit_says_which_and_keeps_a_reason_that_tells_more() {
+        let limit = "the instance stands at its limit of 512 processes and threads";
+        let answer = |failure: Failure| -> serde_json::Value {
+            serde_json::from_slice(failure.strained(limit).response("r1").body()).unwrap()
+        };
+        let timeout = answer(Failure::new(Code::ExecuteTimeout, "too slow"));
+        let message = format!("too slow; {limit}, which may be why");
+        assert_eq!((&timeout["message"], &timeout["reason"]), (&message.into(), &"process_limit".into()));
+        let ended = answer(Failure::process_failed(&CallError::new("ProcessEnded", "sh: exit code 2")));
+        assert_eq!(ended["reason"], "process_ended");
     }
 
     #[test]

@@ -17,6 +17,7 @@ use super::forward::attach::Pool;
 use super::forward::frames::Peer;
 use super::revisions::{Instance, Revision, Revisions};
 use super::stats::Stats;
+use crate::pool::Strain;
 use crate::telemetry::logs::{CallRecord, Calls};
 
 /// What all threads share.
@@ -26,6 +27,7 @@ pub(super) struct Shared {
     pub(super) revisions: Arc<Revisions>,
     pub(super) stats: Arc<Stats>,
     pub(super) calls: mpsc::Sender<Calls>,
+    pub(super) strain: Option<Strain>,
     /// One permit for each client connection.
     pub(super) connections: Arc<Semaphore>,
     /// The end is near: whoever is answered is told to go on elsewhere.

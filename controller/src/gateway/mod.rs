@@ -43,7 +43,7 @@ use hearth_dispatch::routes::Conflict;
 use hearth_dispatch::{ToGateway, ToScaler};
 use tokio::sync::mpsc;
 
-use crate::pool::Freezer;
+use crate::pool::{Freezer, Strain};
 use crate::telemetry::logs::Calls;
 use crate::telemetry::metrics::Registry;
 
@@ -61,6 +61,8 @@ pub struct Channels {
     pub calls: mpsc::Sender<Calls>,
     /// What paused instances are thawed by; without it none may be paused.
     pub freezer: Option<Arc<Freezer>>,
+    /// What it is asked by at which limit an instance stands, when a call there has failed; without it that is not said.
+    pub strain: Option<Strain>,
 }
 
 /// Why the gateway does not start.

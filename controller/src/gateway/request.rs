@@ -24,6 +24,7 @@ use super::forward::event::Added;
 use super::forward::{CallFailure, What, attach, exchange};
 use super::listener::Client;
 use super::revisions::{Instance, Leads, Target, now};
+use crate::pool::Strain;
 
 const REQUEST_ID: HeaderName = HeaderName::from_static("x-hearth-request-id");
 const FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
@@ -191,7 +192,7 @@ async fn way(story: &mut Story, call: &mut Call) -> Result<Answer, Failure> {
             &failure,
             shared.config.forwarding.attempts,
         ) {
-            return Err(Box::pin(explain(failure.what, &instance)).await);
+            return Err(Box::pin(explain(failure.what, &instance, shared.strain.as_ref())).await);
         }
         shared.stats.retries.inc();
         origin = Origin::Retry(since);
@@ -280,13 +281,21 @@ fn may_repeat(call: &Call, attempts: u32, failure: &CallFailure, limit: u32) -> 
     failure.what.concerns_instance() && retry::may_retry(facts, limit)
 }
 
-/// The error answer; for a lost instance with the word how it ended, which comes a moment later.
-async fn explain(what: What, instance: &Instance) -> Failure {
+/// The error answer; for a lost instance with the word how it ended, which comes a moment later, and for a failed call with the limit that
+/// the instance stands at.
+async fn explain(what: What, instance: &Instance, strain: Option<&Strain>) -> Failure {
     if let What::Lost(reason) = what {
         drop(tokio::time::timeout(REASON_WAIT, instance.gone.cancelled()).await);
         return What::Lost(instance.reason.get().cloned().unwrap_or(reason)).into();
     }
-    what.into()
+    let strained = match (&what, strain) {
+        (What::Threw(_) | What::ExecuteTimeout, Some(strain)) => strain.of(&instance.endpoint.instance).await,
+        _ => None,
+    };
+    match strained {
+        Some(limit) => Failure::from(what).strained(&limit),
+        None => what.into(),
+    }
 }
 
 /// Where the Function's requests go now.

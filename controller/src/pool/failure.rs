@@ -142,7 +142,10 @@ impl Failure {
         };
         let place = error.stack.as_deref().and_then(place).filter(|place| !error.message.contains(place));
         let message = match place {
-            Some(place) => format!("{} ({place})", cut(error.message, MESSAGE - LINE)),
+            Some(place) => {
+                let message = without_pythons_place(&error.message, &place).to_owned();
+                format!("{} ({place})", cut(message, MESSAGE - LINE))
+            }
             None => error.message,
         };
         let mut failure = Self::new(Fault::Function, code, message);
@@ -151,6 +154,13 @@ impl Failure {
         failure.stack = error.stack.map(|stack| cut(stack, STACK));
         failure
     }
+}
+
+/// Python ends what it says of a syntax error with the place in its own words, ` (main.py, line 3)`: once is enough.
+fn without_pythons_place<'a>(message: &'a str, place: &str) -> &'a str {
+    let Some((file, line)) = place.rsplit_once(':') else { return message };
+    let name = file.rsplit('/').next().unwrap_or(file);
+    message.strip_suffix(&format!(" ({name}, line {line})")).unwrap_or(message)
 }
 
 /// The file and the line of the user's code that a stack leads to, as in `src/index.js:3`: Node's first, Python's last; one in installed
@@ -225,6 +235,21 @@ mod tests {
             assert_eq!(failure.told.message, message, "{stack}");
             assert_eq!(failure.stack.as_deref(), Some(stack));
         }
+    }
+
+    #[test]
+    fn the_place_of_pythons_syntax_error_is_said_once() {
+        let said = |message: &str, stack: &str| {
+            let mut error = CallError::new("LoadFailed", message);
+            error.stack = Some(stack.to_owned());
+            Failure::load(error).told.message
+        };
+        let stack = "  File \"/code/src/main.py\", line 3\n    x(\nSyntaxError: '(' was never closed\n";
+        assert_eq!(
+            said("SyntaxError: '(' was never closed (main.py, line 3)", stack),
+            "SyntaxError: '(' was never closed (src/main.py:3)"
+        );
+        assert!(said("E: other (main.py, line 4)", stack).ends_with("line 4) (src/main.py:3)"));
     }
 
     #[test]

@@ -9,6 +9,8 @@ use hearth_function::InstanceId;
 pub struct Measured {
     /// What each instance holds, in bytes.
     pub held: BTreeMap<InstanceId, u64>,
+    /// How many processes and threads each could not make since its start; those without any are left out.
+    pub refused: BTreeMap<InstanceId, u64>,
     /// The machine, where the kernel tells.
     pub machine: Option<Machine>,
 }

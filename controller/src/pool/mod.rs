@@ -20,6 +20,7 @@ mod measure;
 mod names;
 mod pump;
 mod reports;
+mod strain;
 pub(crate) mod template;
 
 #[cfg(test)]
@@ -43,6 +44,7 @@ pub use failure::Failure;
 pub use freezer::Freezer;
 pub use instance::Phases;
 pub use measure::{Machine, Measured};
+pub use strain::{Strain, refused};
 pub use template::{Places, Template};
 
 use crate::backend::{Backend, Ended, Found, Hindered};
@@ -186,6 +188,12 @@ impl Pool {
         Arc::clone(&self.freezer)
     }
 
+    /// What it is asked by at which limit an instance stands. To be called in the runtime that the backend works in.
+    #[must_use]
+    pub fn strain(&self) -> Strain {
+        Strain::new(Arc::clone(&self.backend))
+    }
+
     /// Freezes an instance that the gateway has let go for it ([`Freezer::want`]); [`Happened::Paused`] says how that went.
     pub fn freeze(&mut self, instance: &InstanceId, round: u64) {
         let (freezer, reports, instance) = (self.freezer(), self.reporter.clone(), instance.clone());
@@ -212,16 +220,19 @@ impl Pool {
         let ids: Vec<InstanceId> = up.map(|(id, _)| id.clone()).collect();
         let (backend, measured) = (Arc::clone(&self.backend), self.measured.clone());
         self.chores.spawn(async move {
-            let mut held = BTreeMap::new();
+            let (mut held, mut refused) = (BTreeMap::new(), BTreeMap::new());
             for id in ids {
                 // One that has ended holds nothing.
                 if let Ok(stats) = backend.stats(&id).await {
+                    if stats.pids_refused > 0 {
+                        refused.insert(id.clone(), stats.pids_refused);
+                    }
                     held.insert(id, stats.memory_bytes);
                 }
             }
             let machine = tokio::fs::read_to_string("/proc/meminfo").await.ok();
             let machine = machine.as_deref().and_then(Machine::parse);
-            measured.send_replace(Measured { held, machine });
+            measured.send_replace(Measured { held, refused, machine });
         });
     }
 

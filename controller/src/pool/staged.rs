@@ -74,6 +74,7 @@ struct Stage {
     failing_thaws: usize,
     start_time: Duration,
     failing_stops: usize,
+    pids_refused: u64,
     /// How long a call takes.
     call_time: Duration,
     /// Calls of all instances so far.
@@ -178,6 +179,11 @@ impl Staged {
     }
 
     /// So many times from now on, the backend cannot take an instance away.
+    /// Every instance was refused so many processes since its start.
+    pub(crate) fn refuse_processes(&self, times: u64) {
+        self.stage.lock().unwrap().pids_refused = times;
+    }
+
     pub(crate) fn cannot_stop(&self, times: usize) {
         self.stage.lock().unwrap().failing_stops = times;
     }
@@ -333,7 +339,8 @@ impl Backend for Staged {
     }
 
     async fn stats(&self, _: &InstanceId) -> Result<Stats, Error> {
-        Ok(Stats::default())
+        let pids_refused = self.stage.lock().unwrap().pids_refused;
+        Ok(Stats { pids: super::template::PIDS, pids_refused, ..Stats::default() })
     }
 
     async fn list(&self) -> Result<Vec<Found>, Error> {

@@ -197,7 +197,7 @@ options! {
     logs: Logs {
         /// Kept on disk for each Function, in bytes; the oldest go first. Default: a day of a chatty function.
         per_function: Size = Size::mib(32),
-        /// Kept for one call, in bytes; what comes after is counted and dropped. Default: no call should fill a quarter of what is kept.
+        /// Kept for one call, in bytes; what comes after is dropped, and a line says so. Default: no call should fill a quarter of what is kept.
         per_call: Size = Size::mib(8),
     }
     /// In a cluster: what `hearth controller` and `hearth gateway` share.

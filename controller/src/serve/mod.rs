@@ -19,7 +19,7 @@ mod running;
 mod stores;
 mod wire;
 
-pub use running::Running;
+pub use running::{Calls, CutOff, Running};
 pub use stores::Error as StoresError;
 pub use wire::{Error, start};
 

@@ -162,6 +162,10 @@ impl Parts for Wired {
         }
     }
 
+    async fn of_request(&self, namespace: &str, request: &str) -> Result<Vec<FunctionId>, Error> {
+        self.logs.of_request(namespace, request).await.map_err(unreadable)
+    }
+
     async fn has_bundle(&self, digest: &str) -> Result<bool, Error> {
         let digest = parse(digest)?;
         let bundles = self.bundles.clone();

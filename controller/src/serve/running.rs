@@ -22,6 +22,7 @@ use crate::gateway;
 use crate::store::Store;
 use crate::telemetry::chain;
 use crate::telemetry::logs::Logs;
+use crate::telemetry::tracing::TOLD;
 
 /// However long the gateway takes, instances have so much of the deadline left to end in good order.
 const FOR_INSTANCES: Duration = Duration::from_secs(2);
@@ -44,6 +45,26 @@ pub struct Running {
     pub(super) backend: Arc<dyn Backend>,
     pub(super) drain: Duration,
     pub(super) _lock: Lock,
+}
+
+/// What a stop did not wait for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct CutOff {
+    /// Calls that ran.
+    pub calls: Calls,
+    /// Instances of functions that were killed.
+    pub instances: usize,
+}
+
+/// What became of the calls that ran when a stop began.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Calls {
+    /// They have ended.
+    Ended,
+    /// The connections of so many were closed at the deadline.
+    Overdue(usize),
+    /// Those that had not ended were cut off because the stop was told to hurry.
+    Hurried,
 }
 
 /// The tasks of the parts, by name.
@@ -156,7 +177,8 @@ impl Running {
     }
 
     /// Drains and stops everything, in order, within the configured deadline; once `hurry` is cancelled, running calls are not waited for.
-    pub async fn stop(mut self, hurry: CancellationToken) {
+    /// Says what was cut off.
+    pub async fn stop(mut self, hurry: CancellationToken) -> CutOff {
         let deadline = Instant::now() + self.drain;
         self.health.stopping();
         if let Some(gateway) = &self.gateway {
@@ -166,8 +188,8 @@ impl Running {
         if let Some(dependencies) = self.dependencies.take() {
             dependencies.close().await;
         }
-        self.stop_gateway(deadline, &hurry).await;
-        self.stop_instances(deadline, &hurry).await;
+        let calls = self.stop_gateway(deadline, &hurry).await;
+        let instances = self.stop_instances(deadline, &hurry).await;
         if let Some(api) = self.api.take() {
             api.stop().await;
         }
@@ -178,22 +200,28 @@ impl Running {
             tracing::error!(error, "the backend left something behind");
         }
         self.join().await;
+        CutOff { calls, instances }
     }
 
-    async fn stop_gateway(&mut self, deadline: Instant, hurry: &CancellationToken) {
+    async fn stop_gateway(&mut self, deadline: Instant, hurry: &CancellationToken) -> Calls {
         // The deployer holds the other end; it gives it back when it has ended.
         self.wait_for("deployer").await;
-        let Some(gateway) = self.gateway.take().and_then(Arc::into_inner) else { return };
+        let Some(gateway) = self.gateway.take().and_then(Arc::into_inner) else { return Calls::Ended };
         let grace = deadline.saturating_duration_since(Instant::now()).saturating_sub(FOR_INSTANCES);
         tokio::select! {
             cut = gateway.shutdown(grace) => if cut > 0 {
-                tracing::warn!(requests = cut, "requests cut off: they had not ended by the deadline");
+                tracing::warn!(target: TOLD, requests = cut, "requests cut off: they had not ended by the deadline");
+                return Calls::Overdue(cut);
             },
-            () = hurry.cancelled() => tracing::warn!("requests cut off: told to hurry"),
+            () = hurry.cancelled() => {
+                tracing::warn!(target: TOLD, "requests cut off: told to hurry");
+                return Calls::Hurried;
+            }
         }
+        Calls::Ended
     }
 
-    async fn stop_instances(&mut self, deadline: Instant, hurry: &CancellationToken) {
+    async fn stop_instances(&mut self, deadline: Instant, hurry: &CancellationToken) -> usize {
         let autoscaler = self.autoscaler.clone();
         let stopping = autoscaler.shutdown(deadline);
         let hurrying = async {
@@ -205,11 +233,12 @@ impl Running {
             left = hurrying => left,
         };
         if left.busy > 0 {
-            tracing::warn!(instances = left.busy, "instances killed: they had not ended by the deadline");
+            tracing::warn!(target: TOLD, instances = left.busy, "instances killed: they had not ended by the deadline");
         }
         if left.instances > 0 {
             tracing::error!(instances = left.instances, "instances could not be taken away");
         }
+        left.busy
     }
 
     /// Waits for one part to end.

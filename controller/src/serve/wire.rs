@@ -122,9 +122,8 @@ fn unusable(source: &io::Error) -> String {
 /// When one does not start; the others are stopped again then, and instances of an earlier run are left as they are.
 pub async fn start(config: Config) -> Result<Running, Error> {
     let data = config.main.data_dir.clone();
+    let (lock, listen) = claim(&config)?;
     crate::backend::interpreters::remember_in(&data);
-    let lock = lock::lock(&data)?;
-    let listen = with_port(config.gateway.listen)?;
 
     let store = Store::open(store::Config::new(data.join("hearth.redb"))).await?;
     let mut tasks = Tasks::default();
@@ -180,7 +179,8 @@ impl Start {
         };
         let pool = Pool::new(Arc::clone(&self.backend), self.logs.clone());
         let freezer = Some(pool.freezer());
-        let gateway_channels = gateway::Channels { to_scaler, from_scaler, calls, freezer };
+        let strain = Some(pool.strain());
+        let gateway_channels = gateway::Channels { to_scaler, from_scaler, calls, freezer, strain };
         let channels = autoscale::Channels { from_gateway, to_gateway };
         let (service, autoscaler) =
             autoscale::Service::new(scaling, pool, self.logs.clone(), channels, adoptable, &metrics);
@@ -318,11 +318,26 @@ pub(super) async fn keep_calls(mut ended: mpsc::Receiver<Calls>, logs: Logs) -> 
     Ok(())
 }
 
-/// The address with a port, if it was left to the system: the backend's firewall must know it before the gateway listens. And whether it is
-/// free: the gateway's own listeners would share it with another server's.
-fn with_port(address: SocketAddr) -> Result<SocketAddr, Error> {
-    let taken = TcpListener::bind(address).and_then(|listener| listener.local_addr());
-    taken.map_err(|source| Error::Listen { address, source })
+/// The data directory's lock, and the gateway's address. A second server of one directory is told that; one whose addresses are taken leaves
+/// no directory behind that was not there.
+fn claim(config: &Config) -> Result<(lock::Lock, SocketAddr), Error> {
+    let data = &config.main.data_dir;
+    let held = data.exists().then(|| lock::lock(data)).transpose()?;
+    let listen = free(config.gateway.listen, config.management.listen)?;
+    let lock = match held {
+        Some(lock) => lock,
+        None => lock::lock(data)?,
+    };
+    Ok((lock, listen))
+}
+
+/// The gateway's address with a port, if it was left to the system: the backend's firewall must know it before the gateway listens. And whether
+/// it is free, as the management API's must be: the gateway's own listeners would share it with another server's.
+fn free(gateway: SocketAddr, management: SocketAddr) -> Result<SocketAddr, Error> {
+    let refused = |source| Error::Listen { address: gateway, source };
+    let taken = TcpListener::bind(gateway).map_err(refused)?;
+    TcpListener::bind(management).map_err(|source| api::Error::Listen { address: management, source })?;
+    taken.local_addr().map_err(refused)
 }
 
 /// How this machine itself reaches an address that is listened on.
@@ -338,6 +353,27 @@ fn reachable(listen: SocketAddr) -> SocketAddr {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_server_whose_address_is_taken_leaves_no_directory() {
+        let directory = tempfile::TempDir::new().unwrap();
+        let taken = TcpListener::bind("127.0.0.1:0").unwrap();
+        let (other, free) = (taken.local_addr().unwrap(), SocketAddr::from(([127, 0, 0, 1], 0)));
+        let mut config = Config::default();
+        config.main.data_dir = directory.path().join("data");
+        for (gateway, management, option) in [(other, free, "--listen"), (free, other, "--management")] {
+            (config.gateway.listen, config.management.listen) = (gateway, management);
+            let error = claim(&config).unwrap_err();
+            assert!(error.fix().is_some_and(|fix| fix.contains(option)), "{error}");
+            assert!(!config.main.data_dir.exists());
+        }
+        (config.gateway.listen, config.management.listen) = (free, free);
+        let (_lock, listen) = claim(&config).unwrap();
+        assert_ne!(listen.port(), 0);
+        // Of two servers of one directory the second hears that, whatever its addresses.
+        config.gateway.listen = other;
+        assert!(matches!(claim(&config), Err(Error::Lock(lock::Error::Held { .. }))));
+    }
 
     #[test]
     fn what_keeps_a_server_from_starting_is_told_with_what_to_do() {

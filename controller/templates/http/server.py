@@ -7,7 +7,14 @@ class Handler(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
 
     def do_GET(self):
-        body = b"Hello, world!\n"
+        self.hello("world")
+
+    def do_POST(self):
+        body = self.rfile.read(int(self.headers.get("content-length", 0)))
+        self.hello(body.decode(errors="replace").strip() or "world")
+
+    def hello(self, name):
+        body = f"Hello, {name}!\n".encode()
         self.send_response(200)
         self.send_header("content-type", "text/plain")
         self.send_header("content-length", str(len(body)))

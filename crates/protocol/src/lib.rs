@@ -53,9 +53,10 @@
 //!
 //! The modules: [`codec`] (bytes ↔ [`Frame`]), [`bodies`] (the JSON in them), [`headers`] (header lines), [`sequence`] (which frame is
 //! legal when, credit), [`config`] (what a backend writes for the shim before it starts), [`report`] (how a shim that no backend can write to
-//! asks for that).
+//! asks for that), [`bundle`] (paths in archives, as both sides take them).
 
 pub mod bodies;
+pub mod bundle;
 pub mod codec;
 pub mod config;
 pub mod frame;

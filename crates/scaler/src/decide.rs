@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use crate::keepalive::Outlook;
 use crate::need::Need;
 use crate::policy::Policy;
-use crate::reason::{Bound, Reason};
+use crate::reason::{Bound, Reason, span};
 use crate::window::Average;
 
 /// What is known of one Revision at a moment. [`crate::Tracker`] makes it.
@@ -104,7 +104,7 @@ impl Decision {
 
 impl fmt::Display for Decision {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{} → {}: {}", self.current, self.desired, self.why())
+        write!(f, "{}: {}", span(self.current, self.desired), self.why())
     }
 }
 

@@ -47,7 +47,7 @@ pub use backoff::{AfterFailure, Allowance, Backoff, BackoffPolicy, Fault};
 pub use choice::{Candidate, Occupation, choose};
 pub use decide::{Decision, Observation, Reach, decide};
 pub use policy::{Policy, PolicyError};
-pub use reason::{Bound, Reason};
+pub use reason::{Bound, Reason, span};
 pub use tracker::{Counts, Load, Tracker};
 pub use window::Average;
 

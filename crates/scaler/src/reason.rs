@@ -124,7 +124,7 @@ pub enum Bound {
     DownRate(u32),
 }
 
-/// Each is a plain sentence without its full stop, that stands behind `0 → 12: `.
+/// Each is a plain sentence without its full stop, that stands behind [`span`].
 impl fmt::Display for Reason {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match *self {
@@ -132,26 +132,23 @@ impl fmt::Display for Reason {
                 write!(f, "a new revision is tried with {}", Counted(initial, "instance"))
             }
             Self::Backlog { waiting, in_flight, limit, service, start } => {
-                write!(f, "backlog {waiting}")?;
-                if in_flight > 0 {
-                    write!(f, ", {in_flight} running")?;
+                write!(f, "{}, an instance runs {limit} at once", Calls { waiting, in_flight })?;
+                match (service, start) {
+                    (Some(service), Some(start)) => {
+                        write!(f, ", a call takes {} and a start {}", Rounded(service), Rounded(start))
+                    }
+                    (Some(service), None) => write!(f, ", a call takes {}", Rounded(service)),
+                    (None, Some(start)) => write!(f, ", a start takes {}", Rounded(start)),
+                    (None, None) => Ok(()),
                 }
-                write!(f, ", limit {limit} per instance")?;
-                if let Some(service) = service {
-                    write!(f, ", service {}", Rounded(service))?;
-                }
-                if let Some(start) = start {
-                    write!(f, ", start {}", Rounded(start))?;
-                }
-                Ok(())
             }
             Self::Utilisation { average, per_instance, metric, burst } => {
                 let unit = match metric {
-                    Metric::Concurrency => "calls at once",
-                    Metric::Rps => "requests per second",
+                    Metric::Concurrency => "calls run at once",
+                    Metric::Rps => "requests come in a second",
                 };
                 let when = if burst { "in this burst" } else { "on average" };
-                write!(f, "{average:.1} {unit} {when}, target {per_instance:.1} per instance")
+                write!(f, "{average:.1} {unit} {when}, and an instance is meant to have {per_instance:.1}")
             }
             Self::Activation { activation } => {
                 write!(
@@ -161,7 +158,7 @@ impl fmt::Display for Reason {
                 )
             }
             Self::Ephemeral { waiting, in_flight } => {
-                write!(f, "backlog {waiting}, {in_flight} running, an instance of its own for each call")
+                write!(f, "{}, and each has an instance of its own", Calls { waiting, in_flight })
             }
             Self::Steady { calls: 0 } => f.write_str("no calls"),
             Self::Steady { calls } => write!(f, "{} running or waiting", Counted(calls, "call")),
@@ -174,7 +171,9 @@ impl fmt::Display for Reason {
                 write!(f, ", and those that were needed stay for up to {}", Rounded(for_at_most))
             }
             Self::Quiet { need, window } => {
-                write!(f, "no more than {} needed in the last {}", Counted(need, "instance"), Rounded(window))
+                let was = if need == 1 { "was" } else { "were" };
+                let (need, window) = (Counted(need, "instance"), Rounded(window));
+                write!(f, "no more than {need} {was} needed in the last {window}")
             }
             Self::Idle { idle } => write!(f, "no calls for {}", Rounded(idle)),
             Self::Kept { keep, from } => write!(
@@ -226,6 +225,37 @@ impl fmt::Display for Bound {
             Self::Max(max) => write!(f, "scale.max allows {max}"),
             Self::UpRate(rate) => write!(f, "at most {rate} times what serves now"),
             Self::DownRate(rate) => write!(f, "at least one in {rate} stays for now"),
+        }
+    }
+}
+
+/// From how many instances to how many: what a sentence about a decision begins with.
+#[must_use]
+pub fn span(from: u32, to: u32) -> String {
+    let to_instances = Counted(to, "instance");
+    if from == to { format!("still {to_instances}") } else { format!("from {from} to {to_instances}") }
+}
+
+/// Calls that wait and calls that run, as a clause.
+struct Calls {
+    waiting: u32,
+    in_flight: u32,
+}
+
+impl fmt::Display for Calls {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let verb = |count: u32, verb: &str| format!("{verb}{}", if count == 1 { "s" } else { "" });
+        let Self { waiting, in_flight } = *self;
+        match (waiting, in_flight) {
+            (0, running) => write!(f, "{} {}", Counted(running, "call"), verb(running, "run")),
+            (waiting, 0) => write!(f, "{} {}", Counted(waiting, "call"), verb(waiting, "wait")),
+            (waiting, running) => write!(
+                f,
+                "{} {} and {running} {}",
+                Counted(waiting, "call"),
+                verb(waiting, "wait"),
+                verb(running, "run")
+            ),
         }
     }
 }

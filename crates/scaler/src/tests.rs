@@ -8,7 +8,9 @@ use hearth_function::spec::{Metric, ProcessModel};
 use proptest::prelude::*;
 
 use crate::keepalive::Outlook;
-use crate::{Average, Bound, Counts, Decision, Load, Observation, Policy, Reach, Reason, Tracker, decide};
+use crate::{
+    Average, Bound, Counts, Decision, Load, Observation, Policy, Reach, Reason, Tracker, decide, span,
+};
 
 const SECOND: Duration = Duration::from_secs(1);
 const MS: Duration = Duration::from_millis(1);
@@ -50,7 +52,7 @@ mod facts {
         let now = Instant::now();
         let decision = decide(&Policy::default(), &Observation { waiting: 1, ..nothing(now) }, now);
         assert_eq!((decision.desired, decision.starts()), (1, 1));
-        assert_eq!(decision.to_string(), "0 → 1: backlog 1, limit 10 per instance");
+        assert_eq!(decision.to_string(), "from 0 to 1 instance: 1 call waits, an instance runs 10 at once");
     }
 
     #[test]
@@ -66,13 +68,13 @@ mod facts {
         // Two are up at 60 ms with 20 slots; a third would be up at 120 ms, when those have finished 12 calls and nobody waits.
         assert_eq!(
             decision.to_string(),
-            "0 → 2: backlog 24, limit 10 per instance, service 100 ms, start 60 ms"
+            "from 0 to 2 instances: 24 calls wait, an instance runs 10 at once, a call takes 100 ms and a start 60 ms"
         );
         let slow = Observation { service_time: Some(SECOND), ..seen };
         let decision = decide(&Policy::default(), &slow, now);
         assert_eq!(
             decision.to_string(),
-            "0 → 3: backlog 24, limit 10 per instance, service 1 s, start 60 ms"
+            "from 0 to 3 instances: 24 calls wait, an instance runs 10 at once, a call takes 1 s and a start 60 ms"
         );
     }
 
@@ -95,7 +97,10 @@ mod facts {
         let now = Instant::now();
         let seen = Observation { in_flight: 8, ready: 1, average: calls(8.0), ..nothing(now) };
         let decision = decide(&Policy::default(), &seen, now);
-        assert_eq!(decision.to_string(), "1 → 2: 8.0 calls at once on average, target 7.0 per instance");
+        assert_eq!(
+            decision.to_string(),
+            "from 1 to 2 instances: 8.0 calls run at once on average, and an instance is meant to have 7.0"
+        );
         let at_target = Observation { in_flight: 7, average: calls(7.0), ..seen };
         assert_eq!(decide(&Policy::default(), &at_target, now).desired, 1);
     }
@@ -106,7 +111,10 @@ mod facts {
         let policy = Policy { max: max(3), ..Policy::default() };
         let decision = decide(&policy, &Observation { waiting: 500, ..nothing(now) }, now);
         assert_eq!((decision.desired, decision.bound), (3, Some(Bound::Max(3))));
-        assert_eq!(decision.to_string(), "0 → 3: backlog 500, limit 10 per instance (scale.max allows 3)");
+        assert_eq!(
+            decision.to_string(),
+            "from 0 to 3 instances: 500 calls wait, an instance runs 10 at once (scale.max allows 3)"
+        );
         // The maximum was lowered while more were there.
         let decision =
             decide(&policy, &Observation { ready: 5, in_flight: 4, recent_need: 5, ..nothing(now) }, now);
@@ -118,10 +126,10 @@ mod facts {
         let now = Instant::now();
         let policy = Policy { min: 2, ..Policy::default() };
         let decision = decide(&policy, &nothing(now), now);
-        assert_eq!(decision.to_string(), "0 → 2: no calls (scale.min keeps 2)");
+        assert_eq!(decision.to_string(), "from 0 to 2 instances: no calls (scale.min keeps 2)");
         let later = now + 3600 * SECOND;
         let decision = decide(&policy, &Observation { ready: 4, ..nothing(now) }, later);
-        assert_eq!(decision.to_string(), "4 → 2: no calls for 60 min (scale.min keeps 2)");
+        assert_eq!(decision.to_string(), "from 4 to 2 instances: no calls for 60 min (scale.min keeps 2)");
         let decision = decide(&policy, &Observation { ready: 2, ..nothing(now) }, later);
         assert_eq!((decision.desired, decision.recheck), (2, None));
     }
@@ -132,7 +140,7 @@ mod facts {
         let untried = Observation { reach: Reach::Untried, ..nothing(now) };
         let policy = Policy { initial: 2, ..Policy::default() };
         let decision = decide(&policy, &untried, now);
-        assert_eq!(decision.to_string(), "0 → 2: a new revision is tried with 2 instances");
+        assert_eq!(decision.to_string(), "from 0 to 2 instances: a new revision is tried with 2 instances");
         let policy = Policy { initial: 0, ..Policy::default() };
         assert_eq!(decide(&policy, &untried, now).desired, 0);
         let policy = Policy { initial: 5, max: max(3), ..Policy::default() };
@@ -150,12 +158,12 @@ mod facts {
         let held = decide(&Policy::default(), &seen, now + 30 * SECOND);
         assert_eq!(
             held.to_string(),
-            "1 → 1: none is needed now, and those that were needed stay for up to 60 s"
+            "still 1 instance: none is needed now, and those that were needed stay for up to 60 s"
         );
         let almost = decide(&Policy::default(), &seen, now + 59 * SECOND + SECOND / 2);
         assert_eq!(almost.recheck, Some(now + 60 * SECOND));
         let idle = decide(&Policy::default(), &seen, now + 60 * SECOND);
-        assert_eq!(idle.to_string(), "1 → 0: no calls for 60 s");
+        assert_eq!(idle.to_string(), "from 1 to 0 instances: no calls for 60 s");
     }
 
     #[test]
@@ -172,11 +180,14 @@ mod facts {
         let now = Instant::now();
         let seen = Observation { ready: 8, in_flight: 2, recent_need: 6, ..nothing(now) };
         let decision = decide(&Policy::default(), &seen, now);
-        assert_eq!(decision.to_string(), "8 → 6: no more than 6 instances needed in the last 60 s");
+        assert_eq!(
+            decision.to_string(),
+            "from 8 to 6 instances: no more than 6 instances were needed in the last 60 s"
+        );
         let seen = Observation { ready: 6, ..seen };
         assert_eq!(
             decide(&Policy::default(), &seen, now).to_string(),
-            "6 → 6: 1 instance would do now, and those that were needed stay for up to 60 s"
+            "still 6 instances: 1 instance would do now, and those that were needed stay for up to 60 s"
         );
         // Instances that died are not made again for a need that is over.
         assert_eq!(decide(&Policy::default(), &Observation { ready: 2, ..seen }, now).desired, 2);
@@ -191,7 +202,7 @@ mod facts {
         let decision = decide(&policy, &seen, now);
         assert_eq!(
             decision.to_string(),
-            "3 → 1: another revision has taken over, and 4 calls are still to end here"
+            "from 3 to 1 instance: another revision has taken over, and 4 calls are still to end here"
         );
         assert_eq!(decide(&policy, &Observation { in_flight: 0, ..seen }, now).desired, 0);
     }
@@ -202,7 +213,10 @@ mod facts {
         let policy = Policy { process_model: ProcessModel::Ephemeral, max: max(5), ..Policy::default() };
         let seen = Observation { waiting: 3, in_flight: 1, ready: 1, ..nothing(now) };
         let decision = decide(&policy, &seen, now);
-        assert_eq!(decision.to_string(), "1 → 4: backlog 3, 1 running, an instance of its own for each call");
+        assert_eq!(
+            decision.to_string(),
+            "from 1 to 4 instances: 3 calls wait and 1 runs, and each has an instance of its own"
+        );
         assert_eq!(decide(&policy, &Observation { waiting: 9, ..seen }, now).desired, 5);
         // Its instance is to go (and so not counted any more), or the count is a little old: nobody waits for another.
         let ends = Observation { waiting: 0, in_flight: 1, ready: 0, ..seen };
@@ -429,7 +443,7 @@ proptest! {
     fn a_decision_always_says_why(policy in policies(), seen in observations(Instant::now())) {
         let decision = decide(&policy, &seen, seen.last_active + SECOND);
         let text = decision.to_string();
-        prop_assert!(text.starts_with(&format!("{} → {}: ", decision.current, decision.desired)), "{text}");
+        prop_assert!(text.starts_with(&format!("{}: ", span(decision.current, decision.desired))), "{text}");
         // What is started is explained by calls or by a bound, never by their absence.
         let explained = matches!(
             decision.reason,

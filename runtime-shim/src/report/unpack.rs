@@ -11,9 +11,10 @@ use std::fs::{self, File, FileTimes, Permissions};
 use std::io::{self, BufReader, Read};
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{OpenOptionsExt, PermissionsExt, symlink};
-use std::path::{Component, Path, PathBuf};
+use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
+use hearth_protocol::bundle;
 use hearth_protocol::report::Mount;
 use sha2::{Digest, Sha256};
 use tar::EntryType;
@@ -158,7 +159,7 @@ impl Tree<'_> {
         let mut links = Vec::new();
         for entry in archive.entries().map_err(Error::Archive)? {
             let mut entry = entry.map_err(Error::Archive)?;
-            let path = inside(Path::new(OsStr::from_bytes(&entry.path_bytes())))?;
+            let path = path_of(&entry.path_bytes())?;
             let kind = entry.header().entry_type();
             let refused = |problem| Error::Refused { path: path.clone(), problem };
             match kind {
@@ -227,12 +228,12 @@ impl Tree<'_> {
         let refused = |problem| Error::Refused { path: path.clone(), problem };
         let full = self.place(&path)?;
         if kind == EntryType::Symlink {
-            if !stays_inside(&path, &target) {
+            if !bundle::link_stays_inside(&path, &target) {
                 return Err(refused("is a link that leads out of it"));
             }
             return made(symlink(&target, &full), &path, &full);
         }
-        let target = inside(&target)?;
+        let target = path_of(target.as_os_str().as_bytes())?;
         let parent = target.parent().unwrap_or_else(|| Path::new(""));
         let real = parent.as_os_str().is_empty() || self.directories.contains(parent);
         let original = self.root.join(&target);
@@ -294,37 +295,9 @@ fn set_mode(path: &Path, mode: u32) -> Result<(), Error> {
         .map_err(|error| Error::File { path: path.to_owned(), error })
 }
 
-/// The path without what says nothing; one that leads out is refused.
-fn inside(path: &Path) -> Result<PathBuf, Error> {
-    let mut kept = PathBuf::new();
-    for component in path.components() {
-        match component {
-            Component::Normal(name) => kept.push(name),
-            Component::CurDir => {}
-            Component::ParentDir | Component::RootDir | Component::Prefix(_) => {
-                return Err(Error::Refused { path: path.to_owned(), problem: "leads out of it" });
-            }
-        }
-    }
-    Ok(kept)
-}
-
-/// Whether a symbolic link at `path` leads to somewhere below the root.
-fn stays_inside(path: &Path, target: &Path) -> bool {
-    let mut depth = path.components().count().saturating_sub(1);
-    target.components().all(|component| match component {
-        Component::Normal(_) => {
-            depth += 1;
-            true
-        }
-        Component::CurDir => true,
-        Component::ParentDir => {
-            let above = depth.checked_sub(1);
-            depth = above.unwrap_or(0);
-            above.is_some()
-        }
-        Component::RootDir | Component::Prefix(_) => false,
-    })
+/// The path of an entry, below the directory; one that leads out is refused.
+fn path_of(raw: &[u8]) -> Result<PathBuf, Error> {
+    bundle::inside(raw).map_err(|problem| Error::Refused { path: OsStr::from_bytes(raw).into(), problem })
 }
 
 #[cfg(test)]

@@ -37,6 +37,9 @@ async fn logs_instances_and_activity_are_told() {
         running.send(Request::get(format!("{base}/functions/hello/logs?tail=5&request=r1")), "").await;
     let line: LogLine = serde_json::from_str(logs.trim_end()).unwrap();
     assert_eq!((line.text.as_str(), line.request.as_deref()), ("tail Some(5)", Some("r1")));
+    let (_, known) = running.send(Request::get(format!("{base}/requests/r1")), "").await;
+    let known: Value = serde_json::from_str(&known).unwrap();
+    assert_eq!(known["functions"], json!(["hello"]), "none that is no more");
     let (code, _) = running.send(Request::get(format!("{base}/functions/hello/logs?tial=5")), "").await;
     assert_eq!(code, 400, "an unknown parameter is not ignored");
     let (_, one) = running.send(Request::get(format!("{base}/instances")), "").await;

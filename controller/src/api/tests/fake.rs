@@ -64,6 +64,11 @@ impl Parts for Fake {
         Ok(if query.follow { there.chain(futures_util::stream::pending()).boxed() } else { there.boxed() })
     }
 
+    async fn of_request(&self, namespace: &str, request: &str) -> Result<Vec<FunctionId>, PortError> {
+        let all = if request == "r1" { ["gone", "hello"] } else { ["gone", "gone"] };
+        Ok(all.iter().map(|name| FunctionId::parse(&format!("{namespace}/{name}")).unwrap()).collect())
+    }
+
     async fn has_bundle(&self, digest: &str) -> Result<bool, PortError> {
         Ok(self.bundles.lock().unwrap_or_else(PoisonError::into_inner).contains(digest))
     }

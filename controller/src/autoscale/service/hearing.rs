@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use hearth_dispatch::{StartKind, ToGateway, ToScaler};
-use hearth_function::{FunctionId, InstanceId, RevisionId};
+use hearth_function::{InstanceId, RevisionId};
 use hearth_scaler::{AfterFailure, Fault};
 use jiff::Timestamp;
 use tokio::time::Instant;
@@ -13,7 +13,6 @@ use crate::autoscale::TrialError;
 use crate::autoscale::ladder::Rung;
 use crate::autoscale::snapshot::Start;
 use crate::pool::{self, Event, Happened, STOP_GRACE};
-use crate::telemetry::logs::{Entry, Logs, Note};
 use crate::telemetry::tracing::TOLD;
 
 /// An instance that a gateway lost has mostly ended, and the backend is about to say how. After this it is killed.
@@ -82,10 +81,9 @@ impl Service {
         const WHY: &str = "killed: it did not answer (an endless loop, or work that blocks)";
         if let Some((revision, record)) = holder(&mut self.records, instance) {
             tracing::warn!(target: TOLD, %revision, %instance, WHY, "instance killed");
-            record.note_event(format!("{instance} {WHY}"));
+            record.note_event(format!("{instance} {WHY}"), Timestamp::now());
             self.dirty.insert(revision.clone());
-            offer_note(
-                &self.logs,
+            self.logs.remark(
                 record.target.template.function(),
                 Some(instance),
                 format!("the instance was {WHY}"),
@@ -121,7 +119,8 @@ impl Service {
                 }
                 record.note_ready();
                 // Nobody asked for it but the minimum.
-                endpoint.reserved = record.waiting == 0 && record.ready() <= record.reserved();
+                endpoint.reserved =
+                    record.waiting == 0 && record.ready() <= record.reserved(Timestamp::now());
                 if let Some(took) = took {
                     let from =
                         if endpoint.start == StartKind::Prewarmed { Rung::Pooled } else { Rung::Built };
@@ -154,7 +153,7 @@ impl Service {
                         record.held_off = Some(now + HOLD_OFF);
                     }
                     let function = record.target.template.function();
-                    offer_note(&self.logs, function, Some(&instance), format!("the instance ended: {how}"));
+                    self.logs.remark(function, Some(&instance), format!("the instance ended: {how}"));
                 }
             }
             Happened::Overdue => {
@@ -229,16 +228,11 @@ impl Service {
         // Beside what it printed itself: whoever reads the function's log looks for it there.
         let about = Some(&start.instance);
         let function = record.target.template.function();
-        offer_note(
-            &self.logs,
-            function,
-            about,
-            format!("the instance did not start: {}", failure.told.message),
-        );
+        self.logs.remark(function, about, format!("the instance did not start: {}", failure.told.message));
         if let Some(stack) = &failure.stack {
             // One entry, however many lines: a function must not fill the queue that others' entries wait in.
             let lines: Vec<&str> = stack.lines().filter(|line| !line.trim().is_empty()).collect();
-            offer_note(&self.logs, function, about, lines.join("\n"));
+            self.logs.remark(function, about, lines.join("\n"));
         }
         record.note_start(start, None);
         record.note_failure(&failure.told, now);
@@ -252,10 +246,4 @@ impl Service {
             self.outbox.push_back(ToGateway::StartFailed { revision, failure: failure.told, retry_after });
         }
     }
-}
-
-/// Writes a line of Hearth's own into a function's log.
-pub(super) fn offer_note(logs: &Logs, function: &FunctionId, instance: Option<&InstanceId>, text: String) {
-    let note = Note { time: Timestamp::now(), request: None, instance: instance.cloned(), text };
-    logs.offer(function, Entry::Note(note));
 }

@@ -6,17 +6,12 @@ use hearth_function::{InstanceId, RevisionId};
 use jiff::Timestamp;
 use tokio::time::Instant;
 
-use super::{Service, offer_note};
+use super::Service;
 use crate::autoscale::record::TOLD_FOR;
 use crate::autoscale::snapshot::Start;
 use crate::pool::Phases;
 
 impl Service {
-    /// Starts that keep the machine, or the cluster, busy.
-    pub(super) fn starting(&self) -> u32 {
-        self.records.values().map(|record| record.starting() - record.hindered()).sum()
-    }
-
     /// A start waits for something outside, or does so no more.
     pub(super) fn note_hindered(
         &mut self,
@@ -39,7 +34,7 @@ impl Service {
             tracing::warn!(%revision, %instance, message = why.message, "a start waits");
             let function = record.target.template.function();
             let text = format!("the instance does not start yet: {}", why.message);
-            offer_note(&self.logs, function, Some(instance), text);
+            self.logs.remark(function, Some(instance), text);
             let start = Start {
                 time: Timestamp::now(),
                 instance: instance.clone(),

@@ -4,10 +4,12 @@ use std::time::Duration;
 
 use hearth_function::InstanceId;
 use hearth_scaler::evict::{Warm, order};
+use jiff::Timestamp;
 use tokio::time::Instant;
 
 use super::{Service, holder};
 use crate::autoscale::ladder::Rung;
+use crate::pool::Measured;
 
 /// What a start is taken to cost until one was seen: from nothing, and from a pool.
 const ASSUMED_BUILT: Duration = Duration::from_millis(100);
@@ -16,8 +18,7 @@ const ASSUMED_POOLED: Duration = Duration::from_millis(5);
 impl Service {
     /// Puts out idle, paused and pooled instances, until so much is free again as is to be kept. Looks once at each measurement: what was
     /// put out shows in the next. What runs calls or is reserved stays.
-    pub(super) fn relieve(&mut self, now: Instant) {
-        let Some(measured) = self.pool.take_measurement() else { return };
+    pub(super) fn relieve(&mut self, measured: &Measured, now: Instant) {
         let Some(machine) = measured.machine else { return };
         let keep = self.config.keep_free_bytes.unwrap_or(machine.total / 20);
         let lacks = machine.lacks(keep);
@@ -40,7 +41,10 @@ impl Service {
                 self.pool.stop(&instance, "memory is short", crate::pool::STOP_GRACE);
             } else {
                 if let Some((_, record)) = holder(&mut self.records, &instance) {
-                    record.note_event(format!("{instance} put out: the machine's memory is short"));
+                    record.note_event(
+                        format!("{instance} put out: the machine's memory is short"),
+                        Timestamp::now(),
+                    );
                 }
                 self.drain(&instance, "memory is short");
             }
@@ -56,9 +60,9 @@ impl Service {
         let built = self.ladder.usual(Rung::Built).unwrap_or(ASSUMED_BUILT);
         let pooled = self.ladder.usual(Rung::Pooled).unwrap_or(ASSUMED_POOLED);
         let size = |instance: &InstanceId| held.get(instance).copied().unwrap_or(0);
-        let mut warm = Vec::new();
+        let (mut warm, time) = (Vec::new(), Timestamp::now());
         for record in self.records.values_mut() {
-            let kept = usize::try_from(record.reserved()).unwrap_or(usize::MAX);
+            let kept = usize::try_from(record.reserved(time)).unwrap_or(usize::MAX);
             let per_minute = record.rate.per_minute(now) / f64::from(record.ready().max(1));
             let falls_to = if record.target.template.class().is_some_and(|class| self.prewarm.has(class)) {
                 pooled

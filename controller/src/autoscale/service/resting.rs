@@ -5,6 +5,7 @@ use std::time::Duration;
 use hearth_dispatch::ToGateway;
 use hearth_function::InstanceId;
 use hearth_scaler::Reach;
+use jiff::Timestamp;
 use tokio::time::Instant;
 
 use super::Service;
@@ -23,16 +24,17 @@ impl Service {
                 && record.removing.is_none()
                 && !record.target.template.is_single_use()
         };
+        let time = Timestamp::now();
         for record in self.records.values_mut().filter(|record| serves(record)) {
             // A window may begin while they stand still.
-            for instance in rest::to_wake(&record.sleepers(), record.reserved()) {
+            for instance in rest::to_wake(&record.sleepers(), record.reserved(time)) {
                 if let Some(member) = record.instances.get_mut(&instance) {
                     member.rest = Rest::Waking;
                     self.outbox.push_back(ToGateway::Wake { instance });
                 }
             }
             let Some(after) = record.target.pause else { continue };
-            for instance in rest::due(&record.sleepers(), after, record.reserved(), now) {
+            for instance in rest::due(&record.sleepers(), after, record.reserved(time), now) {
                 if let Some(member) = record.instances.get_mut(&instance) {
                     let round = self.pool.freezer().want(&instance);
                     member.rest = Rest::Asked { round };

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use hearth_function::InstanceId;
+use jiff::Timestamp;
 use tokio::time::Instant;
 
 use super::Service;
@@ -30,9 +31,9 @@ impl Service {
         }
         self.metrics.lost_log_entries(self.logs.dropped());
         self.metrics.mishaps(self.pool.mishaps());
-        let instances: Vec<_> = self.pool.views().collect();
+        let (instances, time): (Vec<_>, _) = (self.pool.views().collect(), Timestamp::now());
         let rungs: BTreeMap<InstanceId, Rung> =
-            instances.iter().filter_map(|view| Some((view.id.clone(), self.rung(view)?))).collect();
+            instances.iter().filter_map(|view| Some((view.id.clone(), self.rung(view, time)?))).collect();
         let held =
             instances.iter().filter_map(|view| Some((*rungs.get(&view.id)?, view.memory_bytes.unwrap_or(0))));
         self.metrics.ladder(held);
@@ -47,10 +48,10 @@ impl Service {
     }
 
     /// On which rung of the ladder an instance stands.
-    fn rung(&self, view: &View) -> Option<Rung> {
+    fn rung(&self, view: &View, time: Timestamp) -> Option<Rung> {
         let record = view.revision.as_ref().and_then(|revision| self.records.get(revision));
         let calls = record.and_then(|record| record.instances.get(&view.id)).map_or(0, |member| member.calls);
-        let kept = record.is_some_and(|record| record.ready() <= record.reserved());
+        let kept = record.is_some_and(|record| record.ready() <= record.reserved(time));
         Rung::of(&view.state, kept, calls)
     }
 }

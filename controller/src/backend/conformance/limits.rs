@@ -25,6 +25,24 @@ check(3, 1 <= children < 20)
     suite.passes(script, |spec| spec.limits.pids = 20).await
 }
 
+pub(super) async fn processes_that_were_refused_are_counted(suite: &Suite) -> Result<(), Failure> {
+    let script = "
+for _ in range(100):
+    try:
+        if os.fork() == 0: time.sleep(100)
+    except OSError: pass
+time.sleep(100)
+";
+    let mut spec = suite.spec(script);
+    spec.limits.pids = 20;
+    let backend = suite.backend();
+    backend.start(&spec).await.map_err(text)?;
+    until("it is refused some", || async {
+        backend.stats(&spec.id).await.is_ok_and(|stats| stats.pids_refused >= 80 && stats.pids == 20)
+    })
+    .await
+}
+
 pub(super) async fn the_temporary_directory_is_limited(suite: &Suite) -> Result<(), Failure> {
     let script = "
 def fill():

@@ -215,6 +215,8 @@ pub(super) fn stats(counted: &ContainerStatsResponse, peak: u64) -> Stats {
         memory_bytes,
         memory_peak_bytes: highest.max(peak).max(memory_bytes),
         pids: u32::try_from(pids).unwrap_or(u32::MAX),
+        // The engine does not say.
+        pids_refused: 0,
     }
 }
 

@@ -229,7 +229,14 @@ impl Group {
             )),
             pids: u32::try_from(number(self.file(Controller::Pids, "pids.current", "pids.current")))
                 .unwrap_or(u32::MAX),
+            pids_refused: self.pids_refused(),
         }
+    }
+
+    /// Processes and threads that the limit has kept from being made. Both versions have the file, since Linux 4.3.
+    fn pids_refused(&self) -> u64 {
+        let file = self.file(Controller::Pids, "pids.events", "pids.events");
+        file.and_then(|(_, file)| read_key(&file, "max")).unwrap_or(0)
     }
 
     /// Whether the kernel killed a process of the instance because its memory was full.

@@ -18,12 +18,12 @@ use std::time::Duration;
 
 use hearth_function::Digest;
 use hearth_function::spec::{Archive, Git};
+use hearth_protocol::bundle::inside;
 use tokio::sync::Semaphore;
 
 use super::bundles::{self, Bundles};
 use super::pack::{self, PackOptions};
 use super::shelf::{At as _, FileError, Shelf};
-use super::unpack::inside;
 
 /// Sources that are fetched at once; more wait.
 const FETCHES: usize = 4;

@@ -5,8 +5,10 @@ use std::io::{self, Read, Seek};
 use std::os::unix::ffi::OsStringExt as _;
 use std::path::{Path, PathBuf};
 
+use hearth_protocol::bundle::inside;
+
 use crate::build::bundles::{Error, Limits};
-use crate::build::unpack::{Tree, inside};
+use crate::build::unpack::Tree;
 
 /// Longest target of a link, in bytes.
 const LONGEST_LINK: u64 = 4096;

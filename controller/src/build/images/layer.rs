@@ -14,6 +14,7 @@ use std::path::{Path, PathBuf};
 
 use flate2::bufread::MultiGzDecoder;
 use hearth_function::Digest;
+use hearth_protocol::bundle::inside;
 use rustix::fs::{AtFlags, FileType, Gid, Mode, OFlags, Timespec, Timestamps, Uid, XattrFlags};
 use rustix::io::Errno;
 use serde::{Deserialize, Serialize};
@@ -23,7 +24,7 @@ use super::{Error, zstd};
 use crate::backend::rooted::{self, Links, Rooted};
 use crate::build::headers::{Extension, Problem};
 use crate::build::shelf::At as _;
-use crate::build::unpack::{Source, copy, inside};
+use crate::build::unpack::{Source, copy};
 
 /// Where the files are in a layer's directory.
 pub(super) const TREE: &str = "tree";

@@ -223,7 +223,7 @@ impl Place {
         match self {
             Self::Directory(path) => {
                 // Names come from the layout itself; they must not lead out of it.
-                let name = crate::build::unpack::inside(name.as_bytes()).ok()?;
+                let name = hearth_protocol::bundle::inside(name.as_bytes()).ok()?;
                 let path = path.join(name);
                 path.is_file().then(|| File::open(path).map(|file| file.take(u64::MAX)))
             }

@@ -3,12 +3,12 @@
 use std::fs;
 use std::path::Path;
 
+use hearth_protocol::bundle::{inside, link_stays_inside};
 use proptest::prelude::*;
 use tar::{Builder, EntryType, Header};
 
 use super::{digest, gzip};
 use crate::build::bundles::Error;
-use crate::build::unpack::{inside, link_stays_inside};
 use crate::build::{Bundles, Limits};
 
 /// An entry as a foe would write it: the library's own checks are not asked.

@@ -180,10 +180,11 @@ pub(in crate::cli) struct Invoke {
 Examples:
   hearth logs hello                        what is kept
   hearth logs -f --tail 10 hello           the last ten lines and what comes
-  hearth logs hello --request 8f2c…        the lines of one call: its answer's x-hearth-request-id")]
+  hearth logs --request 8f2c…              the lines of one call: its answer's x-hearth-request-id")]
 pub(in crate::cli) struct Logs {
-    /// The function
-    pub(in crate::cli) name: String,
+    /// The function; with --request every one that knows the request, if none is named
+    #[arg(required_unless_present = "request")]
+    pub(in crate::cli) name: Option<String>,
     /// Go on with new lines
     #[arg(short, long)]
     pub(in crate::cli) follow: bool,

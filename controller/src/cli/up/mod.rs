@@ -11,6 +11,7 @@
 
 mod feed;
 mod files;
+mod plain;
 mod reload;
 mod screen;
 
@@ -103,6 +104,7 @@ async fn present(arguments: &Up, server: &Server, manifests: Vec<Manifest>) -> R
                     reloader.begin(read);
                 }
             }
+            () = screen.settled() => screen.settle()?,
             done = reloader.finished() => reloader.settle(done, &mut screen)?,
             Some(ended) = tasks.join_next() => {
                 if let Err(error) = ended {

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 
 use kube::ResourceExt;
+use tokio::time::{Instant, sleep_until};
 
 use hearth_function::Function;
 
@@ -13,6 +14,7 @@ use super::super::hint;
 use super::super::logs;
 use super::super::out::{self, Columns, Paint};
 use super::feed::Key;
+use super::plain::Plain;
 use crate::api::ports::LogLine;
 
 const HEADER: [&str; 4] = ["FUNCTION", "URL", "STATE", "INSTANCES"];
@@ -24,13 +26,15 @@ pub(super) struct Screen {
     /// Lines of the table on the terminal now.
     drawn: usize,
     rows: Vec<Vec<String>>,
+    plain: Plain,
     /// What each function's failure said when it was shown last.
     failures: BTreeMap<String, String>,
 }
 
 impl Screen {
     pub(super) fn new() -> Self {
-        Self { live: out::is_live(), drawn: 0, rows: Vec::new(), failures: BTreeMap::new() }
+        let plain = Plain::default();
+        Self { live: out::is_live(), drawn: 0, rows: Vec::new(), plain, failures: BTreeMap::new() }
     }
 
     /// The functions are these now.
@@ -42,14 +46,22 @@ impl Screen {
         if rows == self.rows {
             return Ok(());
         }
-        let before = std::mem::replace(&mut self.rows, rows);
-        if self.live {
-            return self.print("");
+        self.rows = rows;
+        if self.live { self.print("") } else { self.settle() }
+    }
+
+    /// Without a terminal: says what is new by now.
+    pub(super) fn settle(&mut self) -> Result<(), Error> {
+        let news = self.plain.news(&self.rows, Instant::now());
+        if news.is_empty() { Ok(()) } else { out::text(&news) }
+    }
+
+    /// Returns when [`Screen::settle`] has something to say though no function has changed. Cancel-safe.
+    pub(super) async fn settled(&self) {
+        match self.plain.due() {
+            Some(at) => sleep_until(at).await,
+            None => std::future::pending().await,
         }
-        // Calls that come and go are no news where every change is a line.
-        let before: Vec<String> = before.iter().map(|row| plain(row)).collect();
-        let now = self.rows.iter().map(|row| plain(row));
-        out::text(&now.filter(|line| !before.contains(line)).collect::<String>())
     }
 
     /// A function does not come up: why, once.
@@ -79,8 +91,7 @@ impl Screen {
 
     /// A function printed a line.
     pub(super) fn line(&mut self, function: &str, line: &LogLine) -> Result<(), Error> {
-        let prefix = out::paint(&format!("{function} |"), Paint::Dim);
-        self.print(&each_line(&prefix, &logs::plain(line, false)))
+        self.print(&logs::prefixed(function, &logs::plain(line, false)))
     }
 
     /// A remark of ours.
@@ -142,11 +153,6 @@ impl Screen {
     }
 }
 
-/// Every line of an entry says whose it is: a stack has many.
-fn each_line(prefix: &str, text: &str) -> String {
-    text.trim_end_matches('\n').split('\n').map(|line| format!("{prefix} {line}\n")).collect()
-}
-
 /// Only the state's own word.
 fn colored(line: &str, word: &str, paint: Paint) -> String {
     line.replacen(&format!("  {word}  "), &format!("  {}  ", out::paint(word, paint)), 1)
@@ -172,18 +178,6 @@ fn row(function: &Function) -> Vec<String> {
     vec![name, status.url.unwrap_or_default(), state(function), instances.join(", ")]
 }
 
-/// `hello: Ready, http://127.0.0.1:8080/hello, instances 1`
-fn plain(row: &[String]) -> String {
-    match row {
-        [name, url, state, instances] => {
-            let ready = instances.split(',').next().unwrap_or_default();
-            let url = if url.is_empty() { String::new() } else { format!(" {url},") };
-            format!("{name}: {state},{url} instances {ready}\n")
-        }
-        _ => String::new(),
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -192,17 +186,5 @@ mod tests {
     fn a_line_that_is_too_wide_is_cut() {
         assert_eq!(fit("hello  world   \n", 80), "hello  world");
         assert_eq!(fit("hello", 4), "hel");
-    }
-
-    #[test]
-    fn every_line_of_a_stack_says_whose_it_is() {
-        assert_eq!(each_line("hello |", "Error: x\n    at y\n"), "hello | Error: x\nhello |     at y\n");
-        assert_eq!(each_line("hello |", ""), "hello | \n");
-    }
-
-    #[test]
-    fn without_a_terminal_a_change_is_one_plain_line() {
-        let row = ["hello", "http://127.0.0.1:8080/hello", "Ready", "1, 1 busy"].map(str::to_owned);
-        assert_eq!(plain(&row), "hello: Ready, http://127.0.0.1:8080/hello, instances 1\n");
     }
 }

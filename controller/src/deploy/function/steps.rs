@@ -22,7 +22,6 @@ use super::{PROGRESS, RETRY, SOURCE, Task, retry, source};
 use crate::autoscale::{Target, Windows, pauses};
 use crate::backend::Fixity;
 use crate::store::{self, Preconditions};
-use crate::telemetry::logs::{Entry, Note};
 
 impl Task {
     pub(super) async fn take(&mut self, action: Action, observed: &Observed) -> Result<(), store::Error> {
@@ -97,10 +96,7 @@ impl Task {
         let (logs, id) = (shared.parts.logs.clone(), self.id.clone());
         let mut ensuring = std::pin::pin!(shared.parts.sources.ensure(template, |told| match told {
             Told::Progress(text) => drop(said.send_replace(Some(text))),
-            Told::Line(text) => {
-                let note = Note { time: Timestamp::now(), request: None, instance: None, text };
-                logs.offer(&id, Entry::Note(note));
-            }
+            Told::Line(text) => logs.remark(&id, None, text),
         }));
         let found = loop {
             tokio::select! {

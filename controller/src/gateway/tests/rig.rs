@@ -75,9 +75,12 @@ impl Rig {
         };
         change(&mut config);
         let metrics = Registry::new();
-        let handle =
-            Gateway::start(config, Channels { to_scaler, from_scaler, calls, freezer: None }, &metrics)
-                .unwrap();
+        let handle = Gateway::start(
+            config,
+            Channels { to_scaler, from_scaler, calls, freezer: None, strain: None },
+            &metrics,
+        )
+        .unwrap();
         assert_eq!(handle.serve(vec![served(timeouts)]), []);
         Self { handle, scaler, told, records, metrics, directory: tempfile::tempdir().unwrap() }
     }

@@ -21,9 +21,12 @@ mod tests;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
 
 use hearth_function::{FunctionId, InstanceId};
+use jiff::Timestamp;
 use tokio::sync::{broadcast, mpsc, oneshot};
+use tokio::time::{Instant, timeout_at};
 
 pub use calls::Calls;
 pub use entry::{CallRecord, Entry, Line, Note, Stream};
@@ -34,6 +37,13 @@ use writer::Command;
 
 /// Entries that wait for the writer. At 200 bytes each this is under 1 MiB; longer lines make it more, up to 64 KiB each.
 const QUEUE: usize = 4096;
+
+/// A call's record is in the log so long after its end: gateways hand over what they have every 50 ms.
+const RECORD_WITHIN: Duration = Duration::from_millis(150);
+
+/// How long after the record of a call lines of it may come that were printed before its end. One that prints faster than it is read has
+/// lines that come later still.
+const LINES_WITHIN: Duration = Duration::from_millis(500);
 
 /// How much of logs is kept.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -116,6 +126,12 @@ impl Logs {
         }
     }
 
+    /// Takes a line of Hearth's own, of now, about this instance or none. Does not wait, as [`Logs::offer`].
+    pub fn remark(&self, function: &FunctionId, instance: Option<&InstanceId>, text: String) {
+        let note = Note { time: Timestamp::now(), request: None, instance: instance.cloned(), text };
+        self.offer(function, Entry::Note(note));
+    }
+
     /// Takes the records of many calls without waiting. What finds no room is counted in [`Logs::dropped`].
     pub fn offer_calls(&self, calls: Calls) {
         let count = calls.count();
@@ -130,14 +146,57 @@ impl Logs {
         self.dropped.load(Ordering::Relaxed)
     }
 
-    /// The entries of a function that `query` asks for, oldest first. A function without logs has none.
+    /// The entries of a function that `query` asks for, oldest first; of a request, its call is the last. A function without logs has none.
+    ///
+    /// What an answer's reader asks for at once may be on the way still: of a request whose end is not told yet, that is waited for a moment.
     ///
     /// # Errors
     /// When a segment cannot be read.
     pub async fn read(&self, function: &FunctionId, query: Query) -> Result<Vec<Entry>, Error> {
+        let found = self.read_now(function, &query).await?;
+        if query.request.is_none() || found.iter().any(|entry| matches!(entry, Entry::Call(_))) {
+            return Ok(found);
+        }
+        tokio::time::sleep(RECORD_WITHIN).await;
+        self.read_now(function, &query).await
+    }
+
+    async fn read_now(&self, function: &FunctionId, query: &Query) -> Result<Vec<Entry>, Error> {
         self.flush().await;
-        let directory = segments::directory(&self.directory, function);
+        let (directory, query) = (segments::directory(&self.directory, function), query.clone());
         blocking(move || reader::read(&directory, &query)).await
+    }
+
+    /// The functions of a namespace that know a request, by name: those that printed lines for it, or were called by its id.
+    ///
+    /// # Errors
+    /// When a log cannot be read.
+    pub async fn of_request(&self, namespace: &str, request: &str) -> Result<Vec<FunctionId>, Error> {
+        let found = self.of_request_now(namespace, request).await?;
+        if !found.is_empty() {
+            return Ok(found);
+        }
+        tokio::time::sleep(RECORD_WITHIN).await;
+        self.of_request_now(namespace, request).await
+    }
+
+    async fn of_request_now(&self, namespace: &str, request: &str) -> Result<Vec<FunctionId>, Error> {
+        // What was handed over may make a function's directory.
+        self.flush().await;
+        let mut functions = self.functions().await?;
+        functions.retain(|function| function.namespace() == namespace);
+        functions.sort();
+        let (root, request) = (Arc::clone(&self.directory), request.to_owned());
+        blocking(move || {
+            let mut found = Vec::new();
+            for function in functions {
+                if reader::knows(&segments::directory(&root, &function), &request)? {
+                    found.push(function);
+                }
+            }
+            Ok(found)
+        })
+        .await
     }
 
     /// What [`Logs::read`] gives and then whatever is written, as it comes.
@@ -154,7 +213,7 @@ impl Logs {
         let before = subscription.written;
         let backlog_query = query.clone();
         let backlog = blocking(move || reader::read_until(&directory, &backlog_query, before)).await?;
-        Ok(Follow { backlog: backlog.into_iter(), live: subscription.live, query })
+        Ok(Follow { backlog: backlog.into_iter(), live: subscription.live, query, held: None })
     }
 
     /// The highest sequence number that is kept of an instance's lines; 0 without any.
@@ -221,6 +280,8 @@ pub struct Follow {
     backlog: std::vec::IntoIter<Entry>,
     live: broadcast::Receiver<Arc<Entry>>,
     query: Query,
+    /// The call of the request that is followed, and when it is shown at the latest: lines of it may still come.
+    held: Option<(Entry, Instant)>,
 }
 
 impl Follow {
@@ -229,11 +290,31 @@ impl Follow {
     /// # Cancel safety
     /// Nothing is lost when the future is dropped.
     pub async fn next(&mut self) -> Option<Entry> {
-        if let Some(entry) = self.backlog.next() {
-            return Some(entry);
-        }
         loop {
-            match self.live.recv().await {
+            let next = match self.backlog.next() {
+                Some(entry) => Some(entry),
+                None => self.receive().await,
+            };
+            // Nothing more of the call, or the end: what is held goes before it.
+            let Some(entry) = next else { return self.held.take().map(|(call, _)| call) };
+            if self.query.request.is_none() || !matches!(entry, Entry::Call(_)) {
+                return Some(entry);
+            }
+            // An id that a client used twice has two calls.
+            if let Some((earlier, _)) = self.held.replace((entry, Instant::now() + LINES_WITHIN)) {
+                return Some(earlier);
+            }
+        }
+    }
+
+    /// What is written next for this reader; `None` when no more comes, or not within the time of what is held.
+    async fn receive(&mut self) -> Option<Entry> {
+        loop {
+            let received = match &self.held {
+                Some((_, until)) => timeout_at(*until, self.live.recv()).await.ok()?,
+                None => self.live.recv().await,
+            };
+            match received {
                 Ok(entry) if self.query.matches(&entry) => return Some(entry.as_ref().clone()),
                 Ok(_) => {}
                 Err(broadcast::error::RecvError::Lagged(missed)) => {

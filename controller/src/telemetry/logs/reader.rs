@@ -44,19 +44,35 @@ pub(super) fn read(directory: &Path, query: &Query) -> Result<Vec<Entry>, Error>
     read_until(directory, query, Place { segment: u64::MAX, byte: 0 })
 }
 
-/// What `query` asks for among the entries before `end`.
+/// What `query` asks for among the entries before `end`. Of one request its call comes last: the gateway may have told of its end while
+/// lines that were printed before were still on the way.
 pub(super) fn read_until(directory: &Path, query: &Query, end: Place) -> Result<Vec<Entry>, Error> {
     let mut found = VecDeque::new();
+    let mut ended = Vec::new();
     let limit = query.tail.unwrap_or(usize::MAX);
     for_each(directory, end, |entry| {
-        if limit > 0 && query.matches(&entry) {
-            if found.len() == limit {
-                found.pop_front();
-            }
-            found.push_back(entry);
+        if limit == 0 || !query.matches(&entry) {
+            return;
         }
+        if query.request.is_some() && matches!(entry, Entry::Call(_)) {
+            ended.push(entry);
+            return;
+        }
+        if found.len() == limit {
+            found.pop_front();
+        }
+        found.push_back(entry);
     })?;
+    let surplus = (found.len() + ended.len()).saturating_sub(limit);
+    found.drain(..surplus.min(found.len()));
+    found.extend(ended);
     Ok(found.into())
+}
+
+/// Whether anything here is of this request.
+pub(super) fn knows(directory: &Path, request: &str) -> Result<bool, Error> {
+    let query = Query { request: Some(request.to_owned()), tail: Some(1), ..Query::default() };
+    Ok(!read(directory, &query)?.is_empty())
 }
 
 pub(super) fn last_sequence(directory: &Path, instance: &InstanceId) -> Result<u64, Error> {

@@ -82,6 +82,63 @@ async fn a_request_has_exactly_its_lines_and_its_call() {
     assert!(logs.read(&other, Query::default()).await.unwrap().is_empty());
 }
 
+fn of(request: &str) -> Query {
+    Query { request: Some(request.to_owned()), ..Query::default() }
+}
+
+#[tokio::test]
+async fn the_call_of_a_request_comes_after_its_lines_whichever_was_written_first() {
+    let directory = TempDir::new().unwrap();
+    let (logs, _writer) = open(&directory, Limits::default());
+    logs.write(&function(), line(1, Some("a"), "a1")).await;
+    logs.offer(&function(), call("a"));
+    logs.write(&function(), line(2, Some("a"), "a2")).await;
+    assert_eq!(texts(&logs.read(&function(), of("a")).await.unwrap()), ["a1", "a2", "/hello"]);
+    let newest = Query { tail: Some(2), ..of("a") };
+    assert_eq!(texts(&logs.read(&function(), newest).await.unwrap()), ["a2", "/hello"]);
+    let mut follow = logs.follow(&function(), of("a")).await.unwrap();
+    let mut seen = vec![follow.next().await.unwrap(), follow.next().await.unwrap()];
+    // It waits, for a while, for lines that are still on the way.
+    logs.write(&function(), line(3, Some("a"), "a3")).await;
+    seen.push(follow.next().await.unwrap());
+    tokio::time::pause();
+    seen.push(follow.next().await.unwrap());
+    assert_eq!(texts(&seen), ["a1", "a2", "a3", "/hello"]);
+}
+
+#[tokio::test]
+async fn who_asks_right_after_the_answer_gets_the_call() {
+    let directory = TempDir::new().unwrap();
+    let (logs, _writer) = open(&directory, Limits::default());
+    logs.write(&function(), line(1, Some("a"), "a1")).await;
+    // The gateway hands its records over a moment later.
+    let gateway = async {
+        tokio::time::sleep(RECORD_WITHIN / 2).await;
+        logs.offer(&function(), call("a"));
+    };
+    let function = function();
+    let (read, ()) = tokio::join!(logs.read(&function, of("a")), gateway);
+    assert_eq!(texts(&read.unwrap()), ["a1", "/hello"]);
+}
+
+#[tokio::test]
+async fn a_request_is_found_without_its_function_in_its_namespace_alone() {
+    let directory = TempDir::new().unwrap();
+    let (logs, _writer) = open(&directory, Limits::default());
+    let id = |text: &str| FunctionId::parse(text).unwrap();
+    for (name, entry) in [
+        ("default/silent", call("a")),
+        ("default/hello", line(1, Some("a"), "a1")),
+        ("default/other", line(1, Some("b"), "b1")),
+        ("elsewhere/hello", line(1, Some("a"), "a1")),
+    ] {
+        logs.write(&id(name), entry).await;
+    }
+    let found = logs.of_request("default", "a").await.unwrap();
+    assert_eq!(found, [id("default/hello"), id("default/silent")]);
+    assert_eq!(logs.of_request("default", "c").await.unwrap(), []);
+}
+
 #[tokio::test]
 async fn a_torn_last_line_is_passed_over_and_the_sequence_goes_on() {
     let directory = TempDir::new().unwrap();

@@ -82,7 +82,7 @@ fn rates_and_activation_hold() {
     let decision = decide(&activation, &Observation { waiting: 1, ..nothing(now) }, now);
     assert_eq!(
         decision.to_string(),
-        "0 → 3: there are calls, and scale.activation wants 3 instances for them"
+        "from 0 to 3 instances: there are calls, and scale.activation wants 3 instances for them"
     );
     assert_eq!(decide(&activation, &nothing(now), now).desired, 0);
 }
@@ -96,7 +96,7 @@ fn requests_per_second_are_counted_too() {
     let decision = decide(&policy, &seen, now);
     assert_eq!(
         decision.to_string(),
-        "1 → 5: 700.0 requests per second on average, target 140.0 per instance"
+        "from 1 to 5 instances: 700.0 requests come in a second on average, and an instance is meant to have 140.0"
     );
 }
 
@@ -122,7 +122,7 @@ fn a_predictable_call_is_met_warm_and_not_waited_for() {
     assert!(kept[9] < 60, "{kept:?}");
     let prewarmed = world.tracker.decide(&world.policy, world.counts(), world.now).to_string();
     assert!(
-        prewarmed.starts_with("1 → 1: no calls for 5 min") || prewarmed.contains("one expected"),
+        prewarmed.starts_with("still 1 instance: no calls for 5 min") || prewarmed.contains("one expected"),
         "{prewarmed}"
     );
 }

@@ -77,7 +77,10 @@ fn a_start_from_zero_remembers_the_service_time_of_the_last_traffic() {
     world.tracker.wanted(100, 0, world.now);
     let decision = world.tracker.decide(&world.policy, world.counts(), world.now);
     // Two at 60 ms, and at 120 ms these have finished the rest.
-    assert_eq!(decision.to_string(), "0 → 4: backlog 100, limit 10 per instance, service 20 ms, start 60 ms");
+    assert_eq!(
+        decision.to_string(),
+        "from 0 to 4 instances: 100 calls wait, an instance runs 10 at once, a call takes 20 ms and a start 60 ms"
+    );
 }
 
 #[test]

@@ -113,11 +113,16 @@ fn v2_freezes_counts_and_tells_of_memory_kills() {
     write("memory.current", "4096\n");
     write("memory.peak", "8192\n");
     write("pids.current", "3\n");
+    write("pids.events", "max 7\n");
     let stats = group.stats();
-    assert_eq!(
-        stats,
-        Stats { cpu: Duration::from_millis(1500), memory_bytes: 4096, memory_peak_bytes: 8192, pids: 3 }
-    );
+    let expected = Stats {
+        cpu: Duration::from_millis(1500),
+        memory_bytes: 4096,
+        memory_peak_bytes: 8192,
+        pids: 3,
+        pids_refused: 7,
+    };
+    assert_eq!(stats, expected);
 }
 
 #[test]
