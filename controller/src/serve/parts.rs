@@ -169,8 +169,13 @@ impl Parts for Wired {
     async fn has_bundle(&self, digest: &str) -> Result<bool, Error> {
         let digest = parse(digest)?;
         let bundles = self.bundles.clone();
-        let look = tokio::task::spawn_blocking(move || bundles.has(&digest));
-        look.await.map_err(|error| internal("look for the bundle", error))
+        let wanted = digest.clone();
+        let look = tokio::task::spawn_blocking(move || bundles.has(&wanted));
+        let here = look.await.map_err(|error| internal("look for the bundle", error))?;
+        Ok(match &self.depot {
+            Some(depot) if here => !depot.wants(&digest).await,
+            _ => here,
+        })
     }
 
     async fn put_bundle(&self, digest: &str, file: &Path) -> Result<(), Error> {

@@ -3,6 +3,7 @@
 
 use std::collections::{BTreeMap, HashSet};
 use std::path::Path;
+use std::sync::Mutex;
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -31,10 +32,11 @@ const ENTRY: &str = "bundle";
 const PART: usize = 700 << 10;
 
 /// Where they are.
-#[derive(Clone)]
 pub(in crate::serve) struct Depot {
     maps: Api<ConfigMap>,
     largest_bytes: u64,
+    /// What was too large, so that it is not asked for again; forgotten when nobody names it.
+    too_large: Mutex<HashSet<Digest>>,
 }
 
 impl std::fmt::Debug for Depot {
@@ -45,7 +47,27 @@ impl std::fmt::Debug for Depot {
 
 impl Depot {
     pub(super) fn new(client: Client, namespace: &str, largest_bytes: u64) -> Self {
-        Self { maps: Api::namespaced(client, namespace), largest_bytes }
+        Self { maps: Api::namespaced(client, namespace), largest_bytes, too_large: Mutex::default() }
+    }
+
+    /// Whether a bundle that is on this disk should be uploaded once more to be kept here too: what was made of code that stood in a
+    /// Function is on the disk only. When that cannot be found out, it need not.
+    pub(in crate::serve) async fn wants(&self, digest: &Digest) -> bool {
+        if self.knows_too_large(|known| known.contains(digest)) {
+            return false;
+        }
+        let parameters = ListParams::default().labels(&format!("{BUNDLE}={}", label(digest)));
+        match self.maps.list_metadata(&parameters).await {
+            Ok(listed) => !all_there(listed.items.iter().map(|part| &part.metadata)),
+            Err(error) => {
+                tracing::debug!(%digest, error = chain(&error), "cannot look for a bundle in the cluster");
+                false
+            }
+        }
+    }
+
+    fn knows_too_large<T>(&self, what: impl FnOnce(&mut HashSet<Digest>) -> T) -> T {
+        what(&mut self.too_large.lock().unwrap_or_else(std::sync::PoisonError::into_inner))
     }
 
     /// Keeps the packed bundle in `file`. That it cannot be kept is said in the log, and is no failure of the upload: it is here.
@@ -53,6 +75,7 @@ impl Depot {
         match self.stored(digest, file).await {
             Ok(true) => {}
             Ok(false) => {
+                self.knows_too_large(|known| known.insert(digest.clone()));
                 tracing::info!(%digest, "a bundle is too large to be kept beside the data directory")
             }
             Err(error) => tracing::warn!(%digest, error, "a bundle is kept in the data directory only"),
@@ -65,6 +88,10 @@ impl Depot {
             return Ok(false);
         }
         let packed = tokio::fs::read(file).await.map_err(|error| error.to_string())?;
+        // Of one that was on the disk before, nobody has read what came.
+        if Digest::of(&packed) != *digest {
+            return Err("what was uploaded has another digest".to_owned());
+        }
         for part in parts(digest, &packed) {
             match self.maps.create(&PostParams::default(), &part).await {
                 Ok(_) => {}
@@ -97,6 +124,7 @@ impl deploy::Depot for Depot {
                 return tracing::warn!(error = chain(&error), "bundles of the cluster are not cleaned up");
             }
         };
+        self.knows_too_large(|known| known.retain(|digest| live.contains(digest)));
         let live: HashSet<String> = live.iter().map(label).collect();
         let now = Timestamp::now();
         for metadata in listed.into_iter().map(|part| part.metadata) {
@@ -139,6 +167,13 @@ fn parts(digest: &Digest, packed: &[u8]) -> Vec<ConfigMap> {
     chunks.iter().enumerate().map(part).collect()
 }
 
+/// Whether these are all parts of one bundle.
+fn all_there<'a>(parts: impl ExactSizeIterator<Item = &'a ObjectMeta>) -> bool {
+    let there = parts.len();
+    let counts = |part: &ObjectMeta| part.annotations.as_ref()?.get(PARTS)?.parse::<usize>().ok();
+    there > 0 && { parts }.all(|part| counts(part) == Some(there))
+}
+
 /// The bundle, if all of its parts are there.
 fn joined(found: Vec<ConfigMap>) -> Option<Vec<u8>> {
     let mut parts: BTreeMap<usize, Vec<u8>> = BTreeMap::new();
@@ -174,8 +209,11 @@ mod tests {
         let by_us = |part: &ConfigMap| part.metadata.labels.as_ref()?.get(MADE_BY.0).cloned();
         assert!(parts.iter().all(|part| by_us(part).as_deref() == Some(MADE_BY.1)));
         parts.reverse();
+        let whole = |parts: &[ConfigMap]| all_there(parts.iter().map(|part| &part.metadata));
+        assert!(whole(&parts));
         assert_eq!(joined(parts.clone()), Some(packed));
         parts.pop();
+        assert!(!whole(&parts) && !whole(&[]));
         assert_eq!(joined(parts), None);
         assert_eq!(joined(Vec::new()), None);
     }
