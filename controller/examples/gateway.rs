@@ -72,8 +72,11 @@ async fn main() -> anyhow::Result<()> {
         threads: NonZeroUsize::new(1).context("one thread")?,
         ..Config::default()
     };
-    let handle =
-        Gateway::start(config, Channels { to_scaler, from_scaler, calls, freezer: None }, &Registry::new())?;
+    let handle = Gateway::start(
+        config,
+        Channels { to_scaler, from_scaler, calls, freezer: None, strain: None },
+        &Registry::new(),
+    )?;
     let revision = RevisionId::parse("default/bench-00001")?;
     handle.serve(vec![Served {
         function: FunctionId::parse("default/bench")?,
