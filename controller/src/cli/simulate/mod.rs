@@ -93,14 +93,22 @@ fn compare(trace: &Trace, contenders: &[(&'static str, Contender)], machine: &Ma
         rows.push((*who, outcome));
     }
     bar.finish_and_clear();
-    let hours = trace.length.as_secs_f64() / 3600.0;
-    let title = format!(
-        "{}: {} calls of {} functions in {hours:.1} h",
-        trace.name,
-        trace.calls.len(),
-        trace.functions.len()
-    );
+    let title = title(&trace.name, trace.calls.len(), trace.functions.len(), trace.length);
     Comparison { title, rows }
+}
+
+/// What was replayed, in a unit that says something of it: a record may be of some seconds.
+fn title(name: &str, calls: usize, functions: usize, length: Duration) -> String {
+    let counted = |count: usize, noun: &str| format!("{count} {noun}{}", if count == 1 { "" } else { "s" });
+    let seconds = length.as_secs_f64();
+    let length = if seconds >= 3600.0 {
+        format!("{:.1} h", seconds / 3600.0)
+    } else if seconds >= 120.0 {
+        format!("{:.0} min", seconds / 60.0)
+    } else {
+        format!("{seconds:.0} s")
+    };
+    format!("{name}: {} of {} in {length}", counted(calls, "call"), counted(functions, "function"))
 }
 
 /// A bar that is not drawn yet: most replays are done before anybody would read it.
@@ -258,6 +266,14 @@ mod tests {
     use hearth_scaler::simulate::{Random, simulate};
 
     use super::*;
+
+    #[test]
+    fn a_title_says_how_long_the_trace_is_in_a_unit_that_fits() {
+        let seconds = Duration::from_secs;
+        assert_eq!(title("a", 1, 1, seconds(7)), "a: 1 call of 1 function in 7 s");
+        assert_eq!(title("a", 20, 2, seconds(1500)), "a: 20 calls of 2 functions in 25 min");
+        assert_eq!(title("a", 20, 2, seconds(5400)), "a: 20 calls of 2 functions in 1.5 h");
+    }
 
     #[test]
     fn the_report_holds_every_policy_and_nothing_from_elsewhere() {

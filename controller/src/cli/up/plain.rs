@@ -6,7 +6,7 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 /// A function is Ready a moment before its instances are counted, those that a restart adopts too: a line that says none waits so long.
-const COUNTED_WITHIN: Duration = Duration::from_secs(1);
+const COUNTED_WITHIN: Duration = Duration::from_secs(2);
 
 /// What was said so far, by function.
 #[derive(Debug, Default)]
