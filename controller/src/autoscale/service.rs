@@ -320,11 +320,14 @@ impl Service {
 
     /// Once the gateway has ended there are no calls, and nobody who would say that they have ended.
     fn stop_what_nobody_calls(&mut self) {
-        if self.shutdown.is_some() && self.channels.to_gateway.is_closed() {
-            let ids: Vec<InstanceId> = self.pool.views().map(|view| view.id).collect();
-            for instance in ids {
-                self.pool.stop(&instance, "Hearth is shutting down", STOP_GRACE);
-            }
+        let Some(shutdown) = self.shutdown.as_ref().filter(|_| self.channels.to_gateway.is_closed()) else {
+            return;
+        };
+        // One that is told to hurry gives none: a stop that has begun waits for what it was begun with.
+        let grace = shutdown.deadline.saturating_duration_since(Instant::now()).min(STOP_GRACE);
+        let ids: Vec<InstanceId> = self.pool.views().map(|view| view.id).collect();
+        for instance in ids {
+            self.pool.stop(&instance, "Hearth is shutting down", grace);
         }
     }
 

@@ -413,6 +413,17 @@ async fn an_instance_that_cannot_be_taken_away_is_asked_for_again_until_it_can()
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_shutdown_that_hurries_waits_for_no_instance() {
+    let mut scene = Scene::new();
+    scene.handle.put(hello(Reach::Routed)).await.unwrap();
+    scene.want(1, 0).await;
+    let instance = scene.granted().await;
+    scene.from_scaler.close();
+    scene.handle.shutdown(Instant::now()).await;
+    assert_eq!(scene.backend.stops(), [(instance, Duration::ZERO)]);
+}
+
+#[tokio::test(start_paused = true)]
 async fn what_is_left_at_the_end_of_a_shutdown_is_counted() {
     let mut scene = Scene::new();
     scene.handle.put(hello(Reach::Routed)).await.unwrap();

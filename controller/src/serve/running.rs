@@ -223,6 +223,7 @@ impl Running {
 
     async fn stop_instances(&mut self, deadline: Instant, hurry: &CancellationToken) -> usize {
         let autoscaler = self.autoscaler.clone();
+        let deadline = if hurry.is_cancelled() { Instant::now() } else { deadline };
         let stopping = autoscaler.shutdown(deadline);
         let hurrying = async {
             hurry.cancelled().await;

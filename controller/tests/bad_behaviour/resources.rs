@@ -108,6 +108,31 @@ def handler(event, context):
 }
 
 #[test]
+fn threads_without_end_meet_the_process_limit_and_the_caller_is_told_so() {
+    let scene = Scene::with(&python_with(
+        "bad",
+        "import os, threading, time
+def handler(event, context):
+    if event['rawQueryString'] == 'who':
+        return os.environ['HEARTH_INSTANCE']
+    while True:
+        threading.Thread(target=time.sleep, args=(20,), daemon=True).start()",
+        "",
+    ));
+    scene.instance();
+    let answer = scene.post("threads");
+    assert_refused(&answer, 502, "function_error");
+    assert_says(&answer, "limit of 512 processes and threads");
+    assert_says(&answer, "process_limit");
+    let told = || {
+        let logs = scene.hearth.cli(&["logs", "bad"]).stdout;
+        String::from_utf8_lossy(&logs).contains("[hearth] the instance met its limit of 512").then_some(())
+    };
+    assert!(eventually(told).is_some(), "its log says so too");
+    scene.end();
+}
+
+#[test]
 fn processes_of_one_exec_call_do_not_outlive_it() {
     let scene = Scene::with(&inline(
         "bad",
