@@ -27,10 +27,9 @@ pub struct Config {
 /// Limits on clients. Each protects all the others from one.
 #[derive(Debug, Clone)]
 pub struct Limits {
-    /// Largest request head, in bytes (431 beyond). Default 32 KiB: twice Node's own limit.
+    /// Largest request head, in bytes (431 beyond). Default 32 KiB: twice Node's own limit. It may have 100 lines (431 beyond), which is
+    /// hyper's own limit: with one that is set, hyper allocates room for them anew for every request.
     pub head_bytes: usize,
-    /// Most header lines in a request (431 beyond). Default 128; nginx and Node take about as many.
-    pub headers: usize,
     /// Largest request body, in bytes (413 beyond). Default 64 MiB, well above the 6 MiB of AWS Lambda.
     pub body_bytes: u64,
     /// Time a client has to send a request head, and an idle connection to begin the next, HTTP/2 too; then it is closed. Default 20 s.
@@ -83,7 +82,6 @@ impl Default for Limits {
     fn default() -> Self {
         Self {
             head_bytes: 32 * 1024,
-            headers: 128,
             body_bytes: 64 * 1024 * 1024,
             head_time: Duration::from_secs(20),
             body_silence: Duration::from_secs(30),

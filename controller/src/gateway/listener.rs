@@ -143,7 +143,6 @@ async fn serve(lane: &Rc<Lane>, stream: TcpStream, peer: SocketAddr, place: Plac
     let connection = http1::Builder::new()
         .timer(TokioTimer::new())
         .header_read_timeout(limits.head_time)
-        .max_headers(limits.headers)
         .max_header_size(limits.head_bytes)
         .max_buf_size(limits.head_bytes.max(64 * 1024))
         .serve_connection(TokioIo::new(stream), service)

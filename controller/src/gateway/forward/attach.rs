@@ -36,9 +36,6 @@ use crate::gateway::lane::Lane;
 use crate::gateway::request::{Answer, Call, Unanswered};
 use crate::gateway::revisions::{Instance, Target};
 
-/// Most header lines of an answer.
-const MAX_HEADERS: usize = 256;
-
 /// The connections of one thread to one instance that wait for a call.
 #[derive(Debug)]
 pub(in crate::gateway) struct Pool {
@@ -96,7 +93,6 @@ impl Pool {
         let socket = attached.await.map_err(|_| format!("no connection within {limit:?}"))??;
         let hold = Arc::default();
         let (sender, connection) = http1::Builder::new()
-            .max_headers(MAX_HEADERS)
             .handshake::<_, Passing>(TokioIo::new(Lent::new(socket, &hold)))
             .await
             .map_err(|error| error.to_string())?;
