@@ -35,7 +35,7 @@ fn table(input: &str) -> Value {
 #[test]
 fn standard_input_is_a_trace_and_its_first_start_is_the_beginning() {
     let late = table("a,1764350003,0.1\n\"b,c\",1764350000,0.1\n");
-    assert_eq!(late[0]["trace"], "standard input: 2 calls of 2 functions in 0.0 h");
+    assert_eq!(late[0]["trace"], "standard input: 2 calls of 2 functions in 63 s");
     assert_eq!(late, table("a,3,0.1\n\"b,c\",0,0.1\n"));
     assert!(late[0]["policies"].as_array().unwrap().iter().all(|row| row["served"] == 2), "{late}");
     let twice = simulate(&["-", "-"], "a,0,1\n");
