@@ -5,6 +5,7 @@
 use std::collections::VecDeque;
 use std::fs::File;
 use std::io::{BufRead, BufReader, Read};
+use std::ops::ControlFlow;
 use std::path::Path;
 
 use hearth_function::InstanceId;
@@ -52,16 +53,17 @@ pub(super) fn read_until(directory: &Path, query: &Query, end: Place) -> Result<
     let limit = query.tail.unwrap_or(usize::MAX);
     for_each(directory, end, |entry| {
         if limit == 0 || !query.matches(&entry) {
-            return;
+            return ControlFlow::Continue(());
         }
         if query.request.is_some() && matches!(entry, Entry::Call(_)) {
             ended.push(entry);
-            return;
+            return ControlFlow::Continue(());
         }
         if found.len() == limit {
             found.pop_front();
         }
         found.push_back(entry);
+        ControlFlow::Continue(())
     })?;
     let surplus = (found.len() + ended.len()).saturating_sub(limit);
     found.drain(..surplus.min(found.len()));
@@ -71,8 +73,12 @@ pub(super) fn read_until(directory: &Path, query: &Query, end: Place) -> Result<
 
 /// Whether anything here is of this request.
 pub(super) fn knows(directory: &Path, request: &str) -> Result<bool, Error> {
-    let query = Query { request: Some(request.to_owned()), tail: Some(1), ..Query::default() };
-    Ok(!read(directory, &query)?.is_empty())
+    let mut known = false;
+    for_each(directory, Place { segment: u64::MAX, byte: 0 }, |entry| {
+        known = entry.request() == Some(request);
+        if known { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
+    })?;
+    Ok(known)
 }
 
 pub(super) fn last_sequence(directory: &Path, instance: &InstanceId) -> Result<u64, Error> {
@@ -83,12 +89,17 @@ pub(super) fn last_sequence(directory: &Path, instance: &InstanceId) -> Result<u
         {
             last = last.max(line.sequence);
         }
+        ControlFlow::Continue(())
     })?;
     Ok(last)
 }
 
-/// Shows every entry before `end`, oldest first. What cannot be read as an entry (a line torn by a crash) is passed over.
-fn for_each(directory: &Path, end: Place, mut show: impl FnMut(Entry)) -> Result<(), Error> {
+/// Shows every entry before `end`, oldest first, until that is enough. What cannot be read as an entry (a line torn by a crash) is passed over.
+fn for_each(
+    directory: &Path,
+    end: Place,
+    mut show: impl FnMut(Entry) -> ControlFlow<()>,
+) -> Result<(), Error> {
     let segments = segments::list(directory).map_err(|source| Error::File {
         action: "list",
         path: directory.to_owned(),
@@ -110,8 +121,10 @@ fn for_each(directory: &Path, end: Place, mut show: impl FnMut(Entry)) -> Result
             match read {
                 Ok(0) => break,
                 Ok(_) => {
-                    if let Ok(entry) = serde_json::from_slice(&line) {
-                        show(entry);
+                    if let Ok(entry) = serde_json::from_slice(&line)
+                        && show(entry).is_break()
+                    {
+                        return Ok(());
                     }
                 }
                 Err(source) => return Err(Error::File { action: "read", path, source }),
