@@ -147,18 +147,9 @@ impl Handle {
         self.commands.send(Command::Put(target)).await.map_err(|_| Ended)
     }
 
-    /// Waits until a new Revision has its initial instances, or has failed to start one. Its [`Target`] was put before, untried.
-    ///
-    /// # Errors
-    /// Why it did not come up.
-    ///
-    /// # Cancel safety
-    /// Dropping the future changes nothing: the Revision goes on starting until it is retired or removed.
-    pub async fn try_out(&self, revision: RevisionId) -> Result<(), TrialError> {
-        self.begin_trial(revision).await?.await.map_err(|_| Ended)?
-    }
-
-    /// The same for whoever has other things to do meanwhile: the outcome comes by what is returned, which is closed when the service ends.
+    /// Starts a new Revision's initial instances. Its [`Target`] was put before, untried. The outcome, that they are up or why one is not, comes
+    /// by what is returned, which is closed when the service ends; dropping that changes nothing: the Revision goes on starting until it is
+    /// retired or removed.
     ///
     /// # Errors
     /// When the service has ended.

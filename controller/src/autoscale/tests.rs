@@ -52,6 +52,13 @@ fn id() -> RevisionId {
     RevisionId::parse("default/hello-00001").unwrap()
 }
 
+impl Handle {
+    /// A trial, and its outcome.
+    async fn try_out(&self, revision: RevisionId) -> Result<(), TrialError> {
+        self.begin_trial(revision).await?.await.map_err(|_| Ended)?
+    }
+}
+
 impl Scene {
     fn new() -> Self {
         let directory = TempDir::new().unwrap();

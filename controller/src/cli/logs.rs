@@ -85,8 +85,7 @@ fn unknown_request(namespace: &str, name: Option<&str>, request: &str) -> Error 
 /// Whatever is typed must not become another parameter, or another path.
 fn encoded(request: &str) -> String {
     let byte = |byte: u8| match byte {
-        b'-' | b'_' => char::from(byte).to_string(),
-        _ if byte.is_ascii_alphanumeric() => char::from(byte).to_string(),
+        b'-' | b'_' | b'0'..=b'9' | b'A'..=b'Z' | b'a'..=b'z' => char::from(byte).to_string(),
         _ => format!("%{byte:02X}"),
     };
     request.bytes().map(byte).collect()

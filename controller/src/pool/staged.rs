@@ -178,12 +178,12 @@ impl Staged {
         stage.calls.values().map(|calls| calls.most.load(Ordering::Acquire)).max().unwrap_or(0)
     }
 
-    /// So many times from now on, the backend cannot take an instance away.
     /// Every instance was refused so many processes since its start.
     pub(crate) fn refuse_processes(&self, times: u64) {
         self.stage.lock().unwrap().pids_refused = times;
     }
 
+    /// So many times from now on, the backend cannot take an instance away.
     pub(crate) fn cannot_stop(&self, times: usize) {
         self.stage.lock().unwrap().failing_stops = times;
     }
