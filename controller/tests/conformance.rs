@@ -8,6 +8,8 @@ mod cases;
 mod containers;
 #[path = "support/ground.rs"]
 mod ground;
+#[path = "support/ports.rs"]
+mod ports;
 
 use std::sync::Arc;
 

@@ -11,6 +11,8 @@ mod containers;
 mod engines;
 #[path = "support/ground.rs"]
 mod ground;
+#[path = "support/ports.rs"]
+mod ports;
 
 use std::sync::Arc;
 

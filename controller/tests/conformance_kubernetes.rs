@@ -8,6 +8,8 @@
 mod cases;
 #[path = "support/pods.rs"]
 mod pods;
+#[path = "support/ports.rs"]
+mod ports;
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -41,7 +43,7 @@ fn ground(part: &str) -> Option<Ground> {
 /// A backend that shims report to at a port of its own.
 async fn open(namespace: &str, host: &str, image: &str) -> Arc<Kubernetes> {
     let _installed = rustls::crypto::ring::default_provider().install_default().is_ok();
-    let port = cases::free_port().await;
+    let port = ports::free_port();
     let config = Config {
         client: kube::Client::try_default().await.unwrap(),
         namespace: namespace.to_owned(),

@@ -142,7 +142,7 @@ fn what_cannot_be_had_is_told_and_others_go_on() {
     let silent = TcpListener::bind("127.0.0.1:0").expect("loopback has a free port");
     let hearth = Hearth::start(&[("HEARTH_IMAGES_TIMEOUT", "2s"), ("HOME", "/nonexistent")]);
     hearth.deploy(&support::node("other", "exports.handler = async () => 'fine'"));
-    let nobody = support::free_port();
+    let nobody = support::free_address();
     for (name, image, said) in [
         ("absent", registry.reference("absent:1"), "has no image"),
         ("down", format!("{nobody}/app:1"), "cannot be reached"),

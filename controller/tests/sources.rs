@@ -201,7 +201,7 @@ fn an_archive_that_cannot_be_used_is_told_and_leaves_nothing() {
             "cannot be used",
         ),
         ("nowhere", archive(&url, &good, ", path: src"), "has no directory \"src\""),
-        ("down", archive(&format!("http://{}/x", support::free_port()), &good, ""), "cannot be reached"),
+        ("down", archive(&format!("http://{}/x", support::free_address()), &good, ""), "cannot be reached"),
         ("repository", "{ git: { url: \"http://127.0.0.1:1/x.git\" } }".to_owned(), "was not fetched"),
         (
             "option",

@@ -1,11 +1,11 @@
 //! Controllers and gateways as processes of this machine, in a namespace of their own.
 
 use std::fs::File;
-use std::net::{SocketAddr, TcpListener};
+use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU16, Ordering};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
@@ -13,7 +13,8 @@ use serde_json::Value;
 
 use crate::pods::{Ground, Use, run};
 use crate::support::http::Request;
-use crate::support::{condition, eventually};
+use crate::support::ports::free_port;
+use crate::support::{condition, eventually, free_address};
 
 /// A namespace of its own, with controllers and gateways of it.
 pub(crate) struct Cluster {
@@ -92,7 +93,7 @@ impl Cluster {
             }
         };
         let (controllers, gateways, addresses, options) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
-        let report = free_port().port();
+        let report = free_port();
         let cluster = Self {
             ground,
             data,
@@ -141,7 +142,7 @@ impl Cluster {
     pub(crate) fn controller(&mut self) {
         let number = self.started;
         self.started += 1;
-        let (management, hub) = (free_port(), free_port().port());
+        let (management, hub) = (free_address(), free_port());
         let gateway = self.addresses.first().map_or_else(|| "127.0.0.1:1".to_owned(), ToString::to_string);
         let mut arguments = vec![
             "controller".to_owned(),
@@ -162,7 +163,7 @@ impl Cluster {
 
     pub(crate) fn gateway(&mut self) {
         let number = self.gateways.len();
-        let (management, listen) = (free_port(), free_port());
+        let (management, listen) = (free_address(), free_address());
         let arguments = [
             "gateway".to_owned(),
             format!("--listen={listen}"),
@@ -353,18 +354,6 @@ impl Drop for Cluster {
     fn drop(&mut self) {
         self.gateways.clear();
         self.controllers.clear();
-    }
-}
-
-/// An address that nobody listens on, of those that the kernel gives to no connection: what listens there is started later.
-fn free_port() -> SocketAddr {
-    static NEXT: AtomicU16 = AtomicU16::new(0);
-    let begin = u16::try_from(std::process::id() % 1000).expect("it is less than 1000") * 10;
-    loop {
-        let port = 20_000 + (begin + NEXT.fetch_add(1, Ordering::Relaxed)) % 10_000;
-        if TcpListener::bind(("0.0.0.0", port)).is_ok() {
-            return SocketAddr::from(([127, 0, 0, 1], port));
-        }
     }
 }
 

@@ -5,7 +5,6 @@ use std::sync::LazyLock;
 use hearth::backend::Owner;
 use hearth::backend::conformance::{Suite, cases};
 use hearth_function::{FunctionId, RevisionId};
-use tokio::net::TcpListener;
 
 /// Part of the names of the cases that are run, where not all are.
 pub(crate) static ONLY: LazyLock<Option<String>> = LazyLock::new(|| std::env::var("HEARTH_CASE").ok());
@@ -30,12 +29,6 @@ pub(crate) async fn run(suite: Suite) -> Vec<String> {
     }
     suite.backend().close().await.unwrap();
     failures
-}
-
-/// A port that nobody listens on.
-pub(crate) async fn free_port() -> u16 {
-    let free = TcpListener::bind("127.0.0.1:0").await.unwrap();
-    free.local_addr().unwrap().port()
 }
 
 /// Whose code comes later.

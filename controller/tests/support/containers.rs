@@ -9,6 +9,8 @@ use std::time::Duration;
 
 use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
 
+use crate::ports::free_port;
+
 const PORT: u16 = 8000;
 
 /// Two of them, and a port of the host that leads to the first. All of it goes when this does.
@@ -97,11 +99,6 @@ fn listen_in(namespace: &str) -> TcpListener {
         TcpListener::bind(("0.0.0.0", PORT)).expect("nobody else is there")
     });
     listening.join().expect("it does not panic")
-}
-
-fn free_port() -> u16 {
-    let listener = TcpListener::bind("0.0.0.0:0").expect("there is a free port");
-    listener.local_addr().expect("a bound socket has an address").port()
 }
 
 fn run(command: &str) -> Result<String, String> {

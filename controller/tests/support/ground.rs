@@ -13,8 +13,9 @@ use hearth::backend::{Backend, Root, interpreters, shim_files};
 use hearth_function::InstanceId;
 use tokio::net::TcpListener;
 
-use crate::cases::{ONLY, free_port, late, run};
+use crate::cases::{ONLY, late, run};
 use crate::containers::Containers;
+use crate::ports::free_port;
 
 /// Traces of `name` on this machine: processes, control groups, mounts, files.
 fn traces(run_dir: &Path, name: &str) -> Vec<String> {
@@ -150,7 +151,7 @@ impl Ground {
         let shim = shim_files::install(data.path()).unwrap();
         let others = Containers::start();
         let interfaces = others.iter().map(|others| others.links[0].clone()).collect();
-        Some(Self { data, run, shim, gateway_port: free_port().await, interfaces, others })
+        Some(Self { data, run, shim, gateway_port: free_port(), interfaces, others })
     }
 
     /// Runs the suite on a backend that was opened here. `more_left`: what an engine has left of an instance, or with `None` of all of this

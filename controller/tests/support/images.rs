@@ -99,7 +99,7 @@ impl Registry {
     fn started(more: &str) -> Self {
         let data =
             tempfile::Builder::new().prefix("hearth-registry-").tempdir().expect("a temporary directory");
-        let address = super::free_port();
+        let address = super::free_address();
         let at = data.path().display().to_string();
         let config = format!(
             "version: 0.1\nlog:\n  level: error\nstorage:\n  filesystem:\n    rootdirectory: {at}/data\n  delete:\n    enabled: true\nhttp:\n  addr: {address}\n{}",

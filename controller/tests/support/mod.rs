@@ -15,11 +15,12 @@ pub(crate) mod http2;
 pub(crate) mod images;
 pub(crate) mod leftovers;
 pub(crate) mod neighbour;
+pub(crate) mod ports;
 pub(crate) mod tls;
 
 use std::fs::File;
 use std::io::Write;
-use std::net::{SocketAddr, TcpListener};
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
 use std::time::{Duration, Instant};
@@ -60,7 +61,7 @@ impl Hearth {
             "this test starts real containers: run it as root (sudo -E cargo test --workspace)"
         );
         let data = tempfile::Builder::new().prefix("hearth-test-").tempdir().expect("a temporary directory");
-        let (gateway, management) = (free_port(), free_port());
+        let (gateway, management) = (free_address(), free_address());
         let mut environment: Vec<(String, String)> = vec![
             ("HEARTH_DATA_DIR".into(), path_text(data.path())),
             ("HEARTH_GATEWAY_LISTEN".into(), gateway.to_string()),
@@ -298,10 +299,9 @@ pub(crate) fn eventually<T>(mut ask: impl FnMut() -> Option<T>) -> Option<T> {
     }
 }
 
-/// An address that nobody listens on. The kernel hands such ports out in no order, so that tests beside each other get different ones.
-pub(crate) fn free_port() -> SocketAddr {
-    let listener = TcpListener::bind(("127.0.0.1", 0)).expect("loopback has a free port");
-    listener.local_addr().expect("a bound socket has an address")
+/// An address on loopback that is this test's own.
+pub(crate) fn free_address() -> SocketAddr {
+    SocketAddr::from(([127, 0, 0, 1], ports::free_port()))
 }
 
 /// Tests that measure have the machine for themselves; the others may run beside each other. A file lock, because test runners use
