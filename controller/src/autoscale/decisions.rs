@@ -38,11 +38,28 @@ struct Run {
     began: Instant,
     /// When the last step was decided, or decided again.
     last: Instant,
-    /// How far the widest of its steps went, and what led to that one.
-    widest: u32,
-    why: String,
+    /// The widest of its steps to more instances, and of those to fewer. The one says nothing about the other.
+    outward: Option<Widest>,
+    inward: Option<Widest>,
     /// The trial of a new Revision is no part of a burst.
     alone: bool,
+}
+
+/// How far a step went, and what led to it.
+#[derive(Debug)]
+struct Widest {
+    by: u32,
+    why: String,
+}
+
+impl Widest {
+    /// Of two the wider; of two that are as wide the later.
+    fn of(one: Option<Self>, later: Option<Self>) -> Option<Self> {
+        match (one, later) {
+            (Some(one), Some(later)) => Some(if later.by >= one.by { later } else { one }),
+            (one, later) => one.or(later),
+        }
+    }
 }
 
 impl Decisions {
@@ -81,6 +98,8 @@ impl Decisions {
 impl Run {
     fn new(decision: &Decision, now: Instant) -> Self {
         let (from, to) = (decision.current, decision.desired);
+        let step = Some(Widest { by: to.abs_diff(from), why: decision.why() });
+        let (outward, inward) = if to < from { (None, step) } else { (step, None) };
         Self {
             from,
             to,
@@ -88,8 +107,8 @@ impl Run {
             steps: 1,
             began: now,
             last: now,
-            widest: to.abs_diff(from),
-            why: decision.why(),
+            outward,
+            inward,
             alone: matches!(decision.reason, Reason::Initial { .. }),
         }
     }
@@ -111,13 +130,21 @@ impl Run {
         (self.to, self.last) = (step.to, step.last);
         self.range = (self.range.0.min(step.range.0), self.range.1.max(step.range.1));
         self.steps += 1;
-        if step.widest >= self.widest {
-            (self.widest, self.why) = (step.widest, step.why);
-        }
+        self.outward = Widest::of(self.outward.take(), step.outward);
+        self.inward = Widest::of(self.inward.take(), step.inward);
+    }
+
+    /// What led the way that it went in the end; of one that came back to where it was, what led it out.
+    fn why(&self) -> &str {
+        let (first, second) = match (&self.outward, &self.inward) {
+            (outward, inward) if self.to < self.from => (inward, outward),
+            ways => ways,
+        };
+        first.as_ref().or(second.as_ref()).map_or("", |widest| &widest.why)
     }
 
     fn text(&self) -> String {
-        let Self { from, to, range: (least, most), steps, why, .. } = self;
+        let Self { from, to, range: (least, most), steps, .. } = self;
         let mut text = span(*from, *to);
         if most > from.max(to) {
             text += &format!(", {most} at most between");
@@ -129,7 +156,7 @@ impl Run {
             let over = self.last.saturating_duration_since(self.began).as_secs_f64();
             text += &format!(", in {steps} steps over {over:.1} s");
         }
-        format!("{text}: {why}")
+        format!("{text}: {}", self.why())
     }
 }
 
@@ -212,6 +239,22 @@ mod tests {
             dip[0].starts_with("from 5 to 6 instances, 1 at least between, in 2 steps over 0.1 s: 60"),
             "{dip:?}"
         );
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_burst_that_turns_says_what_led_the_way_that_it_went_in_the_end() {
+        // The widest step of all was back in.
+        let out = told(&[(0, 0, 3, 30), (60, 3, 9, 60), (200, 9, 2, 0)]);
+        let begins = "from 0 to 2 instances, 9 at most between, in 3 steps over 0.2 s: 60 calls wait,";
+        assert!(out.len() == 1 && out[0].starts_with(begins), "{out:?}");
+        let back = told(&[(0, 3, 9, 60), (100, 9, 3, 0)]);
+        let begins = "still 3 instances, 9 at most between, in 2 steps over 0.1 s: 60 calls wait,";
+        assert!(back.len() == 1 && back[0].starts_with(begins), "{back:?}");
+        // And here out.
+        let fewer = told(&[(0, 9, 14, 80), (900, 14, 11, 0), (1800, 11, 8, 0)]);
+        let begins =
+            "from 9 to 8 instances, 14 at most between, in 3 steps over 1.8 s: no more than 8 instances";
+        assert!(fewer.len() == 1 && fewer[0].starts_with(begins), "{fewer:?}");
     }
 
     #[tokio::test(start_paused = true)]

@@ -20,7 +20,7 @@ use crate::autoscale::{self, Adoptable, Prewarming, Target, Windows};
 use crate::backend::Backend;
 use crate::gateway::{ForwardingLimits, Served, Timeouts};
 use crate::hub::{self, Hub};
-use crate::pool::staged::Staged;
+use crate::pool::staged::{Act, Staged};
 use crate::pool::template::tests::revision;
 use crate::pool::{Places, Pool, Template};
 use crate::telemetry::logs::Logs;
@@ -227,6 +227,20 @@ async fn two_gateways_share_what_there_is() {
     assert!(calls.count() > 0, "records of calls arrive");
     let shown = leader.registry.render();
     assert!(shown.contains("hearth_hub_gateways 2"), "{shown}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn calls_that_an_instance_refuses_get_another_one_started() {
+    let scene = Scene::new(2, 2);
+    // As one that was told to end from outside; whoever waits because of it is seen to wait.
+    scene.backend.will([Act::Refuses]);
+    let _leader = scene.lead().await;
+    let (one, other) = (scene.replica("one"), scene.replica("other"));
+    let (first, second) = (one.requests(10), other.requests(10));
+    all_well(first).await;
+    all_well(second).await;
+    assert_eq!((scene.backend.starts(), scene.backend.calls_begun()), (2, 20));
+    all_well(one.requests(10)).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

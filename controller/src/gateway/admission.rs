@@ -35,6 +35,8 @@ pub(super) struct Slot {
     taken: Instant,
     used: bool,
     stuck: bool,
+    /// It was given back.
+    returned: bool,
 }
 
 impl Slot {
@@ -42,13 +44,26 @@ impl Slot {
         revision.wake(&placement);
         let Placement { endpoint: instance, grant, start, init, .. } = placement;
         let revision = Arc::clone(revision);
-        let slot = Self { revision, instance, grant, taken: now(), used: true, stuck: false };
+        let slot =
+            Self { revision, instance, grant, taken: now(), used: true, stuck: false, returned: false };
         Admitted { slot, start, init }
     }
 
     /// The call never ran: it does not count as served, and a single-use instance is as good as new.
     pub(super) fn unused(mut self) {
         self.used = false;
+    }
+
+    /// The instance has refused the call. Returns when it may take some again, as far as it is known.
+    pub(super) fn refused(mut self) -> Option<Instant> {
+        self.returned = true;
+        self.revision.with(|state, actions| {
+            let id = &self.instance.endpoint.instance;
+            if self.stuck {
+                state.on_unstuck(id, self.grant, actions);
+            }
+            state.on_refused(now(), id, self.grant, actions)
+        })
     }
 
     /// The call was given up long ago and has not ended. Returns `true` when the instance has no slot left that is not held so; of one that
@@ -67,6 +82,9 @@ impl Slot {
 
 impl Drop for Slot {
     fn drop(&mut self) {
+        if self.returned {
+            return;
+        }
         let now = now();
         let served = self.used.then(|| now.saturating_duration_since(self.taken));
         self.revision.with(|state, actions| {

@@ -8,7 +8,7 @@ use std::time::{Duration, SystemTime};
 use bytes::Bytes;
 use hearth_dispatch::retry::{self, Facts};
 use hearth_dispatch::routes::{FUNCTION_PREFIX, Match};
-use hearth_dispatch::{Forwarding, Origin, Refusal};
+use hearth_dispatch::{Forwarding, Origin, StartKind};
 use hearth_protocol::frame::RequestId;
 use http::header::{self, HeaderMap, HeaderName, HeaderValue};
 use http::request::Parts;
@@ -137,18 +137,24 @@ async fn way(story: &mut Story, call: &mut Call) -> Result<Answer, Failure> {
     }
 
     let mut origin = Origin::New;
-    // How often it was refused for want of room, and since when it asks for some.
-    let (mut refusals, mut asks_since) = (0, None);
+    // How often it was refused for want of room.
+    let mut refusals = 0;
     loop {
         let target = Arc::clone(story.target.as_ref().expect("found above, and only ever replaced"));
         // A slow client must not hold a slot: the body comes first. How much of it is needed depends on how the instances are called.
         hold_body(&mut call.body, target.revision.forwarding()).await?;
-        // A body that was there already took no time.
-        let asked = if story.attempts == 0 && call.body.seen() == 0 { story.began } else { now() };
+        let asked = match origin {
+            // It asks still: what refused it ran nothing.
+            Origin::Refused { arrived, .. } => arrived,
+            // A body that was there already took no time.
+            _ if story.attempts == 0 && call.body.seen() == 0 => story.began,
+            _ => now(),
+        };
         let admitted = match admit(&target.revision, origin).await {
             Ok(admitted) => admitted,
             Err(Denied::Refused(refusal)) => {
-                story.timing.queue = now().saturating_duration_since(story.began);
+                let waited = now().saturating_duration_since(story.began);
+                story.timing.queue = waited.saturating_sub(story.timing.init);
                 return Err(refusal.into());
             }
             Err(Denied::Moved) => {
@@ -158,9 +164,14 @@ async fn way(story: &mut Story, call: &mut Call) -> Result<Answer, Failure> {
         };
         let Admitted { slot, start, init } = admitted;
         let waited = slot.taken().saturating_duration_since(asked);
-        story.timing.init = init.min(waited);
-        story.timing.queue = waited.saturating_sub(init);
-        story.start = Some(start);
+        let waits_on = matches!(origin, Origin::Refused { .. });
+        let before = if waits_on { story.timing.init } else { Duration::ZERO };
+        story.timing.init = (before + init).min(waited);
+        story.timing.queue = waited.saturating_sub(story.timing.init);
+        // Who has waited for a start has, though another instance takes the call in the end.
+        if !waits_on || start != StartKind::Warm {
+            story.start = Some(start);
+        }
         story.instance = Some(slot.instance.endpoint.instance.clone());
         story.attempts += 1;
         shared.stats.wait.get(start.into()).observe(waited.as_secs_f64());
@@ -176,26 +187,23 @@ async fn way(story: &mut Story, call: &mut Call) -> Result<Answer, Failure> {
             Err(Unanswered::Client(failure)) => return Err(failure),
             Err(Unanswered::Instance(failure)) => failure,
         };
-        let mut since = asked;
         if matches!(failure.what, What::Busy) && call.body.is_held() {
             refusals += 1;
-            since = *asks_since.get_or_insert(asked);
-            let waited = now().saturating_duration_since(since);
-            let pause = retry::pause_when_busy(refusals, waited, target.timeouts.queue);
-            let pause = pause.ok_or(Refusal::QueueTimeout { waited })?;
-            if !pause.is_zero() {
-                Box::pin(tokio::time::sleep(pause)).await;
-            }
-        } else if !may_repeat(
+            story.sent = None;
+            story.timing.execute = Duration::ZERO;
+            let since = if let Origin::Refused { since, .. } = origin { since } else { now() };
+            origin = Origin::Refused { arrived: asked, since };
+        } else if may_repeat(
             call,
             story.attempts.saturating_sub(refusals),
             &failure,
             shared.config.forwarding.attempts,
         ) {
+            origin = Origin::Retry(asked);
+        } else {
             return Err(Box::pin(explain(failure.what, &instance, shared.strain.as_ref())).await);
         }
         shared.stats.retries.inc();
-        origin = Origin::Retry(since);
         if let Ok(target) = present(&client, &target) {
             story.target = Some(target);
         }

@@ -359,6 +359,8 @@ impl Revisions {
         let all: Vec<Arc<Revision>> = locked(&self.all).values().cloned().collect();
         for revision in all {
             revision.with(|state, actions| {
+                // Whose time that is may have gone: a client that waits, a connection to an instance that had refused a call.
+                state.on_tick(now(), actions);
                 let Some(report) = state.report(now()) else { return };
                 if let Some((function, _)) = revision.function.get() {
                     self.stats.loaded(function, &report);

@@ -161,7 +161,7 @@ impl Stats {
                 "Requests that Hearth itself refused, failed or cut.",
             ),
             retries: registry
-                .counter("hearth_gateway_retries_total", "Calls sent again because their instance failed."),
+                .counter("hearth_gateway_retries_total", "Calls sent again because their instance failed or refused them."),
             clients_gone: registry
                 .counter("hearth_gateway_clients_gone_total", "Requests whose client left before the end."),
             accepted: registry.counter("hearth_gateway_connections_total", "Client connections accepted."),

@@ -39,6 +39,8 @@ pub(crate) enum Act {
     Hangs,
     /// It comes up, and answers no second greeting.
     HangsLater,
+    /// It comes up, and refuses every call.
+    Refuses,
     /// The backend panics.
     Panics,
     /// No node takes it until [`Staged::make_room`]; then it comes up.
@@ -455,6 +457,9 @@ async fn connection(mut stream: UnixStream, serving: Arc<Serving>, served: Arc<M
                 served.lock().unwrap().loaded = Some(Signature::Event);
                 send(&mut stream, Frame::Loaded(Loaded::Ok { signature: Signature::Event })).await;
             }
+            Frame::Invoke { stream: call, .. } if *act == Act::Refuses => {
+                send(&mut stream, Frame::Busy { stream: call }).await;
+            }
             Frame::Invoke { stream, .. } => {
                 let (call, time) = (Call::begin(calls), *time);
                 running.spawn(async move {
@@ -491,9 +496,8 @@ async fn serve_control(listener: UnixListener, act: Act, printed: Arc<Notify>) {
             }
         }
         printed.notify_one();
-        if act == Act::EndsInBoot {
-            continue;
+        if act != Act::EndsInBoot {
+            let _closed = receive(&mut stream, &mut buffer).await;
         }
-        let _closed = receive(&mut stream, &mut buffer).await;
     }
 }

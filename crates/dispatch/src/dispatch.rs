@@ -12,10 +12,11 @@
 //! ```
 //!
 //! Invariants, which the property test checks after every event:
-//! - no request waits while a slot is free on an instance that is not in doubt;
+//! - no request waits while a slot is free on an instance that is not in doubt and has not refused a call just now;
 //! - an instance is never given more calls than its slots, and every slot taken is given back exactly once (INV-1);
 //! - requests leave the queue in the order of their arrival, each with one verdict (INV-3);
-//! - the queue holds at most `queue_length` new requests (retried ones come on top: they were admitted before, so slots bound them; INV-4).
+//! - the queue holds at most `queue_length` new requests (retried and refused ones come on top: they were admitted before, so slots bound them;
+//!   INV-4).
 //!
 //! - an instance that may be frozen runs no call, and whoever gets a slot on it is told to thaw it;
 //! - where a share became smaller, no more calls run than was said last ([`ToScaler::Holds`]).
@@ -24,6 +25,7 @@
 
 mod choice;
 mod queue;
+mod refusals;
 mod told;
 mod trouble;
 
@@ -56,14 +58,16 @@ struct Instance<E> {
     stuck: u32,
     /// It was asked whether it still answers, and has not answered yet: see [`Dispatch::on_doubt`].
     doubted: bool,
+    /// See [`Dispatch::on_refused`].
+    refusals: Option<refusals::Refusals>,
     /// Where several gateways share it: the last share.
     share: Option<Share>,
 }
 
 impl<E> Instance<E> {
     fn has_free_slot(&self) -> bool {
-        let closed = self.draining || self.doubted || (self.granted.single_use && self.used);
-        !closed && self.in_flight < self.granted.slots
+        let spent = self.granted.single_use && self.used;
+        !(self.draining || self.doubted || spent || self.is_closed()) && self.in_flight < self.granted.slots
     }
 
     /// What the scaler is to know of a share: no more slots than these are used until there are more.
@@ -176,6 +180,13 @@ impl<W, E: Clone> Dispatch<W, E> {
         if origin == Origin::New {
             self.meter.arrived += 1;
         }
+        if let Origin::Refused { since, .. } = origin
+            && self.expires(since) <= now
+        {
+            // Else instances that refuse in turn could send it round for ever.
+            self.meter.refused += 1;
+            return Admission::Rejected(self.too_late(now, since));
+        }
         if let Some(index) = self.pick() {
             let placement = self.place(index, None);
             self.meter.set(now, self.level());
@@ -190,19 +201,20 @@ impl<W, E: Clone> Dispatch<W, E> {
         }
         let ticket = Ticket(self.next_ticket);
         self.next_ticket += 1;
-        let arrived = match origin {
-            Origin::New => now,
-            Origin::Retry(arrived) => arrived,
+        // The limits of a retried request start again: its first wait was for another instance.
+        let (arrived, since) = match origin {
+            Origin::New => (now, now),
+            Origin::Retry(arrived) => (arrived, now),
+            Origin::Refused { arrived, since } => (arrived, since),
         };
         // Threads take their `now` before they take the lock: the newest goes last, however its clock stood.
         let at = match origin {
             Origin::New => self.waiting.len(),
-            Origin::Retry(_) => self.waiting.partition_point(|other| other.arrived <= arrived),
+            _ => self.waiting.partition_point(|other| other.arrived <= arrived),
         };
-        // The limits of a retried request start again: its first wait was for another instance.
-        self.waiting.insert(at, Waiting { ticket, arrived, since: now, waiter: waiter(ticket) });
+        self.waiting.insert(at, Waiting { ticket, arrived, since, waiter: waiter(ticket) });
         self.meter.set(now, self.level());
-        Admission::Enqueued { ticket, expires: self.expires(now) }
+        Admission::Enqueued { ticket, expires: self.expires(since) }
     }
 
     /// A call on `instance` has ended, or was never sent, and its slot is free. `served`: how long it ran; `None` when it never ran.
@@ -227,6 +239,9 @@ impl<W, E: Clone> Dispatch<W, E> {
             actions.extend(entry.holds().map(Action::Tell));
         }
         entry.idle_since = now;
+        if let Some(served) = served {
+            entry.has_room(now, served);
+        }
         self.in_flight = self.in_flight.saturating_sub(1);
         if entry.granted.single_use {
             if served.is_some() {
@@ -249,7 +264,7 @@ impl<W, E: Clone> Dispatch<W, E> {
         {
             // One that was to go and comes back may be reached in a new way.
             (entry.granted.slots, entry.granted.endpoint) = (granted.slots, granted.endpoint);
-            entry.draining = false;
+            (entry.draining, entry.refusals) = (false, None);
         } else {
             let had = self.can_wait_for_slots();
             let arrived_at = Ticket(self.next_ticket);
@@ -266,6 +281,7 @@ impl<W, E: Clone> Dispatch<W, E> {
                 arrived_at,
                 stuck: 0,
                 doubted: false,
+                refusals: None,
                 share: None,
             });
             self.limit_changed(now, had);
@@ -282,6 +298,7 @@ impl<W, E: Clone> Dispatch<W, E> {
             return actions.push(Action::Tell(ToScaler::Holds { instance, slots: 0, stuck: 0, serial }));
         };
         entry.granted.slots = share.slots;
+        entry.refusals = None;
         entry.share = Some(share);
         actions.extend(entry.holds().map(Action::Tell));
         self.feed(now, actions);

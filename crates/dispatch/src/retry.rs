@@ -1,7 +1,5 @@
 //! Whether a call whose instance failed may run again on another. A pure rule (INV-5); the gateway keeps the facts.
 
-use std::time::Duration;
-
 /// Whether running a method twice does the same as running it once (RFC 9110, section 9.2.2).
 #[must_use]
 pub fn is_idempotent(method: &str) -> bool {
@@ -44,27 +42,6 @@ pub fn may_retry(facts: Facts, limit: u32) -> bool {
     facts.attempts < limit && facts.body_held && !facts.answer_begun && (nothing_ran || facts.idempotent)
 }
 
-/// Pause before a call is sent for the third time that instances have refused for want of room; each later one is twice as long.
-const FIRST_PAUSE: Duration = Duration::from_millis(10);
-
-/// The longest of these pauses.
-const LONGEST_PAUSE: Duration = Duration::from_millis(250);
-
-/// How long a call that was refused `refusals` times (at least once) for want of room waits before it is sent again; `None` when that would be
-/// longer than it may wait, of which `waited` is over.
-///
-/// Nothing ran, so that any call may be sent again. It is no failed attempt either: the slots of an instance that two gateways believe to have, as
-/// after a controller and the connections to it were lost together, are one gateway's in the end.
-#[must_use]
-pub fn pause_when_busy(refusals: u32, waited: Duration, limit: Duration) -> Option<Duration> {
-    let pause = match refusals {
-        // Another instance may have room at once.
-        0 | 1 => Duration::ZERO,
-        more => FIRST_PAUSE.saturating_mul(1 << (more - 2).min(8)).min(LONGEST_PAUSE),
-    };
-    (waited.saturating_add(pause) < limit).then_some(pause)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -93,17 +70,5 @@ mod tests {
             assert_eq!(may_retry(facts, 3), expected, "{facts:?}");
         }
         assert!(is_idempotent("PUT") && !is_idempotent("POST") && !is_idempotent("PATCH"));
-    }
-
-    #[test]
-    fn a_call_that_finds_no_room_is_sent_again_ever_more_seldom_until_its_time_is_over() {
-        let limit = Duration::from_secs(1);
-        let pauses: Vec<_> = (1..9)
-            .map(|refusals| pause_when_busy(refusals, Duration::ZERO, limit).unwrap().as_millis())
-            .collect();
-        assert_eq!(pauses, [0, 10, 20, 40, 80, 160, 250, 250]);
-        assert_eq!(pause_when_busy(u32::MAX, Duration::ZERO, limit), Some(LONGEST_PAUSE));
-        assert_eq!(pause_when_busy(7, Duration::from_millis(800), limit), None);
-        assert_eq!(pause_when_busy(1, limit, limit), None);
     }
 }

@@ -35,6 +35,14 @@ pub enum Origin {
     New,
     /// It was admitted at this time, and its instance failed: it goes before those that came later.
     Retry(Instant),
+    /// Its instance has refused it for want of room: it waits on, before those that came later.
+    Refused {
+        /// When it came.
+        arrived: Instant,
+        /// When it was refused first, since it last failed in another way: its limits count from here. What it had waited before, as for a start,
+        /// was another wait.
+        since: Instant,
+    },
 }
 
 /// Which time an instance was granted: a number that no later grant of an instance of the same name has again. Whoever took a slot gives it

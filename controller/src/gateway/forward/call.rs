@@ -59,7 +59,6 @@ impl Call {
     /// A frame of the instance. Returns the slot when the call is over with it.
     pub(super) fn on_frame(&mut self, now: Instant, frame: Frame) -> Result<Option<Slot>, Violation> {
         let over = self.flow.from_instance(frame.outline())? == Step::Over;
-        let mut never_ran = false;
         // What a client does not wait for any more is thrown away.
         let wanted = !self.flow.cancelled();
         match frame {
@@ -76,7 +75,6 @@ impl Call {
             Frame::Trailers { lines, .. } if wanted => self.trailers = Some(lines),
             Frame::Error { error, .. } if wanted => self.failure = Some(What::Threw(error)),
             Frame::Busy { .. } => {
-                never_ran = true;
                 self.failure.get_or_insert(What::Busy);
             }
             _ => {}
@@ -87,13 +85,7 @@ impl Call {
         }
         self.over = true;
         self.due = None;
-        let slot = self.slot.take();
-        Ok(if never_ran {
-            slot.into_iter().for_each(Slot::unused);
-            None
-        } else {
-            slot
-        })
+        Ok(self.slot.take())
     }
 
     pub(super) fn is_over(&self) -> bool {

@@ -85,6 +85,8 @@ struct State {
     alarm: Option<Instant>,
     /// When the pong is due.
     pong_due: Option<Instant>,
+    /// When the instance, which has refused a call, may take some again.
+    opens: Option<Instant>,
 }
 
 impl State {
@@ -403,8 +405,17 @@ impl Peer {
                 state.calls.remove(&outline.stream);
             }
             drop((entry, state));
-            // Wakes whoever waits for it.
-            drop(slot);
+            // Either wakes whoever waits for it.
+            match slot {
+                Some(slot) if outline.kind == Kind::Busy => {
+                    if let Some(opens) = slot.refused() {
+                        let mut state = self.state.borrow_mut();
+                        state.opens = Some(opens);
+                        state.due(opens);
+                    }
+                }
+                slot => drop(slot),
+            }
         }
         Ok(())
     }
@@ -435,7 +446,11 @@ impl Peer {
             // It was frozen before it could: it answers when it is thawed.
             state.pong_due = Some(now + self.limits.ping);
         }
-        state.alarm = state.pong_due;
+        if state.opens.is_some_and(|opens| opens <= now) {
+            state.opens = None;
+            self.revision.with(|dispatch, actions| dispatch.on_tick(now, actions));
+        }
+        state.alarm = state.pong_due.into_iter().chain(state.opens).min();
         let overdue: Vec<(u32, Rc<RefCell<Call>>)> = state
             .calls
             .iter()

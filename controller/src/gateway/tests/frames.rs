@@ -181,46 +181,6 @@ async fn a_post_is_repeated_until_it_was_accepted_and_never_after() {
 }
 
 #[tokio::test]
-async fn a_call_that_finds_no_room_waits_for_some() {
-    let rig = Rig::new();
-    let instance = rig.grant("i1", Forwarding::Event, 5).await;
-    let mut client = rig.client().await;
-    client.write(POST).await;
-    let mut wire = instance.accept().await;
-    for expected in 1..=5 {
-        let (stream, _) = wire.call().await;
-        assert_eq!(stream, expected);
-        wire.send(Frame::Busy { stream }).await;
-    }
-    let (stream, invoke) = wire.call().await;
-    assert_eq!(event(&invoke)["body"], "hello");
-    wire.answer(stream, "at last").await;
-    assert_eq!(client.reply().await.text(), "at last");
-}
-
-#[tokio::test]
-async fn a_call_that_finds_no_room_waits_no_longer_than_in_the_queue() {
-    let queue = Duration::from_millis(300);
-    let rig = Rig::with(|_| {}, Timeouts { queue, ..Timeouts::default() });
-    let instance = rig.grant("i1", Forwarding::Event, 5).await;
-    let mut client = rig.client().await;
-    client.write(POST).await;
-    let mut wire = instance.accept().await;
-    let refuse = async {
-        loop {
-            let (stream, _) = wire.call().await;
-            wire.send(Frame::Busy { stream }).await;
-        }
-    };
-    let reply = tokio::select! {
-        () = refuse => unreachable!("it has no end"),
-        reply = client.reply() => reply,
-    };
-    assert_eq!((reply.status, reply.code().as_str()), (503, "queue_timeout"));
-    assert!(reply.header("retry-after").is_some());
-}
-
-#[tokio::test]
 async fn an_error_of_the_function_is_not_repeated_and_keeps_its_secrets() {
     let rig = Rig::new();
     let instance = rig.grant("i1", Forwarding::Event, 1).await;

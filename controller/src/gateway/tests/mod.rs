@@ -6,5 +6,6 @@ mod frames;
 mod leaving;
 mod limits;
 mod node;
+mod refused;
 mod revisions;
 mod rig;

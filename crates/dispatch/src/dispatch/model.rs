@@ -12,11 +12,13 @@ use crate::verdicts::Placement;
 #[derive(Debug, Clone)]
 enum Event {
     Request,
-    /// A call whose instance was lost comes again.
+    /// A call whose instance was lost, or has refused it, comes again.
     Retry(usize),
     /// The oldest, or some, call that runs ends.
     Ends(usize),
     NeverSent(usize),
+    /// The instance has no room for a call.
+    Refused(usize),
     /// A call was given up long ago and has not ended.
     Stuck(usize),
     /// A call of an instance that is gone ends, when the instance may have been granted anew.
@@ -47,9 +49,10 @@ enum Event {
 fn event() -> impl Strategy<Value = Event> {
     prop_oneof![
         8 => Just(Event::Request),
-        2 => (0usize..16).prop_map(Event::Retry),
+        4 => (0usize..16).prop_map(Event::Retry),
         8 => (0usize..16).prop_map(Event::Ends),
         1 => (0usize..16).prop_map(Event::NeverSent),
+        3 => (0usize..16).prop_map(Event::Refused),
         1 => (0usize..16).prop_map(Event::Stuck),
         2 => (0usize..16).prop_map(Event::EndsLate),
         1 => (0usize..16).prop_map(Event::StuckLate),
@@ -64,6 +67,7 @@ fn event() -> impl Strategy<Value = Event> {
         2 => (0u8..6).prop_map(Event::Trust),
         1 => (0u64..3000).prop_map(Event::StartFailed),
         3 => (0u64..4000).prop_map(Event::Wait),
+        3 => (0u64..40).prop_map(Event::Wait),
         1 => (0usize..16).prop_map(Event::ClientGone),
         1 => Just(Event::Retire),
         1 => Just(Event::Revive),
@@ -76,6 +80,8 @@ struct Run {
     on: u8,
     grant: Grant,
     came: Instant,
+    /// Since when it is refused.
+    since: Option<Instant>,
     stuck: bool,
 }
 
@@ -85,6 +91,7 @@ struct Waits {
     ticket: Ticket,
     came: Instant,
     retried: bool,
+    since: Option<Instant>,
 }
 
 #[derive(Default)]
@@ -93,8 +100,8 @@ struct Model {
     running: Vec<Run>,
     /// Calls of instances that are gone, which have not ended.
     lost: Vec<Run>,
-    /// When those came first that may come again.
-    retries: Vec<Instant>,
+    /// Those that may come again.
+    retries: Vec<Origin>,
     /// Requests that wait, oldest first.
     waiting: Vec<Waits>,
     /// Slots of the instances that take calls.
@@ -106,6 +113,8 @@ struct Model {
     paused: BTreeSet<u8>,
     /// Where there are shares, slots that are used at most as was said last.
     held: BTreeMap<u8, u32>,
+    /// Until when instances get no calls that have refused one, unless something happens before.
+    closed: BTreeMap<u8, Instant>,
     /// Shares so far: their numbers.
     shares: u64,
 }
@@ -116,11 +125,12 @@ impl Model {
     }
 
     /// Whoever gets a slot on an instance that may be frozen is told so, and nobody else.
-    fn runs(&mut self, placement: &Placement<u8>, came: Instant) {
+    fn runs(&mut self, placement: &Placement<u8>, came: Instant, since: Option<Instant>) {
+        assert!(!self.closed.contains_key(&placement.endpoint), "it has just refused one");
         let paused = self.paused.remove(&placement.endpoint);
         assert_eq!(placement.start == StartKind::Paused, paused, "{placement:?}");
         let Placement { grant, endpoint, .. } = *placement;
-        self.running.push(Run { on: endpoint, grant, came, stuck: false });
+        self.running.push(Run { on: endpoint, grant, came, since, stuck: false });
     }
 
     fn waits(&mut self, request: Waits) {
@@ -130,18 +140,19 @@ impl Model {
 
     fn admitted(&mut self, admission: Admission<u8>, now: Instant, origin: Origin) {
         let request = self.requests;
-        let (came, retried) = match origin {
-            Origin::New => (now, false),
-            Origin::Retry(came) => (came, true),
+        let (came, retried, since) = match origin {
+            Origin::New => (now, false, None),
+            Origin::Retry(came) => (came, true, None),
+            Origin::Refused { arrived, since } => (arrived, true, Some(since)),
         };
         match admission {
             Admission::Forward(placement) => {
                 self.settle(request);
-                self.runs(&placement, came);
+                self.runs(&placement, came, since);
             }
             Admission::Enqueued { ticket, expires } => {
                 assert!(expires > now, "it has time to wait");
-                self.waits(Waits { request, ticket, came, retried });
+                self.waits(Waits { request, ticket, came, retried, since });
             }
             Admission::Rejected(_) | Admission::Moved => self.settle(request),
         }
@@ -154,7 +165,7 @@ impl Model {
                     let first = self.waiting.remove(0);
                     assert_eq!(first.request, waiter, "not in order");
                     self.settle(waiter);
-                    self.runs(&placement, first.came);
+                    self.runs(&placement, first.came, first.since);
                 }
                 Action::Reject { waiter, .. } | Action::Move { waiter } => {
                     let at = self.waiting.iter().position(|waits| waits.request == waiter);
@@ -167,6 +178,7 @@ impl Model {
                     self.slots.remove(&number);
                     self.paused.remove(&number);
                     self.held.remove(&number);
+                    self.closed.remove(&number);
                 }
                 Action::Tell(ToScaler::Quiet { instance }) => {
                     let number: u8 = instance.as_str().trim_start_matches('i').parse().unwrap();
@@ -211,7 +223,7 @@ fn happens(machine: &mut Machine, model: &mut Model, now: &mut Instant, event: &
         }
         Event::Retry(which) => {
             let Some(which) = some(&model.retries, which) else { return };
-            let origin = Origin::Retry(model.retries.remove(which));
+            let origin = model.retries.remove(which);
             model.requests += 1;
             let admission = machine.on_request(*now, origin, |_| model.requests);
             model.admitted(admission, *now, origin);
@@ -223,7 +235,21 @@ fn happens(machine: &mut Machine, model: &mut Model, now: &mut Instant, event: &
                 machine.on_unstuck(&name(run.on), run.grant, &mut actions);
             }
             let served = matches!(event, Event::Ends(_)).then_some(Duration::from_millis(5));
+            if served.is_some() {
+                model.closed.remove(&run.on);
+            }
             machine.on_slot_free(*now, &name(run.on), run.grant, served, &mut actions);
+        }
+        Event::Refused(which) => {
+            let Some(which) = some(&model.running, which) else { return };
+            let run = model.running.remove(which);
+            if run.stuck {
+                machine.on_unstuck(&name(run.on), run.grant, &mut actions);
+            }
+            let opens = machine.on_refused(*now, &name(run.on), run.grant, &mut actions);
+            model.closed.insert(run.on, opens.expect("what runs there has its slot of it"));
+            let since = run.since.unwrap_or(*now);
+            model.retries.push(Origin::Refused { arrived: run.came, since });
         }
         Event::Stuck(which) => {
             let Some(which) = some(&model.running, which) else { return };
@@ -269,10 +295,12 @@ fn happens(machine: &mut Machine, model: &mut Model, now: &mut Instant, event: &
             };
             model.slots.insert(instance, slots);
             model.held.remove(&instance);
+            model.closed.remove(&instance);
             machine.on_grant(*now, granted, &mut actions);
         }
         Event::Share { instance, slots } => {
             model.shares += 1;
+            model.closed.remove(&instance);
             if let Some(known) = model.slots.get_mut(&instance) {
                 *known = slots;
             }
@@ -296,7 +324,8 @@ fn happens(machine: &mut Machine, model: &mut Model, now: &mut Instant, event: &
             model.slots.remove(&instance);
             let (lost, run): (Vec<Run>, Vec<Run>) = model.running.iter().partition(|run| run.on == instance);
             model.running = run;
-            model.retries.extend(lost.iter().map(|run| run.came));
+            model.retries.extend(lost.iter().map(|run| Origin::Retry(run.came)));
+            model.closed.remove(&instance);
             model.lost.extend(lost);
         }
         Event::Doubt(instance) => machine.on_doubt(&name(instance)),
@@ -308,6 +337,7 @@ fn happens(machine: &mut Machine, model: &mut Model, now: &mut Instant, event: &
         }
         Event::Wait(ms) => {
             *now += Duration::from_millis(ms);
+            model.closed.retain(|_, until| *until > *now);
             machine.on_tick(*now, &mut actions);
         }
         Event::ClientGone(which) => {
@@ -343,6 +373,13 @@ fn agree(machine: &Machine, model: &Model, policy: &Policy, now: Instant) {
         let running = model.running.iter().filter(|run| run.on == *instance).count();
         assert!(running <= *held as usize, "more run on i{instance} than was said");
     }
+    let closed: BTreeSet<u8> = machine
+        .instances
+        .iter()
+        .filter(|entry| entry.is_closed())
+        .map(|entry| entry.granted.endpoint)
+        .collect();
+    assert!(closed.iter().all(|instance| model.closed.contains_key(instance)), "nobody would open it");
     let free = machine.instances.iter().any(Instance::has_free_slot);
     assert!(machine.waiting.is_empty() || !free, "somebody waits beside a free slot");
     for waits in &model.waiting {
@@ -374,6 +411,7 @@ proptest! {
         prop_assert_eq!(model.settled.len() + model.waiting.len(), model.requests as usize);
         // And all that wait are answered in the end.
         let mut actions = Vec::new();
+        model.closed.clear();
         machine.on_tick(now + policy.queue + policy.start, &mut actions);
         model.carry_out(actions);
         prop_assert!(model.waiting.is_empty());

@@ -30,9 +30,13 @@ impl<W, E: Clone> Dispatch<W, E> {
         self.queue_shrank(now);
     }
 
-    /// Time has passed: those that have waited too long are refused. To be called when the earliest `expires` is reached.
+    /// Time has passed: instances that had refused a call take some again, and those that have waited too long are refused. To be called when
+    /// the earliest `expires` is reached, and what [`Dispatch::on_refused`] returned.
     pub fn on_tick(&mut self, now: Instant, actions: &mut Vec<Action<W, E>>) {
-        let with_instances = self.can_wait_for_slots();
+        if self.open(now) {
+            self.feed(now, actions);
+            self.spare(actions);
+        }
         // A retried request stands before others whose limits began earlier: all have to be looked at.
         let mut at = 0;
         while let Some(waiting) = self.waiting.get(at) {
@@ -41,12 +45,7 @@ impl<W, E: Clone> Dispatch<W, E> {
                 continue;
             }
             let Some(Waiting { waiter, since, .. }) = self.waiting.remove(at) else { break };
-            let waited = now.saturating_duration_since(since);
-            let refusal = if with_instances {
-                Refusal::QueueTimeout { waited }
-            } else {
-                Refusal::StartTimeout { waited }
-            };
+            let refusal = self.too_late(now, since);
             self.meter.refused += 1;
             actions.push(Action::Reject { waiter, refusal });
         }
@@ -100,6 +99,16 @@ impl<W, E: Clone> Dispatch<W, E> {
         let limit = if self.can_wait_for_slots() { self.policy.queue } else { self.policy.start };
         let in_all = since + self.policy.queue + self.policy.start;
         (since.max(self.limit_since) + limit).min(in_all)
+    }
+
+    /// Why a wait that began at `since` is over.
+    pub(super) fn too_late(&self, now: Instant, since: Instant) -> Refusal {
+        let waited = now.saturating_duration_since(since);
+        if self.can_wait_for_slots() {
+            Refusal::QueueTimeout { waited }
+        } else {
+            Refusal::StartTimeout { waited }
+        }
     }
 
     pub(super) fn refuse(&self, now: Instant, origin: Origin) -> Option<Refusal> {

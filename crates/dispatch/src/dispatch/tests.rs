@@ -2,6 +2,8 @@ use super::*;
 use crate::StartCode;
 use crate::messages::StartKind;
 
+mod refusing;
+
 type Machine = Dispatch<u32, &'static str>;
 type Acts = Vec<Action<u32, &'static str>>;
 

@@ -16,6 +16,8 @@ enum Event {
     Requests(usize, u32),
     /// A call on some gateway ends.
     Ends(usize, usize),
+    /// One finds no room.
+    Refused(usize, usize),
     /// One was given up and does not end.
     Stuck(usize, usize),
     /// The next message of a gateway arrives, or the next to it.
@@ -38,6 +40,7 @@ fn event() -> impl Strategy<Value = Event> {
     prop_oneof![
         8 => (gateway.clone(), 1u32..6).prop_map(|(gateway, count)| Event::Requests(gateway, count)),
         12 => (gateway.clone(), 0usize..16).prop_map(|(gateway, which)| Event::Ends(gateway, which)),
+        4 => (gateway.clone(), 0usize..16).prop_map(|(gateway, which)| Event::Refused(gateway, which)),
         6 => (gateway.clone(), 0usize..16).prop_map(|(gateway, which)| Event::Stuck(gateway, which)),
         20 => gateway.clone().prop_map(Event::Up),
         20 => gateway.clone().prop_map(Event::Down),
@@ -186,6 +189,11 @@ impl World {
                 self.recovered.extend(stuck.then_some(on));
                 self.edges[which].end(now, call);
             }
+            Event::Refused(which, call) => {
+                let Some(which) = some(&self.edges, which) else { return };
+                let Some(call) = some(&self.edges[which].calls, call) else { return };
+                self.edges[which].refused(now, call);
+            }
             Event::Stuck(which, call) => {
                 let Some(which) = some(&self.edges, which) else { return };
                 let Some(call) = some(&self.edges[which].calls, call) else { return };
@@ -254,9 +262,15 @@ impl World {
             Event::Report => self.report(),
             Event::Wait(ms) => {
                 self.now += Duration::from_millis(ms);
-                self.does(Merge::on_tick);
+                self.tick();
             }
         }
+    }
+
+    fn tick(&mut self) {
+        let now = self.now;
+        self.edges.iter_mut().for_each(|edge| edge.tick(now));
+        self.does(Merge::on_tick);
     }
 
     fn report(&mut self) {
@@ -338,7 +352,7 @@ proptest! {
         }
         // A load that stays comes to rest, and then nobody waits while another has slots to spare.
         world.now += Duration::from_secs(2);
-        world.does(Merge::on_tick);
+        world.tick();
         world.quiet();
         // Which of a gateway's slots are in use is known by its reports.
         world.report();

@@ -62,7 +62,11 @@ impl Edge {
     }
 
     pub(super) fn request(&mut self, now: Instant) {
-        match self.machine.on_request(now, Origin::New, |_| 0) {
+        self.come(now, Origin::New);
+    }
+
+    fn come(&mut self, now: Instant, origin: Origin) {
+        match self.machine.on_request(now, origin, |_| 0) {
             Admission::Forward(Placement { instance, grant, .. }) => {
                 self.calls.push(Call { on: instance, grant, stuck: false });
             }
@@ -79,6 +83,25 @@ impl Edge {
             self.machine.on_unstuck(&on, grant, &mut actions);
         }
         self.machine.on_slot_free(now, &on, grant, Some(Duration::from_millis(1)), &mut actions);
+        self.carry_out(actions);
+    }
+
+    /// The instance has no room for a call that it had not begun.
+    pub(super) fn refused(&mut self, now: Instant, which: usize) {
+        if self.calls.get(which).is_none_or(|call| call.stuck) {
+            return;
+        }
+        let Call { on, grant, .. } = self.calls.remove(which);
+        let mut actions = Vec::new();
+        assert!(self.machine.on_refused(now, &on, grant, &mut actions).is_some(), "it is known");
+        self.carry_out(actions);
+        self.come(now, Origin::Refused { arrived: now, since: now });
+    }
+
+    /// Time has passed.
+    pub(super) fn tick(&mut self, now: Instant) {
+        let mut actions = Vec::new();
+        self.machine.on_tick(now, &mut actions);
         self.carry_out(actions);
     }
 

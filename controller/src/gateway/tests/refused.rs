@@ -1,0 +1,129 @@
+//! Calls that instances refuse for want of room.
+
+use std::time::Duration;
+
+use hearth_dispatch::{Forwarding, ToScaler};
+use hearth_protocol::Frame;
+
+use super::rig::{Instance, Rig, event, id, revision};
+use crate::gateway::Timeouts;
+
+const GET: &str = "GET /hello HTTP/1.1\r\nhost: h\r\n\r\n";
+const POST: &str =
+    "POST /hello HTTP/1.1\r\nhost: h\r\ncontent-type: text/plain\r\ncontent-length: 5\r\n\r\nhello";
+
+/// Refuses whatever comes, for ever.
+async fn refuses(instance: &Instance) {
+    let mut wire = instance.accept().await;
+    loop {
+        let (stream, _) = wire.call().await;
+        wire.send(Frame::Busy { stream }).await;
+    }
+}
+
+#[tokio::test]
+async fn a_call_that_finds_no_room_waits_for_some() {
+    let mut rig = Rig::new();
+    let instance = rig.grant("i1", Forwarding::Event, 5).await;
+    let mut client = rig.client().await;
+    client.write(POST).await;
+    let mut wire = instance.accept().await;
+    for expected in 1..=5 {
+        let (stream, _) = wire.call().await;
+        assert_eq!(stream, expected);
+        wire.send(Frame::Busy { stream }).await;
+        // It is one that waits, for the scaler too.
+        let wanted = ToScaler::CapacityWanted { revision: revision(), waiting: 1, in_flight: 0 };
+        assert_eq!(rig.told().await, wanted);
+    }
+    let (stream, invoke) = wire.call().await;
+    assert_eq!(event(&invoke)["body"], "hello");
+    wire.answer(stream, "at last").await;
+    assert_eq!(client.reply().await.text(), "at last");
+    let record = rig.record().await;
+    let pauses = Duration::from_millis(10 + 20 + 40 + 80 + 160);
+    assert!(record.attempts == 6 && record.queue >= pauses, "{record:?}");
+}
+
+#[tokio::test]
+async fn a_call_that_finds_no_room_waits_no_longer_than_in_the_queue() {
+    let queue = Duration::from_millis(300);
+    let mut rig = Rig::with(|_| {}, Timeouts { queue, ..Timeouts::default() });
+    let instance = rig.grant("i1", Forwarding::Event, 5).await;
+    let mut client = rig.client().await;
+    client.write(POST).await;
+    let reply = tokio::select! {
+        () = refuses(&instance) => unreachable!("it has no end"),
+        reply = client.reply() => reply,
+    };
+    assert_eq!((reply.status, reply.code().as_str()), (503, "queue_timeout"));
+    assert!(reply.header("retry-after").is_some());
+    let record = rig.record().await;
+    assert!(record.queue >= queue && record.exec.is_zero(), "nothing ran: {record:?}");
+}
+
+#[tokio::test]
+async fn a_wait_for_a_start_is_no_wait_for_room() {
+    let queue = Duration::from_millis(300);
+    let mut rig = Rig::with(|_| {}, Timeouts { queue, ..Timeouts::default() });
+    let mut client = rig.client().await;
+    client.write(GET).await;
+    rig.told().await;
+    // As long as it may wait for a slot, and longer.
+    tokio::time::sleep(queue).await;
+    let instance = rig.grant("i1", Forwarding::Event, 1).await;
+    let mut wire = instance.accept().await;
+    let (stream, _) = wire.call().await;
+    wire.send(Frame::Busy { stream }).await;
+    let (stream, _) = wire.call().await;
+    wire.answer(stream, "at last").await;
+    let reply = client.reply().await;
+    assert_eq!((reply.status, reply.text().as_str()), (200, "at last"));
+    // It has met the start of the instance, and its log has all that it waited.
+    assert_eq!(reply.header("x-hearth-start"), Some("cold"));
+    let record = rig.record().await;
+    assert_eq!(record.init, Duration::from_millis(7), "{record:?}");
+    assert!(record.init + record.queue >= queue + Duration::from_millis(10), "{record:?}");
+}
+
+#[tokio::test]
+async fn beside_one_that_refuses_every_call_is_answered_by_another() {
+    let mut rig = Rig::new();
+    let ends = rig.grant("i1", Forwarding::Event, 2).await;
+    let idle = rig.grant("i2", Forwarding::Event, 2).await;
+    let serves = async {
+        let mut wire = idle.accept().await;
+        loop {
+            let (stream, _) = wire.call().await;
+            wire.answer(stream, "idle").await;
+        }
+    };
+    let calls = async {
+        for _ in 0..30 {
+            assert_eq!(rig.get("/hello").await.text(), "idle");
+        }
+    };
+    tokio::select! {
+        () = refuses(&ends) => unreachable!("it has no end"),
+        () = serves => unreachable!("it has no end"),
+        () = calls => {}
+    }
+    let record = rig.record().await;
+    assert_eq!((record.attempts, record.instance), (2, Some(id("i2"))));
+}
+
+#[tokio::test]
+async fn an_instance_that_refused_is_tried_again_though_the_connection_was_closed() {
+    let rig = Rig::new();
+    let instance = rig.grant("i1", Forwarding::Event, 1).await;
+    let mut client = rig.client().await;
+    client.write(GET).await;
+    let mut wire = instance.accept().await;
+    let (stream, _) = wire.call().await;
+    wire.send(Frame::Busy { stream }).await;
+    drop(wire);
+    let mut wire = instance.accept().await;
+    let (stream, _) = wire.call().await;
+    wire.answer(stream, "again").await;
+    assert_eq!(client.reply().await.text(), "again");
+}
