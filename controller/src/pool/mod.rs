@@ -271,7 +271,8 @@ impl Pool {
         self.order(instance, wish, life::Event::Drain { why: why.to_owned() });
     }
 
-    /// Ends an instance: SIGTERM, and SIGKILL after `grace`. One that is not there is no error.
+    /// Ends an instance: SIGTERM, and SIGKILL after `grace`. Of several calls the least grace counts, also once the stop has begun. One that
+    /// is not there is no error.
     pub fn stop(&mut self, instance: &InstanceId, why: &str, grace: Duration) {
         self.order(instance, Wish::Stop { grace }, life::Event::Stop { why: why.to_owned() });
     }
@@ -375,8 +376,7 @@ impl Pool {
             Origin::New { .. } | Origin::Pooled(_) => life::Phase::Creating,
             Origin::Adopted { .. } => life::Phase::Booting,
         };
-        let (orders, told) =
-            watch::channel(Orders { wish: Wish::Run, exit: None, hindered: false, assignment: None });
+        let (orders, told) = watch::channel(Orders::NONE);
         let written = spec.owner.as_ref().and_then(|owner| owner.since);
         let started = written.or_else(|| match &origin {
             // A controller that did not write it down has started it.
@@ -415,9 +415,8 @@ impl Pool {
         // Frozen, it would hear of nothing.
         self.freezer.thaw(instance);
         entry.step(instance, event);
-        // An order never goes back: a drain that comes after a stop changes nothing.
         entry.orders.send_if_modified(|orders| {
-            let further = wish > orders.wish;
+            let further = wish.goes_beyond(orders.wish);
             if further {
                 orders.wish = wish;
             }
@@ -445,7 +444,9 @@ impl Pool {
 
     fn take_away(&mut self, instance: InstanceId, grace: Duration) -> Id {
         let (backend, reports) = (Arc::clone(&self.backend), self.reporter.clone());
-        let work = async move { instance::take_away(&backend, &instance, grace, &reports).await };
+        // Nobody tells remains anything.
+        let (_, orders) = watch::channel(Orders::NONE);
+        let work = async move { instance::take_away(&backend, &instance, grace, orders, &reports).await };
         self.tasks.spawn(work).id()
     }
 
