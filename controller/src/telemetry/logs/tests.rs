@@ -122,7 +122,7 @@ async fn who_asks_right_after_the_answer_gets_the_call() {
 }
 
 #[tokio::test]
-async fn a_request_is_found_without_its_function_in_its_namespace_alone() {
+async fn a_request_is_found_among_the_functions_that_are_named_and_no_others() {
     let directory = TempDir::new().unwrap();
     let (logs, _writer) = open(&directory, Limits::default());
     let id = |text: &str| FunctionId::parse(text).unwrap();
@@ -134,9 +134,35 @@ async fn a_request_is_found_without_its_function_in_its_namespace_alone() {
     ] {
         logs.write(&id(name), entry).await;
     }
-    let found = logs.of_request("default", "a").await.unwrap();
+    let named = || ["default/hello", "default/none", "default/other", "default/silent"].map(id).to_vec();
+    let found = logs.of_request(named(), "a").await.unwrap();
     assert_eq!(found, [id("default/hello"), id("default/silent")]);
-    assert_eq!(logs.of_request("default", "c").await.unwrap(), []);
+    assert_eq!(logs.of_request(named(), "c").await.unwrap(), []);
+}
+
+#[tokio::test]
+async fn a_call_that_has_just_ended_is_found_among_functions_too() {
+    let directory = TempDir::new().unwrap();
+    let (logs, _writer) = open(&directory, Limits::default());
+    let gateway = async {
+        tokio::time::sleep(RECORD_WITHIN / 2).await;
+        logs.offer(&function(), call("a"));
+    };
+    let (found, ()) = tokio::join!(logs.of_request(vec![function()], "a"), gateway);
+    assert_eq!(found.unwrap(), [function()]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn one_looks_for_a_request_at_a_time_and_others_wait_for_a_while() {
+    let directory = TempDir::new().unwrap();
+    let (logs, _writer) = open(&directory, Limits::default());
+    let looking = Arc::clone(&logs.shared.looking).acquire_owned().await.unwrap();
+    let began = Instant::now();
+    let refused = logs.of_request(vec![function()], "a").await;
+    assert!(matches!(refused, Err(Error::Busy)), "{refused:?}");
+    assert_eq!(began.elapsed(), RECORD_WITHIN + LOOKED_WITHIN);
+    drop(looking);
+    assert_eq!(logs.of_request(vec![function()], "a").await.unwrap(), []);
 }
 
 #[tokio::test]
