@@ -95,6 +95,8 @@ struct Entry {
     began: Instant,
     started: Timestamp,
     phases: Phases,
+    /// Processes that it was refused before this controller had it; `None` until one that was adopted is looked at.
+    refused_before: Option<u64>,
     orders: watch::Sender<Orders>,
 }
 
@@ -239,7 +241,11 @@ impl Pool {
     /// The last measurement; once.
     pub fn take_measurement(&mut self) -> Option<Measured> {
         let news = self.unseen.has_changed().unwrap_or(false);
-        news.then(|| self.unseen.borrow_and_update().clone())
+        let mut measured = news.then(|| self.unseen.borrow_and_update().clone())?;
+        for (instance, entry) in &mut self.instances {
+            measured.leave_out_refused(instance, &mut entry.refused_before);
+        }
+        Some(measured)
     }
 
     /// An instance stands still: [`Happened::Paused`] said so and no thaw has come since.
@@ -384,6 +390,7 @@ impl Pool {
             Origin::New { .. } | Origin::Pooled(_) => None,
         });
         let started = started.unwrap_or_else(Timestamp::now);
+        let refused_before = if matches!(origin, Origin::Adopted { .. }) { None } else { Some(0) };
         let assigned = OnceLock::new();
         if let Subject::Function(template) = &subject {
             let _first = assigned.set(Arc::clone(template)).is_ok();
@@ -405,6 +412,7 @@ impl Pool {
             began: Instant::now(),
             started,
             phases: Phases::default(),
+            refused_before,
             orders,
         };
         self.instances.insert(id, entry);

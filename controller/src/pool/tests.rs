@@ -45,6 +45,18 @@ impl Scene {
         timeout(Duration::from_secs(600), happening).await.expect("silence");
     }
 
+    /// How often each instance was refused a process, as the next measurement has it.
+    async fn refused(&mut self) -> BTreeMap<InstanceId, u64> {
+        tokio::time::advance(MEASURE_EVERY).await;
+        self.pool.measure();
+        loop {
+            let _nothing = timeout(Duration::from_millis(1), self.pool.next()).await.is_err();
+            if let Some(measured) = self.pool.take_measurement() {
+                return measured.refused;
+            }
+        }
+    }
+
     /// Until so many stops have begun.
     async fn begun(&mut self, stops: usize) {
         while self.backend.stops().len() < stops {
@@ -98,4 +110,21 @@ async fn of_two_stops_before_the_first_has_begun_the_smaller_grace_counts() {
     scene.pool.stop(&instance, "the time is up", Duration::ZERO);
     scene.until(|happened| matches!(happened, Happened::Removed)).await;
     assert_eq!(scene.backend.stops(), [(instance, Duration::ZERO)]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_an_adopted_instance_was_refused_before_is_not_told_again() {
+    let mut scene = Scene::new();
+    let instance = scene.ready().await;
+    scene.backend.refuse_processes(3);
+    assert_eq!(scene.refused().await, [(instance.clone(), 3)].into());
+
+    let Scene { backend, directory, .. } = scene;
+    let mut scene = Scene::over(backend.restart(), directory);
+    let found = scene.backend.list().await.unwrap().pop().unwrap();
+    scene.pool.adopt(&hello(), found, 0);
+    scene.until(|happened| matches!(happened, Happened::Ready { .. })).await;
+    assert_eq!(scene.refused().await, BTreeMap::new());
+    scene.backend.refuse_processes(10);
+    assert_eq!(scene.refused().await, [(instance, 7)].into());
 }
