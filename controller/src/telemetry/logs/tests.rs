@@ -107,6 +107,20 @@ async fn the_call_of_a_request_comes_after_its_lines_whichever_was_written_first
 }
 
 #[tokio::test]
+async fn no_more_is_shown_than_was_asked_for_though_an_id_has_many_calls() {
+    let directory = TempDir::new().unwrap();
+    let (logs, _writer) = open(&directory, Limits::default());
+    logs.write(&function(), line(1, Some("a"), "a1")).await;
+    for _ in 0..5 {
+        logs.offer(&function(), call("a"));
+    }
+    let newest = |tail| Query { tail: Some(tail), ..of("a") };
+    for (tail, shown) in [(0, 0), (1, 1), (3, 3), (9, 6)] {
+        assert_eq!(logs.read(&function(), newest(tail)).await.unwrap().len(), shown, "the last {tail}");
+    }
+}
+
+#[tokio::test]
 async fn who_asks_right_after_the_answer_gets_the_call() {
     let directory = TempDir::new().unwrap();
     let (logs, _writer) = open(&directory, Limits::default());
