@@ -10,9 +10,10 @@ use std::collections::BTreeSet;
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::{self, JoinHandle};
+use std::time::{Duration, Instant};
 
 use support::http::{Connection, Request, Response};
-use support::{Hearth, condition, eventually, node, node_with, text};
+use support::{Hearth, condition, eventually, inline, node, node_with, text};
 
 const PATH: &str = "/function/default/fn";
 
@@ -29,6 +30,12 @@ fn slow(millis: u32) -> String {
         "exports.handler = async () => {{ await new Promise(r => setTimeout(r, {millis})); return {{ statusCode: 200, headers: {{ instance: process.env.HEARTH_INSTANCE }}, body: 'done' }} }}"
     )
 }
+
+/// A server that heeds no SIGTERM.
+const DEAF: &str = "import http.server, os, signal
+signal.signal(signal.SIGTERM, signal.SIG_IGN)
+address = ('', int(os.environ['PORT']))
+http.server.HTTPServer(address, http.server.SimpleHTTPRequestHandler).serve_forever()";
 
 fn instance(answer: &Response) -> String {
     answer.header("instance").unwrap_or_default().to_owned()
@@ -300,6 +307,20 @@ fn a_stop_lets_running_calls_end() {
     hearth.stop();
     let answer = call.join().unwrap().unwrap();
     assert_eq!((answer.status, answer.text().as_str()), (200, "done"));
+}
+
+#[test]
+fn a_second_signal_kills_at_once_what_heeds_none_though_its_stop_has_begun() {
+    let hearth = Hearth::start(&[]);
+    hearth.deploy(&inline("fn", "runtime: http\n  command: [python3, main.py]", "main.py", DEAF, ""));
+    assert_eq!(hearth.get(PATH).status, 200);
+    hearth.interrupt();
+    let stopping = || text(&hearth.cli(&["get", "instances"])).contains("Stopping").then_some(());
+    assert!(eventually(stopping).is_some(), "{}", hearth.own_log());
+    let again = Instant::now();
+    hearth.stop();
+    // By itself it would have 5 s from the first one on.
+    assert!(again.elapsed() < Duration::from_secs(3), "it took {:?}", again.elapsed());
 }
 
 #[test]

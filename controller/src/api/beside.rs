@@ -137,8 +137,10 @@ async fn functions_of_request(
     State(context): State<Context>,
     Path((namespace, request)): Path<(String, String)>,
 ) -> Result<Response, Failure> {
-    let mut functions = context.parts.of_request(&namespace, &request).await?;
-    functions.retain(|function| existing(&context, function.namespace(), function.name()).is_ok());
+    // Logs may be there of others: of one that was just deleted.
+    let there = context.store.list::<Function>(Some(&namespace)).items;
+    let ids = there.iter().filter_map(|function| function.id().ok()).collect();
+    let functions = context.parts.of_request(ids, &request).await?;
     let names: Vec<&str> = functions.iter().map(FunctionId::name).collect();
     Ok(Json(json!({ "request": request, "functions": names })).into_response())
 }

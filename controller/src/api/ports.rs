@@ -43,11 +43,11 @@ pub trait Parts: Send + Sync + fmt::Debug + 'static {
     /// [`Error::Internal`] when the logs on disk cannot be read.
     async fn logs(&self, query: LogQuery) -> Result<BoxStream<'static, LogLine>, Error>;
 
-    /// The Functions of a namespace whose logs know a request, by name.
+    /// Those of `functions` whose logs know a request.
     ///
     /// # Errors
-    /// [`Error::Internal`] when the logs on disk cannot be read.
-    async fn of_request(&self, namespace: &str, request: &str) -> Result<Vec<FunctionId>, Error>;
+    /// [`Error::Internal`] when the logs on disk cannot be read; [`Error::Unavailable`] while others look for requests.
+    async fn of_request(&self, functions: Vec<FunctionId>, request: &str) -> Result<Vec<FunctionId>, Error>;
 
     /// Whether the bundle `sha256:<64 hex digits>` is here and whole.
     async fn has_bundle(&self, digest: &str) -> Result<bool, Error>;

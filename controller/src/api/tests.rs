@@ -71,6 +71,8 @@ async fn client(kubeconfig: &Path) -> Client {
     let mut config =
         kube::Config::from_custom_kubeconfig(kubeconfig, &KubeConfigOptions::default()).await.unwrap();
     config.proxy_url = None;
+    // A refusal is to be seen.
+    config.default_retry = false;
     Client::try_from(config).unwrap()
 }
 

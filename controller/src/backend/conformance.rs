@@ -91,6 +91,7 @@ macro_rules! cases {
 cases![
     life::an_instance_starts_is_found_and_stops,
     life::stopping_what_is_gone_is_no_error,
+    life::a_stop_is_shortened_by_another_with_less_grace,
     life::a_name_serves_once,
     life::the_exit_code_is_told,
     life::the_signal_is_told,

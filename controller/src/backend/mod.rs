@@ -63,6 +63,8 @@ pub trait Backend: Send + Sync + fmt::Debug + 'static {
 
     /// Ends the instance: SIGTERM to its shim (which hands it on), and after `grace` kills what is left; thaws first. Returns when nothing
     /// of it is left: processes, cgroups, mounts, network, files. Stopping an instance that is gone is no error.
+    ///
+    /// A second call may come while a first runs: the shorter of their graces ends the instance, and both return when nothing of it is left.
     async fn stop(&self, instance: &InstanceId, grace: Duration) -> Result<(), Error>;
 
     /// In which form it takes images.

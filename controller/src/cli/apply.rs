@@ -19,16 +19,13 @@ use hearth_function::{
 use super::args::Apply;
 use super::client::Server;
 use super::error::Error;
-use super::kubectl::{note_applied, rest_of_source};
+use super::kubectl;
 use super::manifest::{self, Manifest};
 use super::out::{self, Paint};
 use crate::build::{self, PackOptions, Packed, pack};
 
 /// On everything that `up` applied.
 pub(super) const UP_LABEL: &str = "hearth.dev/up";
-
-/// What our applies are known as.
-const MANAGER: &str = "hearth";
 
 /// How the store changed by an apply.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -152,22 +149,9 @@ pub(super) async fn one(
     }
     let name = function.name_any();
     let functions = server.functions(Some(&namespace));
-    note_applied(&mut function);
+    kubectl::note_applied(&mut function);
     let before = functions.get_opt(&name).await.map_err(|error| server.explain(&error))?;
-    let mut after = functions
-        .patch(&name, &PatchParams::apply(MANAGER).force(), &Patch::Apply(&function))
-        .await
-        .map_err(|error| server.explain(&error))?;
-    if let Some(rest) = rest_of_source(&after, &function) {
-        after = functions
-            .patch(
-                &name,
-                &PatchParams { field_manager: Some(MANAGER.to_owned()), ..Default::default() },
-                &Patch::Merge(&rest),
-            )
-            .await
-            .map_err(|error| server.explain(&error))?;
-    }
+    let after = kubectl::apply(&functions, &function).await.map_err(|error| server.explain(&error))?;
     let outcome = match before {
         None => Outcome::Created,
         Some(before)

@@ -1,7 +1,16 @@
 //! Getting along with `kubectl apply`: whichever of the two applies a Function, it has the one source that was applied last.
 
 use hearth_function::Function;
+use kube::api::{Patch, PatchParams};
+use kube::{Api, ResourceExt as _};
 use serde_json::Value;
+
+/// What our applies are known as.
+const MANAGER: &str = "hearth";
+
+/// How often a Function is applied that others change at the same time. The server does when it has just been applied: it writes down how
+/// that goes.
+const ATTEMPTS: u32 = 5;
 
 /// By what `kubectl apply` knows what a manifest no longer names. Without it, a source of its own would stand beside ours.
 const LAST_APPLIED: &str = "kubectl.kubernetes.io/last-applied-configuration";
@@ -27,15 +36,38 @@ pub(super) fn note_applied(function: &mut Function) {
     }
 }
 
-/// What takes out of the source what others have put there, if anything is left of it: a merge patch. Where the definitions do not say
-/// that the source is one value, as older ones, an API server merges it field by field.
-pub(super) fn rest_of_source(after: &Function, applied: &Function) -> Option<Value> {
+/// Applies the Function; its source is then what was applied, and nothing that others have put there.
+///
+/// # Errors
+/// Those of the server; a conflict when others have changed the Function each time.
+pub(super) async fn apply(functions: &Api<Function>, function: &Function) -> kube::Result<Function> {
+    let name = function.name_any();
+    let ours = PatchParams { field_manager: Some(MANAGER.to_owned()), ..PatchParams::default() };
+    let mut attempts = 1;
+    loop {
+        let applying = PatchParams::apply(MANAGER).force();
+        let after = functions.patch(&name, &applying, &Patch::Apply(function)).await?;
+        let Some(rest) = rest_of_source(&after, function) else { return Ok(after) };
+        match functions.patch(&name, &ours, &Patch::Merge(&rest)).await {
+            // It is no longer what the rest was made for.
+            Err(kube::Error::Api(status)) if status.code == 409 && attempts < ATTEMPTS => attempts += 1,
+            done => return done,
+        }
+    }
+}
+
+/// What takes out of the source what others have put there, if anything is left of it: a merge patch, for the Function as it is in `after`
+/// and no later one. Where the definitions do not say that the source is one value, as older ones, an API server merges it field by field.
+fn rest_of_source(after: &Function, applied: &Function) -> Option<Value> {
     if after.spec.source == applied.spec.source {
         return None;
     }
     let [there, wanted] =
         [after, applied].map(|function| serde_json::to_value(&function.spec.source).unwrap_or_default());
-    Some(serde_json::json!({ "spec": { "source": merge_patch(&there, &wanted) } }))
+    Some(serde_json::json!({
+        "metadata": { "resourceVersion": after.metadata.resource_version },
+        "spec": { "source": merge_patch(&there, &wanted) },
+    }))
 }
 
 /// The merge patch (RFC 7396) that makes `wanted` of `there`.
@@ -51,49 +83,4 @@ fn merge_patch(there: &Value, wanted: &Value) -> Value {
 }
 
 #[cfg(test)]
-mod tests {
-    use serde_json::json;
-
-    use super::*;
-
-    fn function(source: &Value) -> Function {
-        serde_json::from_value(json!({
-            "apiVersion": "hearth.dev/v1", "kind": "Function", "metadata": { "name": "x" },
-            "spec": { "runtime": "nodejs", "handler": "index.handler", "source": source },
-        }))
-        .unwrap()
-    }
-
-    #[test]
-    fn what_others_have_put_into_the_source_is_taken_out() {
-        let bundle = format!("sha256:{}", "0".repeat(64));
-        let applied = function(&json!({ "bundle": bundle }));
-        assert_eq!(rest_of_source(&applied, &applied), None);
-        let merged = function(&json!({ "bundle": bundle, "inline": { "index.js": "" } }));
-        assert_eq!(
-            rest_of_source(&merged, &applied),
-            Some(json!({ "spec": { "source": { "inline": null } } }))
-        );
-        // Files of an earlier source, too.
-        let applied = function(&json!({ "inline": { "index.js": "new" } }));
-        let merged = function(&json!({ "inline": { "index.js": "new", "lib.js": "old" } }));
-        let rest = json!({ "spec": { "source": { "inline": { "lib.js": null } } } });
-        assert_eq!(rest_of_source(&merged, &applied), Some(rest));
-    }
-
-    #[test]
-    fn kubectl_is_told_what_was_applied_and_of_long_files_their_names() {
-        let told = |text: &str| {
-            let mut function = function(&json!({ "inline": { "index.js": text } }));
-            // As it is when a manifest was printed by kubectl.
-            function.metadata.annotations = Some([(LAST_APPLIED.to_owned(), "old".to_owned())].into());
-            note_applied(&mut function);
-            let text = function.metadata.annotations.unwrap().remove(LAST_APPLIED).unwrap();
-            serde_json::from_str::<Value>(&text).unwrap()
-        };
-        let short = told("short");
-        assert_eq!(short["spec"]["source"]["inline"]["index.js"], "short");
-        assert!(short["metadata"]["annotations"].get(LAST_APPLIED).is_none(), "{short}");
-        assert_eq!(told(&"x".repeat(100_000))["spec"]["source"]["inline"]["index.js"], "");
-    }
-}
+mod tests;

@@ -6,6 +6,7 @@
 
 mod create;
 mod pooled;
+mod taking_away;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -14,16 +15,16 @@ use hearth_dispatch::{Endpoint, EndpointAddress, Forwarding, StartKind};
 use hearth_function::InstanceId;
 use hearth_protocol::Signature;
 use tokio::sync::{mpsc, watch};
-use tokio::time::{Instant, sleep, sleep_until, timeout};
+use tokio::time::{Instant, sleep_until, timeout};
 
 use super::class::Class;
 use super::failure::Failure;
 use super::pump::{Assigned, LAST_WORDS, LastLines, Pump};
 use super::template::Template;
-use crate::backend::{self, Address, Backend, Exit, InstanceSpec, Limits, Process, Started, control};
-use crate::telemetry::chain;
+use crate::backend::{Address, Backend, Exit, InstanceSpec, Limits, Process, Started, control};
 use crate::telemetry::logs::Logs;
 use pooled::STAND_BY;
+pub(super) use taking_away::take_away;
 
 /// How long an instance that is adopted may take to answer: it runs already.
 const ADOPTION: Duration = Duration::from_secs(5);
@@ -31,12 +32,8 @@ const ADOPTION: Duration = Duration::from_secs(5);
 /// Time between SIGTERM and SIGKILL for an instance that did not come up: nobody's call is in it.
 const FAILED_GRACE: Duration = Duration::from_millis(200);
 
-/// How far apart the backend is asked to take an instance away: twice as long each time, up to the most.
-const STOP_PAUSE: Duration = Duration::from_millis(200);
-const STOP_PAUSE_MAX: Duration = Duration::from_secs(30);
-
-/// What an instance is told. Each may follow the ones before it, and none goes back.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+/// What an instance is told ([`Wish::goes_beyond`]).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Wish {
     /// Come up and serve.
     Run,
@@ -44,6 +41,18 @@ pub(super) enum Wish {
     Drain { until: Instant },
     /// End: SIGTERM, and SIGKILL after `grace`.
     Stop { grace: Duration },
+}
+
+impl Wish {
+    /// Whether it changes something for one that was told `before`: none goes back, and of two alike the one that ends sooner counts.
+    pub(super) fn goes_beyond(self, before: Self) -> bool {
+        match (before, self) {
+            (_, Self::Run) | (Self::Stop { .. }, Self::Drain { .. }) => false,
+            (Self::Run, _) | (Self::Drain { .. }, Self::Stop { .. }) => true,
+            (Self::Drain { until: before }, Self::Drain { until }) => until < before,
+            (Self::Stop { grace: before }, Self::Stop { grace }) => grace < before,
+        }
+    }
 }
 
 /// What a task is told: the wish, and what the backend saw of its process.
@@ -55,6 +64,11 @@ pub(super) struct Orders {
     pub(super) hindered: bool,
     /// For a pooled instance: the function that it is to run. Given once.
     pub(super) assignment: Option<Assignment>,
+}
+
+impl Orders {
+    /// Of one that nothing was said of yet.
+    pub(super) const NONE: Self = Self { wish: Wish::Run, exit: None, hindered: false, assignment: None };
 }
 
 /// The function that a pooled instance is to run.
@@ -379,7 +393,7 @@ impl Task {
     }
 
     async fn remove(&self, grace: Duration) {
-        take_away(&self.backend, &self.spec.id, grace, &self.reports).await;
+        take_away(&self.backend, &self.spec.id, grace, self.orders.clone(), &self.reports).await;
     }
 
     async fn report(&self, what: What) {
@@ -443,26 +457,5 @@ async fn ended(orders: &mut watch::Receiver<Orders>) -> Exit {
     match orders.wait_for(|orders| orders.exit.is_some()).await.map(|orders| orders.exit) {
         Ok(Some(exit)) => exit,
         _ => std::future::pending().await,
-    }
-}
-
-/// Takes away what is left of an instance, or all of it when it still runs. One that the backend cannot take away is not forgotten: its
-/// memory and its processor time are still gone, so it counts, and the backend is asked until it can.
-pub(super) async fn take_away(
-    backend: &Arc<dyn Backend>,
-    instance: &InstanceId,
-    grace: Duration,
-    reports: &mpsc::Sender<Report>,
-) {
-    let mut pause = STOP_PAUSE;
-    while let Err(error) = backend.stop(instance, grace).await {
-        if pause >= STOP_PAUSE * 8 {
-            let (error, again) = (chain(&error as &backend::Error), humantime::format_duration(pause));
-            tracing::error!(%instance, error, %again, "an instance cannot be taken away");
-        }
-        let _nobody =
-            reports.send(Report { instance: instance.clone(), what: What::NotRemoved }).await.is_err();
-        sleep(pause).await;
-        pause = (pause * 2).min(STOP_PAUSE_MAX);
     }
 }

@@ -9,10 +9,26 @@ use hearth_function::InstanceId;
 pub struct Measured {
     /// What each instance holds, in bytes.
     pub held: BTreeMap<InstanceId, u64>,
-    /// How many processes and threads each could not make since its start; those without any are left out.
+    /// How many processes and threads each could not make since its start, of one that was adopted since the first look at it; those without
+    /// any are left out.
     pub refused: BTreeMap<InstanceId, u64>,
     /// The machine, where the kernel tells.
     pub machine: Option<Machine>,
+}
+
+impl Measured {
+    /// Leaves out what an instance was refused up to `before`. Of one that is looked at for the first time (`None`) that is all of it: a
+    /// controller before this one has told it.
+    pub(super) fn leave_out_refused(&mut self, instance: &InstanceId, before: &mut Option<u64>) {
+        if !self.held.contains_key(instance) {
+            return;
+        }
+        let times = self.refused.remove(instance).unwrap_or(0);
+        let since = times.saturating_sub(*before.get_or_insert(times));
+        if since > 0 {
+            self.refused.insert(instance.clone(), since);
+        }
+    }
 }
 
 /// Memory of the machine, in bytes.

@@ -95,6 +95,8 @@ struct Entry {
     began: Instant,
     started: Timestamp,
     phases: Phases,
+    /// Processes that it was refused before this controller had it; `None` until one that was adopted is looked at.
+    refused_before: Option<u64>,
     orders: watch::Sender<Orders>,
 }
 
@@ -239,7 +241,11 @@ impl Pool {
     /// The last measurement; once.
     pub fn take_measurement(&mut self) -> Option<Measured> {
         let news = self.unseen.has_changed().unwrap_or(false);
-        news.then(|| self.unseen.borrow_and_update().clone())
+        let mut measured = news.then(|| self.unseen.borrow_and_update().clone())?;
+        for (instance, entry) in &mut self.instances {
+            measured.leave_out_refused(instance, &mut entry.refused_before);
+        }
+        Some(measured)
     }
 
     /// An instance stands still: [`Happened::Paused`] said so and no thaw has come since.
@@ -271,7 +277,8 @@ impl Pool {
         self.order(instance, wish, life::Event::Drain { why: why.to_owned() });
     }
 
-    /// Ends an instance: SIGTERM, and SIGKILL after `grace`. One that is not there is no error.
+    /// Ends an instance: SIGTERM, and SIGKILL after `grace`. Of several calls the least grace counts, also once the stop has begun. One that
+    /// is not there is no error.
     pub fn stop(&mut self, instance: &InstanceId, why: &str, grace: Duration) {
         self.order(instance, Wish::Stop { grace }, life::Event::Stop { why: why.to_owned() });
     }
@@ -375,8 +382,7 @@ impl Pool {
             Origin::New { .. } | Origin::Pooled(_) => life::Phase::Creating,
             Origin::Adopted { .. } => life::Phase::Booting,
         };
-        let (orders, told) =
-            watch::channel(Orders { wish: Wish::Run, exit: None, hindered: false, assignment: None });
+        let (orders, told) = watch::channel(Orders::NONE);
         let written = spec.owner.as_ref().and_then(|owner| owner.since);
         let started = written.or_else(|| match &origin {
             // A controller that did not write it down has started it.
@@ -384,6 +390,7 @@ impl Pool {
             Origin::New { .. } | Origin::Pooled(_) => None,
         });
         let started = started.unwrap_or_else(Timestamp::now);
+        let refused_before = if matches!(origin, Origin::Adopted { .. }) { None } else { Some(0) };
         let assigned = OnceLock::new();
         if let Subject::Function(template) = &subject {
             let _first = assigned.set(Arc::clone(template)).is_ok();
@@ -405,6 +412,7 @@ impl Pool {
             began: Instant::now(),
             started,
             phases: Phases::default(),
+            refused_before,
             orders,
         };
         self.instances.insert(id, entry);
@@ -415,9 +423,8 @@ impl Pool {
         // Frozen, it would hear of nothing.
         self.freezer.thaw(instance);
         entry.step(instance, event);
-        // An order never goes back: a drain that comes after a stop changes nothing.
         entry.orders.send_if_modified(|orders| {
-            let further = wish > orders.wish;
+            let further = wish.goes_beyond(orders.wish);
             if further {
                 orders.wish = wish;
             }
@@ -445,7 +452,9 @@ impl Pool {
 
     fn take_away(&mut self, instance: InstanceId, grace: Duration) -> Id {
         let (backend, reports) = (Arc::clone(&self.backend), self.reporter.clone());
-        let work = async move { instance::take_away(&backend, &instance, grace, &reports).await };
+        // Nobody tells remains anything.
+        let (_, orders) = watch::channel(Orders::NONE);
+        let work = async move { instance::take_away(&backend, &instance, grace, orders, &reports).await };
         self.tasks.spawn(work).id()
     }
 

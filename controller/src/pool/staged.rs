@@ -1,21 +1,17 @@
 //! A backend for the tests of pool and autoscaler: its instances are tasks of the test itself that speak the protocol over sockets in a
 //! directory of the test, and behave as they are told.
 
+mod instances;
+
 use std::collections::{BTreeMap, VecDeque};
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use async_trait::async_trait;
-use bytes::{Bytes, BytesMut};
 use hearth_function::InstanceId;
-use hearth_protocol::bodies::error_type;
-use hearth_protocol::{
-    Answer, CallError, Frame, HeaderLines, Loaded, LogRecord, LogStream, Signature, Welcome, decode,
-};
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::{UnixListener, UnixStream};
+use tokio::net::UnixListener;
 use tokio::sync::{Notify, mpsc, watch};
 use tokio::task::JoinSet;
 
@@ -23,6 +19,7 @@ use crate::backend::{
     Address, Backend, Capability, CodeMount, Ended, Error, Exit, Found, Hindered, InstanceSpec, Limits,
     Owner, Started, Stats,
 };
+use instances::{Calls, Serving, serve, serve_control};
 
 /// What the next instance does.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -58,6 +55,8 @@ pub(crate) struct Staged {
     room: watch::Sender<bool>,
     /// Told whenever an instance is taken away.
     pub(crate) stopped: Notify,
+    /// The same, for stops of it that run still.
+    killed: Notify,
     /// Told whenever a freeze begins.
     pub(crate) freezing: Notify,
     /// Held while freezes are not to come to their end.
@@ -76,37 +75,15 @@ struct Stage {
     failing_thaws: usize,
     start_time: Duration,
     failing_stops: usize,
+    /// A stop takes all its grace.
+    stubborn: bool,
     pids_refused: u64,
+    stats_asked: usize,
+    stats_hang: bool,
     /// How long a call takes.
     call_time: Duration,
     /// Calls of all instances so far.
     calls: BTreeMap<InstanceId, Arc<Calls>>,
-}
-
-/// Calls of one instance.
-#[derive(Debug, Default)]
-struct Calls {
-    running: AtomicUsize,
-    most: AtomicUsize,
-    begun: AtomicUsize,
-}
-
-/// A call that runs.
-struct Call(Arc<Calls>);
-
-impl Call {
-    fn begin(calls: &Arc<Calls>) -> Self {
-        calls.begun.fetch_add(1, Ordering::AcqRel);
-        let running = calls.running.fetch_add(1, Ordering::AcqRel) + 1;
-        calls.most.fetch_max(running, Ordering::AcqRel);
-        Self(Arc::clone(calls))
-    }
-}
-
-impl Drop for Call {
-    fn drop(&mut self) {
-        self.0.running.fetch_sub(1, Ordering::AcqRel);
-    }
 }
 
 #[derive(Debug)]
@@ -130,6 +107,7 @@ impl Staged {
             hindrances: Mutex::new(Some(hindrances)),
             room: watch::Sender::new(false),
             stopped: Notify::new(),
+            killed: Notify::new(),
             freezing: Notify::new(),
             freezes: Arc::default(),
         })
@@ -185,9 +163,24 @@ impl Staged {
         self.stage.lock().unwrap().pids_refused = times;
     }
 
+    /// Whether questions for what an instance uses get no answer from now on.
+    pub(crate) fn hang_stats(&self, hang: bool) {
+        self.stage.lock().unwrap().stats_hang = hang;
+    }
+
+    /// How often it was asked what an instance uses.
+    pub(crate) fn stats_asked(&self) -> usize {
+        self.stage.lock().unwrap().stats_asked
+    }
+
     /// So many times from now on, the backend cannot take an instance away.
     pub(crate) fn cannot_stop(&self, times: usize) {
         self.stage.lock().unwrap().failing_stops = times;
+    }
+
+    /// From now on no instance heeds SIGTERM: each stop takes the whole of its grace, or as long as another one of the same time.
+    pub(crate) fn heeds_no_signal(&self) {
+        self.stage.lock().unwrap().stubborn = true;
     }
 
     pub(crate) fn running(&self) -> Vec<InstanceId> {
@@ -322,7 +315,7 @@ impl Backend for Staged {
     }
 
     async fn stop(&self, instance: &InstanceId, grace: Duration) -> Result<(), Error> {
-        let removed = {
+        let (removed, killed) = {
             let mut stage = self.stage.lock().unwrap();
             stage.stops.push((instance.clone(), grace));
             if stage.failing_stops > 0 {
@@ -330,9 +323,16 @@ impl Backend for Staged {
                 let source = std::io::Error::other("device or resource busy");
                 return Err(Error::Step { step: "remove the cgroup", instance: instance.clone(), source });
             }
-            stage.running.remove(instance)
+            // One that waits is in the list of those that are told before anybody can tell them.
+            let killed = (stage.stubborn && !grace.is_zero()).then(|| self.killed.notified());
+            (if killed.is_none() { stage.running.remove(instance) } else { None }, killed)
         };
         drop(removed);
+        if let Some(killed) = killed {
+            let _by_another = tokio::time::timeout(grace, killed).await.is_ok();
+            drop(self.stage.lock().unwrap().running.remove(instance));
+        }
+        self.killed.notify_waiters();
         for name in ["i", "c"] {
             let _not_made = std::fs::remove_file(self.directory.join(format!("{instance}.{name}"))).is_err();
         }
@@ -341,7 +341,14 @@ impl Backend for Staged {
     }
 
     async fn stats(&self, _: &InstanceId) -> Result<Stats, Error> {
-        let pids_refused = self.stage.lock().unwrap().pids_refused;
+        let (pids_refused, hangs) = {
+            let mut stage = self.stage.lock().unwrap();
+            stage.stats_asked += 1;
+            (stage.pids_refused, stage.stats_hang)
+        };
+        if hangs {
+            std::future::pending::<()>().await;
+        }
         Ok(Stats { pids: super::template::PIDS, pids_refused, ..Stats::default() })
     }
 
@@ -369,135 +376,5 @@ impl Backend for Staged {
 
     async fn close(&self) -> Result<(), Error> {
         Ok(())
-    }
-}
-
-async fn receive(stream: &mut UnixStream, buffer: &mut BytesMut) -> Option<Frame> {
-    loop {
-        if let Some(frame) = decode(buffer).unwrap() {
-            return Some(frame);
-        }
-        if stream.read_buf(buffer).await.unwrap_or(0) == 0 {
-            return None;
-        }
-    }
-}
-
-async fn send(stream: &mut UnixStream, frame: Frame) {
-    let mut bytes = BytesMut::new();
-    frame.encode(&mut bytes).unwrap();
-    let _gone = stream.write_all(&bytes).await.is_err();
-}
-
-fn welcome(signature: Option<Signature>) -> Frame {
-    Frame::Welcome(Welcome { version: 1, instance: "staged".to_owned(), served: 7, signature })
-}
-
-/// What `invoke.sock` answers by.
-struct Serving {
-    act: Act,
-    printed: Arc<Notify>,
-    calls: Arc<Calls>,
-    /// How long a call takes.
-    time: Duration,
-}
-
-/// What connections share.
-#[derive(Default)]
-struct Served {
-    loaded: Option<Signature>,
-    greeted: bool,
-}
-
-/// `invoke.sock`: each connection by itself.
-async fn serve(listener: UnixListener, serving: Arc<Serving>) {
-    let served = Arc::<Mutex<Served>>::default();
-    let mut connections = JoinSet::new();
-    loop {
-        let (stream, _) = listener.accept().await.unwrap();
-        connections.spawn(connection(stream, Arc::clone(&serving), Arc::clone(&served)));
-    }
-}
-
-async fn connection(mut stream: UnixStream, serving: Arc<Serving>, served: Arc<Mutex<Served>>) {
-    let Serving { act, printed, calls, time } = &*serving;
-    let mut buffer = BytesMut::new();
-    // Those of a connection that is closed end with it.
-    let mut running = JoinSet::new();
-    loop {
-        let frame = tokio::select! {
-            frame = receive(&mut stream, &mut buffer) => frame,
-            Some(ended) = running.join_next() => {
-                let stream_number = ended.unwrap();
-                let answer = Answer { status: 200, headers: HeaderLines::default(), body: Bytes::from("done"), end: true };
-                send(&mut stream, Frame::Answer { stream: stream_number, answer }).await;
-                continue;
-            }
-        };
-        let Some(frame) = frame else { return };
-        match frame {
-            Frame::Hello(_) if matches!(act, Act::Hangs | Act::EndsInBoot) => {}
-            Frame::Hello(_) if *act == Act::HangsLater && served.lock().unwrap().greeted => {}
-            Frame::Hello(_) => {
-                let loaded = {
-                    let mut served = served.lock().unwrap();
-                    served.greeted = true;
-                    served.loaded
-                };
-                send(&mut stream, welcome(loaded)).await;
-            }
-            Frame::Load(_) if *act == Act::CannotLoad => {
-                printed.notified().await;
-                let mut error = CallError::new(error_type::LOAD_FAILED, "SyntaxError: no");
-                error.stack = Some("/code/index.js:3\nno\n\nSyntaxError: no".to_owned());
-                send(&mut stream, Frame::Loaded(Loaded::Error(error))).await;
-            }
-            Frame::Ping(bytes) => send(&mut stream, Frame::Pong(bytes)).await,
-            Frame::Load(_) => {
-                served.lock().unwrap().loaded = Some(Signature::Event);
-                send(&mut stream, Frame::Loaded(Loaded::Ok { signature: Signature::Event })).await;
-            }
-            Frame::Invoke { stream: call, .. } if *act == Act::Refuses => {
-                send(&mut stream, Frame::Busy { stream: call }).await;
-            }
-            Frame::Invoke { stream, .. } => {
-                let (call, time) = (Call::begin(calls), *time);
-                running.spawn(async move {
-                    tokio::time::sleep(time).await;
-                    drop(call);
-                    stream
-                });
-            }
-            _ => {}
-        }
-    }
-}
-
-/// `control.sock`: one line, and then silence.
-async fn serve_control(listener: UnixListener, act: Act, printed: Arc<Notify>) {
-    loop {
-        let (mut stream, _) = listener.accept().await.unwrap();
-        let mut buffer = BytesMut::new();
-        let Some(Frame::Hello(hello)) = receive(&mut stream, &mut buffer).await else { continue };
-        send(&mut stream, welcome(None)).await;
-        for sequence in 1..=2 {
-            if sequence > hello.logs_after {
-                let record = LogRecord {
-                    sequence,
-                    unix_micros: 1_000_000 + sequence,
-                    stream: LogStream::Stdout,
-                    shared: false,
-                    truncated: false,
-                    dropped: 0,
-                    request_id: None,
-                    line: Bytes::from(format!("line {sequence}")),
-                };
-                send(&mut stream, Frame::Log(record)).await;
-            }
-        }
-        printed.notify_one();
-        if act != Act::EndsInBoot {
-            let _closed = receive(&mut stream, &mut buffer).await;
-        }
     }
 }

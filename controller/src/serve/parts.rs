@@ -162,8 +162,8 @@ impl Parts for Wired {
         }
     }
 
-    async fn of_request(&self, namespace: &str, request: &str) -> Result<Vec<FunctionId>, Error> {
-        self.logs.of_request(namespace, request).await.map_err(unreadable)
+    async fn of_request(&self, functions: Vec<FunctionId>, request: &str) -> Result<Vec<FunctionId>, Error> {
+        self.logs.of_request(functions, request).await.map_err(unreadable)
     }
 
     async fn has_bundle(&self, digest: &str) -> Result<bool, Error> {
@@ -337,7 +337,10 @@ fn of_image(error: images::Error) -> Error {
 }
 
 fn unreadable(error: logs::Error) -> Error {
-    internal("read the logs", error)
+    match error {
+        logs::Error::Busy => Error::Unavailable(format!("{error}; try again, or name the function")),
+        error => internal("read the logs", error),
+    }
 }
 
 fn internal(what: &str, source: impl std::error::Error + Send + Sync + 'static) -> Error {

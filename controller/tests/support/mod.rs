@@ -206,11 +206,16 @@ impl Hearth {
         leftovers::process_limits(self.data.path())
     }
 
-    /// Stops it as Ctrl-C does, and looks for what it left behind.
-    pub(crate) fn stop(mut self) {
+    /// Does what Ctrl-C does.
+    pub(crate) fn interrupt(&self) {
         let pid = rustix::process::Pid::from_child(&self.child);
         rustix::process::kill_process(pid, rustix::process::Signal::INT)
             .expect("a child of ours can be signalled");
+    }
+
+    /// Stops it as Ctrl-C does, and looks for what it left behind.
+    pub(crate) fn stop(mut self) {
+        self.interrupt();
         let status = eventually(|| self.child.try_wait().expect("a child of ours can be waited for"));
         let Some(status) = status else { return not_stopping(&self.own_log()) };
         assert!(status.success(), "hearth serve ended with {status}\n{}", self.own_log());

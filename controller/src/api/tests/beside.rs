@@ -39,7 +39,14 @@ async fn logs_instances_and_activity_are_told() {
     assert_eq!((line.text.as_str(), line.request.as_deref()), ("tail Some(5)", Some("r1")));
     let (_, known) = running.send(Request::get(format!("{base}/requests/r1")), "").await;
     let known: Value = serde_json::from_str(&known).unwrap();
-    assert_eq!(known["functions"], json!(["hello"]), "none that is no more");
+    assert_eq!(
+        known["functions"],
+        json!(["hello"]),
+        "those that there are, and no other, are looked through"
+    );
+    let (code, busy) = running.send(Request::get(format!("{base}/requests/busy")), "").await;
+    let busy: Value = serde_json::from_str(&busy).unwrap();
+    assert_eq!((code, &busy["details"]["retryAfterSeconds"]), (503, &json!(1)));
     let (code, _) = running.send(Request::get(format!("{base}/functions/hello/logs?tial=5")), "").await;
     assert_eq!(code, 400, "an unknown parameter is not ignored");
     let (_, one) = running.send(Request::get(format!("{base}/instances")), "").await;

@@ -64,9 +64,16 @@ impl Parts for Fake {
         Ok(if query.follow { there.chain(futures_util::stream::pending()).boxed() } else { there.boxed() })
     }
 
-    async fn of_request(&self, namespace: &str, request: &str) -> Result<Vec<FunctionId>, PortError> {
-        let all = if request == "r1" { ["gone", "hello"] } else { ["gone", "gone"] };
-        Ok(all.iter().map(|name| FunctionId::parse(&format!("{namespace}/{name}")).unwrap()).collect())
+    async fn of_request(
+        &self,
+        functions: Vec<FunctionId>,
+        request: &str,
+    ) -> Result<Vec<FunctionId>, PortError> {
+        match request {
+            "busy" => Err(PortError::Unavailable("other requests are being looked for".to_owned())),
+            // All that are asked for know it.
+            _ => Ok(functions),
+        }
     }
 
     async fn has_bundle(&self, digest: &str) -> Result<bool, PortError> {

@@ -4,9 +4,13 @@ use std::time::Duration;
 
 use futures_util::future::join_all;
 use hearth_function::InstanceId;
+use tokio::time::{Instant, timeout};
 
 use super::{Failure, GRACE, Suite, check, is_not_found, text, until};
-use crate::backend::{Ability, Address, CodeMount, Error};
+use crate::backend::{Ability, Address, CodeMount, Error, control};
+
+/// Long enough for a stop to have begun.
+const SHORT: Duration = Duration::from_millis(500);
 
 /// Sleeps until it is stopped.
 const SLEEP: &str = "time.sleep(1000)";
@@ -63,6 +67,28 @@ pub(super) async fn stopping_what_is_gone_is_no_error(suite: &Suite) -> Result<(
     backend.stop(&spec.id, GRACE).await.map_err(text)?;
     check(is_not_found(&backend.stats(&spec.id).await), || "stats of a stopped instance".to_owned())?;
     check(is_not_found(&backend.pause(&spec.id).await), || "a stopped instance was paused".to_owned())?;
+    suite.nothing_left(&spec.id)
+}
+
+pub(super) async fn a_stop_is_shortened_by_another_with_less_grace(suite: &Suite) -> Result<(), Failure> {
+    // By itself it would take longer than the case may.
+    let spec = suite.spec(&format!(
+        "import signal\nsignal.signal(signal.SIGTERM, signal.SIG_IGN)\nprint('deaf', flush=True)\n{SLEEP}"
+    ));
+    let backend = suite.backend();
+    let started = backend.start(&spec).await.map_err(text)?;
+    let deadline = Instant::now() + suite.fixture.patience;
+    let connected = control::connect_control(&started.control, &spec.secret, 0, deadline).await;
+    let (mut events, _commands) = connected.map_err(text)?;
+    let said = events.next().await.map_err(text)?;
+    check(matches!(said, Some(control::Event::Log(_))), || format!("it did not print, but: {said:?}"))?;
+    let long = suite.fixture.patience * 2;
+    let mut first = backend.stop(&spec.id, long);
+    // It waits for the instance to end.
+    let early = timeout(SHORT, &mut first).await;
+    check(early.is_err(), || format!("a process that heeds no SIGTERM was stopped: {early:?}"))?;
+    let (first, second) = tokio::join!(first, backend.stop(&spec.id, Duration::ZERO));
+    first.and(second).map_err(text)?;
     suite.nothing_left(&spec.id)
 }
 

@@ -225,7 +225,8 @@ impl Shared {
             instance: id.clone(),
             source,
         })?;
-        // One who stops the same instance at the same time finds the record gone and releases nothing.
+        // One who stops the same instance at the same time finds the record gone, or releases what nobody can have taken yet: addresses are
+        // given out in turn.
         if let Some(address) = address {
             self.machine.networks.release(address);
         }

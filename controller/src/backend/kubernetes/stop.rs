@@ -59,6 +59,8 @@ impl Shared {
             Err(kube::Error::Api(status)) if status.code == 404 => {}
             Err(error) => return Err(Self::step(STEP, id, &error)),
         }
+        // Another one that stops it waits no longer: the watch does not find it any more.
+        instance.gone.send_replace(true);
         self.books().remove(id);
         Ok(())
     }
@@ -66,7 +68,7 @@ impl Shared {
 
 /// Has the shim end, and waits so long for it: what grace its Pod needs then.
 async fn left_of(instance: &Instance, grace: Duration) -> Duration {
-    let mut end = instance.end.subscribe();
+    let (mut end, mut gone) = (instance.end.subscribe(), instance.gone.subscribe());
     let Some(orders) = instance.orders().filter(|_| !instance.has_ended()) else { return grace };
     let ended = async {
         // Without the connection the kubelet has to do it.
@@ -76,6 +78,8 @@ async fn left_of(instance: &Instance, grace: Duration) -> Duration {
             biased;
             end = end.wait_for(Option::is_some) => end.is_ok().then_some(()),
             () = orders.closed() => None,
+            // Its Pod was deleted meanwhile, with less grace.
+            _ = gone.wait_for(|gone| *gone) => None,
         }
     };
     match timeout(grace, ended).await {

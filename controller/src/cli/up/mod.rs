@@ -78,7 +78,7 @@ async fn present(arguments: &Up, server: &Server, manifests: Vec<Manifest>) -> R
     reloader.sweep(&manifests, &mut screen).await?;
     tasks.spawn(feed::functions(server.clone(), news.clone()));
     let mut feed = Feed::new(server.clone(), news, arguments.quiet);
-    reloader.begin(manifests);
+    reloader.begin(manifests, &mut screen);
     loop {
         tokio::select! {
             // Cancel-safe, all of them: what is not taken stays in its channel or task.
@@ -101,11 +101,11 @@ async fn present(arguments: &Up, server: &Server, manifests: Vec<Manifest>) -> R
             () = files.changed() => {
                 if let Some(read) = reloader.read(&mut screen)? {
                     files.follow(&arguments.paths, &read, &mut screen)?;
-                    reloader.begin(read);
+                    reloader.begin(read, &mut screen);
                 }
             }
             () = screen.settled() => screen.settle()?,
-            done = reloader.finished() => reloader.settle(done, &mut screen)?,
+            done = reloader.finished() => reloader.settle(done, &functions, &mut screen)?,
             Some(ended) = tasks.join_next() => {
                 if let Err(error) = ended {
                     return Err(Error::failed(format!("a part of `up` failed: {error}")));

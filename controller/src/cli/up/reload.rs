@@ -7,6 +7,8 @@ use kube::ResourceExt;
 use kube::api::{DeleteParams, ListParams};
 use tokio::task::JoinSet;
 
+use hearth_function::Function;
+
 use super::super::apply::{self, Outcome, UP_LABEL};
 use super::super::client::Server;
 use super::super::error::Error;
@@ -84,12 +86,12 @@ impl Reloader {
     }
 
     /// Applies these manifests as soon as the round that runs has ended.
-    pub(super) fn begin(&mut self, manifests: Vec<Manifest>) {
+    pub(super) fn begin(&mut self, manifests: Vec<Manifest>, screen: &mut Screen) {
         self.next = Some(manifests);
-        self.run_next();
+        self.run_next(screen);
     }
 
-    fn run_next(&mut self) {
+    fn run_next(&mut self, screen: &mut Screen) {
         if !self.round.is_empty() {
             return;
         }
@@ -97,6 +99,7 @@ impl Reloader {
         let before = std::mem::take(&mut self.ours);
         self.ours = manifests.iter().map(|manifest| (self.key(manifest), ())).collect();
         let gone = before.into_keys().filter(|key| !self.ours.contains_key(key)).collect();
+        screen.changing(true);
         self.round.spawn(round(self.server.clone(), manifests, gone));
     }
 
@@ -116,8 +119,13 @@ impl Reloader {
         }
     }
 
-    /// Shows what became of a round, and begins the next if one is wanted.
-    pub(super) fn settle(&mut self, round: Result<Round, Error>, screen: &mut Screen) -> Result<(), Error> {
+    /// Shows what became of a round and how that left `functions`, and begins the next if one is wanted.
+    pub(super) fn settle(
+        &mut self,
+        round: Result<Round, Error>,
+        functions: &BTreeMap<Key, Function>,
+        screen: &mut Screen,
+    ) -> Result<(), Error> {
         let Round { applied, failed, deleted } = round?;
         for (name, outcome) in applied {
             match outcome {
@@ -143,7 +151,9 @@ impl Reloader {
             screen.error(&error)?;
         }
         self.first = false;
-        self.run_next();
+        screen.changing(false);
+        screen.functions(functions)?;
+        self.run_next(screen);
         Ok(())
     }
 }

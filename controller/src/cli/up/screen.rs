@@ -27,6 +27,8 @@ pub(super) struct Screen {
     drawn: usize,
     rows: Vec<Vec<String>>,
     plain: Plain,
+    /// A round of changes runs.
+    changing: bool,
     /// What each function's failure said when it was shown last.
     failures: BTreeMap<String, String>,
 }
@@ -34,11 +36,21 @@ pub(super) struct Screen {
 impl Screen {
     pub(super) fn new() -> Self {
         let plain = Plain::default();
-        Self { live: out::is_live(), drawn: 0, rows: Vec::new(), plain, failures: BTreeMap::new() }
+        let (rows, failures) = (Vec::new(), BTreeMap::new());
+        Self { live: out::is_live(), drawn: 0, rows, plain, changing: false, failures }
+    }
+
+    /// Whether a round of changes runs, of which it is not said yet what it changes. Without a table, where what was said stays, what comes
+    /// of it waits until then.
+    pub(super) fn changing(&mut self, changing: bool) {
+        self.changing = changing;
     }
 
     /// The functions are these now.
     pub(super) fn functions(&mut self, functions: &BTreeMap<Key, Function>) -> Result<(), Error> {
+        if self.changing && !self.live {
+            return Ok(());
+        }
         let rows: Vec<Vec<String>> = functions.values().map(row).collect();
         for function in functions.values() {
             self.failure(function)?;
@@ -181,6 +193,26 @@ fn row(function: &Function) -> Vec<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn without_a_table_what_comes_of_a_change_waits_until_the_change_was_said() {
+        let mut screen = Screen::new();
+        screen.live = false;
+        // Nothing is printed of it yet: its instances are about to be counted.
+        let function = serde_json::json!({
+            "apiVersion": "hearth.dev/v1", "kind": "Function", "metadata": { "name": "hello" },
+            "spec": { "runtime": "nodejs", "source": { "inline": { "index.js": "" } }, "handler": "index.handler" },
+            "status": { "conditions": [{ "type": "Ready", "status": "True", "reason": "Ready", "message": "", "lastTransitionTime": "2026-01-01T00:00:00Z" }] },
+        });
+        let key = ("default".to_owned(), "hello".to_owned());
+        let functions = BTreeMap::from([(key, serde_json::from_value(function).unwrap())]);
+        screen.changing(true);
+        screen.functions(&functions).unwrap();
+        assert_eq!((screen.rows.len(), screen.plain.due()), (0, None));
+        screen.changing(false);
+        screen.functions(&functions).unwrap();
+        assert_eq!((screen.rows.len(), screen.plain.due().is_some()), (1, true));
+    }
 
     #[test]
     fn a_line_that_is_too_wide_is_cut() {

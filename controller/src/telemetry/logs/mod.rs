@@ -25,8 +25,8 @@ use std::time::Duration;
 
 use hearth_function::{FunctionId, InstanceId};
 use jiff::Timestamp;
-use tokio::sync::{broadcast, mpsc, oneshot};
-use tokio::time::{Instant, timeout_at};
+use tokio::sync::{Semaphore, broadcast, mpsc, oneshot};
+use tokio::time::{Instant, timeout, timeout_at};
 
 pub use calls::Calls;
 pub use entry::{CallRecord, Entry, Line, Note, Stream};
@@ -44,6 +44,9 @@ const RECORD_WITHIN: Duration = Duration::from_millis(150);
 /// How long after the record of a call lines of it may come that were printed before its end. One that prints faster than it is read has
 /// lines that come later still.
 const LINES_WITHIN: Duration = Duration::from_millis(500);
+
+/// How long who looks for a request among all functions waits for one that does already.
+const LOOKED_WITHIN: Duration = Duration::from_secs(2);
 
 /// How much of logs is kept.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -74,6 +77,9 @@ pub enum Error {
         #[source]
         source: std::io::Error,
     },
+    /// Others look for requests, and each reads whole logs through.
+    #[error("other requests are being looked for in the logs")]
+    Busy,
     /// The writer has ended.
     #[error("the log writer has ended")]
     Closed,
@@ -82,9 +88,16 @@ pub enum Error {
 /// Writes and reads logs. Clones share one writer.
 #[derive(Debug, Clone)]
 pub struct Logs {
-    directory: Arc<PathBuf>,
     commands: mpsc::Sender<Command>,
-    dropped: Arc<AtomicU64>,
+    shared: Arc<Shared>,
+}
+
+#[derive(Debug)]
+struct Shared {
+    directory: PathBuf,
+    dropped: AtomicU64,
+    /// Held by who looks for a request among functions: one at a time.
+    looking: Arc<Semaphore>,
 }
 
 impl Logs {
@@ -100,7 +113,9 @@ impl Logs {
         })?;
         let (commands, inbox) = mpsc::channel(QUEUE);
         let writer = Writer::new(directory.clone(), limits, inbox);
-        Ok((Self { directory: Arc::new(directory), commands, dropped: Arc::default() }, writer))
+        let looking = Arc::new(Semaphore::new(1));
+        let shared = Arc::new(Shared { directory, dropped: AtomicU64::new(0), looking });
+        Ok((Self { commands, shared }, writer))
     }
 
     /// Takes one entry of a function and waits while the queue is full. After [`Logs::close`] the entry is dropped.
@@ -111,7 +126,7 @@ impl Logs {
             .await
             .is_err()
         {
-            self.dropped.fetch_add(1, Ordering::Relaxed);
+            self.shared.dropped.fetch_add(1, Ordering::Relaxed);
         }
     }
 
@@ -122,7 +137,7 @@ impl Logs {
             .try_send(Command::Write { function: function.clone(), entry: Arc::new(entry) })
             .is_err()
         {
-            self.dropped.fetch_add(1, Ordering::Relaxed);
+            self.shared.dropped.fetch_add(1, Ordering::Relaxed);
         }
     }
 
@@ -136,14 +151,14 @@ impl Logs {
     pub fn offer_calls(&self, calls: Calls) {
         let count = calls.count();
         if self.commands.try_send(Command::Calls(calls)).is_err() {
-            self.dropped.fetch_add(count, Ordering::Relaxed);
+            self.shared.dropped.fetch_add(count, Ordering::Relaxed);
         }
     }
 
     /// Entries that found no room since the start.
     #[must_use]
     pub fn dropped(&self) -> u64 {
-        self.dropped.load(Ordering::Relaxed)
+        self.shared.dropped.load(Ordering::Relaxed)
     }
 
     /// The entries of a function that `query` asks for, oldest first; of a request, its call is the last. A function without logs has none.
@@ -163,34 +178,33 @@ impl Logs {
 
     async fn read_now(&self, function: &FunctionId, query: &Query) -> Result<Vec<Entry>, Error> {
         self.flush().await;
-        let (directory, query) = (segments::directory(&self.directory, function), query.clone());
+        let (directory, query) = (segments::directory(&self.shared.directory, function), query.clone());
         blocking(move || reader::read(&directory, &query)).await
     }
 
-    /// The functions of a namespace that know a request, by name: those that printed lines for it, or were called by its id.
+    /// Which of `functions` know a request: those that printed lines for it, or were called by its id.
+    ///
+    /// That reads their logs through, so it is done for one request at a time.
     ///
     /// # Errors
-    /// When a log cannot be read.
-    pub async fn of_request(&self, namespace: &str, request: &str) -> Result<Vec<FunctionId>, Error> {
-        let found = self.of_request_now(namespace, request).await?;
-        if !found.is_empty() {
-            return Ok(found);
-        }
+    /// When a log cannot be read; [`Error::Busy`] when others looked for too long.
+    pub async fn of_request(
+        &self,
+        functions: Vec<FunctionId>,
+        request: &str,
+    ) -> Result<Vec<FunctionId>, Error> {
+        // What an answer's reader asks for at once may be on the way still, and looking twice is dear.
         tokio::time::sleep(RECORD_WITHIN).await;
-        self.of_request_now(namespace, request).await
-    }
-
-    async fn of_request_now(&self, namespace: &str, request: &str) -> Result<Vec<FunctionId>, Error> {
-        // What was handed over may make a function's directory.
+        let turn = timeout(LOOKED_WITHIN, Arc::clone(&self.shared.looking).acquire_owned());
+        let turn = turn.await.map_err(|_| Error::Busy)?.map_err(|_| Error::Closed)?;
         self.flush().await;
-        let mut functions = self.functions().await?;
-        functions.retain(|function| function.namespace() == namespace);
-        functions.sort();
-        let (root, request) = (Arc::clone(&self.directory), request.to_owned());
+        let (shared, request) = (Arc::clone(&self.shared), request.to_owned());
         blocking(move || {
+            // Here: the reading goes on though nobody waits for it any more.
+            let _turn = turn;
             let mut found = Vec::new();
             for function in functions {
-                if reader::knows(&segments::directory(&root, &function), &request)? {
+                if reader::knows(&segments::directory(&shared.directory, &function), &request)? {
                     found.push(function);
                 }
             }
@@ -209,7 +223,7 @@ impl Logs {
         let command = Command::Subscribe { function: function.clone(), reply };
         self.commands.send(command).await.map_err(|_| Error::Closed)?;
         let subscription = answer.await.map_err(|_| Error::Closed)?;
-        let directory = segments::directory(&self.directory, function);
+        let directory = segments::directory(&self.shared.directory, function);
         let before = subscription.written;
         let backlog_query = query.clone();
         let backlog = blocking(move || reader::read_until(&directory, &backlog_query, before)).await?;
@@ -222,7 +236,7 @@ impl Logs {
     /// When a segment cannot be read.
     pub async fn last_sequence(&self, function: &FunctionId, instance: &InstanceId) -> Result<u64, Error> {
         self.flush().await;
-        let directory = segments::directory(&self.directory, function);
+        let directory = segments::directory(&self.shared.directory, function);
         let instance = instance.clone();
         blocking(move || reader::last_sequence(&directory, &instance)).await
     }
@@ -232,11 +246,11 @@ impl Logs {
     /// # Errors
     /// When the directory cannot be read.
     pub async fn functions(&self) -> Result<Vec<FunctionId>, Error> {
-        let directory = Arc::clone(&self.directory);
+        let shared = Arc::clone(&self.shared);
         blocking(move || {
-            segments::functions(&directory).map_err(|source| Error::File {
+            segments::functions(&shared.directory).map_err(|source| Error::File {
                 action: "list",
-                path: directory.as_ref().clone(),
+                path: shared.directory.clone(),
                 source,
             })
         })

@@ -107,6 +107,20 @@ async fn the_call_of_a_request_comes_after_its_lines_whichever_was_written_first
 }
 
 #[tokio::test]
+async fn no_more_is_shown_than_was_asked_for_though_an_id_has_many_calls() {
+    let directory = TempDir::new().unwrap();
+    let (logs, _writer) = open(&directory, Limits::default());
+    logs.write(&function(), line(1, Some("a"), "a1")).await;
+    for _ in 0..5 {
+        logs.offer(&function(), call("a"));
+    }
+    let newest = |tail| Query { tail: Some(tail), ..of("a") };
+    for (tail, shown) in [(0, 0), (1, 1), (3, 3), (9, 6)] {
+        assert_eq!(logs.read(&function(), newest(tail)).await.unwrap().len(), shown, "the last {tail}");
+    }
+}
+
+#[tokio::test]
 async fn who_asks_right_after_the_answer_gets_the_call() {
     let directory = TempDir::new().unwrap();
     let (logs, _writer) = open(&directory, Limits::default());
@@ -122,7 +136,7 @@ async fn who_asks_right_after_the_answer_gets_the_call() {
 }
 
 #[tokio::test]
-async fn a_request_is_found_without_its_function_in_its_namespace_alone() {
+async fn a_request_is_found_among_the_functions_that_are_named_and_no_others() {
     let directory = TempDir::new().unwrap();
     let (logs, _writer) = open(&directory, Limits::default());
     let id = |text: &str| FunctionId::parse(text).unwrap();
@@ -134,9 +148,35 @@ async fn a_request_is_found_without_its_function_in_its_namespace_alone() {
     ] {
         logs.write(&id(name), entry).await;
     }
-    let found = logs.of_request("default", "a").await.unwrap();
+    let named = || ["default/hello", "default/none", "default/other", "default/silent"].map(id).to_vec();
+    let found = logs.of_request(named(), "a").await.unwrap();
     assert_eq!(found, [id("default/hello"), id("default/silent")]);
-    assert_eq!(logs.of_request("default", "c").await.unwrap(), []);
+    assert_eq!(logs.of_request(named(), "c").await.unwrap(), []);
+}
+
+#[tokio::test]
+async fn a_call_that_has_just_ended_is_found_among_functions_too() {
+    let directory = TempDir::new().unwrap();
+    let (logs, _writer) = open(&directory, Limits::default());
+    let gateway = async {
+        tokio::time::sleep(RECORD_WITHIN / 2).await;
+        logs.offer(&function(), call("a"));
+    };
+    let (found, ()) = tokio::join!(logs.of_request(vec![function()], "a"), gateway);
+    assert_eq!(found.unwrap(), [function()]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn one_looks_for_a_request_at_a_time_and_others_wait_for_a_while() {
+    let directory = TempDir::new().unwrap();
+    let (logs, _writer) = open(&directory, Limits::default());
+    let looking = Arc::clone(&logs.shared.looking).acquire_owned().await.unwrap();
+    let began = Instant::now();
+    let refused = logs.of_request(vec![function()], "a").await;
+    assert!(matches!(refused, Err(Error::Busy)), "{refused:?}");
+    assert_eq!(began.elapsed(), RECORD_WITHIN + LOOKED_WITHIN);
+    drop(looking);
+    assert_eq!(logs.of_request(vec![function()], "a").await.unwrap(), []);
 }
 
 #[tokio::test]
