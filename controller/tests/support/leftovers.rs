@@ -3,7 +3,7 @@
 
 use std::collections::BTreeSet;
 use std::fs;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use sha2::{Digest, Sha256};
@@ -78,17 +78,23 @@ pub(crate) struct Processes {
     pub(crate) peak: u64,
 }
 
-/// Of those cgroups of this controller's instances that have a limit.
+/// Of those cgroups of this controller's instances that have a limit. Files are read and no program is started: it is asked in the
+/// middle of what is measured.
 pub(crate) fn process_limits(data_dir: &Path) -> Vec<Processes> {
-    let number = |path: &str, file: &str| -> Option<u64> {
-        fs::read_to_string(Path::new(path).join(file)).ok()?.trim().parse().ok()
+    let number = |path: &Path, file: &str| -> Option<u64> {
+        fs::read_to_string(path.join(file)).ok()?.trim().parse().ok()
     };
-    let of = |path: String| {
+    let of = |path: PathBuf| {
         // Kernels before 6.6 do not keep the peak.
         let peak = number(&path, "pids.peak").or_else(|| number(&path, "pids.current"))?;
         Some(Processes { limit: number(&path, "pids.max")?, peak })
     };
-    cgroups(&tag(data_dir)).into_iter().filter_map(of).collect()
+    let tag = tag(data_dir);
+    // Of v1 and of v2.
+    let parents =
+        ["/sys/fs/cgroup/pids/hearth", "/sys/fs/cgroup/hearth"].map(|parent| Path::new(parent).join(&tag));
+    let groups = parents.into_iter().filter_map(|parent| fs::read_dir(parent).ok()).flatten().flatten();
+    groups.map(|group| group.path()).filter_map(of).collect()
 }
 
 /// The cgroups below one that carries the tag, itself included.
