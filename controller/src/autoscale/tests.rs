@@ -16,6 +16,7 @@ use crate::telemetry::logs::{Entry, Logs, Query};
 use crate::telemetry::metrics::Registry;
 
 mod hindering;
+mod leaving;
 mod pools;
 mod removal;
 mod restart;
