@@ -46,5 +46,6 @@ fn the_only_instance_is_replaced_before_its_deleted_pod_is_gone_and_no_call_is_l
     pause(Duration::from_secs(2));
     let ends: Vec<_> = callers.into_iter().map(Caller::end).collect();
     assert!(ends.iter().all(|(good, bad)| *good > 0 && bad.is_empty()), "{ends:?}\n{}", cluster.logs());
+    cluster.tells("steady", &["Normal", "TakenAway", "Kubernetes takes its Pod away"]);
     cluster.end();
 }

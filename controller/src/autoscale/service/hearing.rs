@@ -9,9 +9,9 @@ use jiff::Timestamp;
 use tokio::time::Instant;
 
 use super::{Service, holder, jitter};
-use crate::autoscale::TrialError;
 use crate::autoscale::ladder::Rung;
 use crate::autoscale::snapshot::Start;
+use crate::autoscale::{About, TrialError};
 use crate::pool::{self, Event, Happened, STOP_GRACE};
 use crate::telemetry::tracing::TOLD;
 
@@ -81,7 +81,7 @@ impl Service {
         const WHY: &str = "killed: it did not answer (an endless loop, or work that blocks)";
         if let Some((revision, record)) = holder(&mut self.records, instance) {
             tracing::warn!(target: TOLD, %revision, %instance, WHY, "instance killed");
-            record.note_event(format!("{instance} {WHY}"), Timestamp::now());
+            record.note_event(About::Killed, format!("{instance} {WHY}"), Timestamp::now());
             self.dirty.insert(revision.clone());
             self.logs.remark(
                 record.target.template.function(),

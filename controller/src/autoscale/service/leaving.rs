@@ -7,6 +7,7 @@ use jiff::Timestamp;
 use tokio::time::Instant;
 
 use super::{Service, holder};
+use crate::autoscale::About;
 
 impl Service {
     /// An instance is being taken away: it gets no more calls, and those that it runs have `left` to end. It counts no more, so that another
@@ -15,7 +16,7 @@ impl Service {
         self.turns.done(instance, now);
         if let Some((revision, record)) = holder(&mut self.records, instance) {
             tracing::info!(%revision, %instance, why, ?left, "instance taken away");
-            record.note_event(format!("{instance} leaves: {why}"), Timestamp::now());
+            record.note_event(About::TakenAway, format!("{instance} leaves: {why}"), Timestamp::now());
             let function = record.target.template.function();
             self.logs.remark(function, Some(instance), format!("the instance leaves: {why}"));
         }

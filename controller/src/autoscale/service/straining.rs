@@ -6,6 +6,7 @@ use hearth_function::InstanceId;
 use jiff::Timestamp;
 
 use super::{Service, holder};
+use crate::autoscale::About;
 use crate::pool;
 use crate::telemetry::tracing::TOLD;
 
@@ -28,7 +29,7 @@ impl Service {
             }
             let what = pool::refused(more);
             tracing::warn!(target: TOLD, %revision, %instance, what, "process limit");
-            record.note_event(format!("{instance} {what}"), Timestamp::now());
+            record.note_event(About::ProcessLimit, format!("{instance} {what}"), Timestamp::now());
             self.stale.insert(revision.clone());
             let function = record.target.template.function();
             self.logs.remark(function, Some(instance), format!("the instance {what}"));

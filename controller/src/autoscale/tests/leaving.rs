@@ -8,7 +8,10 @@ impl Scene {
     /// What is said of the Revision among its decisions.
     fn told(&self, words: &str) -> bool {
         let snapshot = self.handle.snapshot();
-        snapshot.revisions[&id()].decisions.iter().any(|decided| decided.text.contains(words))
+        snapshot.revisions[&id()]
+            .decisions
+            .iter()
+            .any(|decided| decided.about == About::TakenAway && decided.text.contains(words))
     }
 
     async fn revoked(&mut self, instance: &InstanceId) {
