@@ -329,7 +329,7 @@ impl Service {
         let Some(shutdown) = self.shutdown.as_ref().filter(|_| self.channels.to_gateway.is_closed()) else {
             return;
         };
-        // One that is told to hurry gives none: a stop that has begun waits for what it was begun with.
+        // No more than is left. A stop that has begun with more is shortened to this.
         let grace = shutdown.deadline.saturating_duration_since(Instant::now()).min(STOP_GRACE);
         let ids: Vec<InstanceId> = self.pool.views().map(|view| view.id).collect();
         for instance in ids {

@@ -11,7 +11,8 @@ use crate::pool;
 use crate::telemetry::tracing::TOLD;
 
 impl Service {
-    /// Tells where its owner looks that an instance was refused processes since the last measurement. `refused`: since its start.
+    /// Tells where its owner looks that an instance was refused processes since the last measurement. `refused`: since its start,
+    /// of one that was adopted since the first look at it.
     pub(super) fn note_refused(&mut self, refused: &BTreeMap<InstanceId, u64>) {
         for (instance, &times) in refused {
             let Some((revision, record)) = holder(&mut self.records, instance) else { continue };
