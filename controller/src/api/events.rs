@@ -213,7 +213,9 @@ fn of(function: &Function, activity: &Activity) -> Vec<Event> {
         ));
     }
     for decision in &activity.decisions {
-        events.push(event(function, time(&decision.time), "Normal", "Scaled", decision.message.clone()));
+        let kind = if decision.warning { "Warning" } else { "Normal" };
+        let message = decision.message.clone();
+        events.push(event(function, time(&decision.time), kind, &decision.reason, message));
     }
     for start in &activity.starts {
         let (instance, revision) = (&start.instance, start.revision.name());
@@ -290,7 +292,10 @@ mod tests {
     #[test]
     fn what_happened_is_told_and_named_the_same_each_time() {
         let activity: Activity = serde_json::from_value(json!({
-            "decisions": [{ "time": "2026-01-01T00:00:01.5Z", "message": "from 0 to 1 instance" }],
+            "decisions": [
+                { "time": "2026-01-01T00:00:01.5Z", "message": "from 0 to 1 instance" },
+                { "time": "2026-01-01T00:00:01.7Z", "reason": "Killed", "warning": true, "message": "i-0 killed" },
+            ],
             "starts": [
                 { "time": "2026-01-01T00:00:02Z", "instance": "i-1", "revision": "n/a-00001", "phasesMs": { "boot": 40.0, "load": 2.4 } },
                 { "time": "2026-01-01T00:00:03Z", "instance": "i-2", "revision": "n/a-00001", "phasesMs": {}, "failure": "exit code 1" },
@@ -312,6 +317,7 @@ mod tests {
                 "Warning R Ready: m",
                 "Normal R Built: m",
                 "Normal Scaled from 0 to 1 instance",
+                "Warning Killed i-0 killed",
                 "Normal Started instance i-1 of a-00001 is up after 42 ms",
                 "Warning StartFailed instance i-2 of a-00001 did not come up: exit code 1",
             ]

@@ -215,7 +215,7 @@ pub struct PoolSize {
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Activity {
-    /// The last decisions of the scaler, newest last: `from 0 to 1 instance: 1 call waits, an instance runs 10 at once`.
+    /// The last decisions of the scaler and what happened beside them, newest last: `from 0 to 1 instance: 1 call waits, an instance runs 10 at once`.
     pub decisions: Vec<Occurrence>,
     /// The last starts, newest last.
     pub starts: Vec<StartRecord>,
@@ -231,8 +231,18 @@ pub struct Activity {
 pub struct Occurrence {
     /// When: RFC 3339, UTC.
     pub time: String,
+    /// In one word: `Scaled`, `Killed`. A server that does not say it has told of scaling.
+    #[serde(default = "scaled")]
+    pub reason: String,
+    /// Whether something is wrong.
+    #[serde(default)]
+    pub warning: bool,
     /// What, for people.
     pub message: String,
+}
+
+fn scaled() -> String {
+    "Scaled".to_owned()
 }
 
 /// How a start went.

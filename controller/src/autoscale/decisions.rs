@@ -10,7 +10,7 @@ use hearth_scaler::{Decision, Reason, span};
 use jiff::Timestamp;
 use tokio::time::Instant;
 
-use super::snapshot::{self, Decided};
+use super::snapshot::{self, About, Decided};
 
 /// Decisions that follow each other within this are one line.
 const GATHER: Duration = Duration::from_secs(2);
@@ -71,21 +71,22 @@ impl Decisions {
             Some(run) if run.repeats(&step) => run.last = now,
             Some(run) if run.takes(&step) => {
                 run.add(step);
-                let line = Decided { time, text: run.text() };
+                let line = Decided { time, about: About::Scaled, text: run.text() };
                 if let Some(last) = self.lines.back_mut() {
                     *last = line;
                 }
             }
             _ => {
-                snapshot::keep(&mut self.lines, Decided { time, text: step.text() });
+                let line = Decided { time, about: About::Scaled, text: step.text() };
+                snapshot::keep(&mut self.lines, line);
                 self.run = Some(step);
             }
         }
     }
 
     /// Notes something that happened beside the decisions.
-    pub(super) fn tell(&mut self, text: String, time: Timestamp) {
-        snapshot::keep(&mut self.lines, Decided { time, text });
+    pub(super) fn tell(&mut self, about: About, text: String, time: Timestamp) {
+        snapshot::keep(&mut self.lines, Decided { time, about, text });
         self.run = None;
     }
 
@@ -295,7 +296,7 @@ mod tests {
         assert_eq!(decisions.lines().len(), snapshot::KEPT);
         let now = begin + Duration::from_secs(1000);
         decisions.note(&decision(0, 1, 1), now, Timestamp::UNIX_EPOCH);
-        decisions.tell("hello-x killed".to_owned(), Timestamp::UNIX_EPOCH);
+        decisions.tell(About::Killed, "hello-x killed".to_owned(), Timestamp::UNIX_EPOCH);
         decisions.note(&decision(1, 2, 1), now, Timestamp::UNIX_EPOCH);
         let last: Vec<_> = decisions.lines().iter().rev().take(3).map(|line| line.text.as_str()).collect();
         assert!(

@@ -45,7 +45,7 @@ pub use ladder::{Restored, Rung};
 pub use prewarm::{PoolView, Settings as Prewarming};
 pub use reserved::{Invalid as InvalidWindow, Windows};
 pub use service::{Adoptable, Channels, Service};
-pub use snapshot::{Decided, RevisionView, Snapshot, Start};
+pub use snapshot::{About, Decided, RevisionView, Snapshot, Start};
 
 use crate::pool::Template;
 

@@ -18,7 +18,7 @@ use super::decisions::Decisions;
 use super::mending::Mending;
 use super::pressure::Rate;
 use super::rest::{Rest, Sleeper};
-use super::snapshot::{self, RevisionView, Start};
+use super::snapshot::{self, About, RevisionView, Start};
 use super::{Target, TrialError};
 
 /// A Revision is looked at again after this at the earliest, when nothing is heard of it.
@@ -340,8 +340,8 @@ impl Record {
     }
 
     /// Something that happened beside the decisions, told among them.
-    pub(super) fn note_event(&mut self, text: String, time: Timestamp) {
-        self.decisions.tell(text, time);
+    pub(super) fn note_event(&mut self, about: About, text: String, time: Timestamp) {
+        self.decisions.tell(about, text, time);
     }
 
     pub(super) fn note_start(&mut self, start: Start, took: Option<Duration>) {

@@ -3,6 +3,7 @@
 mod deciding;
 mod hearing;
 mod hindering;
+mod leaving;
 mod prewarming;
 mod relieving;
 mod resting;
@@ -269,6 +270,7 @@ impl Service {
         let own = |adoptable: &mut Adoptable| {
             reusable
                 && adoptable.found.ended.is_none()
+                && adoptable.found.taken_away.is_none()
                 && adoptable.found.spec.owner.as_ref().is_some_and(|owner| owner.revision == revision)
         };
         for Adoptable { found, logs_after } in self.adoptable.extract_if(.., own) {
@@ -289,7 +291,11 @@ impl Service {
                 let text = format!("the instance ended while the controller was away: {how}");
                 self.logs.remark(&owner.function, Some(&instance), text);
             }
-            let grace = if found.ended.is_some() { Duration::ZERO } else { STOP_GRACE };
+            let grace = match found.ended {
+                Some(_) => Duration::ZERO,
+                // What it was called for by an earlier controller's grants may end.
+                None => found.taken_away.unwrap_or(STOP_GRACE),
+            };
             tracing::info!(%instance, ended = found.ended.is_some(), "taking away what an earlier run left");
             self.pool.reap(instance, grace);
         }
@@ -323,7 +329,7 @@ impl Service {
         let Some(shutdown) = self.shutdown.as_ref().filter(|_| self.channels.to_gateway.is_closed()) else {
             return;
         };
-        // One that is told to hurry gives none: a stop that has begun waits for what it was begun with.
+        // No more than is left. A stop that has begun with more is shortened to this.
         let grace = shutdown.deadline.saturating_duration_since(Instant::now()).min(STOP_GRACE);
         let ids: Vec<InstanceId> = self.pool.views().map(|view| view.id).collect();
         for instance in ids {
@@ -368,6 +374,11 @@ impl Service {
     }
 
     fn drain(&mut self, instance: &InstanceId, why: &str) {
+        self.drain_within(Duration::MAX, instance, why);
+    }
+
+    /// The same, where its calls have no longer than `left`.
+    fn drain_within(&mut self, left: Duration, instance: &InstanceId, why: &str) {
         let revision = self.records.values().find(|record| record.instances.contains_key(instance));
         let execute = revision.map_or(Duration::ZERO, |record| record.target.template.execute_timeout());
         let time = match &self.shutdown {
@@ -378,7 +389,7 @@ impl Service {
         if self.granted.contains(instance) {
             self.outbox.push_back(ToGateway::Revoke { instance: instance.clone() });
         }
-        self.pool.drain(instance, why, time);
+        self.pool.drain(instance, why, time.min(left));
     }
 
     fn kill(&mut self, instance: &InstanceId, why: &str) {

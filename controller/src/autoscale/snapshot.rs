@@ -50,11 +50,53 @@ pub struct RevisionView {
     pub starts: VecDeque<Start>,
 }
 
-/// A decision that changed something, or several of one direction in a row.
+/// What a line among the decisions is about.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub enum About {
+    /// A decision of the scaler.
+    #[default]
+    Scaled,
+    /// An instance stands at its limit of processes and threads.
+    ProcessLimit,
+    /// An instance that answered nothing any more was killed.
+    Killed,
+    /// An instance was put out because the machine's memory is short.
+    MemoryShort,
+    /// Something outside takes an instance away.
+    TakenAway,
+}
+
+impl About {
+    /// In one word, as the reason of an Event.
+    #[must_use]
+    pub const fn reason(self) -> &'static str {
+        match self {
+            Self::Scaled => "Scaled",
+            Self::ProcessLimit => "ProcessLimit",
+            Self::Killed => "Killed",
+            Self::MemoryShort => "MemoryShort",
+            Self::TakenAway => "TakenAway",
+        }
+    }
+
+    /// Whether something is wrong that somebody should look at.
+    #[must_use]
+    pub const fn is_wrong(self) -> bool {
+        match self {
+            // A node is drained on purpose, as a rule.
+            Self::Scaled | Self::TakenAway => false,
+            Self::ProcessLimit | Self::Killed | Self::MemoryShort => true,
+        }
+    }
+}
+
+/// A decision that changed something, or several of one direction in a row; or what happened beside the decisions.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Decided {
     /// When; of several steps, the last.
     pub time: Timestamp,
+    /// Which of the two, and of what kind.
+    pub about: About,
     /// What and why: `from 0 to 12 instances, in 5 steps over 0.3 s: 40 calls wait, an instance runs 10 at once`.
     pub text: String,
 }

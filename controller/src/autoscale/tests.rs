@@ -16,6 +16,7 @@ use crate::telemetry::logs::{Entry, Logs, Query};
 use crate::telemetry::metrics::Registry;
 
 mod hindering;
+mod leaving;
 mod pools;
 mod removal;
 mod restart;
@@ -242,7 +243,8 @@ async fn an_instance_that_is_killed_because_it_is_stuck_says_so_in_the_log_and_a
         "{notes:?}"
     );
     let told = |decided: &crate::autoscale::snapshot::Decided| {
-        decided.text.starts_with(&format!("{instance} killed: it did not answer"))
+        decided.about == About::Killed
+            && decided.text.starts_with(&format!("{instance} killed: it did not answer"))
     };
     let mut shown = scene.handle.watch();
     let has = |snapshot: &Arc<Snapshot>| {

@@ -375,6 +375,7 @@ impl Backend for Fake {
             spec: one.spec.clone(),
             started: one.started.clone(),
             ended: *one.ended.borrow(),
+            taken_away: None,
         });
         Ok(own.chain(state.strangers.iter().cloned()).collect())
     }

@@ -113,6 +113,12 @@ pub trait Backend: Send + Sync + fmt::Debug + 'static {
         mpsc::channel(1).1
     }
 
+    /// Tells of instances that something outside has begun to take away, as when a node is drained. One subscriber; called once. A backend
+    /// whose instances nobody else can end in good order never tells of any.
+    fn taken_away(&self) -> mpsc::Receiver<TakenAway> {
+        mpsc::channel(1).1
+    }
+
     /// What this machine can and cannot do for this backend, for `hearth doctor`.
     async fn probe(&self) -> Vec<Capability>;
 
@@ -218,6 +224,8 @@ pub struct Found {
     pub started: Started,
     /// How it ended, if it did.
     pub ended: Option<Exit>,
+    /// Something outside takes it away, and leaves it so long to end its calls: nobody is to give it more of them.
+    pub taken_away: Option<Duration>,
 }
 
 /// An instance came to its end.
@@ -236,6 +244,17 @@ pub struct Hindered {
     pub instance: InstanceId,
     /// For what, for people; `None`: it goes on.
     pub why: Option<String>,
+}
+
+/// Something outside has begun to take an instance away.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct TakenAway {
+    /// Which.
+    pub instance: InstanceId,
+    /// Who takes it away, for people, as in `Kubernetes takes its Pod away`.
+    pub why: String,
+    /// How long it has to end its calls.
+    pub left: Duration,
 }
 
 /// One thing that a machine can or cannot do.

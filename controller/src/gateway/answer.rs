@@ -147,7 +147,7 @@ impl Drop for Story {
         let now = now();
         let total = now.saturating_duration_since(self.began);
         let run = self.sent.map(|sent| now.saturating_duration_since(sent));
-        stats.phases(&self.timing, run);
+        stats.phases(&self.timing, self.start, run);
         target.stats.ended(self.status, self.start, total, (self.bytes_in, self.bytes_out));
         let record = CallRecord {
             time: Timestamp::try_from(self.began_at).unwrap_or_default(),

@@ -174,7 +174,6 @@ async fn way(story: &mut Story, call: &mut Call) -> Result<Answer, Failure> {
         }
         story.instance = Some(slot.instance.endpoint.instance.clone());
         story.attempts += 1;
-        shared.stats.wait.get(start.into()).observe(waited.as_secs_f64());
 
         let instance = Arc::clone(&slot.instance);
         let sent = slot.taken();

@@ -99,7 +99,7 @@ pub(super) struct Stats {
     answer_bytes: RevisionHistograms<Plain>,
     request_bytes: RevisionCounters<Plain>,
     load: RevisionGauges<State>,
-    pub(super) wait: Histograms<Start>,
+    wait: Histograms<Start>,
     phases: Histograms<Phase>,
     pub(super) errors: Counters<Code>,
     pub(super) retries: Counter,
@@ -148,7 +148,7 @@ impl Stats {
             ),
             wait: registry.histograms(
                 "hearth_gateway_wait_seconds",
-                "From the head of a request to a slot for it, by what it met.",
+                "From the head of a request to the slot that it ran in, by what it met; of those that got one, once each.",
                 LATENCY_SECONDS,
             ),
             phases: registry.histograms(
@@ -187,8 +187,13 @@ impl Stats {
         }
     }
 
-    /// The parts of a request that has ended. `run`: of one that was sent to an instance, the time from there to the end.
-    pub(super) fn phases(&self, timing: &Timing, run: Option<Duration>) {
+    /// The parts of a request that has ended. `start`: what one met that got a slot, the first or after refusals and failures another.
+    /// `run`: of one that was sent to an instance, the time from there to the end.
+    pub(super) fn phases(&self, timing: &Timing, start: Option<StartKind>, run: Option<Duration>) {
+        if let Some(start) = start {
+            let waited = timing.queue + timing.init;
+            self.wait.get(start.into()).observe(waited.as_secs_f64());
+        }
         self.phases.get(Phase::Queue).observe(timing.queue.as_secs_f64());
         if !timing.init.is_zero() {
             self.phases.get(Phase::Init).observe(timing.init.as_secs_f64());

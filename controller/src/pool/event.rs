@@ -1,5 +1,7 @@
 //! What the pool says of its instances.
 
+use std::time::Duration;
+
 use hearth_dispatch::{Endpoint, StartFailure};
 use hearth_function::{FunctionId, InstanceId, RevisionId};
 use jiff::Timestamp;
@@ -49,10 +51,19 @@ pub enum Happened {
     Hindered(Option<StartFailure>),
     /// It did not come up. Its remains are being taken away.
     Failed(Failure),
+    /// Something outside has begun to take it away.
+    TakenAway {
+        /// Who, for people.
+        why: String,
+        /// How long its calls have to end.
+        left: Duration,
+    },
     /// Its process ended by itself. Its remains are being taken away.
     Ended {
         /// How: `exit code 1`.
         how: String,
+        /// It was taken away from outside, was told to end there, and did.
+        as_told: bool,
     },
     /// Its calls did not end in time; it is being stopped.
     Overdue,

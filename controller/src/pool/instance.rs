@@ -111,7 +111,7 @@ pub(super) enum What {
     },
     StartFailed(Failure),
     Ended {
-        how: String,
+        exit: Exit,
     },
     /// Its calls did not end in time.
     Overdue,
@@ -363,7 +363,7 @@ impl Task {
         loop {
             let now = self.orders.borrow_and_update().clone();
             if let Some(exit) = now.exit {
-                self.report(What::Ended { how: exit.to_string() }).await;
+                self.report(What::Ended { exit }).await;
                 return Duration::ZERO;
             }
             let drain_until = match now.wish {

@@ -1,8 +1,17 @@
 //! What instances hold, and what the machine has left.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
 
 use hearth_function::InstanceId;
+use tokio::time::Instant;
+
+use super::Pool;
+use super::life::State;
+
+/// How often it is measured what instances hold: a few small files each.
+pub(super) const MEASURE_EVERY: Duration = Duration::from_secs(5);
 
 /// A measurement.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -28,6 +37,45 @@ impl Measured {
         if since > 0 {
             self.refused.insert(instance.clone(), since);
         }
+    }
+}
+
+impl Pool {
+    /// Measures what instances hold, from time to time; [`View::memory_bytes`] says it.
+    pub fn measure(&mut self) {
+        let due = self.measured_at.is_none_or(|at| at.elapsed() >= MEASURE_EVERY);
+        if !due || self.instances.is_empty() {
+            return;
+        }
+        self.measured_at = Some(Instant::now());
+        let up = self.instances.iter().filter(|(_, entry)| !matches!(entry.state, State::Starting(_)));
+        let ids: Vec<InstanceId> = up.map(|(id, _)| id.clone()).collect();
+        let (backend, measured) = (Arc::clone(&self.backend), self.measured.clone());
+        self.chores.spawn(async move {
+            let (mut held, mut refused) = (BTreeMap::new(), BTreeMap::new());
+            for id in ids {
+                // One that has ended holds nothing.
+                if let Ok(stats) = backend.stats(&id).await {
+                    if stats.pids_refused > 0 {
+                        refused.insert(id.clone(), stats.pids_refused);
+                    }
+                    held.insert(id, stats.memory_bytes);
+                }
+            }
+            let machine = tokio::fs::read_to_string("/proc/meminfo").await.ok();
+            let machine = machine.as_deref().and_then(Machine::parse);
+            measured.send_replace(Measured { held, refused, machine });
+        });
+    }
+
+    /// The last measurement; once.
+    pub fn take_measurement(&mut self) -> Option<Measured> {
+        let news = self.unseen.has_changed().unwrap_or(false);
+        let mut measured = news.then(|| self.unseen.borrow_and_update().clone())?;
+        for (instance, entry) in &mut self.instances {
+            measured.leave_out_refused(instance, &mut entry.refused_before);
+        }
+        Some(measured)
     }
 }
 

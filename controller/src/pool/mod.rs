@@ -47,7 +47,7 @@ pub use measure::{Machine, Measured};
 pub use strain::{Strain, refused};
 pub use template::{Places, Template};
 
-use crate::backend::{Backend, Ended, Found, Hindered};
+use crate::backend::{Backend, Ended, Found, Hindered, TakenAway};
 use crate::telemetry::logs::Logs;
 use instance::{Assignment, Orders, Origin, Report, Task, What, Wish};
 use life::State;
@@ -55,9 +55,6 @@ use names::{new_id, random, secret};
 
 /// Time between SIGTERM and SIGKILL for an instance whose calls have ended: time to close a database connection.
 pub const STOP_GRACE: Duration = Duration::from_secs(5);
-
-/// How often it is measured what instances hold: a few small files each.
-const MEASURE_EVERY: Duration = Duration::from_secs(5);
 
 /// Reports that wait for the pool. A task that finds no room waits.
 const REPORTS: usize = 256;
@@ -85,6 +82,7 @@ pub struct Pool {
     reporter: mpsc::Sender<Report>,
     exits: mpsc::Receiver<Ended>,
     hindrances: mpsc::Receiver<Hindered>,
+    taken_away: mpsc::Receiver<TakenAway>,
     mishaps: Mishaps,
 }
 
@@ -97,6 +95,8 @@ struct Entry {
     phases: Phases,
     /// Processes that it was refused before this controller had it; `None` until one that was adopted is looked at.
     refused_before: Option<u64>,
+    /// Who outside takes it away.
+    taken_away: Option<String>,
     orders: watch::Sender<Orders>,
 }
 
@@ -118,7 +118,7 @@ impl Subject {
 }
 
 impl Pool {
-    /// An empty pool. It takes the backend's one subscription to exits and to hindrances.
+    /// An empty pool. It takes the backend's one subscription to exits, to hindrances and to what is taken away.
     #[must_use]
     pub fn new(backend: Arc<dyn Backend>, logs: Logs) -> Self {
         let (reporter, reports) = mpsc::channel(REPORTS);
@@ -127,6 +127,7 @@ impl Pool {
         Self {
             exits: backend.exits(),
             hindrances: backend.hindrances(),
+            taken_away: backend.taken_away(),
             freezer: Arc::new(Freezer::new(Arc::clone(&backend), lost)),
             given_up,
             backend,
@@ -211,43 +212,6 @@ impl Pool {
         });
     }
 
-    /// Measures what instances hold, from time to time; [`View::memory_bytes`] says it.
-    pub fn measure(&mut self) {
-        let due = self.measured_at.is_none_or(|at| at.elapsed() >= MEASURE_EVERY);
-        if !due || self.instances.is_empty() {
-            return;
-        }
-        self.measured_at = Some(Instant::now());
-        let up = self.instances.iter().filter(|(_, entry)| !matches!(entry.state, State::Starting(_)));
-        let ids: Vec<InstanceId> = up.map(|(id, _)| id.clone()).collect();
-        let (backend, measured) = (Arc::clone(&self.backend), self.measured.clone());
-        self.chores.spawn(async move {
-            let (mut held, mut refused) = (BTreeMap::new(), BTreeMap::new());
-            for id in ids {
-                // One that has ended holds nothing.
-                if let Ok(stats) = backend.stats(&id).await {
-                    if stats.pids_refused > 0 {
-                        refused.insert(id.clone(), stats.pids_refused);
-                    }
-                    held.insert(id, stats.memory_bytes);
-                }
-            }
-            let machine = tokio::fs::read_to_string("/proc/meminfo").await.ok();
-            let machine = machine.as_deref().and_then(Machine::parse);
-            measured.send_replace(Measured { held, refused, machine });
-        });
-    }
-
-    /// The last measurement; once.
-    pub fn take_measurement(&mut self) -> Option<Measured> {
-        let news = self.unseen.has_changed().unwrap_or(false);
-        let mut measured = news.then(|| self.unseen.borrow_and_update().clone())?;
-        for (instance, entry) in &mut self.instances {
-            measured.leave_out_refused(instance, &mut entry.refused_before);
-        }
-        Some(measured)
-    }
-
     /// An instance stands still: [`Happened::Paused`] said so and no thaw has come since.
     pub fn paused(&mut self, instance: &InstanceId) {
         if let Some(entry) = self.instances.get_mut(instance)
@@ -296,6 +260,12 @@ impl Pool {
                 biased;
                 Some(report) = self.reports.recv() => {
                     if let Some(event) = self.take(report) {
+                        return event;
+                    }
+                }
+                // Before its end, which is none of its own then.
+                Some(taken) = self.taken_away.recv() => {
+                    if let Some(event) = self.note_taken_away(taken) {
                         return event;
                     }
                 }
@@ -413,6 +383,7 @@ impl Pool {
             started,
             phases: Phases::default(),
             refused_before,
+            taken_away: None,
             orders,
         };
         self.instances.insert(id, entry);
@@ -430,24 +401,6 @@ impl Pool {
             }
             further
         });
-    }
-
-    fn note_exit(&mut self, ended: Ended) {
-        if let Some(entry) = self.instances.get(&ended.instance) {
-            entry.orders.send_modify(|orders| orders.exit = Some(ended.exit));
-        }
-    }
-
-    fn note_hindered(&mut self, hindered: Hindered) -> Option<Event> {
-        let Hindered { instance, why } = hindered;
-        let entry = self.instances.get(&instance)?;
-        if why.is_some() && !entry.state.is_starting() {
-            return None;
-        }
-        entry.orders.send_modify(|orders| orders.hindered = why.is_some());
-        let what = Happened::Hindered(why.map(Failure::hindered));
-        let revision = entry.subject.revision();
-        Some(Event { instance, revision, what })
     }
 
     fn take_away(&mut self, instance: InstanceId, grace: Duration) -> Id {

@@ -1,4 +1,4 @@
-//! What the reports of the instances' tasks come to: the next state of an instance, and what is told of it.
+//! What the reports of the instances' tasks, and those of the backend, come to: the next state of an instance, and what is told of it.
 
 use std::time::Duration;
 
@@ -9,6 +9,11 @@ use super::event::{Event, Happened};
 use super::failure::{Failure, INTERNAL};
 use super::instance::{Report, What};
 use super::life::{self, State};
+use crate::backend::{Ended, Exit, Hindered, TakenAway};
+
+/// By which SIGTERM ends a process: the signal's number, and the shell's word for it.
+const SIGTERM: i32 = 15;
+const BY_SIGTERM: i32 = 128 + SIGTERM;
 
 impl Pool {
     pub(super) fn take(&mut self, report: Report) -> Option<Event> {
@@ -44,9 +49,15 @@ impl Pool {
                 entry.step(&instance, life::Event::StartFailed(failure.told.clone()));
                 wanted.then_some(Happened::Failed(failure))
             }
-            What::Ended { how } => {
+            What::Ended { exit } => {
+                // Whoever took it away has told it to end, beside us.
+                let as_told = entry.taken_away.is_some() && is_in_good_order(exit);
+                let how = match &entry.taken_away {
+                    Some(why) => format!("{why}: {exit}"),
+                    None => exit.to_string(),
+                };
                 entry.step(&instance, life::Event::Ended { how: how.clone() });
-                Some(Happened::Ended { how })
+                Some(Happened::Ended { how, as_told })
             }
             What::Overdue => {
                 let why = "its calls did not end in time".to_owned();
@@ -57,6 +68,36 @@ impl Pool {
         };
         let revision = entry.subject.revision();
         happened.map(|what| Event { instance, revision, what })
+    }
+
+    pub(super) fn note_exit(&mut self, ended: Ended) {
+        if let Some(entry) = self.instances.get(&ended.instance) {
+            entry.orders.send_modify(|orders| orders.exit = Some(ended.exit));
+        }
+    }
+
+    pub(super) fn note_hindered(&mut self, hindered: Hindered) -> Option<Event> {
+        let Hindered { instance, why } = hindered;
+        let entry = self.instances.get(&instance)?;
+        if why.is_some() && !entry.state.is_starting() {
+            return None;
+        }
+        entry.orders.send_modify(|orders| orders.hindered = why.is_some());
+        let what = Happened::Hindered(why.map(Failure::hindered));
+        let revision = entry.subject.revision();
+        Some(Event { instance, revision, what })
+    }
+
+    /// Whoever owns the pool has it drained. What is on its way out in any case goes on so.
+    pub(super) fn note_taken_away(&mut self, taken: TakenAway) -> Option<Event> {
+        let TakenAway { instance, why, left } = taken;
+        let entry = self.instances.get_mut(&instance)?;
+        if matches!(entry.state, State::Stopping { .. } | State::Stopped { .. } | State::Failed(_)) {
+            return None;
+        }
+        entry.taken_away = Some(why.clone());
+        let revision = entry.subject.revision();
+        Some(Event { instance, revision, what: Happened::TakenAway { why, left } })
     }
 
     /// A task that has panicked takes nobody along: its instance has failed or ended, and another task takes it away.
@@ -83,7 +124,7 @@ impl Pool {
             State::Pooled | State::Ready | State::Paused | State::Draining { .. } => {
                 let how = INTERNAL.to_owned();
                 entry.step(&instance, life::Event::Ended { how: how.clone() });
-                Some(Happened::Ended { how })
+                Some(Happened::Ended { how, as_told: false })
             }
             // It was on its way out.
             State::Stopping { .. } | State::Stopped { .. } | State::Failed(_) => None,
@@ -91,4 +132,9 @@ impl Pool {
         let revision = entry.subject.revision();
         happened.map(|what| Event { instance, revision, what })
     }
+}
+
+/// Whether a process that was told to end did so.
+fn is_in_good_order(exit: Exit) -> bool {
+    matches!((exit.code, exit.signal), (Some(0 | BY_SIGTERM), _) | (None, Some(SIGTERM)))
 }

@@ -17,7 +17,7 @@ use tokio::task::JoinSet;
 
 use crate::backend::{
     Address, Backend, Capability, CodeMount, Ended, Error, Exit, Found, Hindered, InstanceSpec, Limits,
-    Owner, Started, Stats,
+    Owner, Started, Stats, TakenAway,
 };
 use instances::{Calls, Serving, serve, serve_control};
 
@@ -52,6 +52,8 @@ pub(crate) struct Staged {
     exits: Mutex<Option<mpsc::Receiver<Ended>>>,
     hinder: mpsc::Sender<Hindered>,
     hindrances: Mutex<Option<mpsc::Receiver<Hindered>>>,
+    take_away: mpsc::Sender<TakenAway>,
+    taken_away: Mutex<Option<mpsc::Receiver<TakenAway>>>,
     room: watch::Sender<bool>,
     /// Told whenever an instance is taken away.
     pub(crate) stopped: Notify,
@@ -91,6 +93,7 @@ struct Running {
     spec: InstanceSpec,
     started: Started,
     ended: Option<Exit>,
+    taken_away: Option<Duration>,
     _servers: JoinSet<()>,
 }
 
@@ -98,6 +101,7 @@ impl Staged {
     pub(crate) fn new(directory: &Path) -> Arc<Self> {
         let (ends, exits) = mpsc::channel(16);
         let (hinder, hindrances) = mpsc::channel(16);
+        let (take_away, taken_away) = mpsc::channel(16);
         Arc::new(Self {
             directory: directory.to_owned(),
             stage: Mutex::default(),
@@ -105,6 +109,8 @@ impl Staged {
             exits: Mutex::new(Some(exits)),
             hinder,
             hindrances: Mutex::new(Some(hindrances)),
+            take_away,
+            taken_away: Mutex::new(Some(taken_away)),
             room: watch::Sender::new(false),
             stopped: Notify::new(),
             killed: Notify::new(),
@@ -226,6 +232,15 @@ impl Staged {
         self.ends.send(Ended { instance: instance.clone(), exit }).await.unwrap();
     }
 
+    /// Somebody outside takes an instance away, which has so long to end its calls.
+    pub(crate) async fn take_away(&self, instance: &InstanceId, left: Duration) {
+        if let Some(running) = self.stage.lock().unwrap().running.get_mut(instance) {
+            running.taken_away = Some(left);
+        }
+        let taken = TakenAway { instance: instance.clone(), why: "its node is drained".to_owned(), left };
+        self.take_away.send(taken).await.unwrap();
+    }
+
     /// A controller that was killed: the next one subscribes anew, and the instances go on.
     pub(crate) fn restart(&self) -> Arc<Self> {
         let next = Self::new(&self.directory);
@@ -268,8 +283,13 @@ impl Backend for Staged {
         servers.spawn(serve_control(UnixListener::bind(&control).unwrap(), act.clone(), printed));
         let started =
             Started { invoke: Address::Unix(invoke), control: Address::Unix(control), create: time };
-        let running =
-            Running { spec: spec.clone(), started: started.clone(), ended: None, _servers: servers };
+        let running = Running {
+            spec: spec.clone(),
+            started: started.clone(),
+            ended: None,
+            taken_away: None,
+            _servers: servers,
+        };
         self.stage.lock().unwrap().running.insert(spec.id.clone(), running);
         if act == Act::EndsInBoot {
             let exit = Exit { code: Some(3), signal: None, out_of_memory: false };
@@ -358,6 +378,7 @@ impl Backend for Staged {
             spec: running.spec.clone(),
             started: running.started.clone(),
             ended: running.ended,
+            taken_away: running.taken_away,
         };
         Ok(stage.running.values().map(found).collect())
     }
@@ -368,6 +389,10 @@ impl Backend for Staged {
 
     fn hindrances(&self) -> mpsc::Receiver<Hindered> {
         self.hindrances.lock().unwrap().take().unwrap()
+    }
+
+    fn taken_away(&self) -> mpsc::Receiver<TakenAway> {
+        self.taken_away.lock().unwrap().take().unwrap()
     }
 
     async fn probe(&self) -> Vec<Capability> {

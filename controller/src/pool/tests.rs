@@ -47,7 +47,7 @@ impl Scene {
 
     /// How often each instance was refused a process, as the next measurement has it.
     async fn refused(&mut self) -> BTreeMap<InstanceId, u64> {
-        tokio::time::advance(MEASURE_EVERY).await;
+        tokio::time::advance(measure::MEASURE_EVERY).await;
         self.pool.measure();
         loop {
             let _nothing = timeout(Duration::from_millis(1), self.pool.next()).await.is_err();

@@ -123,7 +123,7 @@ impl Parts for Wired {
             activity.in_flight += view.in_flight;
             for decided in &view.decisions {
                 let message = format!("{}: {}", revision.name(), decided.text);
-                decisions.push((decided.time, message));
+                decisions.push((decided.time, decided.about, message));
             }
             starts.extend(view.starts.iter().map(|start| (start.time, start_record(revision, start))));
         }
@@ -131,7 +131,12 @@ impl Parts for Wired {
         starts.sort_by_key(|(time, _)| *time);
         activity.decisions = decisions
             .into_iter()
-            .map(|(time, message)| Occurrence { time: time.to_string(), message })
+            .map(|(time, about, message)| Occurrence {
+                time: time.to_string(),
+                reason: about.reason().to_owned(),
+                warning: about.is_wrong(),
+                message,
+            })
             .collect();
         activity.starts = starts.into_iter().map(|(_, record)| record).collect();
         activity

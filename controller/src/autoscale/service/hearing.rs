@@ -9,9 +9,9 @@ use jiff::Timestamp;
 use tokio::time::Instant;
 
 use super::{Service, holder, jitter};
-use crate::autoscale::TrialError;
 use crate::autoscale::ladder::Rung;
 use crate::autoscale::snapshot::Start;
+use crate::autoscale::{About, TrialError};
 use crate::pool::{self, Event, Happened, STOP_GRACE};
 use crate::telemetry::tracing::TOLD;
 
@@ -81,7 +81,7 @@ impl Service {
         const WHY: &str = "killed: it did not answer (an endless loop, or work that blocks)";
         if let Some((revision, record)) = holder(&mut self.records, instance) {
             tracing::warn!(target: TOLD, %revision, %instance, WHY, "instance killed");
-            record.note_event(format!("{instance} {WHY}"), Timestamp::now());
+            record.note_event(About::Killed, format!("{instance} {WHY}"), Timestamp::now());
             self.dirty.insert(revision.clone());
             self.logs.remark(
                 record.target.template.function(),
@@ -138,14 +138,19 @@ impl Service {
             Happened::Paused { round, frozen } => self.note_frozen(&instance, round, frozen, now),
             Happened::NotThawed => self.kill(&instance, "killed: it was paused and could not be resumed"),
             Happened::Hindered(why) => self.note_hindered(&instance, &revision, why, now),
+            Happened::TakenAway { why, left } => self.note_taken_away(&instance, &why, left, now),
             Happened::Failed(failure) => self.note_failed(instance, revision, failure, now),
-            Happened::Ended { how } => {
-                tracing::warn!(target: TOLD, %revision, %instance, how, "instance ended");
+            Happened::Ended { how, as_told } => {
+                if as_told {
+                    tracing::info!(%revision, %instance, how, "instance ended");
+                } else {
+                    tracing::warn!(target: TOLD, %revision, %instance, how, "instance ended");
+                }
                 self.suspects.remove(&instance);
                 self.turns.done(&instance, now);
                 self.gone(&instance, &how);
                 let member = self.leave(&instance);
-                if let Some(record) = self.records.get_mut(&revision) {
+                if let Some(record) = self.records.get_mut(&revision).filter(|_| !as_told) {
                     let short = member
                         .and_then(|member| member.ready)
                         .is_some_and(|ready| now.duration_since(ready) < TOO_SHORT);
@@ -182,7 +187,12 @@ impl Service {
                 self.note_pooled(instance, &phases, memory_bytes, now);
             }
             Happened::Failed(failure) => self.note_pooling_failed(instance, &failure, now),
-            Happened::Ended { how } => {
+            Happened::TakenAway { why, left } => {
+                tracing::info!(%instance, why, "a pooled instance is taken away");
+                self.prewarm.lost(instance);
+                self.pool.stop(instance, &why, STOP_GRACE.min(left));
+            }
+            Happened::Ended { how, .. } => {
                 tracing::warn!(%instance, how, "a pooled instance ended");
                 self.prewarm.lost(instance);
             }

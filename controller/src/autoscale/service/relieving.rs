@@ -8,6 +8,7 @@ use jiff::Timestamp;
 use tokio::time::Instant;
 
 use super::{Service, holder};
+use crate::autoscale::About;
 use crate::autoscale::ladder::Rung;
 use crate::pool::Measured;
 
@@ -42,6 +43,7 @@ impl Service {
             } else {
                 if let Some((_, record)) = holder(&mut self.records, &instance) {
                     record.note_event(
+                        About::MemoryShort,
                         format!("{instance} put out: the machine's memory is short"),
                         Timestamp::now(),
                     );

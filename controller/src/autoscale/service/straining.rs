@@ -6,11 +6,13 @@ use hearth_function::InstanceId;
 use jiff::Timestamp;
 
 use super::{Service, holder};
+use crate::autoscale::About;
 use crate::pool;
 use crate::telemetry::tracing::TOLD;
 
 impl Service {
-    /// Tells where its owner looks that an instance was refused processes since the last measurement. `refused`: since its start.
+    /// Tells where its owner looks that an instance was refused processes since the last measurement. `refused`: since its start,
+    /// of one that was adopted since the first look at it.
     pub(super) fn note_refused(&mut self, refused: &BTreeMap<InstanceId, u64>) {
         for (instance, &times) in refused {
             let Some((revision, record)) = holder(&mut self.records, instance) else { continue };
@@ -28,7 +30,7 @@ impl Service {
             }
             let what = pool::refused(more);
             tracing::warn!(target: TOLD, %revision, %instance, what, "process limit");
-            record.note_event(format!("{instance} {what}"), Timestamp::now());
+            record.note_event(About::ProcessLimit, format!("{instance} {what}"), Timestamp::now());
             self.stale.insert(revision.clone());
             let function = record.target.template.function();
             self.logs.remark(function, Some(instance), format!("the instance {what}"));

@@ -10,7 +10,10 @@ async fn an_instance_at_its_process_limit_says_so_once_in_the_log_among_the_deci
     let instance = scene.granted().await;
     scene.backend.refuse_processes(3);
     let told = |decided: &crate::autoscale::snapshot::Decided| {
-        decided.text.starts_with(&format!("{instance} met its limit of 512 processes and threads: 3 times"))
+        decided.about == About::ProcessLimit
+            && decided
+                .text
+                .starts_with(&format!("{instance} met its limit of 512 processes and threads: 3 times"))
     };
     let mut shown = scene.handle.watch();
     let has = |snapshot: &Arc<Snapshot>| {

@@ -60,6 +60,8 @@ pub(super) struct Instance {
     /// Its start is over: from then on its end is told.
     started: AtomicBool,
     told: AtomicBool,
+    /// Its Pod is being deleted, by us or by others.
+    leaves: AtomicBool,
     orders: Mutex<Option<mpsc::Sender<Order>>>,
 }
 
@@ -78,6 +80,7 @@ impl Instance {
             create: OnceLock::new(),
             started: AtomicBool::new(false),
             told: AtomicBool::new(false),
+            leaves: AtomicBool::new(false),
             orders: Mutex::new(None),
         }
     }
@@ -113,6 +116,11 @@ impl Instance {
     pub(super) fn untold_end(&self) -> Option<Exit> {
         let exit = (*self.end.borrow())?;
         (self.is_started() && !self.told.swap(true, Ordering::AcqRel)).then_some(exit)
+    }
+
+    /// Its Pod is being deleted from now on; whether that is news.
+    pub(super) fn leaves(&self) -> bool {
+        !self.leaves.swap(true, Ordering::AcqRel)
     }
 
     /// What may be fetched from now on, too.

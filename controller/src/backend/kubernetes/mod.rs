@@ -52,11 +52,14 @@ use self::keys::Keys;
 use super::ends::Ends;
 use super::{
     Ability, Address, Backend, Capability, CodeMount, Ended, Error, Exit, Fixity, Found, Hindered, ImageForm,
-    InstanceSpec, Limits, OpenError, Owner, Started, Stats,
+    InstanceSpec, Limits, OpenError, Owner, Started, Stats, TakenAway,
 };
 
 /// Hindrances that nobody has taken yet. Starts that tell of them wait when it is full.
 const HINDRANCES: usize = 64;
+
+/// Instances that are being taken away, of which nobody has heard yet. The watch waits when it is full: a node may take hundreds along.
+const TAKEN_AWAY: usize = 1024;
 
 /// How the Kubernetes backend is set up.
 #[derive(Clone)]
@@ -95,6 +98,7 @@ pub struct Kubernetes {
     shared: Arc<Shared>,
     ends: Ends,
     hindrances: Mutex<Option<mpsc::Receiver<Hindered>>>,
+    taken_away: Mutex<Option<mpsc::Receiver<TakenAway>>>,
     /// Ends listening and watching with the backend.
     _work: DropGuard,
 }
@@ -108,6 +112,7 @@ struct Shared {
     looked: AtomicBool,
     end: mpsc::Sender<Ended>,
     hinder: mpsc::Sender<Hindered>,
+    take_away: mpsc::Sender<TakenAway>,
     tasks: TaskTracker,
 }
 
@@ -130,6 +135,7 @@ impl Kubernetes {
         })?;
         let (end, ends) = Ends::channel();
         let (hinder, hindrances) = mpsc::channel(HINDRANCES);
+        let (take_away, taken_away) = mpsc::channel(TAKEN_AWAY);
         let shared = Arc::new(Shared {
             keys: Keys::new(&config.key),
             config,
@@ -138,6 +144,7 @@ impl Kubernetes {
             looked: AtomicBool::new(false),
             end,
             hinder,
+            take_away,
             tasks: TaskTracker::new(),
         });
         let closing = CancellationToken::new();
@@ -158,8 +165,8 @@ impl Kubernetes {
                 }
             });
         }
-        let hindrances = Mutex::new(Some(hindrances));
-        Ok(Arc::new(Self { shared, ends, hindrances, _work: closing.drop_guard() }))
+        let (hindrances, taken_away) = (Mutex::new(Some(hindrances)), Mutex::new(Some(taken_away)));
+        Ok(Arc::new(Self { shared, ends, hindrances, taken_away, _work: closing.drop_guard() }))
     }
 }
 
@@ -220,6 +227,11 @@ impl Shared {
         }
     }
 
+    async fn tell_taken_away(&self, instance: &Instance, why: String, left: Duration) {
+        // Without a subscriber nobody wants to know.
+        self.take_away.send(TakenAway { instance: instance.id.clone(), why, left }).await.ok();
+    }
+
     /// A step that went wrong, as the API server tells it.
     fn step(step: &'static str, instance: &InstanceId, error: &kube::Error) -> Error {
         Error::Step { step, instance: instance.clone(), source: io::Error::other(plain(error)) }
@@ -237,6 +249,7 @@ impl Shared {
             spec: instance.spec(),
             started: started(reported, instance.took(Duration::ZERO)),
             ended,
+            taken_away: why::leaves_within(pod).filter(|_| ended.is_none()),
         })
     }
 
@@ -249,7 +262,6 @@ impl Shared {
         spec.secret = self.keys.secret(&spec.id);
         let status = pod.status.as_ref();
         let address = status.and_then(|status| status.pod_ip.as_ref()?.parse().ok());
-        let leaves = pod.metadata.deletion_timestamp.is_some();
         let reported = address.map(|address| {
             instance::Reported::at(
                 address,
@@ -259,7 +271,8 @@ impl Shared {
         });
         // What is not up yet is not waited for: whoever started it is gone.
         let up = status.and_then(|status| status.phase.as_deref()) == Some("Running");
-        let ended = why::ended(pod).or_else(|| (leaves || !up || reported.is_none()).then(Exit::default));
+        let ended = why::ended(pod).or_else(|| (!up || reported.is_none()).then(Exit::default));
+        let taken_away = why::leaves_within(pod).filter(|_| ended.is_none());
         let namespace = pod.metadata.namespace.clone().unwrap_or_default();
         let instance = {
             let mut books = self.books();
@@ -274,6 +287,9 @@ impl Shared {
             news
         });
         instance.start_is_over();
+        if taken_away.is_some() {
+            let _told_by_the_list = instance.leaves();
+        }
         if let Some(exit) = ended {
             // Whoever lists learns it by the list.
             instance.note_end(exit);
@@ -281,7 +297,7 @@ impl Shared {
         }
         let none = || instance::Reported::at(std::net::Ipv4Addr::UNSPECIFIED.into(), 0, 0);
         let reported = instance.reported.borrow().unwrap_or_else(none);
-        Some(Found { spec, started: started(reported, instance.took(Duration::ZERO)), ended })
+        Some(Found { spec, started: started(reported, instance.took(Duration::ZERO)), ended, taken_away })
     }
 }
 
@@ -388,6 +404,11 @@ impl Backend for Kubernetes {
 
     fn hindrances(&self) -> mpsc::Receiver<Hindered> {
         let receiver = self.hindrances.lock().unwrap_or_else(PoisonError::into_inner).take();
+        receiver.unwrap_or_else(|| mpsc::channel(1).1)
+    }
+
+    fn taken_away(&self) -> mpsc::Receiver<TakenAway> {
+        let receiver = self.taken_away.lock().unwrap_or_else(PoisonError::into_inner).take();
         receiver.unwrap_or_else(|| mpsc::channel(1).1)
     }
 

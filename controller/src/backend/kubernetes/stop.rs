@@ -27,6 +27,8 @@ impl Shared {
     pub(super) async fn stop(&self, id: &InstanceId, grace: Duration) -> Result<(), Error> {
         const STEP: &str = "delete the Pod";
         let Some(instance) = self.find(id) else { return Ok(()) };
+        // Nobody is told of what we do ourselves.
+        let _news = instance.leaves();
         let pods = self.pods(&instance.namespace);
         let grace = if grace.is_zero() { grace } else { left_of(&instance, grace).await };
         // In whole seconds; 0 is at once.

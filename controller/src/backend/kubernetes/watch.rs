@@ -2,6 +2,7 @@
 
 use std::collections::HashSet;
 use std::sync::{Arc, Weak};
+use std::time::Duration;
 
 use futures_util::TryStreamExt as _;
 use hearth_function::InstanceId;
@@ -11,6 +12,7 @@ use kube::Api;
 use kube::runtime::WatchStreamExt as _;
 use kube::runtime::watcher::{self, Event, watcher};
 
+use super::instance::Instance;
 use super::{Shared, pod, why};
 
 /// How a Pod ended that nobody has seen end: it was taken away, as by a node that is gone.
@@ -46,6 +48,7 @@ pub(super) async fn follow(shared: Weak<Shared>, api: Api<Pod>, selector: String
             Event::Delete(pod) => {
                 seen(&shared, &pod).await;
                 if let Some(instance) = pod::instance(&pod).and_then(|id| shared.find(&id)) {
+                    leaves(&shared, &instance, why::taker(&pod), Duration::ZERO).await;
                     shared.end(&instance, TAKEN_AWAY).await;
                     instance.gone.send_replace(true);
                 }
@@ -58,6 +61,8 @@ async fn seen(shared: &Arc<Shared>, pod: &Pod) {
     let Some(instance) = pod::instance(pod).and_then(|id| shared.find(&id)) else { return };
     if let Some(exit) = why::ended(pod) {
         shared.end(&instance, exit).await;
+    } else if let Some(left) = why::leaves_within(pod) {
+        leaves(shared, &instance, why::taker(pod), left).await;
     }
     let obstacle = why::obstacle(pod);
     instance.obstacle.send_if_modified(|known| {
@@ -69,6 +74,13 @@ async fn seen(shared: &Arc<Shared>, pod: &Pod) {
     });
 }
 
+/// Tells, once, that an instance leaves that runs still, unless it is we who delete its Pod.
+async fn leaves(shared: &Shared, instance: &Instance, why: String, left: Duration) {
+    if instance.leaves() && !instance.has_ended() {
+        shared.tell_taken_away(instance, why, left).await;
+    }
+}
+
 /// Instances whose Pods went while nobody watched.
 async fn missing(shared: &Arc<Shared>, listed: &HashSet<InstanceId>) {
     let known: Vec<_> = shared.books().values().filter(|one| one.is_started()).cloned().collect();
@@ -76,6 +88,7 @@ async fn missing(shared: &Arc<Shared>, listed: &HashSet<InstanceId>) {
         // This watch may be of another namespace, or older than the Pod.
         let found = shared.pods(&instance.namespace).get_metadata_opt(instance.id.as_str()).await;
         if matches!(found, Ok(None)) {
+            leaves(shared, &instance, why::TAKEN.to_owned(), Duration::ZERO).await;
             shared.end(&instance, TAKEN_AWAY).await;
             instance.gone.send_replace(true);
         }

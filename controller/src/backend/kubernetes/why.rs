@@ -1,10 +1,15 @@
 //! What a Pod's status says: how it ended, and why it does not start. Pure.
 
+use std::time::Duration;
+
 use hearth_protocol::Exit;
 use k8s_openapi::api::core::v1::{ContainerState, Pod};
 
 /// The shell's way to say that a signal ended a program: its number, and this.
 const BY_SIGNAL: i32 = 128;
+
+/// What is said of an instance whose Pod somebody else deletes.
+pub(super) const TAKEN: &str = "Kubernetes takes its Pod away";
 
 /// What keeps a Pod from starting.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -30,6 +35,24 @@ pub(super) fn ended(pod: &Pod) -> Option<Exit> {
     }
     // Evicted, or refused by its node: there is no container to tell of it.
     matches!(status.phase.as_deref(), Some("Failed" | "Succeeded")).then(Exit::default)
+}
+
+/// How long a Pod that is being deleted has for that; `None` while nobody deletes it.
+pub(super) fn leaves_within(pod: &Pod) -> Option<Duration> {
+    pod.metadata.deletion_timestamp.as_ref()?;
+    let seconds = pod.metadata.deletion_grace_period_seconds.unwrap_or(0);
+    Some(Duration::from_secs(u64::try_from(seconds).unwrap_or(0)))
+}
+
+/// Who takes it away, as far as is known: API servers since 1.26 say it of evictions and the like, and of nothing that people delete.
+pub(super) fn taker(pod: &Pod) -> String {
+    let conditions = pod.status.iter().flat_map(|status| status.conditions.iter().flatten());
+    let mut disrupted = conditions.filter(|one| one.type_ == "DisruptionTarget" && one.status == "True");
+    let said = disrupted.next().and_then(|one| {
+        let message = one.message.as_deref().filter(|message| !message.is_empty());
+        message.or(one.reason.as_deref())
+    });
+    said.map_or_else(|| TAKEN.to_owned(), |said| format!("{TAKEN} ({said})"))
 }
 
 /// What keeps it from starting.
@@ -95,6 +118,22 @@ mod tests {
         assert_eq!(ended(&state(json!({ "running": {} }))), None);
         assert_eq!(ended(&pod(json!({ "phase": "Failed", "reason": "Evicted" }))), Some(Exit::default()));
         assert_eq!(ended(&pod(json!({ "phase": "Pending" }))), None);
+    }
+
+    #[test]
+    fn a_pod_that_is_deleted_says_how_long_it_has_and_who_does_it_where_that_is_known() {
+        let pod = |metadata: Value, conditions: Value| -> Pod {
+            serde_json::from_value(json!({ "metadata": metadata, "status": { "conditions": conditions } }))
+                .unwrap()
+        };
+        let deleted =
+            json!({ "deletionTimestamp": "2026-01-01T00:00:30Z", "deletionGracePeriodSeconds": 30 });
+        let by_hand = pod(deleted.clone(), json!([]));
+        assert_eq!(leaves_within(&by_hand), Some(Duration::from_secs(30)));
+        assert_eq!(taker(&by_hand), "Kubernetes takes its Pod away");
+        let evicted = json!([{ "type": "DisruptionTarget", "status": "True", "reason": "EvictionByEvictionAPI", "message": "Eviction API: evicting" }]);
+        assert_eq!(taker(&pod(deleted, evicted)), "Kubernetes takes its Pod away (Eviction API: evicting)");
+        assert_eq!(leaves_within(&pod(json!({}), json!([]))), None);
     }
 
     #[test]

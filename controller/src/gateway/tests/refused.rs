@@ -43,6 +43,15 @@ async fn a_call_that_finds_no_room_waits_for_some() {
     let record = rig.record().await;
     let pauses = Duration::from_millis(10 + 20 + 40 + 80 + 160);
     assert!(record.attempts == 6 && record.queue >= pauses, "{record:?}");
+    // One call, one wait, and all of it.
+    let metrics = rig.metrics.render();
+    let figure = |name: &str| {
+        let lines =
+            metrics.lines().filter(|line| line.starts_with(&format!("hearth_gateway_wait_seconds_{name}")));
+        lines.filter_map(|line| line.rsplit_once(' ')?.1.parse::<f64>().ok()).sum::<f64>()
+    };
+    let (count, sum) = (figure("count"), figure("sum"));
+    assert!((count - 1.0).abs() < f64::EPSILON && sum >= pauses.as_secs_f64(), "{metrics}");
 }
 
 #[tokio::test]

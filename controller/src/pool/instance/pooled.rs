@@ -8,7 +8,7 @@ use hearth_protocol::Signature;
 use tokio::time::Instant;
 
 use super::{Assignment, FAILED_GRACE, NotReady, Phases, Task, What, Wish};
-use crate::backend::{self, Limits, Started, control};
+use crate::backend::{self, Exit, Limits, Started, control};
 use crate::pool::class::Class;
 use crate::pool::failure::Failure;
 use crate::pool::pump::LastLines;
@@ -23,7 +23,7 @@ const PINGS: u32 = 2;
 /// How a pooled instance came to its end without a function.
 struct End {
     /// By itself, so.
-    how: Option<String>,
+    exit: Option<Exit>,
     grace: Duration,
 }
 
@@ -66,8 +66,8 @@ impl Task {
         let assignment = match self.assigned().await {
             Ok(assignment) => assignment,
             Err(end) => {
-                if let Some(how) = end.how {
-                    self.report(What::Ended { how }).await;
+                if let Some(exit) = end.exit {
+                    self.report(What::Ended { exit }).await;
                 }
                 return self.remove(end.grace).await;
             }
@@ -155,10 +155,10 @@ impl Task {
             let now = self.orders.borrow_and_update().clone();
             match (now.exit, now.wish, now.assignment) {
                 (Some(exit), ..) => {
-                    return Err(End { how: Some(exit.to_string()), grace: Duration::ZERO });
+                    return Err(End { exit: Some(exit), grace: Duration::ZERO });
                 }
-                (None, Wish::Stop { grace }, _) => return Err(End { how: None, grace }),
-                (None, Wish::Drain { .. }, _) => return Err(End { how: None, grace: FAILED_GRACE }),
+                (None, Wish::Stop { grace }, _) => return Err(End { exit: None, grace }),
+                (None, Wish::Drain { .. }, _) => return Err(End { exit: None, grace: FAILED_GRACE }),
                 (None, Wish::Run, Some(assignment)) => return Ok(assignment),
                 (None, Wish::Run, None) => {}
             }

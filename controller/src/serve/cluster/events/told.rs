@@ -75,12 +75,16 @@ pub(super) struct Told {
     pub(super) starts: Timestamp,
 }
 
-/// What of a Revision's decisions and starts is new: the last decision stands for all of a moment.
+/// What of a Revision's decisions and starts is new: the last of a kind stands for all of a moment.
 pub(super) fn of_view(revision: &str, view: &RevisionView, told: &mut Told) -> Vec<Happening> {
     let mut happened = Vec::new();
-    if let Some(newest) = view.decisions.back().filter(|newest| newest.time > told.decisions) {
-        told.decisions = newest.time;
-        happened.push(normal("Scaled", format!("{revision}: {}", newest.text)));
+    let fresh: Vec<_> = view.decisions.iter().filter(|decided| decided.time > told.decisions).collect();
+    for (place, decided) in fresh.iter().enumerate() {
+        told.decisions = told.decisions.max(decided.time);
+        if fresh.iter().skip(place + 1).all(|later| later.about != decided.about) {
+            let tell = if decided.about.is_wrong() { warning } else { normal };
+            happened.push(tell(decided.about.reason(), format!("{revision}: {}", decided.text)));
+        }
     }
     let fresh: Vec<_> = view.starts.iter().filter(|start| start.time > told.starts).collect();
     if let Some(newest) = fresh.last() {
@@ -129,7 +133,7 @@ mod tests {
     use serde_json::json;
 
     use super::*;
-    use crate::autoscale::{Decided, Start};
+    use crate::autoscale::{About, Decided, Start};
 
     fn function(conditions: &[(&str, &str, &str)]) -> Function {
         let conditions: Vec<_> = conditions
@@ -179,13 +183,28 @@ mod tests {
             failure: failure.map(str::to_owned),
         };
         let mut view = RevisionView::default();
-        view.decisions
-            .extend([1, 2].map(|second| Decided { time: at(second), text: format!("to {second}") }));
+        let decided = |second, about| Decided { time: at(second), about, text: format!("at {second}") };
+        view.decisions.extend([
+            decided(1, About::Scaled),
+            decided(2, About::Killed),
+            decided(3, About::TakenAway),
+            decided(4, About::Killed),
+            decided(5, About::Scaled),
+        ]);
         view.starts.extend([start(1, Some("old")), start(3, Some("exit code 1")), start(4, None)]);
         let mut told = Told { decisions: at(0), starts: at(2) };
         let happened = of_view("a-00001", &view, &mut told);
-        let messages: Vec<_> = happened.iter().map(|one| one.message.as_str()).collect();
-        assert_eq!(messages, ["a-00001: to 2", "instance i-3 of a-00001 did not come up: exit code 1"]);
+        let said: Vec<_> =
+            happened.iter().map(|one| (one.kind, one.reason.as_str(), one.message.as_str())).collect();
+        assert_eq!(
+            said,
+            [
+                (Kind::Normal, "TakenAway", "a-00001: at 3"),
+                (Kind::Warning, "Killed", "a-00001: at 4"),
+                (Kind::Normal, "Scaled", "a-00001: at 5"),
+                (Kind::Warning, "StartFailed", "instance i-3 of a-00001 did not come up: exit code 1"),
+            ]
+        );
         assert_eq!(of_view("a-00001", &view, &mut told), []);
     }
 

@@ -1,0 +1,134 @@
+//! Instances that something outside takes away.
+
+use super::*;
+
+const EXIT: Exit = Exit { code: Some(0), signal: None, out_of_memory: false };
+
+impl Scene {
+    /// What is said of the Revision among its decisions.
+    fn told(&self, words: &str) -> bool {
+        let snapshot = self.handle.snapshot();
+        snapshot.revisions[&id()]
+            .decisions
+            .iter()
+            .any(|decided| decided.about == About::TakenAway && decided.text.contains(words))
+    }
+
+    async fn revoked(&mut self, instance: &InstanceId) {
+        assert_eq!(self.heard().await, ToGateway::Revoke { instance: instance.clone() });
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn one_that_is_taken_away_is_replaced_at_once_and_ends_its_calls() {
+    let mut scene = Scene::new();
+    scene.handle.put(hello(Reach::Routed)).await.unwrap();
+    scene.want(1, 0).await;
+    let old = scene.granted().await;
+    scene.load(1).await;
+    let began = Instant::now();
+    scene.backend.take_away(&old, Duration::from_secs(20)).await;
+    scene.revoked(&old).await;
+    let new = scene.granted().await;
+    assert_ne!(new, old);
+    assert!(began.elapsed() < Duration::from_secs(1), "{:?}", began.elapsed());
+    assert_eq!(scene.backend.running().len(), 2, "its call runs on");
+    assert!(scene.backend.stops().is_empty());
+    // As Kubernetes tells its process to.
+    scene.backend.end(&old, EXIT).await;
+    let reason = "its node is drained: exit code 0".to_owned();
+    assert_eq!(scene.heard().await, ToGateway::Gone { instance: old.clone(), reason });
+    while scene.backend.running() != [new.clone()] {
+        scene.backend.stopped.notified().await;
+    }
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    assert!(scene.told(&format!("{old} leaves: its node is drained")));
+    assert_eq!(scene.notes().await, ["the instance leaves: its node is drained"], "its end is no mishap");
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_minimum_is_kept_while_one_is_taken_away_and_an_idle_one_beyond_it_is_not_replaced() {
+    let mut scene = Scene::new();
+    let kept = target("hello-00001", json!({}), |policy| policy.min = 1, Reach::Routed);
+    scene.handle.put(kept).await.unwrap();
+    let first = scene.granted().await;
+    scene.backend.take_away(&first, Duration::from_secs(20)).await;
+    scene.revoked(&first).await;
+    let second = scene.granted().await;
+    scene.handle.put(hello(Reach::Routed)).await.unwrap();
+    scene.backend.take_away(&second, Duration::from_secs(20)).await;
+    scene.revoked(&second).await;
+    tokio::time::sleep(Duration::from_secs(120)).await;
+    assert_eq!(scene.backend.starts(), 2);
+}
+
+#[tokio::test(start_paused = true)]
+async fn calls_that_do_not_end_are_cut_when_it_is_gone_and_not_before() {
+    let mut scene = Scene::new();
+    scene.handle.put(hello(Reach::Routed)).await.unwrap();
+    scene.want(1, 0).await;
+    let instance = scene.granted().await;
+    scene.load(1).await;
+    let began = Instant::now();
+    // Twice, the second time with less.
+    scene.backend.take_away(&instance, Duration::from_secs(20)).await;
+    scene.revoked(&instance).await;
+    scene.backend.take_away(&instance, Duration::from_secs(9)).await;
+    while scene.backend.stops().is_empty() {
+        scene.backend.stopped.notified().await;
+    }
+    let took = began.elapsed();
+    assert!((9..11).contains(&took.as_secs()), "{took:?}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn one_that_ends_otherwise_than_it_was_told_says_both() {
+    let mut scene = Scene::new();
+    scene.handle.put(hello(Reach::Routed)).await.unwrap();
+    scene.want(1, 0).await;
+    let instance = scene.granted().await;
+    scene.backend.take_away(&instance, Duration::ZERO).await;
+    scene.backend.end(&instance, Exit { code: None, signal: Some(9), out_of_memory: false }).await;
+    scene.revoked(&instance).await;
+    assert!(matches!(scene.heard().await, ToGateway::Gone { .. }));
+    let notes = scene.notes().await;
+    assert!(notes.iter().any(|note| note.ends_with("its node is drained: killed by signal 9")), "{notes:?}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn one_that_is_taken_away_while_it_starts_is_no_failure_and_another_is_started() {
+    let mut scene = Scene::new();
+    scene.backend.will([Act::Hangs]);
+    scene.handle.put(hello(Reach::Routed)).await.unwrap();
+    scene.want(1, 0).await;
+    while scene.backend.running().is_empty() {
+        tokio::task::yield_now().await;
+    }
+    let starting = scene.backend.running().remove(0);
+    scene.backend.take_away(&starting, Duration::from_secs(20)).await;
+    let began = Instant::now();
+    assert_ne!(scene.granted().await, starting);
+    assert!(began.elapsed() < Duration::from_secs(2), "{:?}", began.elapsed());
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    assert!(scene.handle.snapshot().revisions[&id()].failure.is_none());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_later_controller_gives_one_that_is_taken_away_no_calls_and_the_time_to_end_those_it_has() {
+    let mut scene = Scene::new();
+    scene.handle.put(hello(Reach::Routed)).await.unwrap();
+    scene.want(1, 0).await;
+    let old = scene.granted().await;
+    let left = Duration::from_secs(20);
+    scene.backend.take_away(&old, left).await;
+    scene.revoked(&old).await;
+    let mut scene = scene.restart().await;
+    scene.handle.put(hello(Reach::Routed)).await.unwrap();
+    scene.handle.settled().await.unwrap();
+    scene.want(1, 0).await;
+    assert_ne!(scene.granted().await, old);
+    while scene.backend.stops().is_empty() {
+        scene.backend.stopped.notified().await;
+    }
+    assert_eq!(scene.backend.stops(), [(old, left)]);
+}
