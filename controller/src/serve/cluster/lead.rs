@@ -87,7 +87,7 @@ pub(super) async fn start(ground: &Ground, ends: Ends) -> Result<Leading, Error>
         memory::run(versions).await;
         Ok(())
     });
-    let adoptable = stores::adoptable(backend.as_ref(), &logs).await?;
+    let adoptable = stores::adoptable(backend.as_ref(), &store, &logs).await?;
     let running = adoptable.iter().filter(|one| one.found.ended.is_none());
     let of = |spec: &InstanceSpec| Some((spec.owner.as_ref()?.revision.clone(), spec.root.clone()));
     let left: HashMap<_, _> = running.filter_map(|one| of(&one.found.spec)).collect();
