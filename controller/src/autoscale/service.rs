@@ -270,7 +270,7 @@ impl Service {
         }
         let own = |adoptable: &mut Adoptable| {
             reusable
-                && adoptable.found.ended.is_none()
+                && adoptable.found.stays()
                 && adoptable.found.spec.owner.as_ref().is_some_and(|owner| owner.revision == revision)
         };
         for Adoptable { found, logs_after, .. } in self.adoptable.extract_if(.., own) {
@@ -295,8 +295,8 @@ impl Service {
                 (Some(_), _) => Duration::ZERO,
                 // Nobody has ever called it.
                 (None, None) => STOP_GRACE,
-                // Gateways of an earlier controller may have calls in it, of which this one knows nothing: one that is for a single call, or of
-                // a Revision that was drained. It ends by itself after the last.
+                // Gateways of an earlier controller may have calls in it, of which this one knows nothing: one that is for a single call, of
+                // a Revision that was drained, or that leaves. It ends by itself after the last.
                 (None, Some(_)) => self.config.drain.max(execute),
             };
             let (ended, grace_s) = (found.ended.is_some(), grace.as_secs());

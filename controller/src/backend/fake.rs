@@ -375,6 +375,7 @@ impl Backend for Fake {
             spec: one.spec.clone(),
             started: one.started.clone(),
             ended: *one.ended.borrow(),
+            leaving: false,
         });
         Ok(own.chain(state.strangers.iter().cloned()).collect())
     }

@@ -218,6 +218,16 @@ pub struct Found {
     pub started: Started,
     /// How it ended, if it did.
     pub ended: Option<Exit>,
+    /// Somebody else has told it to end: it takes no new calls, and those in it come to their end.
+    pub leaving: bool,
+}
+
+impl Found {
+    /// Whether it runs, and goes on running.
+    #[must_use]
+    pub fn stays(&self) -> bool {
+        self.ended.is_none() && !self.leaving
+    }
 }
 
 /// An instance came to its end.

@@ -91,6 +91,7 @@ struct Running {
     spec: InstanceSpec,
     started: Started,
     ended: Option<Exit>,
+    leaving: bool,
     _servers: JoinSet<()>,
 }
 
@@ -226,6 +227,11 @@ impl Staged {
         self.ends.send(Ended { instance: instance.clone(), exit }).await.unwrap();
     }
 
+    /// Somebody else has told it to end.
+    pub(crate) fn tell_to_leave(&self, instance: &InstanceId) {
+        self.stage.lock().unwrap().running.get_mut(instance).unwrap().leaving = true;
+    }
+
     /// A controller that was killed: the next one subscribes anew, and the instances go on.
     pub(crate) fn restart(&self) -> Arc<Self> {
         let next = Self::new(&self.directory);
@@ -268,8 +274,13 @@ impl Backend for Staged {
         servers.spawn(serve_control(UnixListener::bind(&control).unwrap(), act.clone(), printed));
         let started =
             Started { invoke: Address::Unix(invoke), control: Address::Unix(control), create: time };
-        let running =
-            Running { spec: spec.clone(), started: started.clone(), ended: None, _servers: servers };
+        let running = Running {
+            spec: spec.clone(),
+            started: started.clone(),
+            ended: None,
+            leaving: false,
+            _servers: servers,
+        };
         self.stage.lock().unwrap().running.insert(spec.id.clone(), running);
         if act == Act::EndsInBoot {
             let exit = Exit { code: Some(3), signal: None, out_of_memory: false };
@@ -358,6 +369,7 @@ impl Backend for Staged {
             spec: running.spec.clone(),
             started: running.started.clone(),
             ended: running.ended,
+            leaving: running.leaving,
         };
         Ok(stage.running.values().map(found).collect())
     }

@@ -70,6 +70,23 @@ async fn an_ephemeral_instance_of_an_earlier_run_is_not_used_again() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn an_instance_that_leaves_is_not_used_again_and_its_calls_come_to_their_end() {
+    let mut scene = Scene::new();
+    scene.handle.put(hello(Reach::Routed)).await.unwrap();
+    scene.want(1, 0).await;
+    let old = scene.granted().await;
+    scene.backend.tell_to_leave(&old);
+    let mut scene = scene.restart().await;
+    scene.handle.put(hello(Reach::Routed)).await.unwrap();
+    scene.handle.settled().await.unwrap();
+    scene.want(1, 0).await;
+    assert_ne!(scene.granted().await, old);
+    assert_eq!(scene.backend.stops(), [(old, EXECUTE)]);
+    let notes = scene.notes().await;
+    assert!(!notes.iter().any(|note| note.contains("ended while the controller was away")), "{notes:?}");
+}
+
+#[tokio::test(start_paused = true)]
 async fn what_an_earlier_run_left_does_not_hold_up_a_stop_once_nobody_calls() {
     let mut scene = Scene::new();
     scene.handle.put(hello(Reach::Routed)).await.unwrap();

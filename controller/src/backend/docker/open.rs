@@ -200,7 +200,8 @@ impl Shared {
             if let Some(instance) = self.find(&id) {
                 if let (Some(spec), Some(record)) = (directory.read_spec(), instance.record.get()) {
                     let ended = *instance.end.borrow();
-                    list.push(Found { spec, started: record.started.clone(), ended });
+                    let started = record.started.clone();
+                    list.push(Found { spec, started, ended, leaving: false });
                 }
                 continue;
             }
@@ -242,7 +243,7 @@ impl Shared {
             let code = state.as_ref().and_then(|state| state.exit_code);
             let starved = state.and_then(|state| state.oom_killed).unwrap_or(false);
             let exit = container::conclusion(directory.read_exit::<Exit>(), code, starved);
-            return Some(Found { spec, started, ended: Some(exit) });
+            return Some(Found { spec, started, ended: Some(exit), leaving: false });
         };
         let instance = Instance::new(id, directory, spec.code.is_some());
         let paused = container.state == Some(ContainerSummaryStateEnum::PAUSED);
@@ -253,7 +254,7 @@ impl Shared {
         if self.engine.about.is_podman() {
             self.tasks.spawn(Arc::clone(self).attend(instance));
         }
-        Some(Found { spec, started, ended: None })
+        Some(Found { spec, started, ended: None, leaving: false })
     }
 
     /// Takes away what was made of the machine.

@@ -240,7 +240,7 @@ impl Shared {
         let started = record.started.clone();
         let Some(pidfd) = record.process.open() else {
             let exit = instance::conclusion(&directory, &group, Fate::Unknown);
-            return Some(Found { spec, started, ended: Some(exit) });
+            return Some(Found { spec, started, ended: Some(exit), leaving: false });
         };
         self.enter(Instance {
             id,
@@ -252,7 +252,7 @@ impl Shared {
             code_place: CodePlace::new(spec.code.is_some()),
             end: watch::Sender::new(None),
         });
-        Some(Found { spec, started, ended: None })
+        Some(Found { spec, started, ended: None, leaving: false })
     }
 }
 
@@ -380,6 +380,7 @@ impl Backend for Embedded {
                         spec,
                         started: instance.started.clone(),
                         ended: *instance.end.borrow(),
+                        leaving: false,
                     }),
                     None => shared.adopt(id, directory),
                 };

@@ -29,6 +29,9 @@ mod waited;
 mod watch;
 mod why;
 
+#[cfg(test)]
+mod tests;
+
 use std::collections::HashMap;
 use std::fmt;
 use std::io;
@@ -237,6 +240,7 @@ impl Shared {
             spec: instance.spec(),
             started: started(reported, instance.took(Duration::ZERO)),
             ended,
+            leaving: why::leaves(pod),
         })
     }
 
@@ -249,7 +253,6 @@ impl Shared {
         spec.secret = self.keys.secret(&spec.id);
         let status = pod.status.as_ref();
         let address = status.and_then(|status| status.pod_ip.as_ref()?.parse().ok());
-        let leaves = pod.metadata.deletion_timestamp.is_some();
         let reported = address.map(|address| {
             instance::Reported::at(
                 address,
@@ -259,7 +262,7 @@ impl Shared {
         });
         // What is not up yet is not waited for: whoever started it is gone.
         let up = status.and_then(|status| status.phase.as_deref()) == Some("Running");
-        let ended = why::ended(pod).or_else(|| (leaves || !up || reported.is_none()).then(Exit::default));
+        let ended = why::ended(pod).or_else(|| (!up || reported.is_none()).then(Exit::default));
         let namespace = pod.metadata.namespace.clone().unwrap_or_default();
         let instance = {
             let mut books = self.books();
@@ -281,7 +284,8 @@ impl Shared {
         }
         let none = || instance::Reported::at(std::net::Ipv4Addr::UNSPECIFIED.into(), 0, 0);
         let reported = instance.reported.borrow().unwrap_or_else(none);
-        Some(Found { spec, started: started(reported, instance.took(Duration::ZERO)), ended })
+        let started = started(reported, instance.took(Duration::ZERO));
+        Some(Found { spec, started, ended, leaving: why::leaves(pod) })
     }
 }
 

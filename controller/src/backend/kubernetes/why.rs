@@ -32,6 +32,11 @@ pub(super) fn ended(pod: &Pod) -> Option<Exit> {
     matches!(status.phase.as_deref(), Some("Failed" | "Succeeded")).then(Exit::default)
 }
 
+/// Whether it was told to end: its Pod is being deleted, as where its node is drained. Until it has ended its calls run on.
+pub(super) fn leaves(pod: &Pod) -> bool {
+    pod.metadata.deletion_timestamp.is_some()
+}
+
 /// What keeps it from starting.
 pub(super) fn obstacle(pod: &Pod) -> Option<Obstacle> {
     let status = pod.status.as_ref()?;

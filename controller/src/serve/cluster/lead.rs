@@ -88,7 +88,7 @@ pub(super) async fn start(ground: &Ground, ends: Ends) -> Result<Leading, Error>
         Ok(())
     });
     let adoptable = stores::adoptable(backend.as_ref(), &store, &logs).await?;
-    let running = adoptable.iter().filter(|one| one.found.ended.is_none());
+    let running = adoptable.iter().filter(|one| one.found.stays());
     let of = |spec: &InstanceSpec| Some((spec.owner.as_ref()?.revision.clone(), spec.root.clone()));
     let left: HashMap<_, _> = running.filter_map(|one| of(&one.found.spec)).collect();
     let stores = Stores::open(config, &backend)?;
