@@ -228,14 +228,14 @@ impl Leading {
         let api_config = api::Config { listen: config.controller.management, ..config.api() };
         self.api =
             Some(api::start_beside(api_config, ground.token.clone(), self.store.clone(), wired).await?);
-        if ground.is_pod
-            && let Err(error) = label::lead(&ground.client, &config.cluster.namespace, &ground.place).await
-        {
-            let error = chain(&error);
-            tracing::warn!(
-                error,
-                "this Pod cannot be labelled as the leader: the Service may lead elsewhere"
-            );
+        if ground.is_pod {
+            let (client, pod) = (ground.client.clone(), ground.place.clone());
+            let namespace = config.cluster.namespace.clone();
+            self.tasks.spawn("label", async move {
+                label::lead(&client, &namespace, &pod).await;
+                // It stays as long as this process leads, and a part that ends has failed.
+                std::future::pending().await
+            });
         }
         Ok(())
     }
