@@ -51,7 +51,7 @@ impl Drop for Process {
 
 impl Process {
     /// Ends it as Kubernetes does.
-    fn stop(mut self) {
+    pub(crate) fn stop(mut self) {
         let pid = rustix::process::Pid::from_child(&self.child);
         let signalled = rustix::process::kill_process(pid, rustix::process::Signal::TERM);
         signalled.expect("a child of ours can be signalled");

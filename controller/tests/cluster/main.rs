@@ -6,6 +6,7 @@
 
 mod cluster;
 mod faults;
+mod handover;
 #[path = "../support/pods.rs"]
 mod pods;
 mod registries;

@@ -100,9 +100,15 @@ mod tests {
 
     use super::*;
 
-    /// Pods, whether they have the label; and what the server does with the next that it is asked.
-    #[derive(Clone, Default)]
-    struct Server(Arc<Mutex<(BTreeMap<String, bool>, Vec<Does>)>>);
+    #[derive(Clone)]
+    struct Server(Arc<Mutex<Inside>>);
+
+    struct Inside {
+        /// Whether they have the label.
+        pods: BTreeMap<String, bool>,
+        /// What becomes of the next requests, the last first; all others are answered.
+        trouble: Vec<Does>,
+    }
 
     #[derive(Clone, Copy)]
     enum Does {
@@ -111,9 +117,9 @@ mod tests {
     }
 
     impl Server {
-        fn new(does: impl IntoIterator<Item = Does>) -> Self {
-            let pods = [("mine", false), ("old", true)].map(|(name, has)| (name.to_owned(), has));
-            Self(Arc::new(Mutex::new((pods.into(), does.into_iter().collect()))))
+        fn new(trouble: impl IntoIterator<Item = Does>) -> Self {
+            let pods = [("mine", false), ("old", true)].map(|(name, has)| (name.to_owned(), has)).into();
+            Self(Arc::new(Mutex::new(Inside { pods, trouble: trouble.into_iter().collect() })))
         }
 
         fn client(&self) -> Client {
@@ -126,12 +132,12 @@ mod tests {
         }
 
         fn labelled(&self) -> Vec<String> {
-            let state = self.0.lock().unwrap();
-            state.0.iter().filter(|(_, has)| **has).map(|(name, _)| name.clone()).collect()
+            let inside = self.0.lock().unwrap();
+            inside.pods.iter().filter(|(_, has)| **has).map(|(name, _)| name.clone()).collect()
         }
 
         async fn does(&self) -> Option<Response> {
-            let next = self.0.lock().unwrap().1.pop()?;
+            let next = self.0.lock().unwrap().trouble.pop()?;
             if matches!(next, Does::Hang) {
                 std::future::pending::<()>().await;
             }
@@ -163,7 +169,7 @@ mod tests {
             return other;
         }
         let has = patch["metadata"]["labels"][LEADER] == "true";
-        server.0.lock().unwrap().0.insert(name.clone(), has);
+        server.0.lock().unwrap().pods.insert(name.clone(), has);
         Json(metadata(&name)).into_response()
     }
 
@@ -189,7 +195,7 @@ mod tests {
             while server.labelled() != ["mine", "old"] {
                 tokio::task::yield_now().await;
             }
-            server.0.lock().unwrap().1.extend([Does::Refuse; 1000]);
+            server.0.lock().unwrap().trouble.extend([Does::Refuse; 1000]);
             sleep(Duration::from_secs(300)).await;
         };
         tokio::select! {
@@ -197,7 +203,7 @@ mod tests {
             () = refusing => {}
         }
         assert_eq!(server.labelled(), ["mine", "old"]);
-        server.0.lock().unwrap().1.clear();
+        server.0.lock().unwrap().trouble.clear();
         timeout(PAUSE_MAX + ATTEMPT, leading).await.unwrap();
         assert_eq!(server.labelled(), ["mine"]);
     }
