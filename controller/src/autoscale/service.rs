@@ -56,6 +56,8 @@ pub struct Adoptable {
     pub found: Found,
     /// Its lines up to this number are kept.
     pub logs_after: u64,
+    /// How long a call in it may run, as its Revision has it; zero where it has none.
+    pub execute: Duration,
 }
 
 /// Owns pool and records. [`Service::run`] is its life.
@@ -269,11 +271,10 @@ impl Service {
         }
         let own = |adoptable: &mut Adoptable| {
             reusable
-                && adoptable.found.ended.is_none()
-                && adoptable.found.taken_away.is_none()
+                && adoptable.found.stays()
                 && adoptable.found.spec.owner.as_ref().is_some_and(|owner| owner.revision == revision)
         };
-        for Adoptable { found, logs_after } in self.adoptable.extract_if(.., own) {
+        for Adoptable { found, logs_after, .. } in self.adoptable.extract_if(.., own) {
             let window = record.target.policy.idle_timeout.max(record.target.policy.hold());
             record.hold_until = Some(now + window);
             record.instances.insert(found.spec.id.clone(), Member { adopted: true, ..Member::new(now) });
@@ -284,19 +285,23 @@ impl Service {
 
     /// Takes away what an earlier controller left and nobody asks for (INV-17); the log says what became of instances that ended meanwhile.
     fn settle(&mut self) {
-        for Adoptable { found, .. } in std::mem::take(&mut self.adoptable) {
+        for Adoptable { found, execute, .. } in std::mem::take(&mut self.adoptable) {
             let instance = found.spec.id.clone();
             if let (Some(owner), Some(exit)) = (&found.spec.owner, &found.ended) {
                 let how = exit.to_string();
                 let text = format!("the instance ended while the controller was away: {how}");
                 self.logs.remark(&owner.function, Some(&instance), text);
             }
-            let grace = match found.ended {
-                Some(_) => Duration::ZERO,
-                // What it was called for by an earlier controller's grants may end.
-                None => found.taken_away.unwrap_or(STOP_GRACE),
+            let grace = match (&found.ended, &found.spec.owner) {
+                (Some(_), _) => Duration::ZERO,
+                // Nobody has ever called it.
+                (None, None) => STOP_GRACE,
+                // Gateways of an earlier controller may have calls in it, of which this one knows nothing: one that is for a single call, of
+                // a Revision that was drained, or that leaves. It ends by itself after the last.
+                (None, Some(_)) => found.taken_away.unwrap_or_else(|| self.config.drain.max(execute)),
             };
-            tracing::info!(%instance, ended = found.ended.is_some(), "taking away what an earlier run left");
+            let (ended, grace_s) = (found.ended.is_some(), grace.as_secs());
+            tracing::info!(%instance, ended, grace_s, "taking away what an earlier run left");
             self.pool.reap(instance, grace);
         }
     }
@@ -335,6 +340,7 @@ impl Service {
         for instance in ids {
             self.pool.stop(&instance, "Hearth is shutting down", grace);
         }
+        self.pool.hurry_remains(grace);
     }
 
     fn end_if_done(&mut self, now: Instant) -> bool {
@@ -348,6 +354,7 @@ impl Service {
             for instance in views.into_iter().map(|view| view.id) {
                 self.pool.stop(&instance, "Hearth is shutting down and the time is up", Duration::ZERO);
             }
+            self.pool.hurry_remains(Duration::ZERO);
         }
         // Killing takes a moment; what takes longer is the next controller's.
         let given_up = now >= shutdown.deadline + STOP_GRACE;

@@ -23,6 +23,9 @@ mod restart;
 mod resting;
 mod straining;
 
+/// How long a call in an instance of an earlier controller may run: longer than a drain takes.
+const EXECUTE: Duration = Duration::from_secs(45);
+
 /// An autoscaler over a staged backend, and its gateway's ends of the channels.
 struct Scene {
     backend: Arc<Staged>,
@@ -163,7 +166,7 @@ impl Scene {
                 Some(owner) => self.logs.last_sequence(&owner.function, &found.spec.id).await.unwrap(),
                 None => 0,
             };
-            adoptable.push(Adoptable { found, logs_after });
+            adoptable.push(Adoptable { found, logs_after, execute: EXECUTE });
         }
         self.logs.close().await;
         Self::over(backend, self.directory, adoptable)

@@ -228,6 +228,14 @@ pub struct Found {
     pub taken_away: Option<Duration>,
 }
 
+impl Found {
+    /// Whether it runs, and goes on running.
+    #[must_use]
+    pub fn stays(&self) -> bool {
+        self.ended.is_none() && self.taken_away.is_none()
+    }
+}
+
 /// An instance came to its end.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Ended {

@@ -83,7 +83,9 @@ impl Scene {
                 .unwrap();
         std::thread::spawn(move || writer.run());
         let found = self.backend.list().await.unwrap();
-        let adoptable = found.into_iter().map(|found| Adoptable { found, logs_after: 0 }).collect();
+        let execute = Duration::from_secs(30);
+        let adoptable = |found| Adoptable { found, logs_after: 0, execute };
+        let adoptable = found.into_iter().map(adoptable).collect();
         let config = autoscale::Config {
             parallelism: NonZeroU32::new(4).unwrap(),
             drain: Duration::from_secs(30),

@@ -6,6 +6,9 @@ use tokio::time::Instant;
 
 use super::Identity;
 
+/// A request that the API server takes longer for has failed.
+const REQUEST: Duration = Duration::from_secs(3);
+
 /// How long things take.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Timing {
@@ -14,10 +17,16 @@ pub struct Timing {
 }
 
 impl Timing {
-    /// From one renewal to the next: one that fails can be repeated twice before the deadline.
+    /// From one renewal to the next: one that fails can be repeated before the deadline.
     #[must_use]
     pub fn renew_every(self) -> Duration {
         self.duration / 4
+    }
+
+    /// A request that takes longer has failed: one that hangs leaves time for another before the deadline.
+    #[must_use]
+    pub fn request(self) -> Duration {
+        ((self.deadline() - self.renew_every()) / 2).min(REQUEST)
     }
 
     /// After so long without a renewal the holder gives up; the rest of the duration is for what it has under way to end.

@@ -11,13 +11,10 @@ use kube::api::PostParams;
 use kube::runtime::WatchStreamExt;
 use kube::runtime::watcher::watch_object;
 use kube::{Api, Client};
-use tokio::time::{Instant, sleep, sleep_until, timeout};
+use tokio::time::{Instant, sleep, sleep_until, timeout, timeout_at};
 
 use super::decide::{Lost, Role, Seen, Step, Timing, decide};
 use super::{HUB_ANNOTATION, Identity, KEY_ANNOTATION, MADE_BY, NAME};
-
-/// One request: a renewal that takes longer has failed.
-const REQUEST: Duration = Duration::from_secs(3);
 
 /// After a request that failed.
 const PAUSE: Duration = Duration::from_millis(500);
@@ -49,6 +46,13 @@ pub enum Error {
         /// Who, as far as is known.
         holder: String,
     },
+}
+
+impl Error {
+    fn is_conflict(&self) -> bool {
+        let Self::Request { source, .. } = self else { return false };
+        matches!(&**source, kube::Error::Api(status) if status.is_conflict() || status.is_already_exists())
+    }
 }
 
 /// Waits for the Lease.
@@ -120,7 +124,7 @@ impl Candidate {
                             return Held { candidate: self, lease, renewed: began };
                         }
                         // Somebody was faster: the watch says who.
-                        Err(Error::Request { source, .. }) if is_conflict(&source) => {}
+                        Err(error) if error.is_conflict() => {}
                         Err(error) => complain(&error),
                     }
                     Instant::now() + PAUSE
@@ -195,44 +199,74 @@ impl Candidate {
                 ..ObjectMeta::default()
             };
             let lease = Lease { metadata, spec: Some(spec) };
-            return asked("create", self.api.create(&PostParams::default(), &lease)).await;
+            return self.asked("create", self.api.create(&PostParams::default(), &lease)).await;
         };
         lease.metadata.annotations.get_or_insert_default().extend(self.annotations());
         let labels = lease.metadata.labels.get_or_insert_default();
         labels.insert(MADE_BY.0.to_owned(), MADE_BY.1.to_owned());
         lease.spec = Some(spec);
-        asked("write", self.api.replace(NAME, &PostParams::default(), &lease)).await
+        self.asked("write", self.api.replace(NAME, &PostParams::default(), &lease)).await
+    }
+
+    async fn read(&self) -> Result<Lease, Error> {
+        self.asked("read", self.api.get(NAME)).await
+    }
+
+    async fn asked<T>(
+        &self,
+        doing: &'static str,
+        request: impl Future<Output = kube::Result<T>>,
+    ) -> Result<T, Error> {
+        match timeout(self.timing.request(), request).await {
+            Ok(answer) => answer.map_err(|source| Error::Request { doing, source: Box::new(source) }),
+            Err(_) => Err(Error::Silent),
+        }
     }
 }
 
 impl Held {
-    /// Renews the Lease, and returns when it is lost: this process must do nothing more then.
+    /// Renews the Lease, and returns when it is lost: this process must do nothing more then. However slow the API server is, and whatever is
+    /// asked of it at that moment, that is no later than the deadline after the last renewal (INV-19).
     pub async fn keep(&mut self) -> Lost {
         loop {
-            let role = Role::Leader { renewed: self.renewed };
-            let seen = self.candidate.seen(Some(&self.lease));
-            match decide(&self.candidate.me, self.candidate.timing, role, Some(&seen), Instant::now()) {
-                Step::GiveUp(lost) => return lost,
-                Step::Wait(until) => sleep_until(until).await,
-                Step::Renew | Step::Take => {
-                    let began = Instant::now();
-                    match self.candidate.write(Some(self.lease.clone())).await {
-                        Ok(lease) => (self.lease, self.renewed) = (lease, began),
-                        Err(error) => {
-                            tracing::warn!(
-                                error = crate::telemetry::chain(&error),
-                                "the lease was not renewed"
-                            );
-                            // Somebody may have edited it, or taken it.
-                            if let Ok(lease) = asked("read", self.candidate.api.get(NAME)).await {
-                                self.lease = lease;
-                            }
-                            sleep(PAUSE).await;
+            let deadline = self.renewed + self.candidate.timing.deadline();
+            match timeout_at(deadline, self.go_on()).await {
+                Ok(None) => {}
+                Ok(Some(lost)) => return lost,
+                // What was asked may be taken all the same: then others wait for longer.
+                Err(_) => return Lost::NotRenewed(self.renewed.elapsed()),
+            }
+        }
+    }
+
+    /// The next step; whether it is lost.
+    ///
+    /// # Cancel safety
+    /// When the future is dropped, a renewal may have been taken that this process does not know of.
+    async fn go_on(&mut self) -> Option<Lost> {
+        let role = Role::Leader { renewed: self.renewed };
+        let seen = self.candidate.seen(Some(&self.lease));
+        match decide(&self.candidate.me, self.candidate.timing, role, Some(&seen), Instant::now()) {
+            Step::GiveUp(lost) => return Some(lost),
+            Step::Wait(until) => sleep_until(until).await,
+            Step::Renew | Step::Take => {
+                let began = Instant::now();
+                match self.candidate.write(Some(self.lease.clone())).await {
+                    Ok(lease) => (self.lease, self.renewed) = (lease, began),
+                    Err(error) => {
+                        tracing::warn!(error = crate::telemetry::chain(&error), "the lease was not renewed");
+                        // Somebody has edited it, or taken it; or it was renewed, and the answer did not come.
+                        if error.is_conflict()
+                            && let Ok(lease) = self.candidate.read().await
+                        {
+                            self.lease = lease;
                         }
+                        sleep(PAUSE).await;
                     }
                 }
             }
         }
+        None
     }
 
     /// Gives the Lease back, so that another takes it at once.
@@ -242,8 +276,8 @@ impl Held {
     pub async fn release(mut self) -> Result<(), Error> {
         match self.give_back().await {
             // A renewal that was cut off may have been taken all the same.
-            Err(Error::Request { source, .. }) if is_conflict(&source) => {
-                self.lease = asked("read", self.candidate.api.get(NAME)).await?;
+            Err(error) if error.is_conflict() => {
+                self.lease = self.candidate.read().await?;
                 self.give_back().await
             }
             outcome => outcome,
@@ -262,17 +296,7 @@ impl Held {
         if let Some(annotations) = &mut lease.metadata.annotations {
             annotations.remove(HUB_ANNOTATION);
         }
-        asked("release", self.candidate.api.replace(NAME, &PostParams::default(), &lease)).await.map(drop)
-    }
-}
-
-fn is_conflict(error: &kube::Error) -> bool {
-    matches!(error, kube::Error::Api(status) if status.is_conflict() || status.is_already_exists())
-}
-
-async fn asked<T>(doing: &'static str, request: impl Future<Output = kube::Result<T>>) -> Result<T, Error> {
-    match timeout(REQUEST, request).await {
-        Ok(answer) => answer.map_err(|source| Error::Request { doing, source: Box::new(source) }),
-        Err(_) => Err(Error::Silent),
+        let (candidate, parameters) = (&self.candidate, PostParams::default());
+        candidate.asked("release", candidate.api.replace(NAME, &parameters, &lease)).await.map(drop)
     }
 }

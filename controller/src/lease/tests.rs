@@ -1,10 +1,12 @@
 //! Candidates against an API server that knows one Lease.
 
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use axum::body::{Body, Bytes};
-use axum::extract::{Query, State};
+use axum::extract::{Query, Request, State};
+use axum::middleware::{Next, from_fn_with_state};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
 use axum::{Json, Router};
@@ -15,12 +17,16 @@ use tokio::time::{Instant, timeout};
 
 use super::*;
 
+const TIMING: Timing = Timing { duration: Duration::from_secs(12) };
+
 /// The Lease; its version is its text form.
 #[derive(Debug, Clone, Default)]
 struct Server {
     lease: Arc<Mutex<Option<Value>>>,
     version: watch::Sender<u64>,
-    away: Arc<std::sync::atomic::AtomicBool>,
+    away: Arc<AtomicBool>,
+    /// It takes what it is asked and never answers.
+    hangs: Arc<AtomicBool>,
 }
 
 impl Server {
@@ -30,18 +36,23 @@ impl Server {
             .route(leases, get(list).post(put))
             .route(&format!("{leases}/{{name}}"), get(one).put(put))
             .route("/unused", post(put))
+            .layer(from_fn_with_state(self.clone(), unless_it_hangs))
             .with_state(self.clone());
         kube::Client::new(router, "hearth")
     }
 
     fn candidate(&self, place: &str) -> Candidate {
-        self.candidate_with(place, "key")
+        self.candidate_with(place, "key", TIMING)
     }
 
-    fn candidate_with(&self, place: &str, key: &str) -> Candidate {
-        let timing = Timing { duration: Duration::from_secs(12) };
+    fn candidate_with(&self, place: &str, key: &str, timing: Timing) -> Candidate {
         let me = Identity { place: place.to_owned(), run: "1".to_owned() };
         Candidate::new(self.client(), "hearth", me, format!("{place}:7071"), key.to_owned(), timing)
+    }
+
+    /// Another way to the same Lease.
+    fn another_way(&self) -> Self {
+        Self { away: Arc::default(), hangs: Arc::default(), ..self.clone() }
     }
 
     fn field(&self, pointer: &str) -> Option<String> {
@@ -50,8 +61,16 @@ impl Server {
     }
 
     fn is_away(&self) -> bool {
-        self.away.load(std::sync::atomic::Ordering::Relaxed)
+        self.away.load(Ordering::Relaxed)
     }
+}
+
+/// What the server answers, or nothing.
+async fn unless_it_hangs(State(server): State<Server>, request: Request, next: Next) -> Response {
+    if server.hangs.load(Ordering::Relaxed) {
+        std::future::pending::<()>().await;
+    }
+    next.run(request).await
 }
 
 fn status(code: u16, reason: &str) -> Response {
@@ -133,7 +152,7 @@ async fn of_two_one_leads_and_the_other_follows_at_once_when_it_gives_the_lease_
 async fn another_hearth_in_the_namespace_stands_by_and_a_restart_of_the_first_loses_it_nothing() {
     let server = Server::default();
     let first = server.candidate("a").acquire().await;
-    let mut second = std::pin::pin!(server.candidate_with("b", "other").acquire());
+    let mut second = std::pin::pin!(server.candidate_with("b", "other", TIMING).acquire());
     first.release().await.unwrap();
     assert!(timeout(Duration::from_secs(60), &mut second).await.is_err(), "its own may come back");
     let again = server.candidate("a2").acquire().await;
@@ -163,9 +182,52 @@ async fn a_leader_that_is_killed_is_followed_after_the_duration_and_one_that_ren
 async fn a_leader_that_cannot_renew_gives_up_before_anybody_may_follow() {
     let server = Server::default();
     let mut first = server.candidate("a").acquire().await;
-    server.away.store(true, std::sync::atomic::Ordering::Relaxed);
+    server.away.store(true, Ordering::Relaxed);
     let began = Instant::now();
     let lost = first.keep().await;
     assert!(matches!(lost, Lost::NotRenewed(_)), "{lost}");
     assert!(began.elapsed() < Duration::from_secs(12), "{:?}", began.elapsed());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_leader_whose_renewal_hangs_gives_up_before_anybody_may_follow() {
+    // When its server begins to hang, after it has refused for a while or at once.
+    for (duration, refused) in [(12, 0), (12, 5), (12, 7), (4, 0), (4, 2)] {
+        let server = Server::default();
+        let timing = Timing { duration: Duration::from_secs(duration) };
+        let mut first = server.candidate_with("a", "key", timing).acquire().await;
+        let began = Instant::now();
+        let hanging = async {
+            server.away.store(true, Ordering::Relaxed);
+            tokio::time::sleep(Duration::from_secs(refused)).await;
+            server.hangs.store(true, Ordering::Relaxed);
+            std::future::pending::<()>().await;
+        };
+        let mut second = std::pin::pin!(server.another_way().candidate_with("b", "key", timing).acquire());
+        tokio::select! {
+            lost = first.keep() => assert!(matches!(lost, Lost::NotRenewed(_)), "{lost}"),
+            _ = &mut second => panic!("two lead, {duration} s, refused for {refused} s"),
+            () = hanging => {}
+        }
+        // Timers count in whole milliseconds.
+        let latest = timing.deadline() + Duration::from_millis(1);
+        assert!(began.elapsed() <= latest, "{:?} of {duration} s", began.elapsed());
+        second.await;
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn one_request_that_hangs_costs_nobody_the_lease() {
+    let server = Server::default();
+    let mut first = server.candidate("a").acquire().await;
+    let hiccup = async {
+        server.hangs.store(true, Ordering::Relaxed);
+        tokio::time::sleep(TIMING.renew_every() + TIMING.request()).await;
+        server.hangs.store(false, Ordering::Relaxed);
+        tokio::time::sleep(Duration::from_secs(60)).await;
+    };
+    tokio::select! {
+        lost = first.keep() => panic!("{lost}"),
+        () = hiccup => {}
+    }
 }

@@ -69,6 +69,15 @@ pub(super) struct Orders {
 impl Orders {
     /// Of one that nothing was said of yet.
     pub(super) const NONE: Self = Self { wish: Wish::Run, exit: None, hindered: false, assignment: None };
+
+    /// Takes a wish, if it changes something; whether it does.
+    pub(super) fn go_on_to(&mut self, wish: Wish) -> bool {
+        let further = wish.goes_beyond(self.wish);
+        if further {
+            self.wish = wish;
+        }
+        further
+    }
 }
 
 /// The function that a pooled instance is to run.

@@ -78,6 +78,8 @@ pub struct Pool {
     chores: JoinSet<()>,
     /// Whose task is which; a task without an instance takes remains away.
     owners: HashMap<Id, InstanceId>,
+    /// What all of those that take remains away are told: at most, to hurry.
+    remains: watch::Sender<Orders>,
     reports: mpsc::Receiver<Report>,
     reporter: mpsc::Sender<Report>,
     exits: mpsc::Receiver<Ended>,
@@ -139,6 +141,7 @@ impl Pool {
             tasks: JoinSet::new(),
             chores: JoinSet::new(),
             owners: HashMap::new(),
+            remains: watch::Sender::new(Orders::NONE),
             reports,
             reporter,
             mishaps: Mishaps::default(),
@@ -230,9 +233,14 @@ impl Pool {
         }
     }
 
-    /// Takes away an instance that nobody wants any more, or what is left of it.
+    /// Takes away an instance that nobody wants any more, or what is left of it: as [`Pool::stop`], of one that is not here.
     pub fn reap(&mut self, instance: InstanceId, grace: Duration) {
         self.take_away(instance, grace);
+    }
+
+    /// Leaves those that are being reaped, now or later, this grace at most.
+    pub fn hurry_remains(&self, grace: Duration) {
+        self.remains.send_if_modified(|orders| orders.go_on_to(Wish::Stop { grace }));
     }
 
     /// Lets an instance end its calls, for at most `time`. When they have ended, [`Pool::stop`] it.
@@ -394,19 +402,12 @@ impl Pool {
         // Frozen, it would hear of nothing.
         self.freezer.thaw(instance);
         entry.step(instance, event);
-        entry.orders.send_if_modified(|orders| {
-            let further = wish.goes_beyond(orders.wish);
-            if further {
-                orders.wish = wish;
-            }
-            further
-        });
+        entry.orders.send_if_modified(|orders| orders.go_on_to(wish));
     }
 
     fn take_away(&mut self, instance: InstanceId, grace: Duration) -> Id {
         let (backend, reports) = (Arc::clone(&self.backend), self.reporter.clone());
-        // Nobody tells remains anything.
-        let (_, orders) = watch::channel(Orders::NONE);
+        let orders = self.remains.subscribe();
         let work = async move { instance::take_away(&backend, &instance, grace, orders, &reports).await };
         self.tasks.spawn(work).id()
     }

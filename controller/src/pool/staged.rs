@@ -241,6 +241,12 @@ impl Staged {
         self.take_away.send(taken).await.unwrap();
     }
 
+    /// Somebody outside takes it away, and nobody tells.
+    pub(crate) fn tell_to_leave(&self, instance: &InstanceId) {
+        let left = Some(Duration::from_secs(30));
+        self.stage.lock().unwrap().running.get_mut(instance).unwrap().taken_away = left;
+    }
+
     /// A controller that was killed: the next one subscribes anew, and the instances go on.
     pub(crate) fn restart(&self) -> Arc<Self> {
         let next = Self::new(&self.directory);

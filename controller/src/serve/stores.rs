@@ -1,6 +1,9 @@
 //! What a controller keeps on its machine, standalone or in a cluster, beside the objects: logs, bundles, images, dependencies.
 
 use std::sync::Arc;
+use std::time::Duration;
+
+use hearth_function::Revision;
 
 use super::config::Config;
 use super::running::Tasks;
@@ -9,6 +12,7 @@ use crate::backend::interpreters::Catalogue;
 use crate::backend::{self, Backend, ImageForm};
 use crate::build::{self, Bundles, Dependencies, Fetcher, Images};
 use crate::deploy;
+use crate::store::Store;
 use crate::telemetry::logs::{self, Logs};
 
 /// What cannot be opened, or looked at.
@@ -94,7 +98,11 @@ pub(super) fn open_logs(config: &Config, tasks: &mut Tasks) -> Result<Logs, Erro
 ///
 /// # Errors
 /// When the backend cannot be asked, or the logs cannot be read.
-pub(super) async fn adoptable(backend: &dyn Backend, logs: &Logs) -> Result<Vec<Adoptable>, Error> {
+pub(super) async fn adoptable(
+    backend: &dyn Backend,
+    store: &Store,
+    logs: &Logs,
+) -> Result<Vec<Adoptable>, Error> {
     let mut adoptable = Vec::new();
     for found in backend.list().await? {
         let logs_after = match &found.spec.owner {
@@ -103,7 +111,10 @@ pub(super) async fn adoptable(backend: &dyn Backend, logs: &Logs) -> Result<Vec<
             }
             _ => 0,
         };
-        adoptable.push(Adoptable { found, logs_after });
+        let revision = found.spec.owner.as_ref().map(|owner| &owner.revision);
+        let revision = revision.and_then(|id| store.get::<Revision>(id.namespace(), id.name()).ok());
+        let execute = revision.map_or(Duration::ZERO, |one| one.spec.template.timeouts.execute.get());
+        adoptable.push(Adoptable { found, logs_after, execute });
     }
     Ok(adoptable)
 }

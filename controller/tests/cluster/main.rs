@@ -6,6 +6,7 @@
 
 mod cluster;
 mod faults;
+mod handover;
 mod leaving;
 #[path = "../support/pods.rs"]
 mod pods;

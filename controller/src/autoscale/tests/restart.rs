@@ -28,7 +28,8 @@ async fn a_later_controller_adopts_what_is_wanted_and_takes_away_the_rest() {
     while scene.backend.running() != [kept.clone()] {
         scene.backend.stopped.notified().await;
     }
-    assert_eq!(scene.backend.stops().last().unwrap().0, orphan);
+    let stops = scene.backend.stops();
+    assert_eq!(stops.last(), Some(&(orphan, EXECUTE)), "calls that others have in it come to their end");
     assert_eq!(scene.backend.starts(), 2, "nothing was started again");
     let lines = scene.logs.read(&function, Query::default()).await.unwrap();
     assert_eq!(lines.len(), 2, "no line twice: {lines:?}");
@@ -65,4 +66,42 @@ async fn an_ephemeral_instance_of_an_earlier_run_is_not_used_again() {
     scene.handle.settled().await.unwrap();
     scene.want(1, 0).await;
     assert_ne!(scene.granted().await, old);
+    assert_eq!(scene.backend.stops().last(), Some(&(old, EXECUTE)), "its call comes to its end");
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_instance_that_leaves_is_not_used_again_and_its_calls_come_to_their_end() {
+    let mut scene = Scene::new();
+    scene.handle.put(hello(Reach::Routed)).await.unwrap();
+    scene.want(1, 0).await;
+    let old = scene.granted().await;
+    scene.backend.tell_to_leave(&old);
+    let mut scene = scene.restart().await;
+    scene.handle.put(hello(Reach::Routed)).await.unwrap();
+    scene.handle.settled().await.unwrap();
+    scene.want(1, 0).await;
+    assert_ne!(scene.granted().await, old);
+    assert_eq!(scene.backend.stops(), [(old, EXECUTE)]);
+    let notes = scene.notes().await;
+    assert!(!notes.iter().any(|note| note.contains("ended while the controller was away")), "{notes:?}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_an_earlier_run_left_does_not_hold_up_a_stop_once_nobody_calls() {
+    let mut scene = Scene::new();
+    scene.handle.put(hello(Reach::Routed)).await.unwrap();
+    scene.want(1, 0).await;
+    scene.granted().await;
+    let Scene { handle, backend, from_scaler, .. } = &mut scene.restart().await;
+    backend.heeds_no_signal();
+    handle.settled().await.unwrap();
+    while backend.stops().is_empty() {
+        tokio::task::yield_now().await;
+    }
+    let began = tokio::time::Instant::now();
+    // The gateway ends.
+    from_scaler.close();
+    let left = handle.shutdown(began + Duration::from_secs(40)).await;
+    assert_eq!(left, Left::default());
+    assert!(began.elapsed() <= crate::pool::STOP_GRACE + TICK, "{:?}", began.elapsed());
 }

@@ -29,6 +29,9 @@ mod waited;
 mod watch;
 mod why;
 
+#[cfg(test)]
+mod tests;
+
 use std::collections::HashMap;
 use std::fmt;
 use std::io;
@@ -297,7 +300,8 @@ impl Shared {
         }
         let none = || instance::Reported::at(std::net::Ipv4Addr::UNSPECIFIED.into(), 0, 0);
         let reported = instance.reported.borrow().unwrap_or_else(none);
-        Some(Found { spec, started: started(reported, instance.took(Duration::ZERO)), ended, taken_away })
+        let started = started(reported, instance.took(Duration::ZERO));
+        Some(Found { spec, started, ended, taken_away })
     }
 }
 

@@ -87,8 +87,8 @@ pub(super) async fn start(ground: &Ground, ends: Ends) -> Result<Leading, Error>
         memory::run(versions).await;
         Ok(())
     });
-    let adoptable = stores::adoptable(backend.as_ref(), &logs).await?;
-    let running = adoptable.iter().filter(|one| one.found.ended.is_none());
+    let adoptable = stores::adoptable(backend.as_ref(), &store, &logs).await?;
+    let running = adoptable.iter().filter(|one| one.found.stays());
     let of = |spec: &InstanceSpec| Some((spec.owner.as_ref()?.revision.clone(), spec.root.clone()));
     let left: HashMap<_, _> = running.filter_map(|one| of(&one.found.spec)).collect();
     let stores = Stores::open(config, &backend)?;
@@ -228,14 +228,14 @@ impl Leading {
         let api_config = api::Config { listen: config.controller.management, ..config.api() };
         self.api =
             Some(api::start_beside(api_config, ground.token.clone(), self.store.clone(), wired).await?);
-        if ground.is_pod
-            && let Err(error) = label::lead(&ground.client, &config.cluster.namespace, &ground.place).await
-        {
-            let error = chain(&error);
-            tracing::warn!(
-                error,
-                "this Pod cannot be labelled as the leader: the Service may lead elsewhere"
-            );
+        if ground.is_pod {
+            let (client, pod) = (ground.client.clone(), ground.place.clone());
+            let namespace = config.cluster.namespace.clone();
+            self.tasks.spawn("label", async move {
+                label::lead(&client, &namespace, &pod).await;
+                // It stays as long as this process leads, and a part that ends has failed.
+                std::future::pending().await
+            });
         }
         Ok(())
     }

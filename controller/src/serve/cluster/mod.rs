@@ -172,16 +172,22 @@ async fn lead_with(
         lost = held.keep() => return Err(lost.into()),
         outcome = working => outcome,
     };
-    if ground.is_pod {
+    let unlabelled = async {
+        if !ground.is_pod {
+            return;
+        }
         let (client, namespace) = (&ground.client, &ground.config.cluster.namespace);
         if let Err(error) = label::leave(client, namespace, &ground.place).await {
             tracing::warn!(error = chain(&error), "the label of the leader stays on this Pod");
         }
-    }
-    match held.release().await {
-        Ok(()) => tracing::info!("the lease is given back"),
-        Err(error) => tracing::warn!(error = chain(&error), "the lease was not given back: it runs out"),
-    }
+    };
+    let released = async {
+        match held.release().await {
+            Ok(()) => tracing::info!("the lease is given back"),
+            Err(error) => tracing::warn!(error = chain(&error), "the lease was not given back: it runs out"),
+        }
+    };
+    tokio::join!(released, unlabelled);
     outcome
 }
 

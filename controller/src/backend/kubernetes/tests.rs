@@ -1,0 +1,103 @@
+//! The backend against an API server that has these Pods and no others.
+
+use std::collections::BTreeMap;
+
+use axum::extract::RawQuery;
+use axum::response::IntoResponse;
+use axum::routing::get;
+use axum::{Json, Router};
+use hearth_function::{FunctionId, RevisionId};
+use serde_json::{Value, json};
+
+use super::super::{InCluster, Network, Process, Root};
+use super::*;
+
+fn spec(name: &str) -> InstanceSpec {
+    let owner = Owner {
+        function: FunctionId::parse("default/hello").unwrap(),
+        revision: RevisionId::parse("default/hello-00001").unwrap(),
+        since: None,
+        uid: None,
+    };
+    InstanceSpec {
+        id: InstanceId::parse(name).unwrap(),
+        owner: Some(owner),
+        process: Process::Nodejs,
+        code: None,
+        build_dir: None,
+        root: Root::Runtime { image: "node".to_owned(), interpreter: None },
+        env: BTreeMap::new(),
+        limits: Limits {
+            memory_bytes: 64 << 20,
+            cpu_millis: None,
+            tmp_bytes: 8 << 20,
+            pids: 64,
+            patient: false,
+        },
+        network: Network::None,
+        namespace: None,
+        in_cluster: InCluster::default(),
+        user: None,
+        working_directory: None,
+        concurrency: 1,
+        secret: String::new(),
+    }
+}
+
+fn pod(name: &str, metadata: &Value, status: &Value) -> Value {
+    let written = pod::written(&spec(name)).unwrap();
+    let mut pod = json!({
+        "apiVersion": "v1", "kind": "Pod", "status": status,
+        "metadata": { "name": name, "namespace": "default", "annotations": { pod::SPECIFICATION: written } },
+    });
+    pod["metadata"].as_object_mut().unwrap().extend(metadata.as_object().unwrap().clone());
+    pod
+}
+
+async fn over(pods: Vec<Value>) -> Arc<Kubernetes> {
+    let list = move |RawQuery(query): RawQuery| async move {
+        if query.is_some_and(|query| query.contains("watch=")) {
+            std::future::pending::<()>().await;
+        }
+        let list = json!({ "apiVersion": "v1", "kind": "PodList", "metadata": { "resourceVersion": "1" }, "items": pods });
+        Json(list).into_response()
+    };
+    let router: Router = Router::new().route("/api/v1/pods", get(list));
+    let config = Config {
+        client: Client::new(router, "hearth"),
+        namespace: "hearth".to_owned(),
+        namespaces: Vec::new(),
+        report_listen: SocketAddr::from(([127, 0, 0, 1], 0)),
+        report_advertise: "127.0.0.1:1".to_owned(),
+        key: [7; 32],
+        pull_policy: "Never".to_owned(),
+        shim_image: None,
+    };
+    Kubernetes::open(config).await.unwrap()
+}
+
+#[tokio::test]
+async fn a_pod_that_is_being_deleted_has_not_ended_before_its_container_has() {
+    let deleting = json!({ "deletionTimestamp": "2026-01-01T00:00:30Z", "deletionGracePeriodSeconds": 30 });
+    let running = json!({ "phase": "Running", "podIP": "10.0.0.7" });
+    let state = json!({ "terminated": { "exitCode": 0 } });
+    let container = json!({ "name": "function", "image": "i", "imageID": "", "ready": false, "restartCount": 0, "state": state });
+    let over_with = json!({ "phase": "Running", "podIP": "10.0.0.9", "containerStatuses": [container] });
+    let backend = over(vec![
+        pod("hello-stays", &json!({}), &running),
+        pod("hello-leaves", &deleting, &running),
+        pod("hello-ended", &deleting, &over_with),
+        pod("hello-comes", &json!({}), &json!({ "phase": "Pending" })),
+    ])
+    .await;
+    let found = backend.list().await.unwrap();
+    let seen = |name: &str| {
+        let one = found.iter().find(|found| found.spec.id.as_str() == name).unwrap();
+        (one.ended, one.taken_away.map(|left| left.as_secs()), one.stays())
+    };
+    assert_eq!(seen("hello-stays"), (None, None, true));
+    assert_eq!(seen("hello-leaves"), (None, Some(30), false));
+    assert_eq!(seen("hello-ended"), (Some(Exit { code: Some(0), ..Exit::default() }), None, false));
+    // Whoever started it is gone.
+    assert_eq!(seen("hello-comes"), (Some(Exit::default()), None, false));
+}
