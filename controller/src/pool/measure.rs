@@ -1,8 +1,31 @@
 //! What instances hold, and what the machine has left.
 
 use std::collections::BTreeMap;
+use std::time::Duration;
 
 use hearth_function::InstanceId;
+use tokio::time::timeout;
+
+use crate::backend::Backend;
+
+/// What does not say so soon what it holds is left out: it is a few small files, or a request to an engine.
+const ASKED_WITHIN: Duration = Duration::from_secs(2);
+
+/// Measures these instances, one after the other, and the machine.
+pub(super) async fn of(backend: &dyn Backend, instances: Vec<InstanceId>) -> Measured {
+    let (mut held, mut refused) = (BTreeMap::new(), BTreeMap::new());
+    for id in instances {
+        // One that has ended holds nothing.
+        if let Ok(Ok(stats)) = timeout(ASKED_WITHIN, backend.stats(&id)).await {
+            if stats.pids_refused > 0 {
+                refused.insert(id.clone(), stats.pids_refused);
+            }
+            held.insert(id, stats.memory_bytes);
+        }
+    }
+    let machine = tokio::fs::read_to_string("/proc/meminfo").await.ok();
+    Measured { held, refused, machine: machine.as_deref().and_then(Machine::parse) }
+}
 
 /// A measurement.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]

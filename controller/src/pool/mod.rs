@@ -35,7 +35,7 @@ use std::time::Duration;
 use hearth_function::{InstanceId, RevisionId};
 use jiff::Timestamp;
 use tokio::sync::{mpsc, watch};
-use tokio::task::{Id, JoinSet};
+use tokio::task::{AbortHandle, Id, JoinSet};
 use tokio::time::Instant;
 
 pub use class::Class;
@@ -74,6 +74,7 @@ pub struct Pool {
     /// Says whether the last measurement was taken.
     unseen: watch::Receiver<Measured>,
     measured_at: Option<Instant>,
+    measuring: Option<AbortHandle>,
     logs: Logs,
     instances: BTreeMap<InstanceId, Entry>,
     tasks: JoinSet<()>,
@@ -133,6 +134,7 @@ impl Pool {
             unseen: measured.subscribe(),
             measured,
             measured_at: None,
+            measuring: None,
             logs,
             instances: BTreeMap::new(),
             tasks: JoinSet::new(),
@@ -211,31 +213,19 @@ impl Pool {
         });
     }
 
-    /// Measures what instances hold, from time to time; [`View::memory_bytes`] says it.
+    /// Measures what instances hold, from time to time and one time after the other; [`View::memory_bytes`] says it.
     pub fn measure(&mut self) {
         let due = self.measured_at.is_none_or(|at| at.elapsed() >= MEASURE_EVERY);
-        if !due || self.instances.is_empty() {
+        let under_way = self.measuring.as_ref().is_some_and(|measuring| !measuring.is_finished());
+        if !due || under_way || self.instances.is_empty() {
             return;
         }
         self.measured_at = Some(Instant::now());
         let up = self.instances.iter().filter(|(_, entry)| !matches!(entry.state, State::Starting(_)));
         let ids: Vec<InstanceId> = up.map(|(id, _)| id.clone()).collect();
         let (backend, measured) = (Arc::clone(&self.backend), self.measured.clone());
-        self.chores.spawn(async move {
-            let (mut held, mut refused) = (BTreeMap::new(), BTreeMap::new());
-            for id in ids {
-                // One that has ended holds nothing.
-                if let Ok(stats) = backend.stats(&id).await {
-                    if stats.pids_refused > 0 {
-                        refused.insert(id.clone(), stats.pids_refused);
-                    }
-                    held.insert(id, stats.memory_bytes);
-                }
-            }
-            let machine = tokio::fs::read_to_string("/proc/meminfo").await.ok();
-            let machine = machine.as_deref().and_then(Machine::parse);
-            measured.send_replace(Measured { held, refused, machine });
-        });
+        let measuring = async move { drop(measured.send_replace(measure::of(backend.as_ref(), ids).await)) };
+        self.measuring = Some(self.chores.spawn(measuring));
     }
 
     /// The last measurement; once.
