@@ -342,7 +342,6 @@ impl Service {
             for instance in views.into_iter().map(|view| view.id) {
                 self.pool.stop(&instance, "Hearth is shutting down and the time is up", Duration::ZERO);
             }
-            self.pool.kill_remains();
         }
         // Killing takes a moment; what takes longer is the next controller's.
         let given_up = now >= shutdown.deadline + STOP_GRACE;

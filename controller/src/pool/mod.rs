@@ -19,7 +19,6 @@ pub mod life;
 mod measure;
 mod names;
 mod pump;
-mod remains;
 mod reports;
 mod strain;
 pub(crate) mod template;
@@ -83,8 +82,6 @@ pub struct Pool {
     chores: JoinSet<()>,
     /// Whose task is which; a task without an instance takes remains away.
     owners: HashMap<Id, InstanceId>,
-    /// What those tasks without an instance are told by.
-    remains: Vec<watch::Sender<Orders>>,
     reports: mpsc::Receiver<Report>,
     reporter: mpsc::Sender<Report>,
     exits: mpsc::Receiver<Ended>,
@@ -143,7 +140,6 @@ impl Pool {
             tasks: JoinSet::new(),
             chores: JoinSet::new(),
             owners: HashMap::new(),
-            remains: Vec::new(),
             reports,
             reporter,
             mishaps: Mishaps::default(),
@@ -258,6 +254,11 @@ impl Pool {
         {
             entry.step(instance, life::Event::Resumed);
         }
+    }
+
+    /// Takes away an instance that nobody wants any more, or what is left of it.
+    pub fn reap(&mut self, instance: InstanceId, grace: Duration) {
+        self.take_away(instance, grace);
     }
 
     /// Lets an instance end its calls, for at most `time`. When they have ended, [`Pool::stop`] it.
@@ -437,6 +438,14 @@ impl Pool {
         let what = Happened::Hindered(why.map(Failure::hindered));
         let revision = entry.subject.revision();
         Some(Event { instance, revision, what })
+    }
+
+    fn take_away(&mut self, instance: InstanceId, grace: Duration) -> Id {
+        let (backend, reports) = (Arc::clone(&self.backend), self.reporter.clone());
+        // Nobody tells remains anything.
+        let (_, orders) = watch::channel(Orders::NONE);
+        let work = async move { instance::take_away(&backend, &instance, grace, orders, &reports).await };
+        self.tasks.spawn(work).id()
     }
 
     fn remove(&mut self, task: Id) -> Option<Event> {

@@ -130,24 +130,6 @@ async fn what_an_adopted_instance_was_refused_before_is_not_told_again() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn what_an_earlier_run_left_is_killed_at_once_when_time_is_up() {
-    let mut scene = Scene::new();
-    let instance = scene.ready().await;
-    let Scene { backend, directory, .. } = scene;
-    let mut scene = Scene::over(backend.restart(), directory);
-    scene.backend.heeds_no_signal();
-    let (began, long) = (Instant::now(), Duration::from_secs(60));
-    scene.pool.reap(instance.clone(), long);
-    scene.begun(1).await;
-    scene.pool.kill_remains();
-    while !scene.pool.is_empty() {
-        let _nothing = timeout(Duration::from_millis(1), scene.pool.next()).await.is_err();
-    }
-    assert!(began.elapsed() < Duration::from_secs(1), "it took {:?}", began.elapsed());
-    assert_eq!(scene.backend.stops(), [(instance.clone(), long), (instance, Duration::ZERO)]);
-}
-
-#[tokio::test(start_paused = true)]
 async fn a_measurement_that_takes_long_is_the_only_one_and_has_an_end() {
     let mut scene = Scene::new();
     for _ in 0..3 {

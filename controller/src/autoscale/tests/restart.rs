@@ -1,7 +1,6 @@
 //! What a later controller makes of the instances that an earlier one left.
 
 use super::*;
-use crate::pool::STOP_GRACE;
 
 #[tokio::test(start_paused = true)]
 async fn a_later_controller_adopts_what_is_wanted_and_takes_away_the_rest() {
@@ -66,26 +65,4 @@ async fn an_ephemeral_instance_of_an_earlier_run_is_not_used_again() {
     scene.handle.settled().await.unwrap();
     scene.want(1, 0).await;
     assert_ne!(scene.granted().await, old);
-}
-
-#[tokio::test(start_paused = true)]
-async fn a_shutdown_that_hurries_kills_what_an_earlier_run_left() {
-    let mut scene = Scene::new();
-    scene.handle.put(hello(Reach::Routed)).await.unwrap();
-    scene.want(1, 0).await;
-    let orphan = scene.granted().await;
-    let mut scene = scene.restart().await;
-    scene.backend.heeds_no_signal();
-    scene.handle.settled().await.unwrap();
-    while scene.backend.stops().is_empty() {
-        tokio::task::yield_now().await;
-    }
-    scene.from_scaler.close();
-    let begin = Instant::now();
-    let left = scene.handle.shutdown(begin).await;
-    assert_eq!(left, Left { busy: 0, instances: 0 });
-    // The end of what is nobody's is seen at the next look.
-    assert!(begin.elapsed() <= TICK, "{:?}", begin.elapsed());
-    let stops = [STOP_GRACE, Duration::ZERO].map(|grace| (orphan.clone(), grace));
-    assert_eq!(scene.backend.stops(), stops);
 }
