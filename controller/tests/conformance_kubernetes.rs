@@ -20,6 +20,7 @@ use std::time::Duration;
 use hearth::backend::conformance::{Fixture, Suite};
 use hearth::backend::kubernetes::{Config, Kubernetes};
 use hearth::backend::{Backend, InCluster, InstanceSpec, Limits, Network, Process, Root};
+use hearth::telemetry::metrics::Registry;
 use hearth_function::{Digest, InstanceId, Revision, RevisionSpec, Template};
 use serde_json::{Value, json};
 
@@ -54,7 +55,7 @@ async fn open(namespace: &str, host: &str, image: &str) -> Arc<Kubernetes> {
         pull_policy: "Never".to_owned(),
         shim_image: Some(image.to_owned()),
     };
-    Kubernetes::open(config).await.unwrap()
+    Kubernetes::open(config, &Registry::new()).await.unwrap()
 }
 
 fn root(ground: &Ground) -> Root {

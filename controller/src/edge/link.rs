@@ -8,6 +8,7 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use hearth_dispatch::{Holding, ToGateway, ToScaler};
+use tokio::io::AsyncWrite;
 use tokio::net::TcpStream;
 use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
 use tokio::sync::{mpsc, watch};
@@ -318,13 +319,17 @@ impl Link {
         }
     }
 
-    async fn say(
+    /// Writes a batch. All of it is noted before: where the connection breaks in the middle, what was not written is not written any more,
+    /// and the next connection must not begin with instances that the gateway has no more.
+    async fn say<W: AsyncWrite + Unpin>(
         &mut self,
         batch: &mut Vec<ToScaler>,
-        writer: &mut Writer<OwnedWriteHalf>,
+        writer: &mut Writer<W>,
     ) -> Result<(), Over> {
+        for message in batch.iter() {
+            self.holding.on_gateway_said(message);
+        }
         for message in batch.drain(..) {
-            self.holding.on_gateway_said(&message);
             writer.feed(&FromGateway::Tell(message)).await?;
         }
         Ok(writer.flush().await?)
@@ -336,4 +341,69 @@ fn jitter() -> f64 {
     let mut bytes = [0; 4];
     getrandom::fill(&mut bytes).expect("the kernel gives random bytes once it has booted");
     f64::from(u32::from_ne_bytes(bytes)) / f64::from(u32::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use hearth_dispatch::{Endpoint, EndpointAddress, Forwarding, StartKind};
+    use hearth_function::{InstanceId, RevisionId};
+    use tokio::io::{DuplexStream, duplex};
+
+    use super::*;
+
+    fn link() -> (Link, mpsc::Sender<ToScaler>, mpsc::Receiver<ToGateway>) {
+        let (to_scaler, from_gateway) = mpsc::channel(BATCH);
+        let (to_gateway, told) = mpsc::channel(BATCH);
+        let ends = Ends { from_gateway, to_gateway, calls: mpsc::channel(1).1 };
+        let leader = watch::Sender::new(None).subscribe();
+        (Link::new([7; 32], "one".to_owned(), leader, ends, &Registry::new()), to_scaler, told)
+    }
+
+    fn instance(number: usize) -> InstanceId {
+        InstanceId::parse(&format!("hello-00001-{number}")).unwrap()
+    }
+
+    fn grant(number: usize) -> FromHub {
+        FromHub::Tell(ToGateway::Grant {
+            revision: RevisionId::parse("default/hello-00001").unwrap(),
+            endpoint: Endpoint {
+                instance: instance(number),
+                address: EndpointAddress::Tcp(SocketAddr::from(([127, 0, 0, 1], 7073))),
+                secret: String::new(),
+                forwarding: Forwarding::Frames,
+                start: StartKind::Cold,
+                start_time: Duration::ZERO,
+                single_use: true,
+                reserved: false,
+                own_server: false,
+            },
+            slots: 1,
+        })
+    }
+
+    /// The other side reads the first message of a batch, and breaks while the rest is written.
+    async fn breaks(other: DuplexStream) -> ToScaler {
+        let mut reader = Reader::new(other);
+        match reader.next().await.unwrap() {
+            FromGateway::Tell(message) => message,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_was_not_written_when_a_connection_broke_is_not_held_any_more() {
+        let (mut link, _says, _told) = link();
+        for number in 0..BATCH {
+            assert!(link.hear(grant(number)).await.is_ok());
+        }
+        assert_eq!(link.holding.resume().held.len(), BATCH);
+        let spent = |number| ToScaler::Spent { instance: instance(number) };
+        let mut batch: Vec<ToScaler> = (0..BATCH).map(spent).collect();
+        let (ours, theirs) = duplex(512);
+        let mut writer = Writer::new(ours);
+        let (over, first) = tokio::join!(link.say(&mut batch, &mut writer), breaks(theirs));
+        assert!(matches!(over, Err(Over::Broke(wire::Error::Io(_)))));
+        assert_eq!(first, spent(0));
+        assert_eq!(link.holding.resume().held, []);
+    }
 }

@@ -139,21 +139,23 @@ async fn way(story: &mut Story, call: &mut Call) -> Result<Answer, Failure> {
     let mut origin = Origin::New;
     // How often it was refused for want of room.
     let mut refusals = 0;
+    // Since when it waits for a slot.
+    let mut asked = story.began;
     loop {
         let target = Arc::clone(story.target.as_ref().expect("found above, and only ever replaced"));
         // A slow client must not hold a slot: the body comes first. How much of it is needed depends on how the instances are called.
         hold_body(&mut call.body, target.revision.forwarding()).await?;
-        let asked = match origin {
+        match origin {
             // It asks still: what refused it ran nothing.
-            Origin::Refused { arrived, .. } => arrived,
+            Origin::Refused { .. } => {}
             // A body that was there already took no time.
-            _ if story.attempts == 0 && call.body.seen() == 0 => story.began,
-            _ => now(),
-        };
+            _ if story.attempts == 0 && call.body.seen() == 0 => {}
+            _ => asked = now(),
+        }
         let admitted = match admit(&target.revision, origin).await {
             Ok(admitted) => admitted,
             Err(Denied::Refused(refusal)) => {
-                let waited = now().saturating_duration_since(story.began);
+                let waited = now().saturating_duration_since(asked);
                 story.timing.queue = waited.saturating_sub(story.timing.init);
                 return Err(refusal.into());
             }
@@ -186,19 +188,26 @@ async fn way(story: &mut Story, call: &mut Call) -> Result<Answer, Failure> {
             Err(Unanswered::Client(failure)) => return Err(failure),
             Err(Unanswered::Instance(failure)) => failure,
         };
+        // Its place is among those that came when it did, whatever became of it since.
+        let arrived = match origin {
+            Origin::New => asked,
+            Origin::Retry(arrived) | Origin::Refused { arrived, .. } => arrived,
+        };
         if matches!(failure.what, What::Busy) && call.body.is_held() {
             refusals += 1;
             story.sent = None;
             story.timing.execute = Duration::ZERO;
             let since = if let Origin::Refused { since, .. } = origin { since } else { now() };
-            origin = Origin::Refused { arrived: asked, since };
+            origin = Origin::Refused { arrived, since };
         } else if may_repeat(
             call,
             story.attempts.saturating_sub(refusals),
             &failure,
             shared.config.forwarding.attempts,
         ) {
-            origin = Origin::Retry(asked);
+            // What that instance ran and needed is nothing of the next one's.
+            (story.sent, story.timing) = (None, Timing::default());
+            origin = Origin::Retry(arrived);
         } else {
             return Err(Box::pin(explain(failure.what, &instance, shared.strain.as_ref())).await);
         }

@@ -5,13 +5,33 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use hearth_function::InstanceId;
-use tokio::time::Instant;
+use tokio::time::{Instant, timeout};
 
 use super::Pool;
 use super::life::State;
+use crate::backend::Backend;
 
 /// How often it is measured what instances hold: a few small files each.
 pub(super) const MEASURE_EVERY: Duration = Duration::from_secs(5);
+
+/// What does not say so soon what it holds is left out: it is a few small files, or a request to an engine.
+const ASKED_WITHIN: Duration = Duration::from_secs(2);
+
+/// Measures these instances, one after the other, and the machine.
+async fn measured(backend: &dyn Backend, instances: Vec<InstanceId>) -> Measured {
+    let (mut held, mut refused) = (BTreeMap::new(), BTreeMap::new());
+    for id in instances {
+        // One that has ended holds nothing.
+        if let Ok(Ok(stats)) = timeout(ASKED_WITHIN, backend.stats(&id)).await {
+            if stats.pids_refused > 0 {
+                refused.insert(id.clone(), stats.pids_refused);
+            }
+            held.insert(id, stats.memory_bytes);
+        }
+    }
+    let machine = tokio::fs::read_to_string("/proc/meminfo").await.ok();
+    Measured { held, refused, machine: machine.as_deref().and_then(Machine::parse) }
+}
 
 /// A measurement.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -41,31 +61,19 @@ impl Measured {
 }
 
 impl Pool {
-    /// Measures what instances hold, from time to time; [`View::memory_bytes`] says it.
+    /// Measures what instances hold, from time to time and one time after the other; [`View::memory_bytes`] says it.
     pub fn measure(&mut self) {
         let due = self.measured_at.is_none_or(|at| at.elapsed() >= MEASURE_EVERY);
-        if !due || self.instances.is_empty() {
+        let under_way = self.measuring.as_ref().is_some_and(|measuring| !measuring.is_finished());
+        if !due || under_way || self.instances.is_empty() {
             return;
         }
         self.measured_at = Some(Instant::now());
         let up = self.instances.iter().filter(|(_, entry)| !matches!(entry.state, State::Starting(_)));
         let ids: Vec<InstanceId> = up.map(|(id, _)| id.clone()).collect();
-        let (backend, measured) = (Arc::clone(&self.backend), self.measured.clone());
-        self.chores.spawn(async move {
-            let (mut held, mut refused) = (BTreeMap::new(), BTreeMap::new());
-            for id in ids {
-                // One that has ended holds nothing.
-                if let Ok(stats) = backend.stats(&id).await {
-                    if stats.pids_refused > 0 {
-                        refused.insert(id.clone(), stats.pids_refused);
-                    }
-                    held.insert(id, stats.memory_bytes);
-                }
-            }
-            let machine = tokio::fs::read_to_string("/proc/meminfo").await.ok();
-            let machine = machine.as_deref().and_then(Machine::parse);
-            measured.send_replace(Measured { held, refused, machine });
-        });
+        let (backend, told) = (Arc::clone(&self.backend), self.measured.clone());
+        let measuring = async move { drop(told.send_replace(measured(backend.as_ref(), ids).await)) };
+        self.measuring = Some(self.chores.spawn(measuring));
     }
 
     /// The last measurement; once.

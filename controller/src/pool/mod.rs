@@ -35,7 +35,7 @@ use std::time::Duration;
 use hearth_function::{InstanceId, RevisionId};
 use jiff::Timestamp;
 use tokio::sync::{mpsc, watch};
-use tokio::task::{Id, JoinSet};
+use tokio::task::{AbortHandle, Id, JoinSet};
 use tokio::time::Instant;
 
 pub use class::Class;
@@ -71,6 +71,7 @@ pub struct Pool {
     /// Says whether the last measurement was taken.
     unseen: watch::Receiver<Measured>,
     measured_at: Option<Instant>,
+    measuring: Option<AbortHandle>,
     logs: Logs,
     instances: BTreeMap<InstanceId, Entry>,
     tasks: JoinSet<()>,
@@ -136,6 +137,7 @@ impl Pool {
             unseen: measured.subscribe(),
             measured,
             measured_at: None,
+            measuring: None,
             logs,
             instances: BTreeMap::new(),
             tasks: JoinSet::new(),

@@ -128,3 +128,24 @@ async fn what_an_adopted_instance_was_refused_before_is_not_told_again() {
     scene.backend.refuse_processes(10);
     assert_eq!(scene.refused().await, [(instance, 7)].into());
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_measurement_that_takes_long_is_the_only_one_and_has_an_end() {
+    let mut scene = Scene::new();
+    for _ in 0..3 {
+        scene.ready().await;
+    }
+    scene.backend.hang_stats(true);
+    let pass = |seconds: u64| Duration::from_millis(seconds * 1000 + 1);
+    scene.pool.measure();
+    let _nothing = timeout(pass(5), scene.pool.next()).await.is_err();
+    scene.pool.measure();
+    let _nothing = timeout(pass(0), scene.pool.next()).await.is_err();
+    assert_eq!(scene.backend.stats_asked(), 3, "the first one is at its last instance");
+    let _nothing = timeout(pass(2), scene.pool.next()).await.is_err();
+    assert_eq!(scene.pool.take_measurement().map(|measured| measured.held), Some(BTreeMap::new()));
+    scene.backend.hang_stats(false);
+    scene.pool.measure();
+    let _nothing = timeout(pass(1), scene.pool.next()).await.is_err();
+    assert_eq!(scene.pool.take_measurement().map(|measured| measured.held.len()), Some(3));
+}

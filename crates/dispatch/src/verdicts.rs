@@ -33,7 +33,7 @@ pub struct Ticket(pub(crate) u64);
 pub enum Origin {
     /// From a client.
     New,
-    /// It was admitted at this time, and its instance failed: it goes before those that came later.
+    /// It came at this time, was admitted, and its instance failed: it goes before those that came later.
     Retry(Instant),
     /// Its instance has refused it for want of room: it waits on, before those that came later.
     Refused {

@@ -18,6 +18,7 @@
 
 mod asked;
 mod blobs;
+mod door;
 mod instance;
 mod keys;
 mod pod;
@@ -57,6 +58,7 @@ use super::{
     Ability, Address, Backend, Capability, CodeMount, Ended, Error, Exit, Fixity, Found, Hindered, ImageForm,
     InstanceSpec, Limits, OpenError, Owner, Started, Stats, TakenAway,
 };
+use crate::telemetry::metrics::Registry;
 
 /// Hindrances that nobody has taken yet. Starts that tell of them wait when it is full.
 const HINDRANCES: usize = 64;
@@ -130,7 +132,7 @@ impl Kubernetes {
     ///
     /// # Errors
     /// When the address cannot be listened on.
-    pub async fn open(config: Config) -> Result<Arc<Self>, OpenError> {
+    pub async fn open(config: Config, metrics: &Registry) -> Result<Arc<Self>, OpenError> {
         let listen = config.report_listen;
         let listener = TcpListener::bind(listen).await.map_err(|source| OpenError::Step {
             step: format!("cannot listen for instances on {listen}"),
@@ -139,24 +141,15 @@ impl Kubernetes {
         let (end, ends) = Ends::channel();
         let (hinder, hindrances) = mpsc::channel(HINDRANCES);
         let (take_away, taken_away) = mpsc::channel(TAKEN_AWAY);
-        let shared = Arc::new(Shared {
-            keys: Keys::new(&config.key),
-            config,
-            instances: Mutex::default(),
-            blobs: Arc::default(),
-            looked: AtomicBool::new(false),
-            end,
-            hinder,
-            take_away,
-            tasks: TaskTracker::new(),
-        });
+        let shared = Arc::new(Shared::new(config, end, hinder, take_away));
         let closing = CancellationToken::new();
+        let door = door::Door::new(metrics);
         let weak = Arc::downgrade(&shared);
         let ended = closing.clone();
         shared.tasks.spawn(async move {
             tokio::select! {
                 () = ended.cancelled() => {}
-                () = reports::serve(weak, listener) => {}
+                () = reports::serve(weak, listener, door) => {}
             }
         });
         for api in shared.apis() {
@@ -174,6 +167,25 @@ impl Kubernetes {
 }
 
 impl Shared {
+    fn new(
+        config: Config,
+        end: mpsc::Sender<Ended>,
+        hinder: mpsc::Sender<Hindered>,
+        take_away: mpsc::Sender<TakenAway>,
+    ) -> Self {
+        Self {
+            keys: Keys::new(&config.key),
+            config,
+            instances: Mutex::default(),
+            blobs: Arc::default(),
+            looked: AtomicBool::new(false),
+            end,
+            hinder,
+            take_away,
+            tasks: TaskTracker::new(),
+        }
+    }
+
     fn books(&self) -> std::sync::MutexGuard<'_, HashMap<InstanceId, Arc<Instance>>> {
         self.instances.lock().unwrap_or_else(PoisonError::into_inner)
     }

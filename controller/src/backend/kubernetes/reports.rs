@@ -10,37 +10,35 @@ use bytes::BytesMut;
 use hearth_protocol::report::{self, FromShim, Hello, Purpose, START, ToShim, VERSION};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::{Semaphore, oneshot};
+use tokio::sync::oneshot;
 use tokio::time::timeout;
 
+use super::door::{Door, Guest, Place};
 use super::instance::{Instance, Order, Reported};
 use super::why::Obstacle;
 use super::{Shared, blobs, pod, results};
 
-/// Connections of shims that are served at once; more wait to be accepted. Each instance has one, and some that it fetches with.
-const CONNECTIONS: usize = 4096;
-
 /// How long a shim may take to say who it is, and to take what it is sent.
 const PATIENCE: Duration = Duration::from_secs(10);
+
+/// The longest first message, in bytes: names, a token, a digest. Nobody is known before it.
+const HELLO_BYTES: usize = 4 << 10;
 
 /// How long one that fetches may not read.
 const SILENCE: Duration = Duration::from_secs(30);
 
 /// Serves until the backend is gone.
-pub(super) async fn serve(shared: Weak<Shared>, listener: TcpListener) {
-    let places = Arc::new(Semaphore::new(CONNECTIONS));
+pub(super) async fn serve(shared: Weak<Shared>, listener: TcpListener, door: Arc<Door>) {
     loop {
-        // Never closed.
-        let Ok(place) = Arc::clone(&places).acquire_owned().await else { return };
         match listener.accept().await {
             Ok((stream, peer)) => {
                 let Some(here) = shared.upgrade() else { return };
+                let Some(place) = door.admit(Guest::Stranger(peer.ip().to_canonical())) else { continue };
                 let shared = Weak::clone(&shared);
                 here.tasks.spawn(async move {
-                    if let Err(error) = attend(&shared, stream, peer).await {
+                    if let Err(error) = attend(&shared, stream, peer, place).await {
                         tracing::debug!(%peer, %error, "a report connection ended");
                     }
-                    drop(place);
                 });
             }
             Err(error) => {
@@ -63,9 +61,15 @@ impl Line {
     /// # Cancel safety
     /// Nothing is lost when the future is dropped.
     async fn next(&mut self) -> io::Result<Option<FromShim>> {
+        self.next_within(report::MAX_MESSAGE + report::HEADER_BYTES).await
+    }
+
+    /// The next message, for which at most about so many bytes are kept.
+    async fn next_within(&mut self, most: usize) -> io::Result<Option<FromShim>> {
         loop {
             match report::decode(&mut self.buffer) {
                 Ok(Some(message)) => return Ok(Some(message)),
+                Ok(None) if self.buffer.len() >= most => return Err(io::ErrorKind::FileTooLarge.into()),
                 Ok(None) => {}
                 Err(error) => return Err(io::Error::new(io::ErrorKind::InvalidData, error)),
             }
@@ -86,10 +90,10 @@ impl Line {
     }
 }
 
-async fn attend(shared: &Weak<Shared>, stream: TcpStream, peer: SocketAddr) -> io::Result<()> {
+async fn attend(shared: &Weak<Shared>, stream: TcpStream, peer: SocketAddr, place: Place) -> io::Result<()> {
     stream.set_nodelay(true)?;
     let mut line = Line { stream, buffer: BytesMut::new() };
-    let first = timeout(PATIENCE, line.next()).await.map_err(io::Error::other)??;
+    let first = timeout(PATIENCE, line.next_within(HELLO_BYTES)).await.map_err(io::Error::other)??;
     let Some(FromShim::Hello(hello)) = first else { return Ok(()) };
     let Some(here) = shared.upgrade() else { return line.send(&ToShim::Elsewhere).await };
     let Hello { version, instance, token, purpose } = hello;
@@ -110,6 +114,12 @@ async fn attend(shared: &Weak<Shared>, stream: TcpStream, peer: SocketAddr) -> i
         };
         return line.send(&answer).await;
     };
+    let guest = match &purpose {
+        Purpose::Report { .. } => Guest::Report,
+        Purpose::Fetch { .. } | Purpose::Result { .. } => Guest::Transfer(instance.id.clone()),
+    };
+    // Until it ends. Closed without a word, it comes again.
+    let Some(_place) = place.becomes(guest) else { return Ok(()) };
     match purpose {
         Purpose::Report { running, invoke, control } => {
             let reported = Reported::at(peer.ip(), invoke, control);
@@ -152,6 +162,7 @@ async fn reports(
         return line.refuse("this instance has reported already, from elsewhere").await;
     }
     let mut orders = instance.connected();
+    let mut gone = instance.gone.subscribe();
     if running {
         line.send(&ToShim::GoOn).await?;
     } else {
@@ -167,16 +178,20 @@ async fn reports(
     let mut number = START;
     let mut waiting: HashMap<u32, oneshot::Sender<Result<(), String>>> = HashMap::new();
     loop {
-        // Both arms are cancel-safe.
+        // All arms are cancel-safe.
         tokio::select! {
-            Some(order) = orders.recv() => match order {
-                Order::Mount { mounts, reply } => {
+            order = orders.recv() => match order {
+                Some(Order::Mount { mounts, reply }) => {
                     number += 1;
                     waiting.insert(number, reply);
                     line.send(&ToShim::Mount { number, mounts }).await?;
                 }
-                Order::End => line.send(&ToShim::End).await?,
+                Some(Order::End) => line.send(&ToShim::End).await?,
+                // The shim has made another connection: this one is broken, whether or not that shows.
+                None => return Ok(()),
             },
+            // One whose node is lost never closes it.
+            () = async { drop(gone.wait_for(|gone| *gone).await) } => return Ok(()),
             message = line.next() => match message? {
                 Some(FromShim::Mounted { number: START, error: Some(what) }) => {
                     instance.obstacle.send_replace(Some(Obstacle { what, passes: false }));
@@ -197,3 +212,6 @@ async fn reports(
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -73,7 +73,7 @@ async fn over(pods: Vec<Value>) -> Arc<Kubernetes> {
         pull_policy: "Never".to_owned(),
         shim_image: None,
     };
-    Kubernetes::open(config).await.unwrap()
+    Kubernetes::open(config, &Registry::new()).await.unwrap()
 }
 
 #[tokio::test]

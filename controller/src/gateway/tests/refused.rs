@@ -122,6 +122,49 @@ async fn beside_one_that_refuses_every_call_is_answered_by_another() {
 }
 
 #[tokio::test]
+async fn a_call_whose_instance_was_lost_keeps_its_place_when_the_next_one_refuses_it() {
+    let mut rig = Rig::new();
+    let waits = |waiting, in_flight| ToScaler::CapacityWanted { revision: revision(), waiting, in_flight };
+    let lost = rig.grant("i1", Forwarding::Event, 1).await;
+    let mut first = rig.client().await;
+    first.write("GET /hello/first HTTP/1.1\r\nhost: h\r\n\r\n").await;
+    let mut wire = lost.accept().await;
+    wire.call().await;
+    let mut second = rig.client().await;
+    second.write("GET /hello/second HTTP/1.1\r\nhost: h\r\n\r\n").await;
+    assert_eq!(rig.told().await, waits(1, 1));
+    drop((wire, lost));
+    while rig.told().await != waits(2, 0) {}
+    let instance = rig.grant("i2", Forwarding::Event, 1).await;
+    let mut wire = instance.accept().await;
+    let (stream, _) = wire.call().await;
+    wire.send(Frame::Busy { stream }).await;
+    for expected in ["/hello/first", "/hello/second"] {
+        let (stream, invoke) = wire.call().await;
+        assert_eq!(event(&invoke)["rawPath"], expected);
+        wire.answer(stream, expected).await;
+    }
+    assert_eq!(first.reply().await.text(), "/hello/first");
+    assert_eq!(second.reply().await.text(), "/hello/second");
+}
+
+#[tokio::test]
+async fn what_a_lost_instance_ran_is_no_execution_of_a_call_that_then_finds_none() {
+    let start = Duration::from_millis(300);
+    let mut rig = Rig::with(|_| {}, Timeouts { start, ..Timeouts::default() });
+    let lost = rig.grant("i1", Forwarding::Event, 1).await;
+    let mut client = rig.client().await;
+    client.write(GET).await;
+    let mut wire = lost.accept().await;
+    wire.call().await;
+    drop((wire, lost));
+    let reply = client.reply().await;
+    assert_eq!((reply.status, reply.code().as_str()), (504, "start_timeout"));
+    let record = rig.record().await;
+    assert!(record.queue >= start && record.exec.is_zero(), "nothing ran in the end: {record:?}");
+}
+
+#[tokio::test]
 async fn an_instance_that_refused_is_tried_again_though_the_connection_was_closed() {
     let rig = Rig::new();
     let instance = rig.grant("i1", Forwarding::Event, 1).await;

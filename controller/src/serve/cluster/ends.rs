@@ -31,7 +31,7 @@ pub(super) struct Gateways {
 pub(super) async fn open(ground: &Ground) -> Result<Ends, Error> {
     let registry = Registry::new();
     let gateways = gateways(ground, &registry).await?;
-    let backend = Kubernetes::open(pods(ground)).await?;
+    let backend = Kubernetes::open(pods(ground), &registry).await?;
     Ok(Ends { backend, gateways, registry })
 }
 

@@ -31,6 +31,7 @@ mod tests;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 
 use kube::Client;
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use tokio_util::sync::CancellationToken;
 
 use super::config::Config;
@@ -121,11 +122,27 @@ impl std::fmt::Debug for Ground {
     }
 }
 
+/// Descriptors that a controller wants: each instance has one, and there are bounds on all others.
+const OPEN_FILES: u64 = 1 << 16;
+
+/// Some systems begin with a thousand, and allow more to whoever asks.
+fn raise_open_files() {
+    let limit = getrlimit(Resource::Nofile);
+    let wanted = limit.maximum.map_or(OPEN_FILES, |most| most.min(OPEN_FILES));
+    if limit.current.is_none_or(|current| current >= wanted) {
+        return;
+    }
+    if let Err(error) = setrlimit(Resource::Nofile, Rlimit { current: Some(wanted), ..limit }) {
+        tracing::warn!(%error, wanted, "the limit of open files stays as it is");
+    }
+}
+
 /// Runs a controller until `stop`: waits for the Lease, works, gives it back.
 ///
 /// # Errors
 /// When it cannot begin, has lost the Lease, or a part has failed. The process must end then: what it has under way is cut off.
 pub async fn run(config: Config, stop: CancellationToken) -> Result<(), Error> {
+    raise_open_files();
     let client = client().await?;
     run_with(Ground::new(config, client)?, stop).await
 }

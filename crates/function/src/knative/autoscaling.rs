@@ -12,7 +12,7 @@ const PREFIX: &str = "autoscaling.knative.dev/";
 const UTILISATION: f64 = 70.0;
 
 /// Most calls at once that a Function can have in an instance.
-const MOST: u64 = 1000;
+pub(super) const MOST: u64 = 1000;
 
 /// The fields of a Function.
 #[derive(Debug)]

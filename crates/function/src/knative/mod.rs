@@ -157,7 +157,7 @@ fn spec(mut fields: Fields, metadata: &Value, notes: &mut Notes) -> Value {
     let mut pod = template.object("spec", notes);
     template.leave(notes);
 
-    let limit = pod.number("containerConcurrency", notes).unwrap_or(0);
+    let limit = limit(&mut pod, notes);
     let scaling = autoscaling::read(&mut annotations, limit, notes);
     annotations.leave(notes);
     about.leave(notes);
@@ -185,6 +185,20 @@ fn spec(mut fields: Fields, metadata: &Value, notes: &mut Notes) -> Value {
     }
     spec.insert("triggers".to_owned(), triggers(metadata));
     Value::Object(spec)
+}
+
+/// Calls at once, 0 for no limit.
+fn limit(pod: &mut Fields, notes: &mut Notes) -> u64 {
+    const FIELD: &str = "containerConcurrency";
+    let limit = pod.number(FIELD, notes).unwrap_or(0);
+    if limit > autoscaling::MOST {
+        let most = autoscaling::MOST;
+        notes.warn(
+            &pod.path_of(FIELD),
+            format!("{limit} is not to be had: an instance takes {most} calls at once"),
+        );
+    }
+    limit.min(autoscaling::MOST)
 }
 
 /// What the Pods are told, of which Hearth's have the same.

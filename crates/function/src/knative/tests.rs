@@ -151,6 +151,19 @@ fn without_a_limit_there_is_room_above_the_target() {
 }
 
 #[test]
+fn a_limit_that_no_function_can_have_becomes_the_largest_and_is_named() {
+    let of = |limit: u64| {
+        let mut service = service();
+        service["spec"]["template"]["spec"]["containerConcurrency"] = json!(limit);
+        let conversion = convert(&service).unwrap();
+        let said: Vec<String> = conversion.warnings.into_iter().map(|warning| warning.path).collect();
+        (conversion.function["spec"]["concurrency"]["limit"].clone(), said)
+    };
+    assert_eq!(of(1000), (json!(1000), vec![]));
+    assert_eq!(of(1001), (json!(1000), vec!["spec.template.spec.containerConcurrency".to_owned()]));
+}
+
+#[test]
 fn requests_per_second_are_a_share_of_what_an_instance_takes() {
     let of = |target: &str, utilisation: Option<&str>| {
         let mut service = service();

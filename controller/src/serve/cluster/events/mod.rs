@@ -2,7 +2,7 @@
 
 mod told;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -103,6 +103,10 @@ impl Events {
     /// Everything as it is, told of by nobody.
     fn look(&mut self) -> Result<(Watch<Function>, Watch<Revision>), store::Error> {
         let listed = self.store.list::<Function>(None);
+        // Those that went while nobody looked have told nothing of it.
+        let ids: BTreeSet<FunctionId> =
+            listed.items.iter().filter_map(|function| function.id().ok()).collect();
+        self.functions.retain(|id, _| ids.contains(id));
         for function in listed.items {
             self.know(&function);
         }
@@ -142,22 +146,16 @@ impl Events {
     }
 
     fn revision(&mut self, event: &store::Event<Revision>) {
-        match event {
-            store::Event::Added(revision) => {
-                if let Ok(id) = revision.function_id() {
-                    self.tell(&id, told::of_revision(revision));
-                }
-            }
-            store::Event::Deleted(revision) => {
-                if let Ok(id) = revision.id() {
-                    self.views.remove(&id);
-                }
-            }
-            store::Event::Modified(_) => {}
+        if let store::Event::Added(revision) = event
+            && let Ok(id) = revision.function_id()
+        {
+            self.tell(&id, told::of_revision(revision));
         }
     }
 
+    /// What was told of a Revision is known for as long as snapshots have it, which is longer than the store does.
     fn snapshot(&mut self, snapshot: &Snapshot) {
+        self.views.retain(|revision, _| snapshot.revisions.contains_key(revision));
         for (revision, view) in &snapshot.revisions {
             let fresh = Told { decisions: self.began, starts: self.began };
             let (known, told) = self.views.entry(revision.clone()).or_insert_with(|| (Arc::default(), fresh));
@@ -257,7 +255,83 @@ fn short(mut message: String) -> String {
 
 #[cfg(test)]
 mod tests {
+    use serde_json::json;
+
     use super::*;
+    use crate::autoscale::{About, Decided};
+
+    struct Scene {
+        events: Events,
+        store: Store,
+        sender: Sender,
+        _directory: tempfile::TempDir,
+    }
+
+    impl Scene {
+        async fn new() -> Self {
+            let directory = tempfile::tempdir().unwrap();
+            let store = Store::open(store::Config::new(directory.path().join("hearth.redb"))).await.unwrap();
+            let (snapshots, remarks) = (watch::Sender::default().subscribe(), mpsc::channel(1).1);
+            let (events, sender) = Events::new(store.clone(), snapshots, remarks, "test".to_owned());
+            Self { events, store, sender, _directory: directory }
+        }
+
+        async fn create(&self, name: &str) -> FunctionId {
+            let function: Function = serde_json::from_value(json!({
+                "metadata": { "name": name, "namespace": "n" },
+                "spec": { "runtime": "nodejs", "source": { "inline": { "index.js": "" } }, "handler": "index.handler" },
+            }))
+            .unwrap();
+            let function = self.store.create(function, Timestamp::UNIX_EPOCH).await.unwrap();
+            function.id().unwrap()
+        }
+
+        /// What was told since.
+        fn told(&mut self) -> Vec<String> {
+            std::iter::from_fn(|| self.sender.waiting.try_recv().ok()?.message).collect()
+        }
+    }
+
+    #[tokio::test]
+    async fn a_new_look_forgets_what_went_meanwhile_and_keeps_what_is_known_of_the_rest() {
+        let mut scene = Scene::new().await;
+        let (gone, stays) = (scene.create("gone").await, scene.create("stays").await);
+        scene.events.look().unwrap();
+        assert!(scene.events.functions.contains_key(&gone));
+        scene.events.tell(&stays, told::warning("Reason", "once".to_owned()));
+        let allowance = scene.events.functions[&stays].allowance;
+        let at_once = store::Preconditions::default();
+        scene.store.delete::<Function>("n", "gone", at_once, Timestamp::UNIX_EPOCH).await.unwrap();
+        scene.events.look().unwrap();
+        assert_eq!(scene.events.functions.keys().collect::<Vec<_>>(), [&stays]);
+        assert_eq!(scene.events.functions[&stays].allowance, allowance);
+    }
+
+    #[tokio::test]
+    async fn a_decision_is_told_once_though_its_revision_is_deleted_before_the_autoscaler_forgets_it() {
+        let mut scene = Scene::new().await;
+        scene.create("a").await;
+        scene.events.look().unwrap();
+        let id = RevisionId::parse("n/a-00001").unwrap();
+        let snapshot = |waiting| {
+            let mut view = RevisionView { waiting, ..RevisionView::default() };
+            view.decisions.push_back(Decided {
+                time: Timestamp::MAX,
+                about: About::Scaled,
+                text: "to 1".to_owned(),
+            });
+            Snapshot { revisions: [(id.clone(), Arc::new(view))].into(), ..Snapshot::default() }
+        };
+        scene.events.snapshot(&snapshot(1));
+        assert_eq!(scene.told(), ["a-00001: to 1"]);
+        let mut revision = crate::pool::template::tests::revision("a-00001", json!({}));
+        revision.metadata.namespace = Some("n".to_owned());
+        scene.events.revision(&store::Event::Deleted(Arc::new(revision)));
+        scene.events.snapshot(&snapshot(0));
+        assert_eq!(scene.told(), [""; 0]);
+        scene.events.snapshot(&Snapshot::default());
+        assert!(scene.events.views.is_empty());
+    }
 
     #[test]
     fn a_message_that_is_too_long_is_cut_between_letters() {

@@ -1,0 +1,176 @@
+//! Over real sockets; of the API server nothing is asked.
+
+use std::collections::BTreeMap;
+use std::net::{IpAddr, Ipv4Addr};
+
+use hearth_function::InstanceId;
+use tokio::net::TcpSocket;
+use tokio::sync::mpsc;
+use tokio::task::JoinSet;
+
+use super::super::door::STRANGERS_OF_ONE;
+use super::*;
+use crate::backend::kubernetes::Config;
+use crate::backend::{InCluster, InstanceSpec, Limits, Network, Process, Root};
+use crate::telemetry::metrics::Registry;
+
+/// Nothing in these tests takes so long unless it is broken.
+const WAIT: Duration = Duration::from_secs(5);
+
+struct Scene {
+    shared: Arc<Shared>,
+    address: SocketAddr,
+    registry: Registry,
+    _serving: JoinSet<()>,
+}
+
+fn spec(id: &str) -> InstanceSpec {
+    InstanceSpec {
+        id: InstanceId::parse(id).unwrap(),
+        owner: None,
+        process: Process::Nodejs,
+        code: None,
+        build_dir: None,
+        namespace: None,
+        in_cluster: InCluster::default(),
+        user: None,
+        working_directory: None,
+        root: Root::Host { interpreter: None },
+        env: BTreeMap::new(),
+        limits: Limits {
+            memory_bytes: 1 << 20,
+            cpu_millis: None,
+            tmp_bytes: 1 << 20,
+            pids: 16,
+            patient: false,
+        },
+        network: Network::None,
+        concurrency: 1,
+        secret: "s".repeat(64),
+    }
+}
+
+impl Scene {
+    async fn new() -> Self {
+        let config = Config {
+            client: kube::Client::new(axum::Router::new(), "default"),
+            namespace: "hearth".to_owned(),
+            namespaces: Vec::new(),
+            report_listen: SocketAddr::from((Ipv4Addr::LOCALHOST, 0)),
+            report_advertise: String::new(),
+            key: [7; 32],
+            pull_policy: "Never".to_owned(),
+            shim_image: None,
+        };
+        let listener = TcpListener::bind(config.report_listen).await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let (ends, hindrances) = (mpsc::channel(1).0, mpsc::channel(1).0);
+        let shared = Arc::new(Shared::new(config, ends, hindrances, mpsc::channel(1).0));
+        let registry = Registry::new();
+        let mut serving = JoinSet::new();
+        serving.spawn(serve(Arc::downgrade(&shared), listener, Door::new(&registry)));
+        Self { shared, address, registry, _serving: serving }
+    }
+
+    /// An instance that is in the books.
+    fn instance(&self, name: &str) -> Arc<Instance> {
+        let instance = Arc::new(Instance::new(spec(name), "default"));
+        self.shared.books().insert(instance.id.clone(), Arc::clone(&instance));
+        instance
+    }
+
+    /// A connection from this address of this machine.
+    async fn connect(&self, from: [u8; 4]) -> Line {
+        let socket = TcpSocket::new_v4().unwrap();
+        socket.bind(SocketAddr::new(IpAddr::from(from), 0)).unwrap();
+        let stream = socket.connect(self.address).await.unwrap();
+        Line { stream, buffer: BytesMut::new() }
+    }
+
+    /// The report of an instance that runs, by a connection from there.
+    async fn report(&self, from: [u8; 4], instance: &Instance) -> Line {
+        let mut line = self.connect(from).await;
+        let hello = FromShim::Hello(Hello {
+            version: VERSION,
+            instance: instance.id.to_string(),
+            token: self.shared.keys.token(&instance.id),
+            purpose: Purpose::Report { running: true, invoke: 1, control: 2 },
+        });
+        let mut bytes = BytesMut::new();
+        report::encode(&hello, &mut bytes).unwrap();
+        line.stream.write_all(&bytes).await.unwrap();
+        line
+    }
+}
+
+/// What the controller says next; `None` when it closes.
+async fn hear(line: &mut Line) -> Option<ToShim> {
+    let heard = async {
+        loop {
+            if let Some(message) = report::decode(&mut line.buffer).unwrap() {
+                return Some(message);
+            }
+            // Closed with something unread, it is a reset.
+            if line.stream.read_buf(&mut line.buffer).await.unwrap_or(0) == 0 {
+                return None;
+            }
+        }
+    };
+    timeout(WAIT, heard).await.expect("it neither answers nor closes")
+}
+
+const HERE: [u8; 4] = [127, 0, 0, 1];
+const THERE: [u8; 4] = [127, 0, 0, 2];
+
+#[tokio::test]
+async fn who_says_nothing_keeps_no_instance_from_reporting() {
+    let scene = Scene::new().await;
+    let instance = scene.instance("hello-00001-a");
+    let mut silent = Vec::new();
+    for _ in 0..STRANGERS_OF_ONE {
+        silent.push(scene.connect(HERE).await);
+    }
+    assert_eq!(hear(&mut scene.connect(HERE).await).await, None, "one too many of one address");
+    let shown = scene.registry.render();
+    assert!(shown.contains("hearth_reports_refused_total{bound=\"address\"} 1"), "{shown}");
+    let mut line = scene.report(THERE, &instance).await;
+    assert_eq!(hear(&mut line).await, Some(ToShim::GoOn));
+}
+
+#[tokio::test]
+async fn instances_that_are_known_take_no_place_of_those_who_come_from_the_same_address() {
+    let scene = Scene::new().await;
+    let mut lines = Vec::new();
+    for number in 0..STRANGERS_OF_ONE * 3 {
+        let instance = scene.instance(&format!("hello-00001-{number}"));
+        let mut line = scene.report(HERE, &instance).await;
+        assert_eq!(hear(&mut line).await, Some(ToShim::GoOn), "instance {number}");
+        lines.push(line);
+    }
+}
+
+#[tokio::test]
+async fn an_instance_has_one_report_connection_and_none_once_it_is_gone() {
+    let scene = Scene::new().await;
+    let instance = scene.instance("hello-00001-a");
+    let mut first = scene.report(HERE, &instance).await;
+    assert_eq!(hear(&mut first).await, Some(ToShim::GoOn));
+    let mut second = scene.report(HERE, &instance).await;
+    assert_eq!(hear(&mut second).await, Some(ToShim::GoOn));
+    assert_eq!(hear(&mut first).await, None, "the second took its place");
+    instance.orders().unwrap().send(Order::End).await.unwrap();
+    assert_eq!(hear(&mut second).await, Some(ToShim::End), "orders go by the second");
+    instance.gone.send_replace(true);
+    assert_eq!(hear(&mut second).await, None);
+}
+
+#[tokio::test]
+async fn nobody_sends_much_before_he_is_known() {
+    let scene = Scene::new().await;
+    let mut line = scene.connect(HERE).await;
+    let mut bytes = vec![0; HELLO_BYTES];
+    // The length of a message that would be taken of an instance.
+    bytes[..report::HEADER_BYTES].copy_from_slice(&u32::try_from(report::MAX_MESSAGE).unwrap().to_be_bytes());
+    line.stream.write_all(&bytes).await.unwrap();
+    assert_eq!(hear(&mut line).await, None);
+}
