@@ -4,6 +4,8 @@
 
 #[path = "lifecycle/crashes.rs"]
 mod crashes;
+#[path = "lifecycle/ending.rs"]
+mod ending;
 mod support;
 
 use std::collections::BTreeSet;

@@ -166,12 +166,13 @@ async fn accepts(port: u16) {
     }
 }
 
-/// Waits until the server answers anything, if only by closing the connection; `false` when it does not even accept.
-async fn answers(server: &Server) -> bool {
+/// Waits until the server answers anything, if only by closing the connection; `false` when it does not even accept. One that was told to end
+/// need not accept any more while it ends its requests.
+async fn answers(shim: &Shim, server: &Server) -> bool {
     if !server.loaded.get() {
         return true;
     }
-    let Ok(mut stream) = connect(server.port.get()).await else { return false };
+    let Ok(mut stream) = connect(server.port.get()).await else { return shim.is_ending() };
     // An error is that it has closed the connection, which is an answer.
     if stream.write_all(PROBE).await.is_ok() {
         stream.read_u8().await.ok();
@@ -199,7 +200,7 @@ async fn serve(shim: Rc<Shim>, server: Rc<Server>, stream: Stream) {
     let Some(greeted) = wire::greet(stream, &shim.config.secret, &roles).await else { return };
     if greeted.hello.role == Role::Attach {
         // A connection that breaks is its two ends' matter.
-        attach(&server, greeted).await.ok();
+        attach(&shim, &server, greeted).await.ok();
         return;
     }
     let Greeted { version, mut incoming, mut writer, mut connection, .. } = greeted;
@@ -230,9 +231,9 @@ async fn serve(shim: Rc<Shim>, server: Rc<Server>, stream: Stream) {
             let answer = match frame {
                 Frame::Ping(bytes) => {
                     if probes.len() < MAX_PROBES {
-                        let server = Rc::clone(&server);
+                        let (shim, server) = (Rc::clone(&shim), Rc::clone(&server));
                         probes.spawn_local(async move {
-                            timeout(PROBE_TIME, answers(&server)).await.ok()?.then_some(bytes)
+                            timeout(PROBE_TIME, answers(&shim, &server)).await.ok()?.then_some(bytes)
                         });
                     }
                     continue;
@@ -273,14 +274,24 @@ async fn start(server: &Server, load: Load) -> Loaded {
     started.await.unwrap_or_else(|_| gone())
 }
 
-async fn attach(shared: &Server, greeted: Greeted) -> io::Result<()> {
+async fn attach(shim: &Shim, shared: &Server, greeted: Greeted) -> io::Result<()> {
     let Greeted { incoming, mut writer, .. } = greeted;
+    let ending = "the instance is to end and takes no new calls";
+    if shim.is_ending() {
+        wire::refuse(&mut writer, error_type::ENDING, ending).await;
+        return Ok(());
+    }
     if !shared.loaded.get() {
         wire::refuse(&mut writer, error_type::NOT_LOADED, "the server was not started yet").await;
         return Ok(());
     }
     let mut server = match connect(shared.port.get()).await {
         Ok(server) => server,
+        // It was told while this went on.
+        Err(_) if shim.is_ending() => {
+            wire::refuse(&mut writer, error_type::ENDING, ending).await;
+            return Ok(());
+        }
         Err(error) => {
             let why = format!("the server does not accept connections: {error}");
             wire::refuse(&mut writer, error_type::PROCESS_ENDED, &why).await;

@@ -57,6 +57,11 @@ impl Shim {
         self.stop.subscribe().wait_for(|stop| *stop).await.ok();
     }
 
+    /// Whether the instance is to end.
+    pub(crate) fn is_ending(&self) -> bool {
+        *self.stop.borrow()
+    }
+
     /// Asks for the instance's end.
     pub(crate) fn ask_to_stop(&self) {
         self.stop.send_replace(true);
@@ -208,7 +213,7 @@ pub(crate) async fn live(
     if let Some(report) = &report {
         exit = report.deliver(&shim, exit).await;
     }
-    let asked = *shim.stop.borrow();
+    let asked = shim.is_ending();
     let patience = match (control.was_reached(), asked) {
         (true, _) => FAREWELL,
         (false, false) => FIRST_CONTROLLER,

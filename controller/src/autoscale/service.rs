@@ -409,10 +409,17 @@ impl Service {
         let due: Vec<InstanceId> =
             self.suspects.iter().filter(|(_, (at, _))| *at <= now).map(|(id, _)| id.clone()).collect();
         for instance in due {
-            if let Some((_, reason)) = self.suspects.remove(&instance) {
+            if let Some((_, reason)) = self.suspects.remove(&instance)
+                && self.serves(&instance)
+            {
                 self.kill(&instance, &reason);
             }
         }
+    }
+
+    /// Whether it has not left yet. One that has may take no connections any more, and its calls keep the time that they were given.
+    fn serves(&mut self, instance: &InstanceId) -> bool {
+        holder(&mut self.records, instance).is_some()
     }
 
     /// Tells the gateway, once, that an instance is no more.

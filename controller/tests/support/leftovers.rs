@@ -46,8 +46,22 @@ pub(crate) fn of(data_dir: &Path) -> Vec<String> {
     left
 }
 
+/// The shims of its instances: whoever is the first process of its namespace.
+pub(crate) fn shims(data_dir: &Path) -> Vec<i32> {
+    let first = |pid: &String| {
+        let status = fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
+        let mut names = status.lines().find_map(|line| line.strip_prefix("NSpid:"))?.split_whitespace();
+        (names.next_back() == Some("1")).then(|| pid.parse().ok())?
+    };
+    pids(data_dir).iter().filter_map(first).collect()
+}
+
 /// How many processes are in the cgroups of this controller's instances.
 pub(crate) fn processes(data_dir: &Path) -> usize {
+    pids(data_dir).len()
+}
+
+fn pids(data_dir: &Path) -> Vec<String> {
     let of = |path: String| fs::read_to_string(Path::new(&path).join("cgroup.procs")).unwrap_or_default();
     let mut pids: Vec<String> = cgroups(&tag(data_dir))
         .into_iter()
@@ -56,7 +70,7 @@ pub(crate) fn processes(data_dir: &Path) -> usize {
     // One process is in a cgroup of every hierarchy.
     pids.sort_unstable();
     pids.dedup();
-    pids.len()
+    pids
 }
 
 /// Names of the instances of this controller that have processes: the control groups below the one with its tag.

@@ -206,6 +206,15 @@ impl Hearth {
         leftovers::process_limits(self.data.path())
     }
 
+    /// Tells its instances to end, as somebody does who stops their containers and not them.
+    pub(crate) fn end_instances(&self) {
+        for shim in leftovers::shims(self.data.path()) {
+            let pid = rustix::process::Pid::from_raw(shim).expect("a process has a number");
+            rustix::process::kill_process(pid, rustix::process::Signal::TERM)
+                .expect("an instance's shim can be signalled");
+        }
+    }
+
     /// Does what Ctrl-C does.
     pub(crate) fn interrupt(&self) {
         let pid = rustix::process::Pid::from_child(&self.child);

@@ -22,6 +22,7 @@ const state = {
   serial: boot.concurrency <= 1,
   served: 0,
   running: 0,
+  expected: 0, // attached connections whose first request has not come yet
   draining: false,
   connections: new Set(),
   server: null,
@@ -35,11 +36,20 @@ const state = {
     if (state.draining) endIfIdle();
   },
 
-  /** No new calls; the process ends after the last one. */
+  /** A request is about to come. Returns what says that it has, or that none will. */
+  expect() {
+    state.expected++;
+    return once(() => {
+      state.expected--;
+      if (state.draining) endIfIdle();
+    });
+  },
+
+  /** No new calls; the process ends after the last one. It listens until then: whoever cannot connect takes it for lost, with the calls that
+   * run, and has it killed. */
   drain() {
     if (state.draining) return;
     state.draining = true;
-    state.server.close();
     if (state.handler && state.handler.drain) state.handler.drain();
     endIfIdle();
   },
@@ -67,7 +77,16 @@ const state = {
 };
 
 function endIfIdle() {
-  if (state.running === 0) setImmediate(() => state.running === 0 && state.exit(0));
+  const idle = () => state.running === 0 && state.expected === 0;
+  if (idle()) setImmediate(() => idle() && state.exit(0));
+}
+
+function once(act) {
+  let done = false;
+  return () => {
+    if (!done) act();
+    done = true;
+  };
 }
 
 logs.install(boot);

@@ -121,7 +121,8 @@ class Connection {
 
   /** The connection becomes plain HTTP; `early` is what came behind the frame. */
   attach(early) {
-    const { handler } = this.state;
+    const { handler, draining } = this.state;
+    if (draining) return this.refuse('Ending', 'the instance is to end and takes no new calls');
     if (handler === null) return this.refuse('NotLoaded', 'nothing is loaded yet');
     if (handler.attach === undefined) return this.refuse('NotServed', `the ${handler.signature} signature is not served over attached connections`);
     const { socket } = this;

@@ -47,6 +47,8 @@ function handler(state, application, upgrade) {
     if (event !== 'request' && event !== 'upgrade') return Reflect.apply(emit, this, [event, request, response, ...rest]);
     const call = new Call(state, requestId(request));
     state.running++;
+    const arrived = request.socket[ARRIVED];
+    if (arrived !== undefined) arrived();
     if (event === 'request') {
       call.serves(request, response);
       if (state.draining) response.shouldKeepAlive = false;
@@ -61,6 +63,9 @@ function handler(state, application, upgrade) {
     signature: 'http',
     attach(socket) {
       holdOpen(socket);
+      // Whoever attaches has a request: an end that came in between would lose it.
+      socket[ARRIVED] = state.expect();
+      socket.once('close', socket[ARRIVED]);
       Reflect.apply(emit, server, ['connection', socket]);
       socket.resume();
     },
@@ -70,6 +75,7 @@ function handler(state, application, upgrade) {
   };
 }
 
+const ARRIVED = Symbol('hearth.arrived'); // of a socket: says that its first request has come
 const CALL = Symbol('hearth.call'); // of a socket: the last one on it
 const LEFT = Symbol('hearth.left'); // of a socket: its other side has ended
 

@@ -215,7 +215,7 @@ async fn read(
                     link.send(&Frame::Error { stream, error })?;
                     continue;
                 };
-                if *exec.shim.stop.borrow() || exec.running.get() >= load.concurrency.max(1) {
+                if exec.shim.is_ending() || exec.running.get() >= load.concurrency.max(1) {
                     link.send(&Frame::Busy { stream })?;
                     continue;
                 }

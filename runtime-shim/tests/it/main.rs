@@ -8,6 +8,7 @@
 
 mod client;
 mod controller;
+mod ending;
 mod exec;
 mod hostile;
 mod http;

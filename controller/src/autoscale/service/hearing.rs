@@ -63,7 +63,7 @@ impl Service {
                 self.spent.push_back(instance);
             }
             ToScaler::Lost { instance, reason } => {
-                if self.granted.contains(&instance) {
+                if self.granted.contains(&instance) && self.serves(&instance) {
                     self.suspects.entry(instance).or_insert((now + SUSPICION, reason));
                 }
             }

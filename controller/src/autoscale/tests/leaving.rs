@@ -132,3 +132,29 @@ async fn a_later_controller_gives_one_that_is_taken_away_no_calls_and_the_time_t
     }
     assert_eq!(scene.backend.stops(), [(old, left)]);
 }
+
+#[tokio::test(start_paused = true)]
+async fn one_that_leaves_keeps_its_time_though_a_gateway_cannot_reach_it() {
+    // Accused before it is known to leave, and after.
+    for accused_first in [true, false] {
+        let mut scene = Scene::new();
+        scene.handle.put(hello(Reach::Routed)).await.unwrap();
+        scene.want(1, 0).await;
+        let old = scene.granted().await;
+        scene.load(1).await;
+        let lost = ToScaler::Lost { instance: old.clone(), reason: "cannot connect to it".to_owned() };
+        if accused_first {
+            scene.to_scaler.send(lost.clone()).await.unwrap();
+            tokio::time::sleep(Duration::from_millis(100)).await;
+        }
+        scene.backend.take_away(&old, Duration::from_secs(20)).await;
+        scene.revoked(&old).await;
+        if !accused_first {
+            scene.to_scaler.send(lost).await.unwrap();
+        }
+        tokio::time::sleep(Duration::from_secs(10)).await;
+        assert_eq!(scene.backend.stops(), [], "accused first: {accused_first}");
+        scene.backend.stopped.notified().await;
+        assert_eq!(scene.backend.stops().len(), 1);
+    }
+}

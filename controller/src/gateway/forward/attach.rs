@@ -13,6 +13,7 @@ use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
 use hearth_dispatch::retry::Accepted;
+use hearth_protocol::bodies::error_type;
 use hearth_protocol::{CallError, Frame as Wire, Hello, Role, decode};
 use http::{Request, Response, StatusCode, Uri, Version};
 use http_body::{Body, Frame, SizeHint};
@@ -34,7 +35,7 @@ use crate::gateway::config::ForwardingLimits;
 use crate::gateway::errors::Code;
 use crate::gateway::lane::Lane;
 use crate::gateway::request::{Answer, Call, Unanswered};
-use crate::gateway::revisions::{Instance, Target};
+use crate::gateway::revisions::{Instance, Target, now};
 
 /// The connections of one thread to one instance that wait for a call.
 #[derive(Debug)]
@@ -49,6 +50,15 @@ pub(in crate::gateway) struct Pool {
 struct Line {
     sender: SendRequest<Passing>,
     hold: Arc<Hold>,
+}
+
+/// Why there is no connection.
+#[derive(Debug)]
+enum Refused {
+    /// The instance is to end: it answers and runs its calls, and takes no other.
+    Ending,
+    /// It cannot be reached, or says what it must not.
+    Lost(String),
 }
 
 /// A connection without a call.
@@ -87,15 +97,16 @@ impl Pool {
     }
 
     /// A new connection. Its task belongs to the thread and ends with the instance.
-    async fn connect(&self, lane: &Lane) -> Result<Line, String> {
+    async fn connect(&self, lane: &Lane) -> Result<Line, Refused> {
         let limit = self.limits.connect;
         let attached = tokio::time::timeout(limit, self.attach());
-        let socket = attached.await.map_err(|_| format!("no connection within {limit:?}"))??;
+        let socket =
+            attached.await.map_err(|_| Refused::Lost(format!("no connection within {limit:?}")))??;
         let hold = Arc::default();
         let (sender, connection) = http1::Builder::new()
             .handshake::<_, Passing>(TokioIo::new(Lent::new(socket, &hold)))
             .await
-            .map_err(|error| error.to_string())?;
+            .map_err(|error| Refused::Lost(error.to_string()))?;
         let line = Line { sender, hold: Arc::clone(&hold) };
         let (instance, stuck) = (Arc::clone(&self.instance), self.limits.stuck);
         lane.tasks.spawn_local(async move {
@@ -110,9 +121,10 @@ impl Pool {
     }
 
     /// `attach`, and the `accept` that answers it.
-    async fn attach(&self) -> Result<Socket, String> {
+    async fn attach(&self) -> Result<Socket, Refused> {
         let endpoint = &self.instance.endpoint;
-        let text = |error: std::io::Error| format!("cannot connect to it: {error}");
+        let text = |error: std::io::Error| Refused::Lost(format!("cannot connect to it: {error}"));
+        let broken = |what: String| Refused::Lost(format!("it broke the protocol{what}"));
         let mut socket = Socket::connect(&endpoint.address, self.limits.connect).await.map_err(text)?;
         let mut buffer = BytesMut::new();
         let hello = Hello::new(Role::Attach, endpoint.secret.as_str());
@@ -120,17 +132,20 @@ impl Pool {
         socket.write_all_buf(&mut buffer).await.map_err(text)?;
         loop {
             if socket.read_buf(&mut buffer).await.map_err(text)? == 0 {
-                return Err("it closed the connection".to_owned());
+                return Err(Refused::Lost("it closed the connection".to_owned()));
             }
             match decode(&mut buffer) {
                 // The instance has nothing to say before the first request.
                 Ok(Some(Wire::Accept { stream: 0 })) if buffer.is_empty() => return Ok(socket),
-                Ok(Some(Wire::Error { error, .. })) => {
-                    return Err(format!("it refused the connection: {error}"));
+                Ok(Some(Wire::Error { error, .. })) if error.kind == error_type::ENDING => {
+                    return Err(Refused::Ending);
                 }
-                Ok(Some(_)) => return Err("it broke the protocol while it was attached".to_owned()),
+                Ok(Some(Wire::Error { error, .. })) => {
+                    return Err(Refused::Lost(format!("it refused the connection: {error}")));
+                }
+                Ok(Some(_)) => return Err(broken(" while it was attached".to_owned())),
                 Ok(None) => {}
-                Err(error) => return Err(format!("it broke the protocol: {error}")),
+                Err(error) => return Err(broken(format!(": {error}"))),
             }
         }
     }
@@ -206,7 +221,11 @@ async fn exchange(
             Some(line) => (line, true),
             None => match pool.connect(&call.client.lane).await {
                 Ok(line) => (line, false),
-                Err(reason) => {
+                Err(Refused::Ending) => {
+                    refused(slot, &call.client.lane);
+                    return Err(failed(What::Busy, Accepted::Never));
+                }
+                Err(Refused::Lost(reason)) => {
                     unreachable(slot, &reason);
                     return Err(failed(What::Lost(reason), Accepted::Never));
                 }
@@ -249,6 +268,16 @@ fn unreachable(slot: Slot, reason: &str) {
     let message = |instance| hearth_dispatch::ToScaler::Lost { instance, reason: reason.to_owned() };
     slot.revision.give_up(&slot.instance, message, reason);
     slot.unused();
+}
+
+/// The instance takes no calls. Nothing else here wakes those that wait for it when it may be asked again.
+fn refused(slot: Slot, lane: &Lane) {
+    let revision = Arc::clone(&slot.revision);
+    let Some(opens) = slot.refused() else { return };
+    lane.tasks.spawn_local(async move {
+        tokio::time::sleep_until(opens.into()).await;
+        revision.with(|state, actions| state.on_tick(now(), actions));
+    });
 }
 
 /// The client's own fault, if that is why a request could not be sent.

@@ -3,7 +3,9 @@
 use std::time::Duration;
 
 use hearth_dispatch::{Forwarding, ToScaler};
-use hearth_protocol::Frame;
+use hearth_protocol::bodies::error_type;
+use hearth_protocol::{CallError, Frame};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 use super::rig::{Instance, Rig, event, id, revision};
 use crate::gateway::Timeouts;
@@ -178,4 +180,66 @@ async fn an_instance_that_refused_is_tried_again_though_the_connection_was_close
     let (stream, _) = wire.call().await;
     wire.answer(stream, "again").await;
     assert_eq!(client.reply().await.text(), "again");
+}
+
+/// Refuses a dedicated connection as one does that is to end.
+async fn refuse_attach(instance: &Instance) {
+    let mut wire = instance.raw().await;
+    let Frame::Attach(_) = wire.receive().await else { panic!("no attach") };
+    let error = CallError::new(error_type::ENDING, "the instance is to end and takes no new calls");
+    wire.send(Frame::Error { stream: 0, error }).await;
+}
+
+/// Takes a dedicated connection and answers the call that comes by it.
+async fn answer_attached(instance: &Instance, answer: &str) {
+    let mut wire = instance.raw().await;
+    let Frame::Attach(_) = wire.receive().await else { panic!("no attach") };
+    wire.send(Frame::Accept { stream: 0 }).await;
+    let mut request = Vec::new();
+    while !request.ends_with(b"hello") {
+        request.push(wire.stream.read_u8().await.unwrap());
+    }
+    let length = answer.len();
+    let answer = format!("HTTP/1.1 200 OK\r\ncontent-length: {length}\r\n\r\n{answer}");
+    wire.stream.write_all(answer.as_bytes()).await.unwrap();
+}
+
+#[tokio::test]
+async fn an_instance_that_is_to_end_and_takes_no_connection_is_not_lost_and_the_call_goes_elsewhere() {
+    let mut rig = Rig::new();
+    let ends = rig.grant("i1", Forwarding::Attach, 2).await;
+    let mut running = rig.client().await;
+    running.write(POST).await;
+    let mut wire = ends.raw().await;
+    wire.receive().await;
+    wire.send(Frame::Accept { stream: 0 }).await;
+    let other = rig.grant("i2", Forwarding::Attach, 1).await;
+    let mut client = rig.client().await;
+    client.write(POST).await;
+    refuse_attach(&ends).await;
+    answer_attached(&other, "other").await;
+    assert_eq!(client.reply().await.text(), "other");
+    let record = rig.record().await;
+    assert_eq!((record.attempts, record.instance), (2, Some(id("i2"))));
+    // Nobody has been told to kill it: the call that it runs ends.
+    assert!(rig.handle.revisions.takes_calls(&id("i1")));
+    wire.stream.write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 4\r\n\r\ndone").await.unwrap();
+    assert_eq!(running.reply().await.text(), "done");
+}
+
+#[tokio::test]
+async fn a_call_whose_connection_is_refused_for_want_of_room_waits_for_some() {
+    let mut rig = Rig::new();
+    let instance = rig.grant("i1", Forwarding::Attach, 1).await;
+    let mut client = rig.client().await;
+    client.write(POST).await;
+    for _ in 0..3 {
+        refuse_attach(&instance).await;
+        let wanted = ToScaler::CapacityWanted { revision: revision(), waiting: 1, in_flight: 0 };
+        assert_eq!(rig.told().await, wanted);
+    }
+    answer_attached(&instance, "at last").await;
+    assert_eq!(client.reply().await.text(), "at last");
+    let record = rig.record().await;
+    assert!(record.attempts == 4 && record.queue >= Duration::from_millis(10 + 20 + 40), "{record:?}");
 }
