@@ -241,10 +241,9 @@ impl Staged {
         self.take_away.send(taken).await.unwrap();
     }
 
-    /// Somebody outside takes it away, and nobody tells.
-    pub(crate) fn tell_to_leave(&self, instance: &InstanceId) {
-        let left = Some(Duration::from_secs(30));
-        self.stage.lock().unwrap().running.get_mut(instance).unwrap().taken_away = left;
+    /// The same, and nobody is told.
+    pub(crate) fn tell_to_leave(&self, instance: &InstanceId, left: Duration) {
+        self.stage.lock().unwrap().running.get_mut(instance).unwrap().taken_away = Some(left);
     }
 
     /// A controller that was killed: the next one subscribes anew, and the instances go on.

@@ -75,13 +75,14 @@ async fn an_instance_that_leaves_is_not_used_again_and_its_calls_come_to_their_e
     scene.handle.put(hello(Reach::Routed)).await.unwrap();
     scene.want(1, 0).await;
     let old = scene.granted().await;
-    scene.backend.tell_to_leave(&old);
+    let left = Duration::from_secs(30);
+    scene.backend.tell_to_leave(&old, left);
     let mut scene = scene.restart().await;
     scene.handle.put(hello(Reach::Routed)).await.unwrap();
     scene.handle.settled().await.unwrap();
     scene.want(1, 0).await;
     assert_ne!(scene.granted().await, old);
-    assert_eq!(scene.backend.stops(), [(old, EXECUTE)]);
+    assert_eq!(scene.backend.stops(), [(old, left)], "as long as whoever takes it away leaves it");
     let notes = scene.notes().await;
     assert!(!notes.iter().any(|note| note.contains("ended while the controller was away")), "{notes:?}");
 }
