@@ -39,8 +39,8 @@ server.server_close()";
 
 /// The only instance is told to end while it runs a call that must not be repeated, and others come.
 fn ends_its_calls_while_others_go_elsewhere(manifest: &str) {
-    // Connections of its own for each thread: some have none to the instance yet.
-    let hearth = Hearth::start(&[("HEARTH_GATEWAY_THREADS", "2")]);
+    // Each thread has connections of its own: most have none to the instance yet.
+    let hearth = Hearth::start(&[("HEARTH_GATEWAY_THREADS", "8")]);
     hearth.deploy(manifest);
     let old = instance(&hearth.get(PATH));
     let gateway = hearth.gateway();
