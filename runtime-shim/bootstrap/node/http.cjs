@@ -47,8 +47,8 @@ function handler(state, application, upgrade) {
     if (event !== 'request' && event !== 'upgrade') return Reflect.apply(emit, this, [event, request, response, ...rest]);
     const call = new Call(state, requestId(request));
     state.running++;
-    const arrived = request.socket[ARRIVED];
-    if (arrived !== undefined) arrived();
+    const { socket } = request;
+    if (socket && socket[ARRIVED] !== undefined) socket[ARRIVED]();
     if (event === 'request') {
       call.serves(request, response);
       if (state.draining) response.shouldKeepAlive = false;
