@@ -61,7 +61,7 @@ impl Measured {
 }
 
 impl Pool {
-    /// Measures what instances hold, from time to time and one time after the other; [`View::memory_bytes`] says it.
+    /// Measures what instances hold, from time to time and one time after the other; [`View::memory_bytes`](super::View::memory_bytes) says it.
     pub fn measure(&mut self) {
         let due = self.measured_at.is_none_or(|at| at.elapsed() >= MEASURE_EVERY);
         let under_way = self.measuring.as_ref().is_some_and(|measuring| !measuring.is_finished());
