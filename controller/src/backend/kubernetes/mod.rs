@@ -284,10 +284,12 @@ impl Shared {
                 hearth_protocol::report::CONTROL_PORT,
             )
         });
-        // What is not up yet is not waited for: whoever started it is gone.
+        // What is not up yet is not waited for: whoever started it is gone. But its node tells that later than its shim, so there may be
+        // calls in it.
         let up = status.and_then(|status| status.phase.as_deref()) == Some("Running");
-        let ended = why::ended(pod).or_else(|| (!up || reported.is_none()).then(Exit::default));
-        let taken_away = why::leaves_within(pod).filter(|_| ended.is_none());
+        let given_up = (!up || reported.is_none()).then_some(pod::GRACE);
+        let ended = why::ended(pod);
+        let taken_away = why::leaves_within(pod).or(given_up).filter(|_| ended.is_none());
         let namespace = pod.metadata.namespace.clone().unwrap_or_default();
         let instance = {
             let mut books = self.books();

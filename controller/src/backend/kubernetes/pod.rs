@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::path::Path;
+use std::time::Duration;
 
 use hearth_function::InstanceId;
 use hearth_protocol::config::{DIRECTORY, PROGRAMS, ShimConfig, USER};
@@ -18,6 +19,9 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, OwnerReference}
 use super::{Config, asked};
 use crate::backend::local::shim;
 use crate::backend::{Error, InstanceSpec, Limits, Network, Owner, Process, Root};
+
+/// How long a Pod that is deleted has to end.
+pub(super) const GRACE: Duration = Duration::from_secs(30);
 
 /// Labels of an instance's Pod.
 pub(super) const INSTANCE: &str = "hearth.dev/instance";
@@ -79,7 +83,7 @@ pub(super) fn of(
         enable_service_links: Some(false),
         restart_policy: Some("Never".to_owned()),
         // The shim hands SIGTERM on at once; how long is waited is said with the deletion.
-        termination_grace_period_seconds: Some(30),
+        termination_grace_period_seconds: i64::try_from(GRACE.as_secs()).ok(),
         security_context: Some(PodSecurityContext {
             run_as_non_root: Some(true),
             run_as_user: Some(i64::from(USER)),

@@ -99,5 +99,5 @@ async fn a_pod_that_is_being_deleted_has_not_ended_before_its_container_has() {
     assert_eq!(seen("hello-leaves"), (None, Some(30), false));
     assert_eq!(seen("hello-ended"), (Some(Exit { code: Some(0), ..Exit::default() }), None, false));
     // Whoever started it is gone.
-    assert_eq!(seen("hello-comes"), (Some(Exit::default()), None, false));
+    assert_eq!(seen("hello-comes"), (None, Some(30), false));
 }
