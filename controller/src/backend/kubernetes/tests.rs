@@ -12,7 +12,7 @@ use serde_json::{Value, json};
 use super::super::{InCluster, Network, Process, Root};
 use super::*;
 
-fn spec(name: &str) -> InstanceSpec {
+pub(super) fn spec(name: &str) -> InstanceSpec {
     let owner = Owner {
         function: FunctionId::parse("default/hello").unwrap(),
         revision: RevisionId::parse("default/hello-00001").unwrap(),
@@ -54,6 +54,20 @@ fn pod(name: &str, metadata: &Value, status: &Value) -> Value {
     pod
 }
 
+/// Of a backend that listens on a port of the kernel's choice.
+pub(super) fn config(client: Client) -> Config {
+    Config {
+        client,
+        namespace: "hearth".to_owned(),
+        namespaces: Vec::new(),
+        report_listen: SocketAddr::from(([127, 0, 0, 1], 0)),
+        report_advertise: "127.0.0.1:1".to_owned(),
+        key: [7; 32],
+        pull_policy: "Never".to_owned(),
+        shim_image: None,
+    }
+}
+
 async fn over(pods: Vec<Value>) -> Arc<Kubernetes> {
     let list = move |RawQuery(query): RawQuery| async move {
         if query.is_some_and(|query| query.contains("watch=")) {
@@ -63,17 +77,7 @@ async fn over(pods: Vec<Value>) -> Arc<Kubernetes> {
         Json(list).into_response()
     };
     let router: Router = Router::new().route("/api/v1/pods", get(list));
-    let config = Config {
-        client: Client::new(router, "hearth"),
-        namespace: "hearth".to_owned(),
-        namespaces: Vec::new(),
-        report_listen: SocketAddr::from(([127, 0, 0, 1], 0)),
-        report_advertise: "127.0.0.1:1".to_owned(),
-        key: [7; 32],
-        pull_policy: "Never".to_owned(),
-        shim_image: None,
-    };
-    Kubernetes::open(config, &Registry::new()).await.unwrap()
+    Kubernetes::open(config(Client::new(router, "hearth")), &Registry::new()).await.unwrap()
 }
 
 #[tokio::test]

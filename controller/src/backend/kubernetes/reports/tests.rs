@@ -1,17 +1,14 @@
 //! Over real sockets; of the API server nothing is asked.
 
-use std::collections::BTreeMap;
-use std::net::{IpAddr, Ipv4Addr};
+use std::net::IpAddr;
 
-use hearth_function::InstanceId;
 use tokio::net::TcpSocket;
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 
 use super::super::door::STRANGERS_OF_ONE;
 use super::*;
-use crate::backend::kubernetes::Config;
-use crate::backend::{InCluster, InstanceSpec, Limits, Network, Process, Root};
+use crate::backend::kubernetes::tests::{config, spec};
 use crate::telemetry::metrics::Registry;
 
 /// Nothing in these tests takes so long unless it is broken.
@@ -24,44 +21,9 @@ struct Scene {
     _serving: JoinSet<()>,
 }
 
-fn spec(id: &str) -> InstanceSpec {
-    InstanceSpec {
-        id: InstanceId::parse(id).unwrap(),
-        owner: None,
-        process: Process::Nodejs,
-        code: None,
-        build_dir: None,
-        namespace: None,
-        in_cluster: InCluster::default(),
-        user: None,
-        working_directory: None,
-        root: Root::Host { interpreter: None },
-        env: BTreeMap::new(),
-        limits: Limits {
-            memory_bytes: 1 << 20,
-            cpu_millis: None,
-            tmp_bytes: 1 << 20,
-            pids: 16,
-            patient: false,
-        },
-        network: Network::None,
-        concurrency: 1,
-        secret: "s".repeat(64),
-    }
-}
-
 impl Scene {
     async fn new() -> Self {
-        let config = Config {
-            client: kube::Client::new(axum::Router::new(), "default"),
-            namespace: "hearth".to_owned(),
-            namespaces: Vec::new(),
-            report_listen: SocketAddr::from((Ipv4Addr::LOCALHOST, 0)),
-            report_advertise: String::new(),
-            key: [7; 32],
-            pull_policy: "Never".to_owned(),
-            shim_image: None,
-        };
+        let config = config(kube::Client::new(axum::Router::new(), "default"));
         let listener = TcpListener::bind(config.report_listen).await.unwrap();
         let address = listener.local_addr().unwrap();
         let (ends, hindrances) = (mpsc::channel(1).0, mpsc::channel(1).0);
