@@ -51,8 +51,7 @@ struct Instance {
 #[derive(Debug, Clone, Copy, Default)]
 struct Part {
     granted: u32,
-    /// What it knows of that; `None` while it does not know the instance.
-    told: Option<u32>,
+    told: Knows,
     outstanding: u32,
     /// The number of the last share that was told; 0 for none.
     serial: u64,
@@ -60,6 +59,18 @@ struct Part {
     calls: u32,
     /// An earlier controller had told it to drain.
     draining: bool,
+}
+
+/// What a gateway knows of its share.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+enum Knows {
+    /// Not even the instance, or it sends nothing there any more.
+    #[default]
+    Nothing,
+    /// The instance, and a share of before: which, is not known here. It may be smaller than what its calls still use.
+    Something,
+    /// So many slots.
+    Slots(u32),
 }
 
 #[derive(Debug, Default)]
@@ -148,7 +159,7 @@ impl Shares {
         entry.leaving = true;
         for part in entry.parts.values_mut() {
             // Should it be granted again, it is to be told anew.
-            (part.draining, part.told) = (true, None);
+            (part.draining, part.told) = (true, Knows::Nothing);
         }
         entry.parts.keys().copied().collect()
     }
@@ -167,7 +178,7 @@ impl Shares {
     pub(crate) fn resume(&mut self, gateway: GatewayId, instance: &InstanceId, slots: u32, draining: bool) {
         let entry = self.instances.entry(instance.clone()).or_default();
         // One that drains is told all anew, should the instance serve on.
-        let told = (!draining).then_some(slots);
+        let told = if draining { Knows::Nothing } else { Knows::Something };
         let part = Part { granted: slots, told, outstanding: slots, draining, ..Part::default() };
         entry.parts.insert(gateway, part);
     }
@@ -406,10 +417,13 @@ impl Shares {
         let mut told = Vec::new();
         for (id, entry) in self.instances.iter_mut().filter(|(_, entry)| entry.counts()) {
             let of = entry.limit.unwrap_or(0);
-            for (gateway, part) in entry.parts.iter_mut().filter(|(_, part)| part.told != Some(part.granted))
-            {
+            for (gateway, part) in &mut entry.parts {
+                let knows = Knows::Slots(part.granted);
+                if part.told == knows {
+                    continue;
+                }
                 *serial += 1;
-                let anew = part.told.replace(part.granted).is_none();
+                let anew = std::mem::replace(&mut part.told, knows) == Knows::Nothing;
                 (part.serial, part.draining) = (*serial, false);
                 let (gateway, instance, slots) = (*gateway, id.clone(), part.granted);
                 told.push(Told { gateway, instance, slots, of, serial: *serial, anew });

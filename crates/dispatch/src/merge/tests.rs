@@ -241,7 +241,8 @@ fn what_gateways_hold_of_an_earlier_controller_is_theirs_and_is_granted_once() {
     let mut scene = Scene::new(&[]);
     let joined = scene.does(|merge, now, out| merge.join(now, A, held("x", 3, false), out));
     assert!(joined.is_empty());
-    assert!(scene.scaler(grant("x", 10, StartKind::Warm)).is_empty(), "another may be using the rest");
+    assert_eq!(scene.scaler(grant("x", 10, StartKind::Warm)), ["A x=3/10"], "another may be using the rest");
+    assert!(scene.holds(A, "x", 3).is_empty());
     assert_eq!(scene.wants(A, 2, 3), ["wanted 2+3"]);
     let demand = vec![Demand { revision: revision(), waiting: 0, in_flight: 6 }];
     let resume = Resume { demand, ..held("x", 6, false) };
@@ -250,6 +251,15 @@ fn what_gateways_hold_of_an_earlier_controller_is_theirs_and_is_granted_once() {
     assert!(scene.holds(B, "x", 6).is_empty());
     assert_eq!(scene.waits(Duration::from_secs(2)), ["A x=4/10"], "the tenth");
     assert_eq!(scene.holds(B, "x", 5), ["A x=5/10"]);
+}
+
+#[test]
+fn a_gateway_whose_calls_outlive_its_share_may_use_again_what_it_holds() {
+    let mut scene = Scene::new(&[]);
+    scene.scaler(grant("x", 1, StartKind::Cold));
+    // An earlier controller had asked for its only slot, on which a call runs: it uses one, and would begin none.
+    let joined = scene.does(|merge, now, out| merge.join(now, A, held("x", 1, false), out));
+    assert_eq!(joined, ["A x=1/1"], "what it was told before is not known here");
 }
 
 #[test]
