@@ -107,7 +107,7 @@ async fn a_gateway_serves_what_the_cluster_says(client: Client, namespace: &str)
         watch_namespaces: vec![namespace.to_owned()],
         key: KEY,
         name: "gateway-0".to_owned(),
-        linger: Duration::from_millis(500),
+        linger: Duration::from_secs(2),
         drain: Duration::from_secs(10),
     })
     .await
