@@ -6,7 +6,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::args::Controller;
 use super::error::Error;
-use super::server::{Signals, diagnose};
+use super::server::{Signals, diagnose, runtime};
 use crate::serve::cluster;
 use crate::serve::config::{Layers, load};
 
@@ -25,12 +25,7 @@ pub(super) fn run(arguments: &Controller) -> Result<(), Error> {
     };
     let config = load(&layers).map_err(|problems| super::bad_config(&problems))?.config;
     diagnose(&config);
-    let runtime = tokio::runtime::Builder::new_multi_thread()
-        .worker_threads(THREADS)
-        .thread_name("hearth-control")
-        .enable_all()
-        .build()
-        .map_err(|error| Error::failed(format!("cannot start: {error}")))?;
+    let runtime = runtime(THREADS)?;
     let outcome = runtime.block_on(async {
         let mut signals = Signals::new()?;
         let stop = CancellationToken::new();

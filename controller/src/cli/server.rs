@@ -2,6 +2,7 @@
 
 use std::future::Future;
 
+use tokio::runtime::Runtime;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 
@@ -149,12 +150,18 @@ impl Signals {
 
 /// Runs `work` on the runtime of the control plane.
 pub(super) fn block_on<F: Future<Output = Result<(), Error>>>(work: F) -> Result<(), Error> {
-    let runtime = tokio::runtime::Builder::new_multi_thread()
-        .worker_threads(CONTROL_THREADS)
+    runtime(CONTROL_THREADS)?.block_on(work)
+}
+
+/// The runtime of the control plane, with so many threads.
+pub(super) fn runtime(threads: usize) -> Result<Runtime, Error> {
+    serve::few_arenas();
+    tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(threads)
         .thread_name("hearth-control")
         .enable_all()
-        .build();
-    runtime.map_err(|error| Error::failed(format!("cannot start: {error}")))?.block_on(work)
+        .build()
+        .map_err(|error| Error::failed(format!("cannot start: {error}")))
 }
 
 #[cfg(test)]

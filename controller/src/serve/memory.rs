@@ -156,6 +156,23 @@ fn give_back_memory() {
     }
 }
 
+/// Lets the allocator have one arena for each core, instead of eight: what a deployment leaves half used in each stays resident. For a server's
+/// process, before its threads begin.
+#[cfg(target_env = "gnu")]
+#[expect(unsafe_code, reason = "a call of the C library that no safe crate offers")]
+pub(crate) fn few_arenas() {
+    let cores = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
+    let arenas = libc::c_int::try_from(cores).unwrap_or(libc::c_int::MAX);
+    // SAFETY: it takes two numbers. Its one failure is that nothing changes.
+    unsafe {
+        libc::mallopt(libc::M_ARENA_MAX, arenas);
+    }
+}
+
+/// Other C libraries have no arenas.
+#[cfg(not(target_env = "gnu"))]
+pub(crate) fn few_arenas() {}
+
 /// Other C libraries give back by themselves.
 #[cfg(not(target_env = "gnu"))]
 fn give_back_memory() {}

@@ -19,6 +19,7 @@ mod running;
 mod stores;
 mod wire;
 
+pub(crate) use memory::few_arenas;
 pub use running::{Calls, CutOff, Running};
 pub use stores::Error as StoresError;
 pub use wire::{Error, start};
