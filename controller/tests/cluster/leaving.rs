@@ -3,7 +3,7 @@
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use crate::cluster::{Caller, Cluster, pause};
 use crate::support::http::Request;
@@ -15,6 +15,17 @@ impl Cluster {
         let listed = self.ground.json(&["get", "pods"]).unwrap_or_default();
         let name = |pod: &Value| pod["metadata"]["name"].as_str().map(str::to_owned);
         listed["items"].as_array().into_iter().flatten().filter_map(name).collect()
+    }
+
+    /// Has a Pod evicted, as `kubectl drain` does with every Pod of a node.
+    fn evict(&self, pod: &str) {
+        let path = format!("/api/v1/namespaces/{}/pods/{pod}/eviction", self.ground.namespace);
+        let evict = |version: &str| {
+            let eviction = json!({ "apiVersion": version, "kind": "Eviction", "metadata": { "name": pod } });
+            self.ground.kubectl(&["create", "--raw", &path, "-f", "-"], &eviction.to_string())
+        };
+        // Servers before 1.22 know the older form only.
+        evict("policy/v1").or_else(|_| evict("policy/v1beta1")).expect("the Pod is evicted");
     }
 }
 
@@ -37,6 +48,18 @@ fn long_call(cluster: &Cluster, name: &str, milliseconds: u32) -> JoinHandle<Res
 #[test]
 fn the_only_instance_is_replaced_before_its_deleted_pod_is_gone_and_no_call_is_lost() {
     let Some(cluster) = Cluster::working() else { return };
+    is_replaced(&cluster, |pod| drop(cluster.kubectl(&["delete", "pod", pod, "--wait=false"])));
+    cluster.end();
+}
+
+#[test]
+fn the_only_instance_is_replaced_before_its_evicted_pod_is_gone_and_no_call_is_lost() {
+    let Some(cluster) = Cluster::working() else { return };
+    is_replaced(&cluster, |pod| cluster.evict(pod));
+    cluster.end();
+}
+
+fn is_replaced(cluster: &Cluster, take_away: impl FnOnce(&str)) {
     cluster.apply(&node_with("steady", TAKES, "concurrency: { limit: 20 }"));
     cluster.ready("steady");
     assert_eq!(cluster.call("steady").0, 200);
@@ -44,9 +67,9 @@ fn the_only_instance_is_replaced_before_its_deleted_pod_is_gone_and_no_call_is_l
     assert_eq!(old.len(), 1, "{old:?}");
     let callers: Vec<_> = (0..4).map(|_| cluster.caller("steady")).collect();
     pause(Duration::from_secs(2));
-    let long = long_call(&cluster, "steady", 8000);
+    let long = long_call(cluster, "steady", 8000);
     let began = Instant::now();
-    cluster.kubectl(&["delete", "pod", &old[0], "--wait=false"]);
+    take_away(&old[0]);
     let beside = eventually(|| {
         let new = cluster.pods();
         (!new.is_empty()).then(|| (new, cluster.all_pods().contains(&old[0])))
@@ -54,12 +77,11 @@ fn the_only_instance_is_replaced_before_its_deleted_pod_is_gone_and_no_call_is_l
     let (new, old_is_there) = beside.expect("another one is started");
     assert!(old_is_there && !new.contains(&old[0]), "after {:?}\n{}", began.elapsed(), cluster.logs());
     let long = long.join().expect("the call has an end");
-    assert_eq!(long, Ok(200), "a call that ran when its Pod was deleted\n{}", cluster.logs());
+    assert_eq!(long, Ok(200), "a call that ran when its Pod was taken away\n{}", cluster.logs());
     pause(Duration::from_secs(2));
     let ends: Vec<_> = callers.into_iter().map(Caller::end).collect();
     assert!(ends.iter().all(|(good, bad)| *good > 0 && bad.is_empty()), "{ends:?}\n{}", cluster.logs());
     cluster.tells("steady", &["Normal", "TakenAway", "Kubernetes takes its Pod away"]);
-    cluster.end();
 }
 
 #[test]
