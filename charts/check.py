@@ -1,7 +1,10 @@
 #!/usr/bin/env python3
 """Installs the chart in the cluster of $KUBECONFIG as a user does, drives it end to end, upgrades it, removes it, and looks for what is left.
 
-    charts/check.py        HEARTH names the binary (default: the release build, made when it is missing); images are made of it
+    charts/check.py [--todo]
+
+--todo: the to-do application of examples/ too (needs redis-server). HEARTH names the binary (default: the release build, made when it is
+missing); images are made of it.
 """
 
 import contextlib

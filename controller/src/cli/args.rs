@@ -167,9 +167,9 @@ pub(super) struct Place {
 #[command(after_help = "\
 Examples:
   hearth crd | kubectl apply -f -          teach a cluster what a Function is
-  hearth crd --cel > crds.yaml             with rules that the API server itself checks, for Kubernetes from 1.31 on")]
+  hearth crd --cel > crds.yaml             with rules that the API server itself checks, for Kubernetes from 1.30 on")]
 pub(super) struct Crd {
-    /// With rules in CEL and selectable fields, which Kubernetes knows from 1.31 on
+    /// With rules in CEL and selectable fields, which Kubernetes knows from 1.30 on
     #[arg(long)]
     pub(super) cel: bool,
     /// Form of the output

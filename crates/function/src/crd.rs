@@ -34,7 +34,8 @@ const FUNCTION_RULES: [(&str, &str, &str); 4] = [
 
 const REVISION_RULES: [(&str, &str, &str); 1] = [("", "self == oldSelf", "a Revision is never changed")];
 
-/// As [`crds`], with rules in CEL and the fields that can be selected by: for API servers from 1.31 on.
+/// As [`crds`], with rules in CEL and the fields that can be selected by: for API servers from 1.30 on (which
+/// knows the latter, but selects by them from 1.31 on).
 #[must_use]
 pub fn crds_with_rules() -> [CustomResourceDefinition; 2] {
     let [mut function, mut revision] = [Function::crd(), Revision::crd()];
