@@ -12,6 +12,7 @@
 //!
 //! Every step may be cut off at any point, by a newer spec or a killed controller: the next look sees what it has left.
 
+mod collecting;
 mod function;
 mod missing;
 mod parts;
@@ -25,14 +26,13 @@ mod tests;
 
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 
-use hearth_function::{Code, Digest, Function, FunctionId, Revision, RevisionId};
+use hearth_function::{Function, FunctionId, RevisionId};
 use tokio::sync::{Notify, mpsc, watch};
 use tokio::task::{Id, JoinError, JoinSet};
 use tokio_util::sync::CancellationToken;
 
-use parts::Live;
 pub use parts::{Depot, Keyring, Sources, interpreter_of};
 pub use routes::{Gateway, Routes};
 pub use table::table;
@@ -220,7 +220,6 @@ impl Service {
         shutdown: CancellationToken,
         restored: impl FnOnce() + Send,
     ) -> Result<(), Error> {
-        let store = self.shared.parts.store.clone();
         let (mut watch, known) = self.list()?;
         self.remove_orphaned_logs(&known).await;
         self.restored(&known, &shutdown).await;
@@ -228,6 +227,8 @@ impl Service {
         let _ended = self.shared.parts.autoscaler.settled().await.is_err();
         restored();
         let mut collect = tokio::time::interval(COLLECT);
+        // Beside the rest: it looks at every file, and asks another machine.
+        let mut collecting = JoinSet::new();
         loop {
             tokio::select! {
                 () = shutdown.cancelled() => break,
@@ -242,9 +243,13 @@ impl Service {
                 },
                 changed = self.shown.changes() => self.stir(&changed),
                 Some(joined) = self.tasks.join_next_with_id() => self.ended(joined),
-                _ = collect.tick() => self.collect(&store).await,
+                _ = collect.tick(), if collecting.is_empty() => drop(collecting.spawn(collecting::collect(Arc::clone(&self.shared)))),
+                Some(joined) = collecting.join_next() => if let Err(error) = joined {
+                    tracing::error!(%error, "cleaning up bundles and dependencies panicked");
+                },
             }
         }
+        collecting.shutdown().await;
         self.tasks.shutdown().await;
         Ok(())
     }
@@ -358,43 +363,6 @@ impl Service {
                 let error = crate::telemetry::chain(&error);
                 tracing::warn!(%function, error, "logs of a deleted function stay");
             }
-        }
-    }
-
-    /// Removes bundles, images and dependencies that nobody names.
-    async fn collect(&self, store: &Store) {
-        let mut live = Live::default();
-        for revision in store.list::<Revision>(None).items {
-            match revision.spec.template.code() {
-                Some(Code::Bundle(bundle)) => _ = live.bundles.insert(bundle),
-                Some(Code::Image(image)) => _ = live.images.insert(image.digest),
-                None => {}
-            }
-            live.keys.extend(revision.status.as_ref().and_then(|status| status.dependencies.clone()));
-        }
-        for function in store.list::<Function>(None).items {
-            let source = &function.spec.source;
-            live.bundles.extend(source.bundle.clone());
-            live.images.extend(source.image.as_ref().and_then(|image| image.parse::<Digest>().ok()));
-        }
-        let parts = &self.shared.parts;
-        let (sources, keeping) = (parts.sources.clone(), self.shared.config.keeping);
-        if let Some(depot) = &sources.depot {
-            depot.retain(&live.bundles, keeping.age).await;
-        }
-        let work = move || sources.collect(&live, &keeping, SystemTime::now());
-        match tokio::task::spawn_blocking(work).await {
-            Ok(Ok((removed, bytes))) => {
-                if removed > 0 {
-                    tracing::info!(removed, "bundles, images and dependencies that nobody uses are removed");
-                }
-                self.shared.stats.removed.inc_by(removed as u64);
-                for (gauge, bytes) in self.shared.stats.bytes.iter().zip(bytes) {
-                    gauge.set(i64::try_from(bytes).unwrap_or(i64::MAX));
-                }
-            }
-            Ok(Err(error)) => tracing::warn!(error, "bundles and dependencies are not cleaned up"),
-            Err(error) => tracing::error!(%error, "cleaning up bundles and dependencies panicked"),
         }
     }
 }

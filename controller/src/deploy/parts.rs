@@ -5,7 +5,7 @@ use std::fmt;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 
 use async_trait::async_trait;
 use hearth_function::spec::{SecretName, SourceKind};
@@ -19,9 +19,6 @@ use crate::backend::{Backend, Fixity, Root, User};
 use crate::build::images;
 use crate::build::{self, Bundles, Dependencies, Fetcher, Images, Toolchain};
 use crate::telemetry::chain;
-
-/// What was asked for so lately is not removed for room: a Function that names it may be about to come.
-const GRACE: Duration = Duration::from_secs(600);
 
 /// Where uploaded bundles are that this machine does not have: another controller may have taken them in.
 #[async_trait]
@@ -263,44 +260,6 @@ impl Sources {
         };
         Ok(Found { image: Some(image), ..Found::default() })
     }
-
-    /// Removes what nobody names: what nobody has asked for in the last `keep`, and what there is no room for. How much went, and the bytes
-    /// that each store has then. Blocks.
-    pub(super) fn collect(
-        &self,
-        live: &Live,
-        limits: &super::Keeping,
-        now: SystemTime,
-    ) -> Result<(usize, [u64; 3]), String> {
-        let super::Keeping { age, unused_bytes } = *limits;
-        let said = |error: &dyn std::error::Error| chain(error);
-        let mut removed = self.bundles.collect(&live.bundles, age, now).map_err(|error| said(&error))?.len();
-        let shrunk = self.bundles.shrink(&live.bundles, unused_bytes, GRACE, now);
-        removed += shrunk.map_err(|error| said(&error))?;
-        self.fetcher.forget().map_err(|error| said(&error))?;
-        let installed = self.dependencies.list().map_err(|error| said(&error))?;
-        let keys = installed.into_iter().filter(|key| live.keys.contains(key.as_str())).collect();
-        removed += self.dependencies.collect(&keys, age, now).map_err(|error| said(&error))?.len();
-        let shrunk = self.dependencies.shrink(&keys, unused_bytes, GRACE, now);
-        removed += shrunk.map_err(|error| said(&error))?;
-        let unpacked = self.images.collect(&live.images, age, unused_bytes, now);
-        removed += unpacked.map_err(|error| said(&error))?;
-        let bytes = [
-            self.bundles.bytes().map_err(|error| said(&error))?,
-            self.dependencies.bytes().map_err(|error| said(&error))?,
-            self.images.bytes().map_err(|error| said(&error))?,
-        ];
-        Ok((removed, bytes))
-    }
-}
-
-/// What of it a Function or a Revision names.
-#[derive(Debug, Default)]
-pub(super) struct Live {
-    pub(super) bundles: HashSet<Digest>,
-    pub(super) images: HashSet<Digest>,
-    /// Of dependencies.
-    pub(super) keys: HashSet<String>,
 }
 
 fn fetch_failed(error: &build::fetch::Error) -> Missing {

@@ -4,7 +4,9 @@ use std::num::NonZeroU32;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use hearth_dispatch::routes::Conflict;
-use hearth_function::{ConditionType, RevisionSpec, RevisionState, RevisionStatus, Template};
+use hearth_function::{
+    Code, ConditionType, Digest, Revision, RevisionSpec, RevisionState, RevisionStatus, Template,
+};
 use jiff::Timestamp;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::OwnerReference;
 use serde_json::json;
@@ -33,6 +35,21 @@ impl Gateway for Listener {
         assert!(!bad || self.has_panicked.swap(true, Ordering::Relaxed), "on purpose");
         self.served.send_replace(names);
         Vec::new()
+    }
+}
+
+/// Where nothing is looked for, and what nobody needs is never removed: nothing of deploying waits for that.
+#[derive(Debug)]
+struct Away;
+
+#[async_trait::async_trait]
+impl Depot for Away {
+    async fn fetch(&self, _: &Digest) -> Result<Option<Vec<u8>>, String> {
+        Ok(None)
+    }
+
+    async fn retain(&self, _: &HashSet<Digest>, _: Duration) {
+        std::future::pending().await
     }
 }
 
@@ -94,7 +111,7 @@ impl Rig {
             fixity: crate::backend::Fixity::Free,
             program_image: None,
             interpreters: Default::default(),
-            depot: None,
+            depot: Some(Arc::new(Away)),
             keyring: None,
         };
         let parts = Parts { store: store.clone(), sources, autoscaler, routes, logs, left, remarks: None };
