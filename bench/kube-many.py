@@ -55,7 +55,7 @@ def main():
         ["", ""],
         [
             ["kubectl apply of all took", f"{applied:.1f} s"],
-            ["all Ready after", f"{took:.1f} s"],
+            ["all Ready after (at zero instances: no Pod is started)", f"{took:.1f} s"],
             ["controller, resident", ", ".join(f"{one:.0f} MiB" for one in resident)],
             ["requests to the API server for each, kubectl's own among them", f"{each:.1f}"],
             ["requests a minute at rest, before and with them", f"{empty:.0f}, {rest:.0f}"],
