@@ -53,6 +53,11 @@ impl Error {
         let Self::Request { source, .. } = self else { return false };
         matches!(&**source, kube::Error::Api(status) if status.is_conflict() || status.is_already_exists())
     }
+
+    fn is_not_found(&self) -> bool {
+        let Self::Request { source, .. } = self else { return false };
+        matches!(&**source, kube::Error::Api(status) if status.is_not_found())
+    }
 }
 
 /// Waits for the Lease.
@@ -251,7 +256,12 @@ impl Held {
             Step::Wait(until) => sleep_until(until).await,
             Step::Renew | Step::Take => {
                 let began = Instant::now();
-                match self.candidate.write(Some(self.lease.clone())).await {
+                let renewed = match self.candidate.write(Some(self.lease.clone())).await {
+                    // Somebody has deleted it, and whoever makes it first leads.
+                    Err(error) if error.is_not_found() => self.candidate.write(None).await,
+                    outcome => outcome,
+                };
+                match renewed {
                     Ok(lease) => (self.lease, self.renewed) = (lease, began),
                     Err(error) => {
                         tracing::warn!(error = crate::telemetry::chain(&error), "the lease was not renewed");
@@ -269,7 +279,7 @@ impl Held {
         None
     }
 
-    /// Gives the Lease back, so that another takes it at once.
+    /// Gives the Lease back, so that another takes it at once. One that is deleted needs no giving back.
     ///
     /// # Errors
     /// When the API server does not take it: then it runs out by itself.
@@ -280,6 +290,7 @@ impl Held {
                 self.lease = self.candidate.read().await?;
                 self.give_back().await
             }
+            Err(error) if error.is_not_found() => Ok(()),
             outcome => outcome,
         }
     }
