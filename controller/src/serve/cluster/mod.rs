@@ -272,4 +272,4 @@ pub async fn client() -> Result<Client, Error> {
 const SILENCE: std::time::Duration = std::time::Duration::from_secs(295);
 
 /// `hearth.dev/instances`: on every Function, until its instances have ended.
-const FINALIZER: &str = "hearth.dev/instances";
+const FINALIZER: &str = hearth_function::INSTANCES_FINALIZER;
