@@ -322,6 +322,9 @@ pub enum Error {
         /// How to get it.
         remedy: String,
     },
+    /// The image that it runs in cannot be had; trying again may help.
+    #[error("{0}")]
+    Image(String),
     /// Something outside went wrong in this step; trying again may help.
     #[error("{step} for instance {instance}")]
     Step {

@@ -105,6 +105,7 @@ impl Failure {
         let (fault, code) = match error {
             backend::Error::Invalid { .. } => (Fault::Function, StartCode::Invalid),
             backend::Error::Unsupported { .. } => (Fault::Function, StartCode::Unsupported),
+            backend::Error::Image(_) => (Fault::Platform, StartCode::ImageMissing),
             backend::Error::NotFound(_) | backend::Error::Step { .. } => {
                 (Fault::Platform, StartCode::StartFailed)
             }
