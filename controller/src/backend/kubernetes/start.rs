@@ -137,6 +137,7 @@ impl Shared {
             }
             Obstacle { what, lack } = stuck => Err(match lack {
                 Lack::Image => Error::Image(what),
+                Lack::Settings => Error::Lacking(what),
                 Lack::Node | Lack::Other => other(what),
             }),
             exit = end.wait_for(Option::is_some) => {

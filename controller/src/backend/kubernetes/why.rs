@@ -27,6 +27,8 @@ pub(super) enum Lack {
     Node,
     /// An image.
     Image,
+    /// A Secret or a ConfigMap, or a key in it.
+    Settings,
     /// Something else.
     Other,
 }
@@ -84,7 +86,7 @@ pub(super) fn obstacle(pod: &Pod) -> Option<Obstacle> {
                 (Lack::Image, format!("the image {} cannot be pulled ({reason}): {message}", container.image))
             }
             "CreateContainerConfigError" => {
-                (Lack::Other, format!("its container cannot be configured: {message}"))
+                (Lack::Settings, format!("its container cannot be configured: {message}"))
             }
             "CreateContainerError" | "RunContainerError" | "CrashLoopBackOff" => {
                 (Lack::Other, format!("its container cannot be started ({reason}): {message}"))
@@ -163,7 +165,7 @@ mod tests {
             json!({ "waiting": { "reason": "CreateContainerConfigError", "message": "secret \"db\" not found" } }),
         );
         let said = obstacle(&missing).unwrap();
-        assert!(said.what.contains("secret \"db\" not found") && said.lack == Lack::Other, "{said:?}");
+        assert!(said.what.contains("secret \"db\" not found") && said.lack == Lack::Settings, "{said:?}");
         let image = state(json!({ "waiting": { "reason": "ImagePullBackOff", "message": "Back-off" } }));
         let said = obstacle(&image).unwrap();
         assert!(said.what.starts_with("the image i cannot be pulled"), "{said:?}");
