@@ -107,9 +107,8 @@ async fn controller(client: &Client) -> Result<Service, Error> {
             listed => listed,
         },
     };
-    let found = listed.map_err(|error| {
-        Error::failed(format!("cannot look for Hearth's controller: {}", crate::telemetry::chain(&error)))
-    })?;
+    let found = listed
+        .map_err(|error| Error::failed(format!("cannot look for Hearth's controller: {}", said(&error))))?;
     let mut services = found.items.into_iter();
     match (services.next(), services.next()) {
         (Some(service), None) => Ok(service),
@@ -128,6 +127,14 @@ async fn controller(client: &Client) -> Result<Service, Error> {
     }
 }
 
+/// What an API server says, for people; kube's own form has the whole answer in it.
+fn said(error: &kube::Error) -> String {
+    match error {
+        kube::Error::Api(status) => status.message.clone(),
+        other => crate::telemetry::chain(other),
+    }
+}
+
 /// The name of the Secret that the controller's token is made of.
 fn secret_name(service: &Service) -> String {
     let usual = || {
@@ -142,7 +149,7 @@ async fn secret(client: &Client, service: &Service) -> Result<Secret, Error> {
     let secrets: Api<Secret> = Api::namespaced(client.clone(), &namespace);
     secrets.get(&name).await.map_err(|error| {
         Error::fixable(
-            format!("cannot read the Secret {namespace}/{name}: {}", crate::telemetry::chain(&error)),
+            format!("cannot read the Secret {namespace}/{name}: {}", said(&error)),
             "uploading code, logs and calls need it; what only reads or writes functions does not",
         )
     })

@@ -130,7 +130,7 @@ impl Server {
     }
 
     /// Where nobody answers: which controller is waited for, as far as that can be known.
-    pub(super) async fn waits_for(&self) -> Option<String> {
+    pub(super) async fn waits_for(&self) -> Option<waits::Whom> {
         waits::whom(&self.client).await
     }
 
@@ -139,11 +139,16 @@ impl Server {
         let request =
             Request::get(path).body(Vec::new()).map_err(|error| Error::failed(error.to_string()))?;
         let request = self.aside().await?.send(request)?;
-        match self.client.request_stream(request).await {
-            Err(kube::Error::Api(status)) if status.code == StatusCode::SERVICE_UNAVAILABLE => {
-                Err(self.nobody_works(&status).await)
+        let refused = match self.client.request_stream(request).await {
+            Ok(lines) => return Ok(lines),
+            Err(error) => error,
+        };
+        let told = self.explain(&refused);
+        match refused {
+            kube::Error::Api(status) if status.code == StatusCode::SERVICE_UNAVAILABLE => {
+                Err(self.nobody_works(told).await)
             }
-            answer => answer.map_err(|error| self.explain(&error)),
+            _ => Err(told),
         }
     }
 
@@ -203,18 +208,21 @@ impl Server {
     pub(super) async fn refusal(&self, response: Response<Body>) -> Error {
         let code = response.status();
         let status = collect(response).await.ok().and_then(|body| serde_json::from_slice(&body).ok());
-        match status {
-            Some(status) if code == StatusCode::SERVICE_UNAVAILABLE => self.nobody_works(&status).await,
+        let told = match status {
             Some(status) => self.explain(&kube::Error::Api(Box::new(status))),
             None => Error::failed(format!("{} answered {code}", self.address)),
-        }
+        };
+        if code == StatusCode::SERVICE_UNAVAILABLE { self.nobody_works(told).await } else { told }
     }
 
-    /// An answer of 503, and who is waited for.
-    async fn nobody_works(&self, status: &kube::core::Status) -> Error {
-        match self.waits_for().await {
-            Some(whom) => Error::Failed { what: status.message.clone(), details: vec![whom], fix: None },
-            None => self.explain(&kube::Error::Api(Box::new(status.clone()))),
+    /// The error that an answer of 503 is, and who is waited for.
+    async fn nobody_works(&self, error: Error) -> Error {
+        match (error, self.waits_for().await) {
+            (Error::Failed { what, mut details, fix }, Some(whom)) => {
+                details.push(whom.what);
+                Error::Failed { what, details, fix: whom.fix.or(fix) }
+            }
+            (error, _) => error,
         }
     }
 

@@ -1,5 +1,6 @@
 //! Whom a command waits for where nobody answers it: which controller of a cluster holds the Lease, and until when.
 
+use std::fmt;
 use std::time::Duration;
 
 use jiff::{SignedDuration, Timestamp};
@@ -12,12 +13,28 @@ use crate::lease::{KEY_ANNOTATION, NAME, STRANGERS};
 /// It is said beside what a command is about: it must not hold that up.
 const WITHIN: Duration = Duration::from_secs(3);
 
-/// Who is waited for, as a sentence without its full stop. `None` for a server of its own, or where the Lease may not be read.
-pub(super) async fn whom(client: &Client) -> Option<String> {
+/// Who is waited for.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Whom {
+    /// Who, and until when: a sentence without its full stop.
+    pub(super) what: String,
+    /// What spares the wait.
+    pub(super) fix: Option<String>,
+}
+
+impl fmt::Display for Whom {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.what)?;
+        self.fix.as_ref().map_or(Ok(()), |fix| write!(f, "; {fix}"))
+    }
+}
+
+/// Who is waited for. `None` for a server of its own, or where the Lease may not be read.
+pub(super) async fn whom(client: &Client) -> Option<Whom> {
     tokio::time::timeout(WITHIN, find(client)).await.ok().flatten()
 }
 
-async fn find(client: &Client) -> Option<String> {
+async fn find(client: &Client) -> Option<Whom> {
     let service = aside::elsewhere(client).await.ok().flatten()?;
     let namespace = service.namespace()?;
     let leases: Api<Lease> = Api::namespaced(client.clone(), &namespace);
@@ -26,13 +43,14 @@ async fn find(client: &Client) -> Option<String> {
     Some(told(&namespace, lease.as_ref(), key.as_deref(), Timestamp::now()))
 }
 
-/// The sentence. `key` is the fingerprint of the cluster key that controllers of this Hearth have, if it is known.
-fn told(namespace: &str, lease: Option<&Lease>, key: Option<&str>, now: Timestamp) -> String {
+/// The same. `key` is the fingerprint of the cluster key that controllers of this Hearth have, if it is known.
+fn told(namespace: &str, lease: Option<&Lease>, key: Option<&str>, now: Timestamp) -> Whom {
     let name = format!("the Lease {namespace}/{NAME}");
     let Some(lease) = lease else {
-        return format!(
-            "nobody has taken {name} yet: `kubectl -n {namespace} get pods` shows whether a controller starts"
-        );
+        return Whom {
+            what: format!("nobody has taken {name} yet"),
+            fix: Some(format!("`kubectl -n {namespace} get pods` shows whether a controller starts")),
+        };
     };
     let spec = lease.spec.clone().unwrap_or_default();
     let seconds = i64::from(spec.lease_duration_seconds.unwrap_or_default());
@@ -47,14 +65,18 @@ fn told(namespace: &str, lease: Option<&Lease>, key: Option<&str>, now: Timestam
     };
     let holders = lease.annotations().get(KEY_ANNOTATION);
     if holders.zip(key).is_none_or(|(holders, key)| holders == key) {
-        return held;
+        return Whom { what: held, fix: None };
     }
     // Counted from when the controller that waits first saw it.
     let longest = STRANGERS.as_secs().saturating_add_signed(seconds);
-    format!(
-        "{held}, with another cluster key: it is of another Hearth, or left by one that was removed; the controller takes it {longest} s after its start, or at \
-         once after `kubectl -n {namespace} delete lease {NAME}`, if no other Hearth works there"
-    )
+    Whom {
+        what: format!(
+            "{held}, with another cluster key (another Hearth's, or of one that was removed): this one takes it {longest} s after its start"
+        ),
+        fix: Some(format!(
+            "`kubectl -n {namespace} delete lease {NAME}` spares the wait, if no other Hearth works there"
+        )),
+    }
 }
 
 #[cfg(test)]
@@ -75,7 +97,7 @@ mod tests {
 
     #[test]
     fn whoever_is_waited_for_is_named_with_the_time() {
-        let told = |holder, second| told("h", Some(&lease(holder, "a")), Some("a"), at(second));
+        let told = |holder, second| told("h", Some(&lease(holder, "a")), Some("a"), at(second)).to_string();
         assert_eq!(
             told("pod-1_x", 5),
             "the Lease h/hearth-controller is held by pod-1_x until 2026-01-01T00:00:10Z"
@@ -85,12 +107,12 @@ mod tests {
             "the Lease h/hearth-controller was held by pod-1_x until 2026-01-01T00:00:10Z"
         );
         assert_eq!(told("", 5), "the Lease h/hearth-controller was given back, and nobody has taken it yet");
-        assert!(super::told("h", None, None, at(0)).contains("kubectl -n h get pods"));
+        assert!(super::told("h", None, None, at(0)).to_string().contains("kubectl -n h get pods"));
     }
 
     #[test]
     fn a_lease_that_a_removed_release_has_left_is_told_with_what_spares_the_wait() {
-        let told = |key| told("h", Some(&lease("pod-1_x", "a")), key, at(11));
+        let told = |key| told("h", Some(&lease("pod-1_x", "a")), key, at(11)).to_string();
         assert!(told(Some("b")).contains("takes it 100 s after its start"), "{}", told(Some("b")));
         assert!(told(Some("b")).contains("`kubectl -n h delete lease hearth-controller`"));
         // Whoever may not read the key is told what is certain.
