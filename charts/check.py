@@ -130,8 +130,9 @@ def removed():
     kubectl("-n", FUNCTIONS, "delete", "functions", "--all", "--timeout=120s")
     assert any("hearth-bundle-" in one for one in left()), left()
     helm("uninstall", RELEASE, "-n", NAMESPACE)
+    assert "Lease hearth-controller" not in left(), "the next release would wait for the Lease of this one"
     wait_for(lambda: not kubectl("-n", NAMESPACE, "get", "pods", "-o", "name"), "Hearth's Pods to be gone", timeout=180)
-    kubectl("-n", NAMESPACE, "delete", "configmaps,leases", "-l", "app.kubernetes.io/managed-by=hearth")
+    kubectl("-n", NAMESPACE, "delete", "configmaps", "-l", "app.kubernetes.io/managed-by=hearth")
     assert not left(), left()
     say("removed by the documented commands; nothing is left in its namespace")
 

@@ -129,6 +129,12 @@ fn kubectl_and_hearth_apply_in_turns_and_the_last_source_is_the_only_one() {
     only(&by_kubectl(), "inline");
     only(&by_hearth(), "bundle");
     only(&by_kubectl(), "inline");
+    // What kubectl prints is a manifest.
+    for what in [&["get", "fn", "-o", "yaml"][..], &["get", "fn", "hello", "-o", "json"]] {
+        std::fs::write(&file, kubectl.ok(what)).expect("it is written");
+        let applied = kubectl.hearth.cli(&["apply", "-f", file.to_str().expect("temporary paths are text")]);
+        assert!(applied.status.success(), "{what:?}: {}", text(&applied));
+    }
     kubectl.stop();
 }
 

@@ -16,7 +16,9 @@ pub(crate) const FIRST_UNMADE: Duration = Duration::from_secs(5);
 /// The pause after so many failed starts and one more; where the instance could not be made, none is longer than `longest_unmade`.
 pub(crate) fn after_start(code: Option<StartCode>, longest_unmade: Duration, failures: u32) -> Duration {
     match code {
-        Some(StartCode::StartFailed) => pause(FIRST_UNMADE, longest_unmade, failures),
+        Some(StartCode::StartFailed | StartCode::ImageMissing) => {
+            pause(FIRST_UNMADE, longest_unmade, failures)
+        }
         _ => pause(FIRST, LONGEST, failures),
     }
 }

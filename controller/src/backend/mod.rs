@@ -322,6 +322,12 @@ pub enum Error {
         /// How to get it.
         remedy: String,
     },
+    /// The image that it runs in cannot be had; trying again may help.
+    #[error("{0}")]
+    Image(String),
+    /// It is to have something that is not there, as a Secret: trying again helps once somebody has made it.
+    #[error("{0}")]
+    Lacking(String),
     /// Something outside went wrong in this step; trying again may help.
     #[error("{step} for instance {instance}")]
     Step {

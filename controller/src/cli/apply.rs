@@ -5,7 +5,6 @@ use std::time::Duration;
 
 use futures_util::TryStreamExt;
 use http::{Request, Response, StatusCode};
-use indicatif::{ProgressBar, ProgressStyle};
 use kube::ResourceExt;
 use kube::api::{Patch, PatchParams};
 use kube::client::Body;
@@ -22,6 +21,7 @@ use super::error::Error;
 use super::kubectl;
 use super::manifest::{self, Manifest};
 use super::out::{self, Paint};
+use super::progress::Progress;
 use crate::build::{self, PackOptions, Packed, pack};
 
 /// On everything that `up` applied.
@@ -91,7 +91,7 @@ pub(super) async fn run(arguments: Apply) -> Result<(), Error> {
                     failed = true;
                 }
                 Err(_) => {
-                    too_slow(function, arguments.timeout).show();
+                    too_slow(&server, function, arguments.timeout).show();
                     failed = true;
                 }
             }
@@ -108,11 +108,13 @@ pub(super) async fn run(arguments: Apply) -> Result<(), Error> {
     if failed { Err(Error::Shown) } else { Ok(()) }
 }
 
-fn too_slow(function: &Function, timeout: Duration) -> Error {
-    let name = function.name_any();
+fn too_slow(server: &Server, function: &Function, timeout: Duration) -> Error {
+    let (name, place) = (function.name_any(), server.place_of(function));
     Error::fixable(
         format!("function {name} is not ready after {}", humantime::format_duration(timeout)),
-        format!("it may still come up: see `hearth describe function {name}`, or wait longer with --timeout"),
+        format!(
+            "it may still come up: see `hearth describe function {name}{place}`, or wait longer with --timeout"
+        ),
     )
 }
 
@@ -220,7 +222,7 @@ const ASKED_AGAIN: Duration = Duration::from_millis(500);
 /// called once, when it takes time.
 async fn once_somebody_works<B, F: Future<Output = Result<Response<B>, Error>>>(
     mut ask: impl FnMut() -> F,
-    waits: impl FnOnce(),
+    waits: impl AsyncFnOnce(),
 ) -> Result<Response<B>, Error> {
     let until = tokio::time::Instant::now() + CONTROLLER_WITHIN;
     let mut waits = Some(waits);
@@ -230,7 +232,7 @@ async fn once_somebody_works<B, F: Future<Output = Result<Response<B>, Error>>>(
             return Ok(answer);
         }
         if let Some(waits) = waits.take() {
-            waits();
+            waits().await;
         }
         tokio::time::sleep(ASKED_AGAIN).await;
     }
@@ -245,8 +247,12 @@ async fn upload(server: &Server, name: &str, packed: &Packed) -> Result<(), Erro
         let head = request(Request::head(&path), Vec::new());
         async move { server.send_raw(head?).await }
     };
-    let there = once_somebody_works(ask, || {
-        Progress::new(name).say("waiting for the controller, which answers no request");
+    let progress = Progress::new(name);
+    let there = once_somebody_works(ask, async || {
+        progress.say("waiting for the controller, which answers no request");
+        if let Some(whom) = server.waits_for().await {
+            progress.say(&format!("waiting for the controller: {whom}"));
+        }
     });
     let there = there.await?;
     match there.status() {
@@ -254,7 +260,6 @@ async fn upload(server: &Server, name: &str, packed: &Packed) -> Result<(), Erro
         StatusCode::NOT_FOUND => {}
         _ => return Err(server.refusal(there).await),
     }
-    let progress = Progress::new(name);
     progress.say(&format!(
         "uploading {} ({} files)",
         out::bytes_for_people(packed.bytes.len() as u64),
@@ -263,6 +268,12 @@ async fn upload(server: &Server, name: &str, packed: &Packed) -> Result<(), Erro
     server.send(request(Request::put(&path), packed.bytes.clone())?).await?;
     Ok(())
 }
+
+/// A Function that nobody has looked at for so long waits for a controller.
+const UNSEEN: Duration = Duration::from_secs(5);
+
+/// What is said of it first.
+const UNSEEN_YET: &str = "waiting for the server";
 
 /// How long the failure of a Function that is tried again is taken for the one before.
 const OLD_NEWS: Duration = Duration::from_secs(10);
@@ -279,6 +290,7 @@ pub(super) async fn ready(server: &Server, applied: &Function, outcome: Outcome)
     let mut events = Box::pin(watcher(functions.clone(), config.clone()));
     let progress = Progress::new(&name);
     let mut last_error = None;
+    let mut unseen = Some(tokio::time::Instant::now() + UNSEEN);
     loop {
         let event = match old_news {
             Some(until) => match tokio::time::timeout_at(until, events.try_next()).await {
@@ -290,7 +302,19 @@ pub(super) async fn ready(server: &Server, applied: &Function, outcome: Outcome)
                     continue;
                 }
             },
-            None => events.try_next().await,
+            None => match unseen {
+                Some(at) => match tokio::time::timeout_at(at, events.try_next()).await {
+                    Ok(event) => event,
+                    Err(_) => {
+                        unseen = None;
+                        if let Some(whom) = server.waits_for().await {
+                            progress.say(&format!("waiting for the controller: {whom}"));
+                        }
+                        continue;
+                    }
+                },
+                None => events.try_next().await,
+            },
         };
         let function = match event {
             Ok(Some(watcher::Event::Apply(function) | watcher::Event::InitApply(function))) => function,
@@ -324,9 +348,14 @@ pub(super) async fn ready(server: &Server, applied: &Function, outcome: Outcome)
                 return Ok(function);
             }
             Verdict::Failed { .. } if old_news.is_some() => {}
-            Verdict::Failed { reason, message } => return Err(not_up(&name, &reason, &message)),
+            Verdict::Failed { reason, message } => {
+                return Err(not_up(&name, &server.place_of(&function), &reason, &message));
+            }
             Verdict::Busy(what) => {
                 old_news = None;
+                if what != UNSEEN_YET {
+                    unseen = None;
+                }
                 progress.say(&what);
             }
         }
@@ -350,9 +379,9 @@ pub(super) enum Verdict {
 }
 
 pub(super) fn verdict(function: &Function) -> Verdict {
-    let Some(status) = &function.status else { return Verdict::Busy("waiting for the server".to_owned()) };
+    let Some(status) = &function.status else { return Verdict::Busy(UNSEEN_YET.to_owned()) };
     if status.observed_generation < function.metadata.generation {
-        return Verdict::Busy("waiting for the server".to_owned());
+        return Verdict::Busy(UNSEEN_YET.to_owned());
     }
     let false_one = status.conditions.iter().find(|condition| condition.status == ConditionStatus::False);
     match status.condition(ConditionType::Ready) {
@@ -368,57 +397,15 @@ pub(super) fn verdict(function: &Function) -> Verdict {
     }
 }
 
-fn not_up(name: &str, reason: &str, message: &str) -> Error {
+fn not_up(name: &str, place: &str, reason: &str, message: &str) -> Error {
     let mut lines = message.lines();
     let first = lines.next().unwrap_or(reason);
     Error::Failed {
         what: format!("function {name}: {first} ({reason})"),
         details: lines.map(str::to_owned).collect(),
         fix: Some(super::hint::of(message).unwrap_or_else(|| {
-            format!("`hearth describe function {name}` and `hearth logs {name}` say more")
+            format!("`hearth describe function {name}{place}` and `hearth logs {name}{place}` say more")
         })),
-    }
-}
-
-/// Tells on standard error how something goes: a line that changes on a terminal, a line for each change without one.
-struct Progress {
-    name: String,
-    bar: ProgressBar,
-    last: std::cell::RefCell<String>,
-}
-
-impl Progress {
-    fn new(name: &str) -> Self {
-        // Hidden by itself where standard error is no terminal.
-        let bar = ProgressBar::new_spinner();
-        if let Ok(style) = ProgressStyle::with_template("{spinner} {msg}") {
-            bar.set_style(style);
-        }
-        Self { name: name.to_owned(), bar, last: std::cell::RefCell::default() }
-    }
-
-    fn say(&self, what: &str) {
-        let first = what.lines().next().unwrap_or_default();
-        if self.last.replace(first.to_owned()) == first {
-            return;
-        }
-        if self.bar.is_hidden() {
-            out::note(&format!("{}: {first}", self.name));
-        } else {
-            self.bar.set_message(format!("{}: {first}", self.name));
-            self.bar.tick();
-        }
-    }
-
-    fn done(&self, what: &str) {
-        self.bar.finish_and_clear();
-        out::note(&format!("{}: {}", self.name, out::paint_stderr(what, Paint::Good)));
-    }
-}
-
-impl Drop for Progress {
-    fn drop(&mut self) {
-        self.bar.finish_and_clear();
     }
 }
 
@@ -486,7 +473,7 @@ mod tests {
                 if asked > refusals { StatusCode::NOT_FOUND } else { StatusCode::SERVICE_UNAVAILABLE };
             std::future::ready(Ok(Response::builder().status(status).body(()).unwrap()))
         };
-        let answer = once_somebody_works(ask, || waited += 1).await.unwrap();
+        let answer = once_somebody_works(ask, async || waited += 1).await.unwrap();
         (asked, waited, answer.status())
     }
 

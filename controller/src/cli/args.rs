@@ -151,11 +151,14 @@ pub(super) struct Client {
     pub(super) data_dir: Option<String>,
 }
 
+/// What a namespace is named by without `-n`.
+pub(super) const NAMESPACE_VARIABLE: &str = "HEARTH_NAMESPACE";
+
 /// Where a command's functions are.
 #[derive(Debug, Clone, Default, Args)]
 pub(super) struct Place {
     /// Namespace; for manifests, of those that name none
-    #[arg(short, long, value_name = "NS", env = "HEARTH_NAMESPACE", hide_env_values = true)]
+    #[arg(short, long, value_name = "NS", env = NAMESPACE_VARIABLE, hide_env_values = true)]
     pub(super) namespace: Option<String>,
     /// Which server.
     #[command(flatten)]

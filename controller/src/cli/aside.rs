@@ -38,14 +38,7 @@ pub(super) enum Aside {
 impl Aside {
     /// Finds out which it is.
     pub(super) async fn find(client: &Client) -> Result<Self, Error> {
-        let request = Request::get("/version").body(Vec::new());
-        let request = request.map_err(|error| Error::failed(error.to_string()))?;
-        // A server that does not even tell its version says what is the matter with the request itself.
-        let Ok(version) = client.request::<Value>(request).await else { return Ok(Self::Here) };
-        if version.get("hearth").is_some() {
-            return Ok(Self::Here);
-        }
-        let service = controller(client).await?;
+        let Some(service) = elsewhere(client).await? else { return Ok(Self::Here) };
         let (namespace, name) = (service.namespace().unwrap_or_default(), service.name_any());
         let token = token(client, &service).await?;
         let prefix = format!("/api/v1/namespaces/{namespace}/services/https:{name}:management/proxy");
@@ -81,6 +74,24 @@ impl Aside {
     }
 }
 
+/// The controller's Service in a cluster; `None` when the server is a Hearth of its own.
+pub(super) async fn elsewhere(client: &Client) -> Result<Option<Service>, Error> {
+    let request = Request::get("/version").body(Vec::new());
+    let request = request.map_err(|error| Error::failed(error.to_string()))?;
+    // A server that does not even tell its version says what is the matter with the request itself.
+    let Ok(version) = client.request::<Value>(request).await else { return Ok(None) };
+    if version.get("hearth").is_some() {
+        return Ok(None);
+    }
+    controller(client).await.map(Some)
+}
+
+/// The cluster key that this Service's controllers have, if it may be read.
+pub(super) async fn key(client: &Client, service: &Service) -> Option<Key> {
+    let secret = secret(client, service).await.ok()?;
+    secret.data?.get("key").map(|key| Key::of(&key.0))
+}
+
 /// The controller's Service.
 async fn controller(client: &Client) -> Result<Service, Error> {
     let named = std::env::var(NAMESPACE_VARIABLE).ok().filter(|name| !name.is_empty());
@@ -96,9 +107,8 @@ async fn controller(client: &Client) -> Result<Service, Error> {
             listed => listed,
         },
     };
-    let found = listed.map_err(|error| {
-        Error::failed(format!("cannot look for Hearth's controller: {}", crate::telemetry::chain(&error)))
-    })?;
+    let found = listed
+        .map_err(|error| Error::failed(format!("cannot look for Hearth's controller: {}", said(&error))))?;
     let mut services = found.items.into_iter();
     match (services.next(), services.next()) {
         (Some(service), None) => Ok(service),
@@ -117,22 +127,38 @@ async fn controller(client: &Client) -> Result<Service, Error> {
     }
 }
 
-/// What the controller asks for: the `token` of its Secret, or what is derived from the `key` in it.
-async fn token(client: &Client, service: &Service) -> Result<HeaderValue, Error> {
-    let namespace = service.namespace().unwrap_or_default();
+/// What an API server says, for people; kube's own form has the whole answer in it.
+fn said(error: &kube::Error) -> String {
+    match error {
+        kube::Error::Api(status) => status.message.clone(),
+        other => crate::telemetry::chain(other),
+    }
+}
+
+/// The name of the Secret that the controller's token is made of.
+fn secret_name(service: &Service) -> String {
     let usual = || {
         let name = service.name_any();
         format!("{}-key", name.strip_suffix("-controller").unwrap_or(&name))
     };
-    let name = service.annotations().get(SECRET).cloned().unwrap_or_else(usual);
+    service.annotations().get(SECRET).cloned().unwrap_or_else(usual)
+}
+
+async fn secret(client: &Client, service: &Service) -> Result<Secret, Error> {
+    let (namespace, name) = (service.namespace().unwrap_or_default(), secret_name(service));
     let secrets: Api<Secret> = Api::namespaced(client.clone(), &namespace);
-    let secret = secrets.get(&name).await.map_err(|error| {
+    secrets.get(&name).await.map_err(|error| {
         Error::fixable(
-            format!("cannot read the Secret {namespace}/{name}: {}", crate::telemetry::chain(&error)),
+            format!("cannot read the Secret {namespace}/{name}: {}", said(&error)),
             "uploading code, logs and calls need it; what only reads or writes functions does not",
         )
-    })?;
-    let data = secret.data.unwrap_or_default();
+    })
+}
+
+/// What the controller asks for: the `token` of its Secret, or what is derived from the `key` in it.
+async fn token(client: &Client, service: &Service) -> Result<HeaderValue, Error> {
+    let data = secret(client, service).await?.data.unwrap_or_default();
+    let (namespace, name) = (service.namespace().unwrap_or_default(), secret_name(service));
     let text = match (data.get("token"), data.get("key")) {
         (Some(token), _) => String::from_utf8_lossy(token.0.trim_ascii()).into_owned(),
         (None, Some(key)) => Key::of(&key.0).management_token(),

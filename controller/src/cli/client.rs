@@ -11,9 +11,9 @@ use http_body_util::BodyExt;
 use http_body_util::combinators::UnsyncBoxBody;
 use hyper::body::Incoming;
 use hyper_util::rt::TokioExecutor;
-use kube::Api;
 use kube::client::{Body, ConfigExt as _};
 use kube::config::{Config as KubeConfig, KubeConfigOptions, Kubeconfig};
+use kube::{Api, ResourceExt as _};
 use secrecy::ExposeSecret as _;
 use serde::de::DeserializeOwned;
 use tokio::sync::OnceCell;
@@ -23,6 +23,7 @@ use hearth_function::{Function, Revision};
 use super::args;
 use super::aside::Aside;
 use super::error::Error;
+use super::waits;
 use crate::serve::config::{self, Layers};
 
 /// A server that commands talk to.
@@ -33,6 +34,8 @@ pub(super) struct Server {
     /// Its address, for messages.
     address: String,
     namespace: String,
+    /// The namespace of a command that names none.
+    usual: String,
     /// How what stands beside the objects is reached; found out when it is needed.
     aside: Arc<OnceCell<Aside>>,
 }
@@ -85,13 +88,25 @@ impl Server {
         config.default_retry = false;
         let address = config.cluster_url.to_string().trim_end_matches('/').to_owned();
         let namespace = config.default_namespace.clone();
+        let usual = std::env::var(args::NAMESPACE_VARIABLE).ok().filter(|name| !name.is_empty());
+        let usual = usual.unwrap_or_else(|| namespace.clone());
         let client = kube::Client::try_from(config.clone()).map_err(|error| bad(&error))?;
-        Ok(Self { client, config, address, namespace, aside: Arc::default() })
+        Ok(Self { client, config, address, namespace, usual, aside: Arc::default() })
     }
 
     /// The namespace that the command is about; the kubeconfig's if it names none.
     pub(super) fn namespace(&self) -> &str {
         &self.namespace
+    }
+
+    /// What a command about this namespace has to name it by, as in ` -n team`; nothing where it is meant without.
+    pub(super) fn place(&self, namespace: &str) -> String {
+        if namespace == self.usual { String::new() } else { format!(" -n {namespace}") }
+    }
+
+    /// The same for a Function's namespace.
+    pub(super) fn place_of(&self, function: &Function) -> String {
+        function.namespace().map_or_else(String::new, |namespace| self.place(&namespace))
     }
 
     /// Functions of a namespace; of all with `None`.
@@ -114,12 +129,27 @@ impl Server {
         self.aside.get_or_try_init(|| Aside::find(&self.client)).await
     }
 
+    /// Where nobody answers: which controller is waited for, as far as that can be known.
+    pub(super) async fn waits_for(&self) -> Option<waits::Whom> {
+        waits::whom(&self.client).await
+    }
+
     /// Opens a stream beside the objects, to be read by the line.
     pub(super) async fn stream(&self, path: &str) -> Result<impl AsyncBufRead + use<>, Error> {
         let request =
             Request::get(path).body(Vec::new()).map_err(|error| Error::failed(error.to_string()))?;
         let request = self.aside().await?.send(request)?;
-        self.client.request_stream(request).await.map_err(|error| self.explain(&error))
+        let refused = match self.client.request_stream(request).await {
+            Ok(lines) => return Ok(lines),
+            Err(error) => error,
+        };
+        let told = self.explain(&refused);
+        match refused {
+            kube::Error::Api(status) if status.code == StatusCode::SERVICE_UNAVAILABLE => {
+                Err(self.nobody_works(told).await)
+            }
+            _ => Err(told),
+        }
     }
 
     /// Sends a request to a path beside the objects; an answer of 400 or more is the server's error object.
@@ -177,9 +207,22 @@ impl Server {
     /// The error object that an answer carries.
     pub(super) async fn refusal(&self, response: Response<Body>) -> Error {
         let code = response.status();
-        match collect(response).await.ok().and_then(|body| serde_json::from_slice(&body).ok()) {
+        let status = collect(response).await.ok().and_then(|body| serde_json::from_slice(&body).ok());
+        let told = match status {
             Some(status) => self.explain(&kube::Error::Api(Box::new(status))),
             None => Error::failed(format!("{} answered {code}", self.address)),
+        };
+        if code == StatusCode::SERVICE_UNAVAILABLE { self.nobody_works(told).await } else { told }
+    }
+
+    /// The error that an answer of 503 is, and who is waited for.
+    async fn nobody_works(&self, error: Error) -> Error {
+        match (error, self.waits_for().await) {
+            (Error::Failed { what, mut details, fix }, Some(whom)) => {
+                details.push(whom.what);
+                Error::Failed { what, details, fix: whom.fix.or(fix) }
+            }
+            (error, _) => error,
         }
     }
 
@@ -360,6 +403,21 @@ pub(super) fn read(path: &Path) -> Result<Kubeconfig, Error> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[tokio::test]
+    async fn what_is_to_be_typed_next_names_the_namespace_unless_it_is_meant_without() {
+        let kubeconfig = serde_json::from_value(serde_json::json!({
+            "apiVersion": "v1", "kind": "Config", "current-context": "c",
+            "clusters": [{ "name": "c", "cluster": { "server": "http://127.0.0.1:1" } }],
+            "contexts": [{ "name": "c", "context": { "cluster": "c", "user": "u", "namespace": "team" } }],
+            "users": [{ "name": "u", "user": {} }],
+        }));
+        let mut server = Server::from_kubeconfig(kubeconfig.unwrap()).await.unwrap();
+        // As `-n other` does.
+        "other".clone_into(&mut server.namespace);
+        assert_eq!((server.place("team").as_str(), server.place("other").as_str()), ("", " -n other"));
+        assert_eq!(server.place("default"), " -n default");
+    }
 
     #[test]
     fn a_lost_connection_is_told_from_no_server() {

@@ -12,7 +12,10 @@ use super::{manifest, out};
 pub(super) async fn run(arguments: Delete) -> Result<(), Error> {
     let (server, default) = Server::open(&arguments.place).await?;
     let targets: Vec<(String, String)> = if arguments.filename.is_empty() {
-        super::names(&arguments.what, "delete")?.iter().map(|name| (default.clone(), name.clone())).collect()
+        super::names(&arguments.what, "delete", &arguments.place)?
+            .iter()
+            .map(|name| (default.clone(), name.clone()))
+            .collect()
     } else {
         let named = |manifest: manifest::Manifest| {
             (manifest.function.namespace().unwrap_or_else(|| default.clone()), manifest.function.name_any())

@@ -23,7 +23,7 @@ pub(super) async fn run(arguments: Describe) -> Result<(), Error> {
     {
         return describe_revision(&arguments, name).await;
     }
-    let [name] = super::names(&arguments.what, "describe")? else {
+    let [name] = super::names(&arguments.what, "describe", &arguments.place)? else {
         return Err(Error::Usage {
             what: "describe takes one function or one revision".to_owned(),
             fix: "hearth describe function NAME, or hearth describe revision NAME".to_owned(),

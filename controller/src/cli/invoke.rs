@@ -63,10 +63,10 @@ pub(super) async fn run(arguments: Invoke) -> Result<(), Error> {
     if !response.headers().contains_key(ANSWERED_BY_FUNCTION) {
         return Err(server.refusal(response).await);
     }
-    show(&arguments, response).await
+    show(&arguments, &server.place(&namespace), response).await
 }
 
-async fn show(arguments: &Invoke, response: Response<Body>) -> Result<(), Error> {
+async fn show(arguments: &Invoke, place: &str, response: Response<Body>) -> Result<(), Error> {
     let status = response.status();
     let headers = without_ours(response.headers());
     if arguments.include && arguments.output.is_none() {
@@ -100,7 +100,7 @@ async fn show(arguments: &Invoke, response: Response<Body>) -> Result<(), Error>
     Err(match request {
         Some(id) => Error::fixable(
             format!("the function answered {status}"),
-            format!("hearth logs {} --request {id} shows what it printed", arguments.name),
+            format!("hearth logs {}{place} --request {id} shows what it printed", arguments.name),
         ),
         None => Error::failed(format!("the function answered {status}")),
     })

@@ -17,8 +17,9 @@ pub(super) async fn run(arguments: Logs) -> Result<(), Error> {
         return Err(Error::fixable(
             format!("functions {} know this request, and one can be followed", names.join(", ")),
             format!(
-                "hearth logs -f {} --request {}",
+                "hearth logs -f {}{} --request {}",
                 names[0],
+                server.place(&namespace),
                 arguments.request.as_deref().unwrap_or_default()
             ),
         ));
@@ -41,7 +42,7 @@ pub(super) async fn run(arguments: Logs) -> Result<(), Error> {
     match &arguments.request {
         // One that printed nothing is known by its call.
         Some(request) if lines == 0 && arguments.tail != Some(0) => {
-            Err(unknown_request(&namespace, arguments.name.as_deref(), request))
+            Err(unknown_request(&server, &namespace, arguments.name.as_deref(), request))
         }
         _ => Ok(()),
     }
@@ -59,7 +60,7 @@ async fn names(server: &Server, namespace: &str, arguments: &Logs) -> Result<Vec
             let path = format!("/apis/hearth.dev/v1/namespaces/{namespace}/requests/{}", encoded(request));
             let known: Known = server.get(&path).await?;
             if known.functions.is_empty() {
-                return Err(unknown_request(namespace, None, request));
+                return Err(unknown_request(server, namespace, None, request));
             }
             Ok(known.functions)
         }
@@ -68,16 +69,17 @@ async fn names(server: &Server, namespace: &str, arguments: &Logs) -> Result<Vec
     }
 }
 
-fn unknown_request(namespace: &str, name: Option<&str>, request: &str) -> Error {
+fn unknown_request(server: &Server, namespace: &str, name: Option<&str>, request: &str) -> Error {
     let (whose, shown) = match name {
         Some(name) => (format!("the log of function {namespace}/{name}"), name),
         None => (format!("no function in namespace {namespace}"), "NAME"),
     };
+    let place = server.place(namespace);
     let verb = if name.is_some() { "knows no request" } else { "knows a request" };
     Error::fixable(
         format!("{whose} {verb} {request:?}"),
         format!(
-            "the id is in the answer's x-hearth-request-id; `hearth logs --details {shown}` shows those that printed something, and old lines go when the log is full"
+            "the id is in the answer's x-hearth-request-id; `hearth logs --details {shown}{place}` shows those that printed something, and old lines go when the log is full"
         ),
     )
 }

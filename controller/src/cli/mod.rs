@@ -26,6 +26,7 @@ mod kubectl;
 mod logs;
 mod manifest;
 mod out;
+mod progress;
 mod record;
 mod runtime;
 mod server;
@@ -33,6 +34,7 @@ mod simulate;
 mod small;
 mod top;
 mod up;
+mod waits;
 
 use std::process::ExitCode;
 
@@ -113,8 +115,9 @@ fn bad_config(problems: &Problems) -> Error {
     }
 }
 
-/// The names of `function NAME…` or `NAME…`.
-fn names<'a>(words: &'a [String], command: &str) -> Result<&'a [String], Error> {
+/// The names of `function NAME…` or `NAME…`. `place` is for what is to be typed instead.
+fn names<'a>(words: &'a [String], command: &str, place: &args::Place) -> Result<&'a [String], Error> {
+    let place = place.namespace.as_ref().map_or_else(String::new, |namespace| format!(" -n {namespace}"));
     let names = match words {
         [kind, rest @ ..] if !rest.is_empty() && ["function", "functions", "fn"].contains(&kind.as_str()) => {
             rest
@@ -123,8 +126,8 @@ fn names<'a>(words: &'a [String], command: &str) -> Result<&'a [String], Error> 
             return Err(Error::Usage {
                 what: format!("{command} works on functions, not on {kind}"),
                 fix: match command {
-                    "describe" => format!("hearth get {kind} {name} -o yaml"),
-                    _ => format!("hearth {command} function NAME"),
+                    "describe" => format!("hearth get {kind} {name}{place} -o yaml"),
+                    _ => format!("hearth {command} function NAME{place}"),
                 },
             });
         }

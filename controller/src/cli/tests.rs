@@ -65,12 +65,18 @@ fn flags_of_the_server_are_a_layer() {
 #[test]
 fn a_function_is_named_with_its_kind_or_without() {
     let words = |words: &[&str]| words.iter().map(|word| (*word).to_owned()).collect::<Vec<_>>();
+    fn names<'a>(words: &'a [String], command: &str) -> Result<&'a [String], Error> {
+        super::names(words, command, &args::Place::default())
+    }
     assert_eq!(names(&words(&["function", "a", "b"]), "delete").unwrap(), words(&["a", "b"]));
     assert_eq!(names(&words(&["a"]), "delete").unwrap(), words(&["a"]));
     assert_eq!(names(&words(&["function"]), "delete").unwrap(), words(&["function"]));
     for wrong in [&["revision", "a"][..], &["default/a"]] {
         assert!(matches!(names(&words(wrong), "delete"), Err(Error::Usage { .. })), "{wrong:?}");
     }
+    let place = args::Place { namespace: Some("team".to_owned()), ..args::Place::default() };
+    let said = super::names(&words(&["revision", "a"]), "delete", &place).unwrap_err().text();
+    assert!(said.ends_with("fix: hearth delete function NAME -n team\n"), "{said}");
 }
 
 fn write(directory: &Path, name: &str, text: &str) -> PathBuf {

@@ -16,10 +16,14 @@ const EVERY: Duration = Duration::from_secs(1);
 
 /// Runs the command.
 pub(super) async fn run(arguments: Top) -> Result<(), Error> {
-    let server = Server::find(&arguments.client).await?;
+    let server = Server::find(&arguments.place.client).await?;
+    let namespace = arguments.place.namespace.as_deref();
     loop {
-        let ladder: Ladder = server.get("/apis/hearth.dev/v1/ladder").await?;
-        let instances = list_instances(&server, None, None).await?;
+        let mut ladder: Ladder = server.get("/apis/hearth.dev/v1/ladder").await?;
+        let instances = list_instances(&server, namespace, None).await?;
+        if namespace.is_some() {
+            ladder = part(ladder, &instances);
+        }
         match arguments.output {
             Some(format) => out::object(&json!({ "ladder": ladder, "instances": instances }), format)?,
             None if arguments.watch && out::is_live() => {
@@ -35,6 +39,18 @@ pub(super) async fn run(arguments: Top) -> Result<(), Error> {
             out::line("")?;
         }
     }
+}
+
+/// What these instances are of the ladder. How long restorations take is the server's: there is no telling whose they were.
+fn part(mut ladder: Ladder, instances: &[Instance]) -> Ladder {
+    for rung in &mut ladder.rungs {
+        let on_it = instances.iter().filter(|instance| instance.rung.as_ref() == Some(&rung.rung));
+        (rung.instances, rung.held_bytes) = on_it.fold((0, 0), |(count, bytes), instance| {
+            (count + 1, bytes + instance.memory_bytes.unwrap_or_default())
+        });
+    }
+    ladder.pools.clear();
+    ladder
 }
 
 /// A page from the top of the screen on, over the one before: without a moment of emptiness between them. What is below `rows` would scroll it away.
@@ -106,6 +122,23 @@ mod tests {
     #[test]
     fn a_page_takes_the_place_of_the_one_before() {
         assert_eq!(in_place("a\nb\nc\n", 3), "\u{1b}[Ha\u{1b}[K\nb\u{1b}[K\n\u{1b}[J");
+    }
+
+    #[test]
+    fn a_namespace_has_its_own_instances_of_the_ladder_and_no_pools() {
+        let rung =
+            |rung: &str| Rung { rung: rung.to_owned(), instances: 9, held_bytes: 9, ..Rung::default() };
+        let whole = Ladder { rungs: vec![rung("paused"), rung("active")], pools: vec![PoolSize::default()] };
+        let instance = |rung: &str, bytes: u64| {
+            let value = json!({
+                "name": format!("i-{bytes}"), "state": "Ready", "rung": rung, "inFlight": 0, "slots": 1,
+                "started": "2026-01-01T00:00:00Z", "memoryBytes": bytes,
+            });
+            serde_json::from_value::<Instance>(value).unwrap()
+        };
+        let ladder = part(whole, &[instance("active", 2), instance("active", 3)]);
+        let counted: Vec<_> = ladder.rungs.iter().map(|rung| (rung.instances, rung.held_bytes)).collect();
+        assert_eq!((counted, ladder.pools.len()), (vec![(0, 0), (2, 5)], 0));
     }
 
     #[test]

@@ -51,12 +51,11 @@ pub(super) fn status(before: Option<&FunctionStatus>, known: &Known, now: Timest
         conditions: before.map(|before| before.conditions.clone()).unwrap_or_default(),
     };
     let routes = if known.conflicts.is_empty() {
-        let served = known.serving.is_some();
-        let message = if served { "every route leads here" } else { "nothing serves yet" }.to_owned();
-        if served {
-            Stage::Done { reason: "Routed", message }
+        // They are there before anything comes up: they answer why.
+        if known.came_up.is_some() {
+            Stage::Done { reason: "Routed", message: "every route leads here".to_owned() }
         } else {
-            Stage::Underway { reason: "NotServing", message }
+            Stage::Underway { reason: "NotServing", message: "nothing serves yet".to_owned() }
         }
     } else {
         let lost: Vec<String> = known.conflicts.iter().map(lost).collect();
@@ -375,6 +374,19 @@ mod tests {
             status.condition(ConditionType::RoutesReady).unwrap().message,
             "/hello belongs to a/other, which is older: change one of the two routes; reachable at http://h/function/b/hello"
         );
+    }
+
+    #[test]
+    fn routes_are_ready_once_something_has_come_up_behind_them() {
+        let mut known = Known { serving: Some("hello-00001".to_owned()), ..Known::default() };
+        let routes = |known: &Known| {
+            let status = status(None, known, Timestamp::UNIX_EPOCH);
+            let condition = status.condition(ConditionType::RoutesReady).unwrap();
+            (condition.status, condition.reason.clone())
+        };
+        assert_eq!(routes(&known), (ConditionStatus::Unknown, "NotServing".to_owned()));
+        known.came_up.clone_from(&known.serving);
+        assert_eq!(routes(&known), (ConditionStatus::True, "Routed".to_owned()));
     }
 
     #[test]

@@ -37,7 +37,7 @@ impl Timing {
 }
 
 /// A Lease that one Hearth has given back, or let run out, another takes only after so long: a new version or another node takes less.
-pub(super) const STRANGERS: Duration = Duration::from_secs(90);
+pub const STRANGERS: Duration = Duration::from_secs(90);
 
 /// The Lease as it was last seen.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -13,7 +13,7 @@ use kube::runtime::watcher::watch_object;
 use kube::{Api, Client};
 use tokio::time::{Instant, sleep, sleep_until, timeout, timeout_at};
 
-use super::decide::{Lost, Role, Seen, Step, Timing, decide};
+use super::decide::{Lost, Role, STRANGERS, Seen, Step, Timing, decide};
 use super::{HUB_ANNOTATION, Identity, KEY_ANNOTATION, MADE_BY, NAME};
 
 /// After a request that failed.
@@ -37,14 +37,15 @@ pub enum Error {
     /// It does not answer.
     #[error("the API server does not answer")]
     Silent,
-    /// Another Hearth has it.
+    /// It is another Hearth's.
     #[error(
-        "{holder} works in this namespace with another cluster key: that is another Hearth, or this one before its key was changed; a namespace takes one \
-         Hearth, so install this one into another, or delete the lease {NAME} if there is no other"
+        "it is of another Hearth, or of this one before its key was changed ({}): it is taken when nobody of that one has come back for {} s; a namespace takes \
+         one Hearth, so install this one into another, or delete the lease {NAME} if there is no other",
+        holder.as_deref().map_or_else(|| "given back".to_owned(), |holder| format!("held by {holder}")), STRANGERS.as_secs()
     )]
     Strange {
-        /// Who, as far as is known.
-        holder: String,
+        /// Who has it, if anybody.
+        holder: Option<String>,
     },
 }
 
@@ -52,6 +53,11 @@ impl Error {
     fn is_conflict(&self) -> bool {
         let Self::Request { source, .. } = self else { return false };
         matches!(&**source, kube::Error::Api(status) if status.is_conflict() || status.is_already_exists())
+    }
+
+    fn is_not_found(&self) -> bool {
+        let Self::Request { source, .. } = self else { return false };
+        matches!(&**source, kube::Error::Api(status) if status.is_not_found())
     }
 }
 
@@ -138,13 +144,11 @@ impl Candidate {
                         let fresh = known.as_ref().is_none_or(|(before, _)| *before != lease);
                         if fresh {
                             let seen = self.seen(lease.as_ref());
-                            if let Some(holder) = &seen.holder {
-                                let new = known.as_ref().is_none_or(|(_, before)| before.holder != seen.holder);
-                                if seen.is_strange {
-                                    complain(&Error::Strange { holder: holder.clone() });
-                                } else if new {
-                                    tracing::info!(holder, "standing by");
-                                }
+                            let new = known.as_ref().is_none_or(|(_, before)| before.holder != seen.holder);
+                            match &seen.holder {
+                                holder if seen.is_strange => complain(&Error::Strange { holder: holder.clone() }),
+                                Some(holder) if new => tracing::info!(holder, "standing by"),
+                                Some(_) | None => {}
                             }
                             known = Some((lease, seen));
                         }
@@ -251,7 +255,12 @@ impl Held {
             Step::Wait(until) => sleep_until(until).await,
             Step::Renew | Step::Take => {
                 let began = Instant::now();
-                match self.candidate.write(Some(self.lease.clone())).await {
+                let renewed = match self.candidate.write(Some(self.lease.clone())).await {
+                    // Somebody has deleted it, and whoever makes it first leads.
+                    Err(error) if error.is_not_found() => Box::pin(self.candidate.write(None)).await,
+                    outcome => outcome,
+                };
+                match renewed {
                     Ok(lease) => (self.lease, self.renewed) = (lease, began),
                     Err(error) => {
                         tracing::warn!(error = crate::telemetry::chain(&error), "the lease was not renewed");
@@ -269,7 +278,7 @@ impl Held {
         None
     }
 
-    /// Gives the Lease back, so that another takes it at once.
+    /// Gives the Lease back, so that another takes it at once. One that is deleted needs no giving back.
     ///
     /// # Errors
     /// When the API server does not take it: then it runs out by itself.
@@ -280,6 +289,7 @@ impl Held {
                 self.lease = self.candidate.read().await?;
                 self.give_back().await
             }
+            Err(error) if error.is_not_found() => Ok(()),
             outcome => outcome,
         }
     }

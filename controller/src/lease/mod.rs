@@ -14,7 +14,7 @@ mod tests;
 
 use std::time::Duration;
 
-pub use decide::{Lost, Timing};
+pub use decide::{Lost, STRANGERS, Timing};
 pub use hold::{Candidate, Error, Held};
 
 /// The Lease, in Hearth's own namespace.

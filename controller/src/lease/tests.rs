@@ -118,6 +118,7 @@ async fn put(State(server): State<Server>, Json(mut asked): Json<Value>) -> Resp
     let known = lease.as_ref().map(|lease| lease["metadata"]["resourceVersion"].clone());
     match (&known, asked["metadata"]["resourceVersion"].is_string()) {
         (Some(_), false) => return status(409, "AlreadyExists"),
+        (None, true) => return status(404, "NotFound"),
         (Some(known), true) if *known != asked["metadata"]["resourceVersion"] => {
             return status(409, "Conflict");
         }
@@ -230,4 +231,22 @@ async fn one_request_that_hangs_costs_nobody_the_lease() {
         lost = first.keep() => panic!("{lost}"),
         () = hiccup => {}
     }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_lease_that_was_deleted_is_made_again_by_its_leader_unless_another_was_faster() {
+    let server = Server::default();
+    let mut first = server.candidate("a").acquire().await;
+    *server.lease.lock().unwrap() = None;
+    assert!(timeout(Duration::from_secs(60), first.keep()).await.is_err(), "it goes on");
+    assert_eq!(server.field("/spec/holderIdentity").as_deref(), Some("a_1"));
+
+    *server.lease.lock().unwrap() = None;
+    let second = server.candidate_with("b", "other", TIMING).acquire().await;
+    let began = Instant::now();
+    assert_eq!(first.keep().await, Lost::Taken("b_1".to_owned()));
+    assert!(began.elapsed() <= TIMING.renew_every() + Duration::from_secs(1), "{:?}", began.elapsed());
+
+    *server.lease.lock().unwrap() = None;
+    second.release().await.unwrap();
 }

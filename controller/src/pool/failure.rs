@@ -105,6 +105,9 @@ impl Failure {
         let (fault, code) = match error {
             backend::Error::Invalid { .. } => (Fault::Function, StartCode::Invalid),
             backend::Error::Unsupported { .. } => (Fault::Function, StartCode::Unsupported),
+            // Nobody makes it in the moment that another try takes.
+            backend::Error::Lacking(_) => (Fault::Function, StartCode::StartFailed),
+            backend::Error::Image(_) => (Fault::Platform, StartCode::ImageMissing),
             backend::Error::NotFound(_) | backend::Error::Step { .. } => {
                 (Fault::Platform, StartCode::StartFailed)
             }
@@ -200,7 +203,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_missing_handler_is_the_functions_fault_and_a_step_that_failed_is_not() {
+    fn what_another_try_at_once_may_mend_is_told_from_what_it_cannot() {
         let missing = CallError::new(error_type::HANDLER_MISSING, "index.js has no export \"handler\"");
         let failure = Failure::control(control::Error::Load(missing), std::time::Duration::from_secs(60));
         assert_eq!((failure.told.code, failure.fault), (StartCode::HandlerMissing, Fault::Function));
@@ -212,6 +215,15 @@ mod tests {
         let failure = Failure::backend(&step);
         assert_eq!(failure.fault, Fault::Platform);
         assert_eq!(failure.told.message, "create the cgroup for instance hello-x: no space left");
+        let of = |error: backend::Error| {
+            let failure = Failure::backend(&error);
+            (failure.told.code, failure.fault, failure.told.message)
+        };
+        let said = || "no".to_owned();
+        let secret = of(backend::Error::Lacking(said()));
+        assert_eq!(secret, (StartCode::StartFailed, Fault::Function, said()));
+        let image = of(backend::Error::Image(said()));
+        assert_eq!(image, (StartCode::ImageMissing, Fault::Platform, said()));
     }
 
     #[test]

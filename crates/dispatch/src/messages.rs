@@ -274,6 +274,8 @@ pub enum StartCode {
     Unschedulable,
     /// Hearth or the machine failed.
     StartFailed,
+    /// The image of its runtime cannot be had.
+    ImageMissing,
 }
 
 impl StartCode {
@@ -292,6 +294,7 @@ impl StartCode {
             Self::Unsupported => "unsupported",
             Self::Unschedulable => "unschedulable",
             Self::StartFailed => "start_failed",
+            Self::ImageMissing => "image_missing",
         }
     }
 
@@ -309,7 +312,8 @@ impl StartCode {
             | Self::OutOfMemory
             | Self::StartTimeout
             | Self::Unschedulable
-            | Self::StartFailed => true,
+            | Self::StartFailed
+            | Self::ImageMissing => true,
         }
     }
 }

@@ -46,6 +46,10 @@ pub const RETRY_ANNOTATION: &str = "hearth.dev/retry";
 
 /// On a Function in a cluster: which Hearth serves it, by the namespace that this Hearth runs in. Any other leaves it alone.
 pub const INSTALLATION_ANNOTATION: &str = "hearth.dev/installation";
+
+/// On a Function in a cluster: it is there until its instances have ended.
+pub const INSTANCES_FINALIZER: &str = "hearth.dev/instances";
+
 /// The namespace of a manifest that names none.
 pub const DEFAULT_NAMESPACE: &str = "default";
 

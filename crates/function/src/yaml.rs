@@ -4,8 +4,10 @@
 //! places from the index. What YAML allows and a manifest must not have is refused here: keys given twice, aliases without end, tags.
 
 mod index;
+mod list;
 mod tree;
 
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use saphyr_parser::{Event, Parser, ScalarStyle, ScanError, Span};
 use serde_json::Value;
 
@@ -14,6 +16,7 @@ use crate::knative;
 use crate::problem::{Part, Position, Problem};
 use crate::spec::Function;
 use crate::validate::Side;
+use crate::{INSTALLATION_ANNOTATION, INSTANCES_FINALIZER, RETRY_ANNOTATION};
 use index::{Lines, Places};
 use tree::{Builder, Document};
 
@@ -31,7 +34,8 @@ pub struct Manifest {
     pub is_knative: bool,
 }
 
-/// Reads every manifest of a text, as a client: documents are divided by `---`, and empty ones are passed over.
+/// Reads every manifest of a text, as a client: documents are divided by `---`, and empty ones are passed over. A
+/// `List` (`v1`) is its items, each a document.
 ///
 /// For each document there is the Function (also of a Knative Service), or everything that is wrong with it, in the order of the text and each with its place. After a
 /// mistake in the YAML itself the rest of the text cannot be read: its problem is the last entry.
@@ -91,7 +95,7 @@ fn each_document(body: &str, lines: &Lines<'_>, mut take: impl FnMut(Result<Docu
             Ok((Event::StreamEnd, _)) => return,
             Ok((event, span)) => {
                 if let Some(document) = step(&mut builder, event, span) {
-                    take(Ok(document));
+                    list::documents(document).into_iter().for_each(|document| take(Ok(document)));
                 }
             }
             Err(error) => return take(Err(vec![unreadable(&error, lines)])),
@@ -145,11 +149,30 @@ fn understand(
 }
 
 fn own(value: &Value, beyond: &mut dyn FnMut(&Function) -> Vec<Problem>) -> Result<Manifest, Vec<Problem>> {
-    from_value_with(value, Side::Client, beyond).map(|function| Manifest {
-        function,
-        warnings: Vec::new(),
-        is_knative: false,
-    })
+    let mut function = from_value_with(value, Side::Client, beyond)?;
+    as_declared(&mut function.metadata);
+    Ok(Manifest { function, warnings: Vec::new(), is_knative: false })
+}
+
+/// Leaves out what nobody declares: what an API server and Hearth have written into an object that was read from there.
+fn as_declared(metadata: &mut ObjectMeta) {
+    *metadata = ObjectMeta {
+        name: metadata.name.take(),
+        namespace: metadata.namespace.take(),
+        labels: metadata.labels.take(),
+        annotations: metadata.annotations.take(),
+        finalizers: metadata.finalizers.take(),
+        owner_references: metadata.owner_references.take(),
+        ..ObjectMeta::default()
+    };
+    if let Some(annotations) = &mut metadata.annotations {
+        annotations.retain(|name, _| ![RETRY_ANNOTATION, INSTALLATION_ANNOTATION].contains(&name.as_str()));
+    }
+    if let Some(finalizers) = &mut metadata.finalizers {
+        finalizers.retain(|name| name != INSTANCES_FINALIZER);
+    }
+    metadata.annotations.take_if(|annotations| annotations.is_empty());
+    metadata.finalizers.take_if(|finalizers| finalizers.is_empty());
 }
 
 fn service(value: &Value) -> Result<Manifest, Vec<Problem>> {

@@ -15,7 +15,7 @@ use tokio::time::timeout;
 
 use super::door::{Door, Guest, Place};
 use super::instance::{Instance, Order, Reported};
-use super::why::Obstacle;
+use super::why::{Lack, Obstacle};
 use super::{Shared, blobs, pod, results};
 
 /// How long a shim may take to say who it is, and to take what it is sent.
@@ -194,7 +194,7 @@ async fn reports(
             () = async { drop(gone.wait_for(|gone| *gone).await) } => return Ok(()),
             message = line.next() => match message? {
                 Some(FromShim::Mounted { number: START, error: Some(what) }) => {
-                    instance.obstacle.send_replace(Some(Obstacle { what, passes: false }));
+                    instance.obstacle.send_replace(Some(Obstacle { what, lack: Lack::Other }));
                 }
                 Some(FromShim::Mounted { number, error }) => {
                     if let Some(reply) = waiting.remove(&number) {

@@ -16,7 +16,7 @@ use tokio::time::{Instant, timeout, timeout_at};
 use super::blobs::{Blob, measure};
 use super::instance::{Instance, Order, Reported};
 use super::waited::Waited;
-use super::why::Obstacle;
+use super::why::{Lack, Obstacle};
 use super::{Shared, plain, pod, started};
 use crate::backend::{CodeMount, Error, Hindered, InstanceSpec, Owner, Process, Started};
 
@@ -98,7 +98,9 @@ impl Shared {
         let stuck = async {
             let late = || {
                 let within = humantime::format_duration(REPORTS_WITHIN);
-                format!("its shim has not reported to {} within {within}", self.config.report_advertise)
+                let to = &self.config.report_advertise;
+                let what = format!("its shim has not reported to {to} within {within}");
+                Obstacle { what, lack: Lack::Other }
             };
             let begin = Instant::now();
             loop {
@@ -109,20 +111,20 @@ impl Shared {
                 else {
                     return late();
                 };
-                if !found.passes {
-                    return found.what;
+                if !found.passes() {
+                    return found;
                 }
                 waited.begin();
                 let Some(still) = stays(&mut obstacle).await else {
                     let _nobody_was_told = waited.end();
                     continue;
                 };
-                if !still.passes || !patient {
-                    return still.what;
+                if !still.passes() || !patient {
+                    return still;
                 }
                 waited.tell();
-                if let Err(what) = self.hinder(instance, still, &mut obstacle).await {
-                    return what;
+                if let Err(another) = self.hinder(instance, still, &mut obstacle).await {
+                    return another;
                 }
                 let _told_of_its_end = waited.end();
             }
@@ -133,7 +135,11 @@ impl Shared {
                 let found = found.ok().and_then(|found| *found);
                 found.ok_or_else(|| other("its books are closed".to_owned()))
             }
-            what = stuck => Err(other(what)),
+            Obstacle { what, lack } = stuck => Err(match lack {
+                Lack::Image => Error::Image(what),
+                Lack::Settings => Error::Lacking(what),
+                Lack::Node | Lack::Other => other(what),
+            }),
             exit = end.wait_for(Option::is_some) => {
                 let exit = exit.ok().and_then(|exit| *exit).unwrap_or_default();
                 Err(other(format!("it ended before it reported: {exit}")))
@@ -150,11 +156,11 @@ impl Shared {
         instance: &Instance,
         first: Obstacle,
         obstacle: &mut watch::Receiver<Option<Obstacle>>,
-    ) -> Result<(), String> {
+    ) -> Result<(), Obstacle> {
         let mut still = Some(first);
         while let Some(told) = still {
-            if !told.passes {
-                return Err(told.what);
+            if !told.passes() {
+                return Err(told);
             }
             self.tell_hindered(instance, Some(told.what.clone())).await;
             // The sender is the instance's, which is here.
@@ -280,7 +286,7 @@ impl Shared {
 
 /// What there is of an obstacle after the time in which it may pass by itself; at once, when it does or is another that does not.
 async fn stays(obstacle: &mut watch::Receiver<Option<Obstacle>>) -> Option<Obstacle> {
-    let over = obstacle.wait_for(|now| now.as_ref().is_none_or(|now| !now.passes));
+    let over = obstacle.wait_for(|now| now.as_ref().is_none_or(|now| !now.passes()));
     let _still = timeout(PASSES_WITHIN, over).await.is_err();
     obstacle.borrow_and_update().clone()
 }

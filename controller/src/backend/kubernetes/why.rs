@@ -16,8 +16,28 @@ pub(super) const TAKEN: &str = "Kubernetes takes its Pod away";
 pub(super) struct Obstacle {
     /// For people.
     pub(super) what: String,
-    /// Whether it may well pass in a moment: nodes come and go.
-    pub(super) passes: bool,
+    /// What it lacks.
+    pub(super) lack: Lack,
+}
+
+/// What a Pod lacks that does not start.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Lack {
+    /// A node: that may well pass in a moment, for nodes come and go.
+    Node,
+    /// An image.
+    Image,
+    /// A Secret or a ConfigMap, or a key in it.
+    Settings,
+    /// Something else.
+    Other,
+}
+
+impl Obstacle {
+    /// Whether it may well pass in a moment.
+    pub(super) fn passes(&self) -> bool {
+        self.lack == Lack::Node
+    }
 }
 
 /// How the instance ended; `None` while it runs, or has not begun.
@@ -61,29 +81,32 @@ pub(super) fn obstacle(pod: &Pod) -> Option<Obstacle> {
     let all = status.init_container_statuses.iter().chain(&status.container_statuses).flatten();
     let waiting = all.filter_map(|one| Some((one, waiting(one.state.as_ref()?)?)));
     for (container, (reason, message)) in waiting {
-        let what = match reason {
+        let (lack, what) = match reason {
             "ErrImagePull" | "ImagePullBackOff" | "InvalidImageName" | "ErrImageNeverPull" => {
-                format!("the image {} cannot be pulled ({reason}): {message}", container.image)
+                (Lack::Image, format!("the image {} cannot be pulled ({reason}): {message}", container.image))
             }
-            "CreateContainerConfigError" => format!("its container cannot be configured: {message}"),
+            "CreateContainerConfigError" => {
+                (Lack::Settings, format!("its container cannot be configured: {message}"))
+            }
             "CreateContainerError" | "RunContainerError" | "CrashLoopBackOff" => {
-                format!("its container cannot be started ({reason}): {message}")
+                (Lack::Other, format!("its container cannot be started ({reason}): {message}"))
             }
             _ => continue,
         };
-        return Some(Obstacle { what, passes: false });
+        return Some(Obstacle { what, lack });
     }
     if status.phase.as_deref() == Some("Failed") {
         let reason = status.reason.as_deref().unwrap_or("Failed");
         let message = status.message.as_deref().unwrap_or("its node gives no reason");
-        return Some(Obstacle { what: format!("its Pod failed ({reason}): {message}"), passes: false });
+        let what = format!("its Pod failed ({reason}): {message}");
+        return Some(Obstacle { what, lack: Lack::Other });
     }
     let conditions = status.conditions.iter().flatten();
     let unscheduled = conditions
         .filter(|one| one.type_ == "PodScheduled" && one.status == "False")
         .find(|one| one.reason.as_deref() == Some("Unschedulable"))?;
     let message = unscheduled.message.as_deref().unwrap_or_default();
-    Some(Obstacle { what: format!("no node takes its Pod: {message}"), passes: true })
+    Some(Obstacle { what: format!("no node takes its Pod: {message}"), lack: Lack::Node })
 }
 
 fn waiting(state: &ContainerState) -> Option<(&str, &str)> {
@@ -142,12 +165,14 @@ mod tests {
             json!({ "waiting": { "reason": "CreateContainerConfigError", "message": "secret \"db\" not found" } }),
         );
         let said = obstacle(&missing).unwrap();
-        assert!(said.what.contains("secret \"db\" not found") && !said.passes, "{said:?}");
+        assert!(said.what.contains("secret \"db\" not found") && said.lack == Lack::Settings, "{said:?}");
         let image = state(json!({ "waiting": { "reason": "ImagePullBackOff", "message": "Back-off" } }));
-        assert!(obstacle(&image).unwrap().what.starts_with("the image i cannot be pulled"));
+        let said = obstacle(&image).unwrap();
+        assert!(said.what.starts_with("the image i cannot be pulled"), "{said:?}");
+        assert_eq!((said.lack, said.passes()), (Lack::Image, false));
         assert_eq!(obstacle(&state(json!({ "waiting": { "reason": "ContainerCreating" } }))), None);
         let condition = json!({ "type": "PodScheduled", "status": "False", "reason": "Unschedulable", "message": "0/1 nodes are available" });
         let said = obstacle(&pod(json!({ "phase": "Pending", "conditions": [condition] }))).unwrap();
-        assert!(said.passes && said.what.contains("0/1 nodes"), "{said:?}");
+        assert!(said.passes() && said.what.contains("0/1 nodes"), "{said:?}");
     }
 }

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use clap::{Args, ValueEnum};
 
-use super::{Client, Format, ListFormat, Output, Place, duration};
+use super::{Format, ListFormat, Output, Place, duration};
 
 /// `hearth apply`.
 #[derive(Debug, Args)]
@@ -208,18 +208,25 @@ pub(in crate::cli) struct Logs {
     pub(in crate::cli) place: Place,
 }
 
-/// Options of `top`.
+/// `hearth top`.
 #[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  hearth top -w                            the whole server, with its pools
+  hearth top -n team                       what the functions of a namespace have of it")]
 pub(in crate::cli) struct Top {
+    /// In all namespaces, with the pools, which are in none (the default)
+    #[arg(short = 'A', long, conflicts_with = "namespace")]
+    pub(in crate::cli) all_namespaces: bool,
     /// Go on, once a second
     #[arg(short, long)]
     pub(in crate::cli) watch: bool,
     /// Form of the output
     #[arg(short, long, value_enum)]
     pub(in crate::cli) output: Option<Format>,
-    /// Which server.
+    /// Where the functions are.
     #[command(flatten)]
-    pub(in crate::cli) client: Client,
+    pub(in crate::cli) place: Place,
 }
 
 /// `hearth init`.

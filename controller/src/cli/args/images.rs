@@ -111,14 +111,14 @@ pub(in crate::cli) enum Image {
 #[derive(Debug, Args)]
 #[command(after_help = "\
 Examples:
-  hearth image load ./layout               an OCI layout directory, as hearth build and skopeo make it
+  hearth image load oci:layout             an OCI layout directory, as hearth build and skopeo make it; ./layout too
   docker save app:1 -o app.tar && hearth image load app.tar
   hearth image load app.tar                an OCI archive too
 
 Only the layers that the server lacks are sent. Each image is named by the digest of its manifest: sha256:…")]
 pub(in crate::cli) struct LoadImage {
     /// OCI layout directory, OCI archive, or what `docker save` wrote
-    #[arg(value_name = "DIR|FILE")]
+    #[arg(value_name = "[oci:]DIR|FILE", value_parser = image_path)]
     pub(in crate::cli) path: PathBuf,
     /// Which server.
     #[command(flatten)]
@@ -134,7 +134,7 @@ Examples:
 Credentials are those of `docker login` (~/.docker/config.json). What the registry has already is not sent again.")]
 pub(in crate::cli) struct PushImage {
     /// OCI layout directory, OCI archive, or what `docker save` wrote
-    #[arg(value_name = "DIR|FILE")]
+    #[arg(value_name = "[oci:]DIR|FILE", value_parser = image_path)]
     pub(in crate::cli) path: PathBuf,
     /// Where it goes
     #[arg(value_name = "REFERENCE")]
@@ -155,9 +155,30 @@ pub(in crate::cli) struct ListImages {
     pub(in crate::cli) client: Client,
 }
 
+/// A path, as `--output` has it too: what `hearth build --output oci:DIR` wrote is `oci:DIR` here.
+fn image_path(text: &str) -> Result<PathBuf, String> {
+    if text.starts_with("oci:") && !std::path::Path::new(text).exists() {
+        return oci_directory(text);
+    }
+    Ok(PathBuf::from(text))
+}
+
 fn oci_directory(text: &str) -> Result<PathBuf, String> {
     match text.strip_prefix("oci:") {
         Some(path) if !path.is_empty() => Ok(PathBuf::from(path)),
         _ => Err("give the form and the directory, as in oci:out".to_owned()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_image_on_the_disk_may_be_named_as_it_was_written() {
+        for (text, path) in [("oci:out", "out"), ("./out", "./out"), ("app.tar", "app.tar")] {
+            assert_eq!(image_path(text), Ok(PathBuf::from(path)));
+        }
+        assert!(image_path("oci:").is_err());
     }
 }

@@ -144,7 +144,7 @@ fn raise_open_files() {
 pub async fn run(config: Config, stop: CancellationToken) -> Result<(), Error> {
     raise_open_files();
     let client = client().await?;
-    run_with(Ground::new(config, client)?, stop).await
+    Box::pin(run_with(Ground::new(config, client)?, stop)).await
 }
 
 async fn run_with(ground: Ground, stop: CancellationToken) -> Result<(), Error> {
@@ -272,4 +272,4 @@ pub async fn client() -> Result<Client, Error> {
 const SILENCE: std::time::Duration = std::time::Duration::from_secs(295);
 
 /// `hearth.dev/instances`: on every Function, until its instances have ended.
-const FINALIZER: &str = "hearth.dev/instances";
+const FINALIZER: &str = hearth_function::INSTANCES_FINALIZER;

@@ -93,7 +93,7 @@ fn another_kind(value: &Value) -> Option<Problem> {
     }
     let fix = match kind {
         "Revision" => "Revisions are made by Hearth when a Function changes; declare the Function",
-        "List" => "write the objects one after the other, with --- between them",
+        "List" => "a list is of `apiVersion: v1` and has its objects in `items`",
         _ => "Hearth takes objects of kind `Function`",
     };
     Some(Problem::new("kind", format!("`{kind}` is not a kind that can be declared"), Some(fix.to_owned())))

@@ -20,6 +20,28 @@ impl Places {
         self.values.insert(path, value);
     }
 
+    /// Where each item of the list `items` begins and what is in it, as if each were a document of its own.
+    pub(super) fn of_items(&self, count: usize) -> Vec<Self> {
+        let mut parts = vec![Self::default(); count];
+        let mut deal = |all: &HashMap<String, Span>, to: fn(&mut Self) -> &mut HashMap<String, Span>| {
+            for (path, span) in all {
+                let item = path.strip_prefix("items[").and_then(|path| path.split_once(']'));
+                let Some((index, rest)) = item else { continue };
+                if let Some(part) = index.parse::<usize>().ok().and_then(|index| parts.get_mut(index)) {
+                    to(part).insert(rest.strip_prefix('.').unwrap_or(rest).to_owned(), *span);
+                }
+            }
+        };
+        deal(&self.keys, |part| &mut part.keys);
+        deal(&self.values, |part| &mut part.values);
+        parts
+    }
+
+    /// Where the document begins.
+    pub(super) fn begin(&self) -> Option<Span> {
+        self.keys.get("").copied()
+    }
+
     /// The place of `path`: its value where that is a word or a number, and else its key. Of what is not there, the key of the nearest
     /// thing around it.
     pub(super) fn find(&self, path: &str, part: Part) -> Option<Span> {

@@ -101,6 +101,59 @@ ok two
 }
 
 #[test]
+fn the_items_of_a_list_are_documents_with_their_places() {
+    let item = |name: &str, more: &str| {
+        let text = HELLO.replace("hello", name) + more;
+        let lines: Vec<String> = text.lines().map(|line| format!("  {line}\n")).collect();
+        lines.concat().replacen("  api", "- api", 1)
+    };
+    let wrong = item("two", "  netwrk: none\n").replace("runtime: nodejs", "runtime: ruby");
+    let twice = item("three", "  runtime: python\n");
+    let text = format!(
+        "apiVersion: v1\nitems:\n{}{wrong}{twice}kind: List\nmetadata: {{ resourceVersion: \"\" }}\n---\n{HELLO}",
+        item("one", "")
+    );
+    let said = "\
+ok one
+14:14 spec.runtime: \"ruby\" is not a runtime; write one of nodejs, python, http, exec
+17:5 spec.netwrk: unknown field `netwrk`; did you mean `network`?
+25:5 `runtime` is given twice, first on line 22; keep one of them
+ok hello
+";
+    assert_eq!(report(&text), said);
+    let place = locate(&text, 2, "spec.source.path").unwrap();
+    assert_eq!((place.line, place.column), (23, 21));
+
+    assert_eq!(report("apiVersion: v1\nkind: List\nitems: []\n"), "");
+    assert!(report("apiVersion: v1\nkind: List\n").contains("has its objects in `items`"));
+}
+
+#[test]
+fn what_was_read_from_a_cluster_is_declared_without_what_others_wrote_into_it() {
+    let metadata = "metadata:
+  name: hello
+  uid: 0a
+  resourceVersion: '7'
+  generation: 3
+  creationTimestamp: '2026-01-01T00:00:00Z'
+  finalizers: [hearth.dev/instances]
+  annotations: { hearth.dev/installation: a, hearth.dev/retry: b }
+  managedFields: [{ manager: kubectl, operation: Update, apiVersion: hearth.dev/v1, fieldsType: FieldsV1, fieldsV1: {} }]
+";
+    let text = HELLO.replace("metadata: { name: hello }\n", metadata) + "status: { observedGeneration: 3 }\n";
+    assert_eq!(functions(&text), functions(HELLO));
+    let own = text
+        .replace("a, hearth.dev/retry: b", "a, note: b")
+        .replace("[hearth.dev/instances]", "[x.example/y]");
+    let kept = functions(&own).remove(0).unwrap().metadata;
+    assert_eq!(kept.finalizers.as_deref(), Some(&["x.example/y".to_owned()][..]));
+    assert_eq!(
+        kept.annotations.map(|kept| kept.into_keys().collect::<Vec<_>>()),
+        Some(vec!["note".to_owned()])
+    );
+}
+
+#[test]
 fn json_is_read_too() {
     let function = functions(HELLO).remove(0).unwrap();
     let json = serde_json::to_string_pretty(&function).unwrap();
