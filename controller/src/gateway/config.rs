@@ -51,7 +51,8 @@ pub struct Limits {
 /// How calls are carried to instances.
 #[derive(Debug, Clone)]
 pub struct ForwardingLimits {
-    /// How often one call is sent in all, when instances fail under it and it may be repeated. Default 3.
+    /// How often one call is sent in all, when instances fail under it and it may be repeated. Default 3. Instances that refuse it or cannot be
+    /// connected to are not counted ([`hearth_dispatch::retry`]).
     pub attempts: u32,
     /// Time to connect to an instance that is Ready. Default 5 s: a busy event loop accepts late.
     pub connect: Duration,

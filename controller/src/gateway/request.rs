@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use bytes::Bytes;
-use hearth_dispatch::retry::{self, Facts};
+use hearth_dispatch::retry::{self, Facts, Next};
 use hearth_dispatch::routes::{FUNCTION_PREFIX, Match};
 use hearth_dispatch::{Forwarding, Origin, StartKind};
 use hearth_protocol::frame::RequestId;
@@ -137,8 +137,8 @@ async fn way(story: &mut Story, call: &mut Call) -> Result<Answer, Failure> {
     }
 
     let mut origin = Origin::New;
-    // How often it was refused for want of room.
-    let mut refusals = 0;
+    // How often it was sent in vain without that being an attempt.
+    let mut untaken = 0;
     // Since when it waits for a slot.
     let mut asked = story.began;
     loop {
@@ -146,8 +146,8 @@ async fn way(story: &mut Story, call: &mut Call) -> Result<Answer, Failure> {
         // A slow client must not hold a slot: the body comes first. How much of it is needed depends on how the instances are called.
         hold_body(&mut call.body, target.revision.forwarding()).await?;
         match origin {
-            // It asks still: what refused it ran nothing.
-            Origin::Refused { .. } => {}
+            // It asks still: no instance has it.
+            Origin::Untaken { .. } => {}
             // A body that was there already took no time.
             _ if story.attempts == 0 && call.body.seen() == 0 => {}
             _ => asked = now(),
@@ -166,7 +166,7 @@ async fn way(story: &mut Story, call: &mut Call) -> Result<Answer, Failure> {
         };
         let Admitted { slot, start, init } = admitted;
         let waited = slot.taken().saturating_duration_since(asked);
-        let waits_on = matches!(origin, Origin::Refused { .. });
+        let waits_on = matches!(origin, Origin::Untaken { .. });
         let before = if waits_on { story.timing.init } else { Duration::ZERO };
         story.timing.init = (before + init).min(waited);
         story.timing.queue = waited.saturating_sub(story.timing.init);
@@ -191,25 +191,36 @@ async fn way(story: &mut Story, call: &mut Call) -> Result<Answer, Failure> {
         // Its place is among those that came when it did, whatever became of it since.
         let arrived = match origin {
             Origin::New => asked,
-            Origin::Retry(arrived) | Origin::Refused { arrived, .. } => arrived,
+            Origin::Retry(arrived) | Origin::Untaken { arrived, .. } => arrived,
         };
-        if matches!(failure.what, What::Busy) && call.body.is_held() {
-            refusals += 1;
-            story.sent = None;
-            story.timing.execute = Duration::ZERO;
-            let since = if let Origin::Refused { since, .. } = origin { since } else { now() };
-            origin = Origin::Refused { arrived, since };
-        } else if may_repeat(
-            call,
-            story.attempts.saturating_sub(refusals),
-            &failure,
-            shared.config.forwarding.attempts,
-        ) {
-            // What that instance ran and needed is nothing of the next one's.
-            (story.sent, story.timing) = (None, Timing::default());
-            origin = Origin::Retry(arrived);
+        let facts = Facts {
+            attempts: story.attempts.saturating_sub(untaken),
+            idempotent: retry::is_idempotent(call.parts.method.as_str()),
+            accepted: failure.accepted,
+            awaited: matches!(start, StartKind::Cold | StartKind::Prewarmed),
+            body_held: call.body.is_held(),
+            answer_begun: false,
+        };
+        let next = if failure.what.concerns_instance() {
+            retry::next(facts, shared.config.forwarding.attempts)
         } else {
-            return Err(Box::pin(explain(failure.what, &instance, shared.strain.as_ref())).await);
+            Next::Fail
+        };
+        match next {
+            Next::GoOn => {
+                untaken += 1;
+                (story.sent, story.timing.execute) = (None, Duration::ZERO);
+                let since = if let Origin::Untaken { since, .. } = origin { since } else { now() };
+                origin = Origin::Untaken { arrived, since };
+            }
+            Next::Repeat => {
+                // What that instance ran and needed is nothing of the next one's.
+                (story.sent, story.timing) = (None, Timing::default());
+                origin = Origin::Retry(arrived);
+            }
+            Next::Fail => {
+                return Err(Box::pin(explain(failure.what, &instance, shared.strain.as_ref())).await);
+            }
         }
         shared.stats.retries.inc();
         if let Ok(target) = present(&client, &target) {
@@ -271,17 +282,6 @@ async fn hold_body(body: &mut RequestBody, forwarding: Option<Forwarding>) -> Re
         Some(Forwarding::Frames) => Box::pin(body.hold_ready(HELD_BYTES)).await,
         Some(Forwarding::Attach) | None => Ok(()),
     }
-}
-
-fn may_repeat(call: &Call, attempts: u32, failure: &CallFailure, limit: u32) -> bool {
-    let facts = Facts {
-        attempts,
-        idempotent: retry::is_idempotent(call.parts.method.as_str()),
-        accepted: failure.accepted,
-        body_held: call.body.is_held(),
-        answer_begun: false,
-    };
-    failure.what.concerns_instance() && retry::may_retry(facts, limit)
 }
 
 /// The error answer; for a lost instance with the word how it ended, which comes a moment later, and for a failed call with the limit that

@@ -57,7 +57,9 @@ struct Line {
 enum Refused {
     /// The instance is to end: it answers and runs its calls, and takes no other.
     Ending,
-    /// It cannot be reached, or says what it must not.
+    /// It cannot be connected to.
+    Unreached(String),
+    /// It does not answer, or says what it must not.
     Lost(String),
 }
 
@@ -99,7 +101,11 @@ impl Pool {
     /// A new connection. Its task belongs to the thread and ends with the instance.
     async fn connect(&self, lane: &Lane) -> Result<Line, Refused> {
         let limit = self.limits.connect;
-        let attached = tokio::time::timeout(limit, self.attach());
+        let deadline = tokio::time::Instant::now() + limit;
+        let socket = Socket::connect(&self.instance.endpoint.address, limit)
+            .await
+            .map_err(|error| Refused::Unreached(format!("cannot connect to it: {error}")))?;
+        let attached = tokio::time::timeout_at(deadline, self.attach(socket));
         let socket =
             attached.await.map_err(|_| Refused::Lost(format!("no connection within {limit:?}")))??;
         let hold = Arc::default();
@@ -121,13 +127,11 @@ impl Pool {
     }
 
     /// `attach`, and the `accept` that answers it.
-    async fn attach(&self) -> Result<Socket, Refused> {
-        let endpoint = &self.instance.endpoint;
+    async fn attach(&self, mut socket: Socket) -> Result<Socket, Refused> {
         let text = |error: std::io::Error| Refused::Lost(format!("cannot connect to it: {error}"));
         let broken = |what: String| Refused::Lost(format!("it broke the protocol{what}"));
-        let mut socket = Socket::connect(&endpoint.address, self.limits.connect).await.map_err(text)?;
         let mut buffer = BytesMut::new();
-        let hello = Hello::new(Role::Attach, endpoint.secret.as_str());
+        let hello = Hello::new(Role::Attach, self.instance.endpoint.secret.as_str());
         Wire::Attach(hello).encode(&mut buffer).expect("a hello is a few hundred bytes");
         socket.write_all_buf(&mut buffer).await.map_err(text)?;
         loop {
@@ -225,9 +229,13 @@ async fn exchange(
                     refused(slot, &call.client.lane);
                     return Err(failed(What::Busy, Accepted::Never));
                 }
+                Err(Refused::Unreached(reason)) => {
+                    unreachable(slot, &reason);
+                    return Err(failed(What::Lost(reason), Accepted::Unreached));
+                }
                 Err(Refused::Lost(reason)) => {
                     unreachable(slot, &reason);
-                    return Err(failed(What::Lost(reason), Accepted::Never));
+                    return Err(failed(What::Lost(reason), Accepted::NotYet));
                 }
             },
         };
@@ -263,7 +271,7 @@ fn threw(response: &Response<Incoming>, instance: &Instance) -> Option<CallError
     Some(CallError::new(String::from_utf8_lossy(name.as_bytes()), ""))
 }
 
-/// The instance cannot even be connected to.
+/// The instance takes no connection.
 fn unreachable(slot: Slot, reason: &str) {
     let message = |instance| hearth_dispatch::ToScaler::Lost { instance, reason: reason.to_owned() };
     slot.revision.give_up(&slot.instance, message, reason);
