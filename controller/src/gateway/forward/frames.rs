@@ -382,7 +382,8 @@ impl Peer {
             let outline = frame.outline();
             if outline.stream == 0 {
                 match frame {
-                    Frame::Welcome(_) => {}
+                    // It is to end: the scaler has heard it too, and takes the instance back.
+                    Frame::Welcome(_) | Frame::Drain => {}
                     Frame::Pong(_) => {
                         self.state.borrow_mut().pong_due = None;
                         self.trust(now);
