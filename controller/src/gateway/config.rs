@@ -62,6 +62,10 @@ pub struct ForwardingLimits {
     pub stuck: Duration,
     /// Dedicated connections to an instance that stay open without a call, for each thread. Default 32.
     pub idle_connections: usize,
+    /// On a connection to a user's own server that was idle for so long goes no call which could not be repeated: it may be closed at that very
+    /// moment, and nobody can tell then whether the call was begun. Default 1 s: servers close connections that were idle for 2 s (gunicorn), 5 s
+    /// (Node, uvicorn, Apache) or more.
+    pub recent: Duration,
     /// How long an upgraded connection (WebSocket) may go on when its instance is revoked or the gateway stops. Default 30 s.
     pub upgrade_drain: Duration,
 }
@@ -102,6 +106,7 @@ impl Default for ForwardingLimits {
             ping: Duration::from_secs(5),
             stuck: Duration::from_secs(30),
             idle_connections: 32,
+            recent: Duration::from_secs(1),
             upgrade_drain: Duration::from_secs(30),
         }
     }

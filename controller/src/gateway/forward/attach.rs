@@ -9,10 +9,10 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::task::{Context, Poll, ready};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use bytes::{Bytes, BytesMut};
-use hearth_dispatch::retry::Accepted;
+use hearth_dispatch::retry::{self, Accepted};
 use hearth_protocol::bodies::error_type;
 use hearth_protocol::{CallError, Frame as Wire, Hello, Role, decode};
 use http::{Request, Response, StatusCode, Uri, Version};
@@ -69,6 +69,16 @@ struct Idle {
     line: Line,
     /// [`Instance::pauses`] when its last call began to wait for nothing more.
     pauses: u64,
+    since: Instant,
+}
+
+/// Which connections may carry a call.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Reuse {
+    /// Each: should it be closed in this moment, the call is repeated.
+    Any,
+    /// One that nobody closes just now: the call may run only once, or its body goes by and is not kept.
+    Recent,
 }
 
 impl Pool {
@@ -77,25 +87,37 @@ impl Pool {
     }
 
     /// One that is still open; the last used first, so that the others grow old and are closed by the instance.
-    fn take_idle(&self) -> Option<Line> {
+    fn take_idle(&self, reuse: Reuse) -> Option<Line> {
         let mut idle = self.idle.borrow_mut();
         let pauses = self.instance.pauses.load(Ordering::Acquire);
-        std::iter::from_fn(|| idle.pop())
-            // Node's own server under the bootstrap closes none.
-            .find(|idle| {
-                let young = idle.pauses == pauses || !self.instance.endpoint.own_server;
-                young && idle.line.sender.is_ready()
-            })
-            .map(|idle| idle.line)
+        // Node's own server under the bootstrap closes none.
+        let own_server = self.instance.endpoint.own_server;
+        let recent = (own_server && reuse == Reuse::Recent).then_some(self.limits.recent);
+        loop {
+            // Those below are older still, and good for other calls.
+            let last = idle.last()?;
+            if recent.is_some_and(|recent| now().saturating_duration_since(last.since) >= recent) {
+                return None;
+            }
+            let Idle { line, pauses: had, .. } = idle.pop()?;
+            if (had == pauses || !own_server) && line.sender.is_ready() {
+                return Some(line);
+            }
+        }
     }
 
     fn put_back(&self, line: Line) {
         let mut idle = self.idle.borrow_mut();
         let instance = &self.instance;
         let wanted = !instance.revoked.is_cancelled() && !instance.gone.is_cancelled();
-        if wanted && !line.sender.is_closed() && idle.len() < self.limits.idle_connections {
-            idle.push(Idle { line, pauses: instance.pauses.load(Ordering::Acquire) });
+        if !wanted || line.sender.is_closed() || self.limits.idle_connections == 0 {
+            return;
         }
+        if idle.len() >= self.limits.idle_connections {
+            // The oldest is the next to be closed, if it is not yet.
+            idle.remove(0);
+        }
+        idle.push(Idle { line, pauses: instance.pauses.load(Ordering::Acquire), since: now() });
     }
 
     /// A new connection. Its task belongs to the thread and ends with the instance.
@@ -220,8 +242,10 @@ async fn exchange(
     let failed = |what, accepted| Unanswered::Instance(CallFailure { what, accepted });
     let deadline = tokio::time::Instant::now() + execute;
     let mut request = request(call, Rc::clone(body));
+    let safe = retry::is_idempotent(call.parts.method.as_str());
+    let reuse = if safe && body.borrow().is_complete() { Reuse::Any } else { Reuse::Recent };
     loop {
-        let (line, kept) = match pool.take_idle() {
+        let (line, kept) = match pool.take_idle(reuse) {
             Some(line) => (line, true),
             None => match pool.connect(&call.client.lane).await {
                 Ok(line) => (line, false),

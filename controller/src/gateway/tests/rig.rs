@@ -97,12 +97,21 @@ impl Rig {
         slots: u32,
         single_use: bool,
     ) -> Instance {
-        let endpoint = Endpoint { single_use, ..self.endpoint(name, forwarding) };
+        self.grant_at(Endpoint { single_use, ..self.endpoint(name, forwarding) }, slots).await
+    }
+
+    async fn grant_at(&self, endpoint: Endpoint, slots: u32) -> Instance {
         let EndpointAddress::Unix(path) = &endpoint.address else { unreachable!() };
-        let listener = UnixListener::bind(path).unwrap();
+        let (listener, name) = (UnixListener::bind(path).unwrap(), endpoint.instance.clone());
         self.scaler.send(ToGateway::Grant { revision: revision(), endpoint, slots }).await.unwrap();
-        self.until(|handle| handle.revisions.takes_calls(&id(name))).await;
+        self.until(|handle| handle.revisions.takes_calls(&name)).await;
         Instance { listener }
+    }
+
+    /// The same with a server of the user's own.
+    pub(super) async fn grant_server(&self, name: &str, slots: u32) -> Instance {
+        let endpoint = Endpoint { own_server: true, ..self.endpoint(name, Forwarding::Attach) };
+        self.grant_at(endpoint, slots).await
     }
 
     /// Grants a slot on an instance that nobody can connect to.
