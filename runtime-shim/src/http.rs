@@ -211,8 +211,9 @@ async fn serve(shim: Rc<Shim>, server: Rc<Server>, stream: Stream) {
         connection.from_instance(welcome.outline())?;
         wire::send(&mut writer, &welcome).await?;
         let mut probes = JoinSet::new();
+        let mut told = false;
         loop {
-            // Both are cancel-safe.
+            // All are cancel-safe.
             let frame = tokio::select! {
                 frame = incoming.next() => match frame? {
                     Some(frame) => frame,
@@ -224,6 +225,13 @@ async fn serve(shim: Rc<Shim>, server: Rc<Server>, stream: Stream) {
                         connection.from_instance(pong.outline())?;
                         wire::send(&mut writer, &pong).await?;
                     }
+                    continue;
+                }
+                // Another may be needed while it runs its last calls.
+                () = shim.stopped(), if !told => {
+                    told = true;
+                    connection.from_instance(Frame::Drain.outline())?;
+                    wire::send(&mut writer, &Frame::Drain).await?;
                     continue;
                 }
             };

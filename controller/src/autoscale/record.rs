@@ -27,6 +27,13 @@ const SOONEST: Duration = Duration::from_millis(10);
 /// What comes within so long after those who waited were told that nothing starts for now fails at once; then it is told again to whoever waits.
 pub(super) const TOLD_FOR: Duration = Duration::from_secs(5);
 
+/// An instance that ends so soon after it was Ready, with no call to blame, may do so again and again.
+const TOO_SHORT: Duration = Duration::from_secs(5);
+
+/// After that, none is started ahead of need for so long. A request that waits does not wait for this: there are no more such starts than
+/// requests.
+const HOLD_OFF: Duration = Duration::from_secs(1);
+
 /// One Revision.
 #[derive(Debug)]
 pub(super) struct Record {
@@ -365,6 +372,15 @@ impl Record {
     pub(super) fn note_failure(&mut self, failure: &StartFailure, now: Instant) {
         self.failure = Some(failure.clone());
         self.mending.failed(failure.code, now);
+    }
+
+    /// An instance has ended or is to end, by itself or by somebody outside.
+    pub(super) fn note_loss(&mut self, instance: &InstanceId, now: Instant) {
+        let ready = self.instances.get(instance).and_then(|member| member.ready);
+        let short = ready.is_some_and(|ready| now.duration_since(ready) < TOO_SHORT);
+        if short && self.waiting == 0 && self.in_flight == 0 {
+            self.held_off = Some(now + HOLD_OFF);
+        }
     }
 
     pub(super) fn end_trials(&mut self, result: &Result<(), TrialError>) {

@@ -2,7 +2,7 @@
 //! drain). Every wait has a deadline; whatever an instance says is checked by the protocol's own rules.
 //!
 //! - [`Pending`] is a connection to `invoke.sock` after `welcome`: the runtime is up. It can be exercised and kept (a pooled instance), and
-//!   [`Pending::load`] brings the code in. [`load`] does all of it at once.
+//!   [`Pending::load`] brings the code in. [`load`] does all of it at once. Kept, it is told when the instance is to end ([`Pending::ends`]).
 //! - [`connect_control`] opens the control connection; [`Events`] are what the shim says, [`Commands`] what it can be told.
 
 #[cfg(test)]
@@ -32,6 +32,9 @@ const RETRY: Duration = Duration::from_micros(500);
 
 /// Bytes made ready for one read: a burst of log lines fits.
 const READ_BYTES: usize = 16 * 1024;
+
+/// The same where next to nothing is to come, for as long as an instance serves.
+const FEW_BYTES: usize = 64;
 
 /// Why an instance could not be talked to.
 #[derive(Debug, thiserror::Error)]
@@ -148,12 +151,28 @@ impl Pending {
         let begin = Instant::now();
         self.wire.send(&Frame::Load(load), LOADS, deadline).await?;
         let loaded = self.wire.receive(LOADS, deadline).await?;
-        // Nothing more is to come.
-        self.wire.buffer = BytesMut::new();
         match loaded {
             Frame::Loaded(Loaded::Ok { signature }) => Ok(LoadReport { signature, load: begin.elapsed() }),
             Frame::Loaded(Loaded::Error(error)) => Err(Error::Load(error)),
             other => Err(Violation::Unexpected(other.outline().kind).into()),
+        }
+    }
+
+    /// Waits until the instance says that it is to end, by whosever word; for ever once the connection is of no use, whose end says nothing.
+    ///
+    /// # Cancel safety
+    /// Nothing is lost when the future is dropped.
+    pub async fn ends(&mut self) {
+        if self.wire.buffer.is_empty() {
+            // There is one for each instance.
+            self.wire.buffer = BytesMut::new();
+        }
+        while !self.wire.ending {
+            match self.wire.frame("serve", FEW_BYTES).await {
+                Ok(Frame::Drain) => self.wire.ending = true,
+                Ok(_) => {}
+                Err(_) => std::future::pending().await,
+            }
         }
     }
 }
@@ -195,7 +214,7 @@ pub async fn connect_control(
     let (mut wire, _) = Wire::connect(address, Role::Control, deadline).await?;
     let hello = Hello { logs_after, ..Hello::new(Role::Control, secret) };
     wire.greet(hello, deadline).await?;
-    let Wire { reader, writer, buffer, connection } = wire;
+    let Wire { reader, writer, buffer, connection, .. } = wire;
     Ok((Events { reader, buffer, connection }, Commands { writer }))
 }
 
@@ -271,6 +290,8 @@ struct Wire {
     writer: Box<dyn AsyncWrite + Send + Unpin>,
     buffer: BytesMut,
     connection: Connection,
+    /// The instance has said that it is to end.
+    ending: bool,
 }
 
 impl std::fmt::Debug for Wire {
@@ -294,7 +315,7 @@ impl Wire {
         });
         let (reader, writer) = stream.await.map_err(|_| Error::Timeout { phase: PHASE })??;
         let connection = Connection::new(role);
-        Ok((Self { reader, writer, buffer: BytesMut::new(), connection }, Instant::now()))
+        Ok((Self { reader, writer, buffer: BytesMut::new(), connection, ending: false }, Instant::now()))
     }
 
     async fn greet(&mut self, hello: Hello, deadline: Instant) -> Result<Welcome, Error> {
@@ -311,8 +332,19 @@ impl Wire {
         send(&mut self.writer, frame, phase, deadline).await
     }
 
-    /// The next frame; an `error` on stream 0 is [`Error::Refused`].
+    /// The next frame that answers something.
     async fn receive(&mut self, phase: &'static str, deadline: Instant) -> Result<Frame, Error> {
+        loop {
+            let frame = timeout_at(deadline, self.frame(phase, READ_BYTES));
+            match frame.await.map_err(|_| Error::Timeout { phase })?? {
+                Frame::Drain => self.ending = true,
+                frame => return Ok(frame),
+            }
+        }
+    }
+
+    /// The next frame, read with so much room; an `error` on stream 0 is [`Error::Refused`]. Cancel-safe.
+    async fn frame(&mut self, phase: &'static str, room: usize) -> Result<Frame, Error> {
         loop {
             if let Some(frame) = decode(&mut self.buffer)? {
                 self.connection.from_instance(frame.outline())?;
@@ -321,9 +353,8 @@ impl Wire {
                     frame => Ok(frame),
                 };
             }
-            self.buffer.reserve(READ_BYTES);
-            let read = timeout_at(deadline, self.reader.read_buf(&mut self.buffer));
-            match read.await.map_err(|_| Error::Timeout { phase })? {
+            self.buffer.reserve(room);
+            match self.reader.read_buf(&mut self.buffer).await {
                 Ok(0) => return Err(Error::Closed { phase }),
                 Ok(_) => {}
                 Err(error) if error.kind() == io::ErrorKind::ConnectionReset => {

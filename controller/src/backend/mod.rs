@@ -119,6 +119,12 @@ pub trait Backend: Send + Sync + fmt::Debug + 'static {
         mpsc::channel(1).1
     }
 
+    /// How long after an instance has said itself that it was told to end the backend may still tell who takes it away, and why. Zero where it
+    /// tells of none.
+    fn tells_why_within(&self) -> Duration {
+        Duration::ZERO
+    }
+
     /// What this machine can and cannot do for this backend, for `hearth doctor`.
     async fn probe(&self) -> Vec<Capability>;
 

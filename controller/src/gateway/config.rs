@@ -51,7 +51,8 @@ pub struct Limits {
 /// How calls are carried to instances.
 #[derive(Debug, Clone)]
 pub struct ForwardingLimits {
-    /// How often one call is sent in all, when instances fail under it and it may be repeated. Default 3.
+    /// How often one call is sent in all, when instances fail under it and it may be repeated. Default 3. Instances that refuse it or cannot be
+    /// connected to are not counted ([`hearth_dispatch::retry`]).
     pub attempts: u32,
     /// Time to connect to an instance that is Ready. Default 5 s: a busy event loop accepts late.
     pub connect: Duration,
@@ -61,6 +62,10 @@ pub struct ForwardingLimits {
     pub stuck: Duration,
     /// Dedicated connections to an instance that stay open without a call, for each thread. Default 32.
     pub idle_connections: usize,
+    /// On a connection to a user's own server that was idle for so long goes no call which could not be repeated: it may be closed at that very
+    /// moment, and nobody can tell then whether the call was begun. Default 1 s: servers close connections that were idle for 2 s (gunicorn), 5 s
+    /// (Node, uvicorn, Apache) or more.
+    pub recent: Duration,
     /// How long an upgraded connection (WebSocket) may go on when its instance is revoked or the gateway stops. Default 30 s.
     pub upgrade_drain: Duration,
 }
@@ -101,6 +106,7 @@ impl Default for ForwardingLimits {
             ping: Duration::from_secs(5),
             stuck: Duration::from_secs(30),
             idle_connections: 32,
+            recent: Duration::from_secs(1),
             upgrade_drain: Duration::from_secs(30),
         }
     }

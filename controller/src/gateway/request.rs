@@ -1,4 +1,6 @@
-//! The way of one request, top to bottom: route, body, admission, forward, answer.
+//! The way of one request, top to bottom: route, body, admission, forward, answer. What it says of itself is [`head`]'s.
+
+mod head;
 
 use std::convert::Infallible;
 use std::rc::Rc;
@@ -6,18 +8,18 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use bytes::Bytes;
-use hearth_dispatch::retry::{self, Facts};
+use hearth_dispatch::retry::{self, Facts, Next};
 use hearth_dispatch::routes::{FUNCTION_PREFIX, Match};
 use hearth_dispatch::{Forwarding, Origin, StartKind};
 use hearth_protocol::frame::RequestId;
-use http::header::{self, HeaderMap, HeaderName, HeaderValue};
+use http::header::{self, HeaderName, HeaderValue};
 use http::request::Parts;
 use http::{Request, Response, StatusCode, Version};
 use hyper::body::Incoming;
 use hyper::upgrade::OnUpgrade;
 
 use super::admission::{Admitted, Denied, Slot, admit};
-use super::answer::{AnswerBody, Story, Timing, may_have_body, stamp, strip_hop_by_hop};
+use super::answer::{AnswerBody, Story, Timing, may_have_body, stamp};
 use super::body::RequestBody;
 use super::errors::{Code, Failure};
 use super::forward::event::Added;
@@ -25,12 +27,10 @@ use super::forward::{CallFailure, What, attach, exchange};
 use super::listener::Client;
 use super::revisions::{Instance, Leads, Target, now};
 use crate::pool::Strain;
+pub(super) use head::authority;
+use head::{below, check_host, host_of, prepare_headers, request_id, wants_upgrade};
 
 const REQUEST_ID: HeaderName = HeaderName::from_static("x-hearth-request-id");
-const FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
-const FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
-const FORWARDED_HOST: HeaderName = HeaderName::from_static("x-forwarded-host");
-const FORWARDED_PREFIX: HeaderName = HeaderName::from_static("x-forwarded-prefix");
 
 /// First part of a body that is held in memory, so that the call can be repeated: what an instance takes without credit.
 pub(super) const HELD_BYTES: usize = hearth_protocol::INITIAL_CREDIT as usize;
@@ -137,8 +137,8 @@ async fn way(story: &mut Story, call: &mut Call) -> Result<Answer, Failure> {
     }
 
     let mut origin = Origin::New;
-    // How often it was refused for want of room.
-    let mut refusals = 0;
+    // How often it was sent in vain without that being an attempt.
+    let mut untaken = 0;
     // Since when it waits for a slot.
     let mut asked = story.began;
     loop {
@@ -146,8 +146,8 @@ async fn way(story: &mut Story, call: &mut Call) -> Result<Answer, Failure> {
         // A slow client must not hold a slot: the body comes first. How much of it is needed depends on how the instances are called.
         hold_body(&mut call.body, target.revision.forwarding()).await?;
         match origin {
-            // It asks still: what refused it ran nothing.
-            Origin::Refused { .. } => {}
+            // It asks still: no instance has it.
+            Origin::Untaken { .. } => {}
             // A body that was there already took no time.
             _ if story.attempts == 0 && call.body.seen() == 0 => {}
             _ => asked = now(),
@@ -166,7 +166,7 @@ async fn way(story: &mut Story, call: &mut Call) -> Result<Answer, Failure> {
         };
         let Admitted { slot, start, init } = admitted;
         let waited = slot.taken().saturating_duration_since(asked);
-        let waits_on = matches!(origin, Origin::Refused { .. });
+        let waits_on = matches!(origin, Origin::Untaken { .. });
         let before = if waits_on { story.timing.init } else { Duration::ZERO };
         story.timing.init = (before + init).min(waited);
         story.timing.queue = waited.saturating_sub(story.timing.init);
@@ -191,25 +191,36 @@ async fn way(story: &mut Story, call: &mut Call) -> Result<Answer, Failure> {
         // Its place is among those that came when it did, whatever became of it since.
         let arrived = match origin {
             Origin::New => asked,
-            Origin::Retry(arrived) | Origin::Refused { arrived, .. } => arrived,
+            Origin::Retry(arrived) | Origin::Untaken { arrived, .. } => arrived,
         };
-        if matches!(failure.what, What::Busy) && call.body.is_held() {
-            refusals += 1;
-            story.sent = None;
-            story.timing.execute = Duration::ZERO;
-            let since = if let Origin::Refused { since, .. } = origin { since } else { now() };
-            origin = Origin::Refused { arrived, since };
-        } else if may_repeat(
-            call,
-            story.attempts.saturating_sub(refusals),
-            &failure,
-            shared.config.forwarding.attempts,
-        ) {
-            // What that instance ran and needed is nothing of the next one's.
-            (story.sent, story.timing) = (None, Timing::default());
-            origin = Origin::Retry(arrived);
+        let facts = Facts {
+            attempts: story.attempts.saturating_sub(untaken),
+            idempotent: retry::is_idempotent(call.parts.method.as_str()),
+            accepted: failure.accepted,
+            awaited: matches!(start, StartKind::Cold | StartKind::Prewarmed),
+            body_held: call.body.is_held(),
+            answer_begun: false,
+        };
+        let next = if failure.what.concerns_instance() {
+            retry::next(facts, shared.config.forwarding.attempts)
         } else {
-            return Err(Box::pin(explain(failure.what, &instance, shared.strain.as_ref())).await);
+            Next::Fail
+        };
+        match next {
+            Next::GoOn => {
+                untaken += 1;
+                (story.sent, story.timing.execute) = (None, Duration::ZERO);
+                let since = if let Origin::Untaken { since, .. } = origin { since } else { now() };
+                origin = Origin::Untaken { arrived, since };
+            }
+            Next::Repeat => {
+                // What that instance ran and needed is nothing of the next one's.
+                (story.sent, story.timing) = (None, Timing::default());
+                origin = Origin::Retry(arrived);
+            }
+            Next::Fail => {
+                return Err(Box::pin(explain(failure.what, &instance, shared.strain.as_ref())).await);
+            }
         }
         shared.stats.retries.inc();
         if let Ok(target) = present(&client, &target) {
@@ -231,19 +242,6 @@ fn route(call: &Call, story: &mut Story) -> Result<usize, Failure> {
         Match::Found { target: Leads::Nowhere(unready), .. } => Err(Failure::not_ready(unready)),
         Match::NotFound => Err(Failure::not_found(path)),
         Match::MethodNotAllowed { allow } => Err(Failure::method_not_allowed(&parts.method, allow)),
-    }
-}
-
-/// What the function sees of a path that only names it: the part after its name, so that a call by name is a call as any other.
-fn below(parts: &mut Parts, prefix: usize) {
-    let whole = parts.uri.path_and_query().map_or("/", http::uri::PathAndQuery::as_str);
-    let rest = whole.get(prefix..).unwrap_or_default();
-    let rest = if rest.starts_with('/') { rest.to_owned() } else { format!("/{rest}") };
-    let mut uri = parts.uri.clone().into_parts();
-    // It was a part of a valid path.
-    uri.path_and_query = rest.parse().ok();
-    if let Ok(uri) = http::Uri::from_parts(uri) {
-        parts.uri = uri;
     }
 }
 
@@ -284,17 +282,6 @@ async fn hold_body(body: &mut RequestBody, forwarding: Option<Forwarding>) -> Re
         Some(Forwarding::Frames) => Box::pin(body.hold_ready(HELD_BYTES)).await,
         Some(Forwarding::Attach) | None => Ok(()),
     }
-}
-
-fn may_repeat(call: &Call, attempts: u32, failure: &CallFailure, limit: u32) -> bool {
-    let facts = Facts {
-        attempts,
-        idempotent: retry::is_idempotent(call.parts.method.as_str()),
-        accepted: failure.accepted,
-        body_held: call.body.is_held(),
-        answer_begun: false,
-    };
-    failure.what.concerns_instance() && retry::may_retry(facts, limit)
 }
 
 /// The error answer; for a lost instance with the word how it ended, which comes a moment later, and for a failed call with the limit that
@@ -354,130 +341,9 @@ fn finish(answer: Answer, mut story: Box<Story>) -> Response<AnswerBody> {
     response
 }
 
-/// A valid id of the client's is kept, so that calls can be followed across systems.
-fn request_id(client: &Client, headers: &HeaderMap) -> (RequestId, HeaderValue) {
-    let given = headers.get(&REQUEST_ID).map(|value| Bytes::copy_from_slice(value.as_bytes()));
-    let text = given.filter(|text| RequestId::new(text.clone()).is_some());
-    let text = text.unwrap_or_else(|| client.lane.request_id());
-    let value = HeaderValue::from_maybe_shared(text.clone()).expect("a request id is visible ASCII");
-    (RequestId::new(text).expect("hex digits are visible ASCII"), value)
-}
-
-/// HTTP/1.1 asks for exactly one host (RFC 9112, 3.2).
-fn check_host(parts: &Parts) -> Result<(), Failure> {
-    let bad = |text: &'static str| Err(Failure::new(Code::BadRequest, text));
-    let mut hosts = parts.headers.get_all(header::HOST).iter();
-    match (hosts.next(), hosts.next()) {
-        (_, Some(_)) => bad("more than one Host header"),
-        (Some(host), None) if host.to_str().is_err() => bad("the Host header is not a host"),
-        (None, None) if parts.version == Version::HTTP_11 && parts.uri.authority().is_none() => {
-            bad("HTTP/1.1 asks for a Host header")
-        }
-        _ => Ok(()),
-    }
-}
-
-/// The host that the request names, with its port: of the target, or of the `Host` header, which was checked.
-pub(super) fn authority(parts: &Parts) -> &str {
-    let host = || parts.headers.get(header::HOST).and_then(|host| host.to_str().ok());
-    parts.uri.authority().map(http::uri::Authority::as_str).or_else(host).unwrap_or_default()
-}
-
-/// Without the port.
-fn host_of(authority: &str) -> &str {
-    match authority.rsplit_once(':') {
-        Some((host, port)) if port.bytes().all(|byte| byte.is_ascii_digit()) => host,
-        _ => authority,
-    }
-}
-
-fn wants_upgrade<B>(request: &Request<B>) -> bool {
-    request.version() == Version::HTTP_11
-        && request.headers().contains_key(header::UPGRADE)
-        && request.headers().get_all(header::CONNECTION).iter().any(|value| {
-            value
-                .as_bytes()
-                .split(|&byte| byte == b',')
-                .any(|token| token.trim_ascii().eq_ignore_ascii_case(b"upgrade"))
-        })
-}
-
-/// What the function sees of the way that the request came. Takes away what is not for it; returns what is to be added.
-fn prepare_headers(client: &Client, parts: &mut Parts, story: &Story, prefix: usize, upgrade: bool) -> Added {
-    let upgrade = if upgrade { parts.headers.get(header::UPGRADE).cloned() } else { None };
-    let target_host = parts.uri.authority().map(|authority| HeaderValue::from_str(authority.as_str()));
-    let headers = &mut parts.headers;
-    strip_hop_by_hop(headers);
-    if let Some(upgrade) = upgrade {
-        headers.insert(header::CONNECTION, HeaderValue::from_static("upgrade"));
-        headers.insert(header::UPGRADE, upgrade);
-    }
-    // One look at the names instead of a search for each: most requests have none of these.
-    let mut host = target_host.and_then(Result::ok);
-    let (mut has_host, mut has_proto, mut has_forwarded_host, mut ours) = (false, false, false, false);
-    for (name, value) in &*headers {
-        if name == header::HOST {
-            has_host = true;
-            host.get_or_insert_with(|| value.clone());
-        } else if name == FORWARDED_PROTO {
-            has_proto = true;
-        } else if name == FORWARDED_HOST {
-            has_forwarded_host = true;
-        } else {
-            ours |= name == FORWARDED_FOR
-                || name == FORWARDED_PREFIX
-                || name == REQUEST_ID
-                || name == header::EXPECT;
-        }
-    }
-    let mut forwarded_for = client.ip_value.clone();
-    if ours {
-        if let Some(value) = forwarded_chain(headers, &client.ip) {
-            forwarded_for = value;
-        }
-        // Hearth's own: a client's prefix would be a lie. And hyper answers what is expected, when the body is read.
-        for name in [FORWARDED_FOR, FORWARDED_PREFIX, REQUEST_ID, header::EXPECT] {
-            headers.remove(name);
-        }
-    }
-    let prefix = parts.uri.path().get(..prefix).filter(|prefix| !prefix.is_empty());
-    let prefix = prefix.and_then(|prefix| HeaderValue::from_str(prefix).ok());
-    [
-        Some((FORWARDED_FOR, forwarded_for)),
-        // Whoever stands before the gateway and ends TLS says so; the gateway itself speaks plain HTTP.
-        (!has_proto).then_some((FORWARDED_PROTO, const { HeaderValue::from_static("http") })),
-        host.clone().filter(|_| !has_host).map(|host| (header::HOST, host)),
-        host.filter(|_| !has_forwarded_host).map(|host| (FORWARDED_HOST, host)),
-        prefix.map(|prefix| (FORWARDED_PREFIX, prefix)),
-        Some((REQUEST_ID, story.request_id.clone())),
-    ]
-}
-
-/// The addresses that are named already, and the client's.
-fn forwarded_chain(headers: &HeaderMap, ip: &str) -> Option<HeaderValue> {
-    let mut chain: Vec<&[u8]> = headers.get_all(FORWARDED_FOR).iter().map(HeaderValue::as_bytes).collect();
-    chain.push(ip.as_bytes());
-    HeaderValue::from_maybe_shared(Bytes::from(chain.join(&b", "[..]))).ok()
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn a_function_that_is_called_by_its_name_sees_what_comes_after_it() {
-        for (uri, expected) in [
-            ("/function/default/hello/a/b?c=d", "/a/b?c=d"),
-            ("/function/default/hello", "/"),
-            ("/function/default/hello?c=d", "/?c=d"),
-            ("/function/default/hello/", "/"),
-            ("http://host/function/default/hello/a", "http://host/a"),
-        ] {
-            let (mut parts, ()) = Request::builder().uri(uri).body(()).unwrap().into_parts();
-            below(&mut parts, "/function/default/hello".len());
-            assert_eq!(parts.uri.to_string(), expected);
-        }
-    }
 
     #[test]
     fn the_future_of_a_request_is_small() {

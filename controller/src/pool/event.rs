@@ -55,7 +55,7 @@ pub enum Happened {
     TakenAway {
         /// Who, for people.
         why: String,
-        /// How long its calls have to end.
+        /// How long its calls have to end; [`Duration::MAX`]: as long as calls have where an instance is drained.
         left: Duration,
     },
     /// Its process ended by itself. Its remains are being taken away.

@@ -15,7 +15,7 @@ use hearth_dispatch::{Endpoint, EndpointAddress, Forwarding, StartKind};
 use hearth_function::InstanceId;
 use hearth_protocol::Signature;
 use tokio::sync::{mpsc, watch};
-use tokio::time::{Instant, sleep_until, timeout};
+use tokio::time::{Instant, sleep, sleep_until, timeout};
 
 use super::class::Class;
 use super::failure::Failure;
@@ -122,6 +122,8 @@ pub(super) enum What {
     Ended {
         exit: Exit,
     },
+    /// It is to end by another's word, and takes no more calls.
+    Leaves,
     /// Its calls did not end in time.
     Overdue,
     /// The backend could not take it away, and is asked again.
@@ -164,7 +166,14 @@ pub(super) enum Origin {
 struct Up {
     signature: Signature,
     served: u64,
-    /// Kept for as long as it serves ([`control::Pending::load`]).
+    connection: control::Pending,
+}
+
+/// An instance that can take calls.
+struct Serving {
+    endpoint: Endpoint,
+    served: u64,
+    /// Kept for as long as it is there ([`control::Pending::load`]), and the first to hear that it is to end.
     connection: control::Pending,
 }
 
@@ -264,29 +273,26 @@ impl Task {
             Ok(up) => self.limit(&template.limits).await.map(|()| up),
             Err(error) => Err(error),
         };
-        let (ready, kept) = match up {
-            Ok(Up { signature, served, connection }) => {
-                let time = phases.schedule + began.elapsed();
-                (Ok((self.endpoint(started, &template, signature, start, time), served)), Some(connection))
-            }
-            Err(error) => (Err(error), None),
-        };
+        let ready = up.map(|Up { signature, served, connection }| {
+            let time = phases.schedule + began.elapsed();
+            let endpoint = self.endpoint(started, &template, signature, start, time);
+            Serving { endpoint, served, connection }
+        });
         self.go_on(ready, phases, began.elapsed(), lines).await;
-        drop(kept);
     }
 
     /// Serves when it is Ready, and in any case until it is taken away. `total` is the time of its start but for its turn.
     async fn go_on(
         &mut self,
-        ready: Result<(Endpoint, u64), NotReady>,
+        ready: Result<Serving, NotReady>,
         phases: Phases,
         total: Duration,
         lines: &LastLines,
     ) {
         match ready {
-            Ok((endpoint, served)) => {
+            Ok(Serving { endpoint, served, mut connection }) => {
                 self.report(What::Ready { endpoint: Box::new(endpoint), phases, served }).await;
-                let grace = self.serve().await;
+                let grace = self.serve(&mut connection).await;
                 self.remove(grace).await;
             }
             Err(NotReady::Failed(mut failure)) => {
@@ -368,7 +374,8 @@ impl Task {
     }
 
     /// Until it is to be taken away: the grace that it has then.
-    async fn serve(&mut self) -> Duration {
+    async fn serve(&mut self, connection: &mut control::Pending) -> Duration {
+        let mut leaves = false;
         loop {
             let now = self.orders.borrow_and_update().clone();
             if let Some(exit) = now.exit {
@@ -386,12 +393,23 @@ impl Task {
                     None => std::future::pending().await,
                 }
             };
+            // What was told already is no news from it.
+            let listens = now.wish == Wish::Run && !leaves;
+            let why_comes = self.backend.tells_why_within();
+            let told_to_end = async {
+                connection.ends().await;
+                sleep(why_comes).await;
+            };
             tokio::select! {
                 changed = self.orders.changed() => {
                     // The pool is gone without having waited: the next controller adopts the instance.
                     if changed.is_err() {
                         return std::future::pending().await;
                     }
+                }
+                () = told_to_end, if listens => {
+                    leaves = true;
+                    self.report(What::Leaves).await;
                 }
                 () = overdue => {
                     self.report(What::Overdue).await;

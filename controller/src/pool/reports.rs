@@ -4,16 +4,19 @@ use std::time::Duration;
 
 use tokio::task::JoinError;
 
-use super::Pool;
 use super::event::{Event, Happened};
 use super::failure::{Failure, INTERNAL};
 use super::instance::{Report, What};
 use super::life::{self, State};
+use super::{Entry, Pool};
 use crate::backend::{Ended, Exit, Hindered, TakenAway};
 
 /// By which SIGTERM ends a process: the signal's number, and the shell's word for it.
 const SIGTERM: i32 = 15;
 const BY_SIGTERM: i32 = 128 + SIGTERM;
+
+/// Why an instance leaves of which nothing else is known: somebody has sent it SIGTERM.
+const TOLD_TO_END: &str = "it was told to end from outside";
 
 impl Pool {
     pub(super) fn take(&mut self, report: Report) -> Option<Event> {
@@ -59,6 +62,7 @@ impl Pool {
                 entry.step(&instance, life::Event::Ended { how: how.clone() });
                 Some(Happened::Ended { how, as_told })
             }
+            What::Leaves => entry.leaves().map(|why| Happened::TakenAway { why, left: Duration::MAX }),
             What::Overdue => {
                 let why = "its calls did not end in time".to_owned();
                 entry.step(&instance, life::Event::Stop { why });
@@ -131,6 +135,15 @@ impl Pool {
         };
         let revision = entry.subject.revision();
         happened.map(|what| Event { instance, revision, what })
+    }
+}
+
+impl Entry {
+    /// It has heard from somebody else that it is to end; why that is news, if it is: whoever has it taken away and says so knows better why.
+    fn leaves(&mut self) -> Option<String> {
+        let serves = matches!(self.state, State::Ready | State::Paused);
+        let news = serves && self.taken_away.is_none();
+        news.then(|| self.taken_away.insert(TOLD_TO_END.to_owned()).clone())
     }
 }
 

@@ -241,7 +241,12 @@ impl Staged {
         self.take_away.send(taken).await.unwrap();
     }
 
-    /// The same, and nobody is told.
+    /// Somebody outside tells an instance to end: it says so itself, to those that are connected.
+    pub(crate) fn tell_to_end(&self, instance: &InstanceId) {
+        self.stage.lock().unwrap().calls[instance].ending.send_replace(true);
+    }
+
+    /// As [`Self::take_away`], and nobody is told.
     pub(crate) fn tell_to_leave(&self, instance: &InstanceId, left: Duration) {
         self.stage.lock().unwrap().running.get_mut(instance).unwrap().taken_away = Some(left);
     }

@@ -92,8 +92,8 @@ fn a_leader_and_its_instances_that_are_killed_together_lose_no_call_that_can_be_
     cluster.work();
     cluster.controller();
     let slow = "exports.handler = () => new Promise((done) => setTimeout(done, 20, { statusCode: 200 }))";
-    // Fewer than a call has attempts: it may meet each of them dead.
-    cluster.apply(&node_with("struck", slow, "scale: { min: 2, max: 2 }\nconcurrency: { limit: 3 }"));
+    // More than a call has attempts: it may meet each of them dead.
+    cluster.apply(&node_with("struck", slow, "scale: { min: 4, max: 4 }\nconcurrency: { limit: 2 }"));
     cluster.ready("struck");
     let callers: Vec<_> = (0..12).map(|number| cluster.caller_at("struck", number % 2)).collect();
     pause(Duration::from_secs(1));

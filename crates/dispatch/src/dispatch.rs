@@ -180,10 +180,10 @@ impl<W, E: Clone> Dispatch<W, E> {
         if origin == Origin::New {
             self.meter.arrived += 1;
         }
-        if let Origin::Refused { since, .. } = origin
+        if let Origin::Untaken { since, .. } = origin
             && self.expires(since) <= now
         {
-            // Else instances that refuse in turn could send it round for ever.
+            // Else instances that refuse in turn, or are there and cannot be reached, could send it round for ever.
             self.meter.refused += 1;
             return Admission::Rejected(self.too_late(now, since));
         }
@@ -205,7 +205,7 @@ impl<W, E: Clone> Dispatch<W, E> {
         let (arrived, since) = match origin {
             Origin::New => (now, now),
             Origin::Retry(arrived) => (arrived, now),
-            Origin::Refused { arrived, since } => (arrived, since),
+            Origin::Untaken { arrived, since } => (arrived, since),
         };
         // Threads take their `now` before they take the lock: the newest goes last, however its clock stood.
         let at = match origin {

@@ -35,11 +35,12 @@ pub enum Origin {
     New,
     /// It came at this time, was admitted, and its instance failed: it goes before those that came later.
     Retry(Instant),
-    /// Its instance has refused it for want of room: it waits on, before those that came later.
-    Refused {
+    /// No instance has it: the one that it was sent to has refused it for want of room, or could not be connected to
+    /// ([`Next::GoOn`](crate::retry::Next::GoOn)). It waits on, before those that came later.
+    Untaken {
         /// When it came.
         arrived: Instant,
-        /// When it was refused first, since it last failed in another way: its limits count from here. What it had waited before, as for a start,
+        /// When that happened first, since it last failed in another way: its limits count from here. What it had waited before, as for a start,
         /// was another wait.
         since: Instant,
     },

@@ -88,7 +88,7 @@ pub enum Frame {
         /// The call's number.
         stream: u32,
     },
-    /// Take no new calls.
+    /// Take no new calls; of the instance: it takes none.
     Drain,
     /// This connection becomes plain HTTP/1.1.
     Attach(Hello),

@@ -40,7 +40,7 @@ pub enum Kind {
     Pong = 16,
     /// Refused before anything ran.
     Busy = 17,
-    /// Take no new calls.
+    /// Take no new calls; of the instance: it takes none.
     Drain = 18,
     /// This connection becomes plain HTTP/1.1.
     Attach = 19,

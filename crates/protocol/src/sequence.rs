@@ -345,7 +345,9 @@ impl Connection {
             (Kind::Welcome, _, Phase::Greeted) => self.phase = Phase::Open,
             // Whatever else it is, it comes after `welcome`.
             (_, _, Phase::Greeted) => return Err(Violation::Unexpected(kind)),
-            (Kind::Pong, ..) | (Kind::Log | Kind::Exit, Role::Control, _) => {}
+            (Kind::Pong, ..)
+            | (Kind::Log | Kind::Exit, Role::Control, _)
+            | (Kind::Drain, Role::Invoke, _) => {}
             (Kind::Loaded, Role::Invoke, _) if self.loading => self.loading = false,
             (_, Role::Invoke, _) if stream != 0 => {
                 let Some(call) = self.calls.get_mut(&stream) else {

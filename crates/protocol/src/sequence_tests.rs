@@ -138,6 +138,8 @@ fn each_role_has_its_frames() {
     invoke.from_caller(plain(Kind::Load, 0)).unwrap();
     assert_eq!(invoke.from_caller(plain(Kind::Load, 0)), Err(Violation::Unexpected(Kind::Load)));
     invoke.from_instance(plain(Kind::Loaded, 0)).unwrap();
+    invoke.from_instance(plain(Kind::Drain, 0)).unwrap();
+    assert_eq!(control.from_instance(plain(Kind::Drain, 0)), Err(Violation::Unexpected(Kind::Drain)));
 
     let mut attach = Connection::new(Role::Attach);
     attach.from_caller(plain(Kind::Attach, 0)).unwrap();

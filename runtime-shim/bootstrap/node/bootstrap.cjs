@@ -45,11 +45,12 @@ const state = {
     });
   },
 
-  /** No new calls; the process ends after the last one. It listens until then: whoever cannot connect takes it for lost, with the calls that
-   * run, and has it killed. */
+  /** No new calls; the process ends after the last one, and says so to those that are connected. It listens until then: whoever cannot connect
+   * takes it for lost, with the calls that run, and has it killed. */
   drain() {
     if (state.draining) return;
     state.draining = true;
+    for (const connection of state.connections) connection.tellEnding();
     if (state.handler && state.handler.drain) state.handler.drain();
     endIfIdle();
   },

@@ -116,7 +116,13 @@ class Connection {
     const welcome = { version: 1, instance: boot.instance, served };
     if (handler !== null) welcome.signature = handler.signature;
     this.json(WELCOME, 0, welcome);
+    this.tellEnding();
     return true;
+  }
+
+  /** Tells that the instance is to end, if it is: another may be needed while it runs its last calls. */
+  tellEnding() {
+    if (this.greeted && this.state.draining) this.plain(DRAIN, 0);
   }
 
   /** The connection becomes plain HTTP; `early` is what came behind the frame. */

@@ -204,7 +204,13 @@ class Connection:
         if instance.handler is not None:
             text += ',"signature":"%s"' % instance.handler.signature
         self.frame(WELCOME, 0, 0, (text + "}").encode())
+        self.tell_ending()
         return True
+
+    def tell_ending(self):
+        """Tells that the instance is to end, if it is: another may be needed while it runs its last calls."""
+        if self.greeted and self.instance.draining:
+            self.frame(DRAIN, 0, 0, b"")
 
     def invoke(self, flags, stream, payload, started):
         if stream != self.last + 1:
@@ -385,11 +391,13 @@ class Instance:
             self.end()
 
     def drain(self):
-        """No new calls; the process ends after the last one."""
+        """No new calls; the process ends after the last one, and says so to those that are connected."""
         with self.lock:
             if self.draining:
                 return
             self.draining = True
+        for connection in list(self.connections.values()):
+            connection.tell_ending()
         self.end_if_drained()
 
     def end(self):

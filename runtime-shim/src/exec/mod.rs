@@ -170,6 +170,7 @@ async fn read(
     calls: &mut JoinSet<u32>,
 ) -> Result<(), Error> {
     let mut handles: HashMap<u32, Handle> = HashMap::new();
+    let mut told = false;
     loop {
         let frame = tokio::select! {
             frame = incoming.next() => frame?,
@@ -177,6 +178,12 @@ async fn read(
                 if let Ok(stream) = ended {
                     handles.remove(&stream);
                 }
+                continue;
+            }
+            // Another may be needed while it runs its last calls.
+            () = exec.shim.stopped(), if !told => {
+                told = true;
+                link.send(&Frame::Drain)?;
                 continue;
             }
         };

@@ -270,6 +270,8 @@ pub(crate) struct Caller {
     buffer: BytesMut,
     pub(crate) rules: Connection,
     pub(crate) welcome: Welcome,
+    /// It has said that it is to end.
+    pub(crate) ending: bool,
 }
 
 /// A whole answer.
@@ -294,7 +296,7 @@ impl Caller {
     pub(crate) fn greet(stream: UnixStream, hello: Hello) -> Self {
         let welcome = Welcome { version: 0, instance: String::new(), served: 0, signature: None };
         let rules = Connection::new(hello.role);
-        let mut caller = Self { stream, buffer: BytesMut::new(), rules, welcome };
+        let mut caller = Self { stream, buffer: BytesMut::new(), rules, welcome, ending: false };
         caller.send(&Frame::Hello(hello));
         match caller.next() {
             Frame::Welcome(welcome) => caller.welcome = welcome,
@@ -310,12 +312,16 @@ impl Caller {
         self.stream.write_all(&bytes).unwrap();
     }
 
-    /// The next frame; `None` when the other side has closed.
+    /// The next frame; `None` when the other side has closed. That the instance is to end is kept, and is none.
     pub(crate) fn try_next(&mut self) -> Option<(Frame, Step)> {
         loop {
             if let Some(frame) = decode(&mut self.buffer).unwrap() {
                 let step =
                     self.rules.from_instance(frame.outline()).unwrap_or_else(|v| panic!("{v}: {frame:?}"));
+                if frame == Frame::Drain {
+                    assert!(!std::mem::replace(&mut self.ending, true), "it says so once");
+                    continue;
+                }
                 return Some((frame, step));
             }
             let mut piece = [0; 16 * 1024];

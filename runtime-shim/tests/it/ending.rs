@@ -18,7 +18,10 @@ fn refuses_calls(shim: &Shim) -> Vec<Caller> {
         let stream = caller.open("r", &json!({}), b"", true);
         caller.send(&Frame::Ping(*b"12345678"));
         match caller.next() {
-            Frame::Busy { stream: refused } if refused == stream => return ran,
+            Frame::Busy { stream: refused } if refused == stream => {
+                assert!(caller.ending, "who connects is told first");
+                return ran;
+            }
             // It has not heard yet.
             Frame::Pong(_) => ran.push(caller),
             other => panic!("{other:?}"),
@@ -38,6 +41,12 @@ fn refuses_connections(shim: &Shim) -> Vec<std::os::unix::net::UnixStream> {
         }
         pause();
     }
+}
+
+fn tells_who_connects(shim: &Shim) -> bool {
+    let mut caller = shim.invoke();
+    caller.ping();
+    caller.ending
 }
 
 fn ends_well(mut shim: Shim) {
@@ -73,6 +82,7 @@ def handler(event, context):
         let ran = refuses_calls(&shim);
         // It answers who asks whether it still does.
         caller.ping();
+        assert!(caller.ending, "and has told who was connected");
         std::fs::write(shim.code().join("go"), "").unwrap();
         assert_eq!(caller.answer(stream).unwrap().text(), "\"done\"");
         for mut late in ran {
@@ -92,11 +102,13 @@ fn a_connection_of_the_http_signature_is_refused_and_who_was_let_in_before_is_an
         )
         .start();
     let control = shim.control(0);
-    let caller = shim.loaded("index.handler");
+    let mut caller = shim.loaded("index.handler");
     // Its request comes when the end has begun and nothing runs.
     let mut early = attach(&shim).unwrap();
     shim.signal(Signal::TERM);
     let between = refuses_connections(&shim);
+    caller.ping();
+    assert!(caller.ending && tells_who_connects(&shim));
     for mut stream in between {
         exchange(&mut stream, REQUEST, "done");
     }
@@ -135,8 +147,28 @@ fn a_server_that_listens_no_more_while_it_ends_is_not_broken() {
     assert!(refuses_connections(&shim).is_empty());
     // As far as anybody can tell.
     caller.ping();
+    assert!(caller.ending && tells_who_connects(&shim));
     std::fs::write(shim.code().join("go"), "").unwrap();
     assert!(exchange(&mut running, "", "done").contains("200 OK"));
     drop((caller, control, running));
+    ends_well(shim);
+}
+
+#[test]
+fn an_instance_of_processes_tells_that_it_is_to_end_and_ends_with_the_last() {
+    let command = ["sh", "-c", "echo in >&2; while [ ! -e go ]; do sleep 0.01; done; echo done"];
+    let shim = Setup::new(ShimProcess::Exec { command: command.map(str::to_owned).to_vec() }).start();
+    let mut control = shim.control(0);
+    let mut caller = shim.invoke();
+    assert!(matches!(caller.load(shim.load_request("")), Loaded::Ok { .. }));
+    let stream = caller.open("r-1", &crate::client::get("/"), b"", true);
+    control.logs_until(|record| record.line == "in");
+    shim.signal(Signal::TERM);
+    assert!(refuses_calls(&shim).is_empty(), "another one would not end");
+    caller.ping();
+    assert!(caller.ending);
+    std::fs::write(shim.code().join("go"), "").unwrap();
+    assert_eq!(caller.answer(stream).unwrap().text(), "done\n");
+    drop((caller, control));
     ends_well(shim);
 }

@@ -18,13 +18,6 @@ use crate::telemetry::tracing::TOLD;
 /// An instance that a gateway lost has mostly ended, and the backend is about to say how. After this it is killed.
 const SUSPICION: Duration = Duration::from_millis(200);
 
-/// An instance that ends so soon after it was Ready, with no call to blame, may do so again and again.
-const TOO_SHORT: Duration = Duration::from_secs(5);
-
-/// After that, none is started ahead of need for so long. A request that waits does not wait for this: there are no more such starts than
-/// requests.
-const HOLD_OFF: Duration = Duration::from_secs(1);
-
 impl Service {
     /// Says to the gateway what fits into its channel, before anything else is done: a request waits for a grant.
     pub(super) fn tell_gateway(&mut self) {
@@ -149,14 +142,11 @@ impl Service {
                 self.suspects.remove(&instance);
                 self.turns.done(&instance, now);
                 self.gone(&instance, &how);
-                let member = self.leave(&instance);
+                if let Some(record) = self.records.get_mut(&revision) {
+                    record.note_loss(&instance, now);
+                }
+                self.leave(&instance);
                 if let Some(record) = self.records.get_mut(&revision).filter(|_| !as_told) {
-                    let short = member
-                        .and_then(|member| member.ready)
-                        .is_some_and(|ready| now.duration_since(ready) < TOO_SHORT);
-                    if short && record.waiting == 0 && record.in_flight == 0 {
-                        record.held_off = Some(now + HOLD_OFF);
-                    }
                     let function = record.target.template.function();
                     self.logs.remark(function, Some(&instance), format!("the instance ended: {how}"));
                 }

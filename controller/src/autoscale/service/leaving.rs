@@ -1,4 +1,4 @@
-//! Instances that something outside takes away: Kubernetes drains a node, or somebody deletes a Pod.
+//! Instances that something outside takes away: Kubernetes drains a node, somebody deletes a Pod, or ends a process by SIGTERM.
 
 use std::time::Duration;
 
@@ -15,7 +15,8 @@ impl Service {
     pub(super) fn note_taken_away(&mut self, instance: &InstanceId, why: &str, left: Duration, now: Instant) {
         self.turns.done(instance, now);
         if let Some((revision, record)) = holder(&mut self.records, instance) {
-            tracing::info!(%revision, %instance, why, ?left, "instance taken away");
+            tracing::info!(%revision, %instance, why, left = ?Some(left).filter(|left| *left < Duration::MAX), "instance taken away");
+            record.note_loss(instance, now);
             record.note_event(About::TakenAway, format!("{instance} leaves: {why}"), Timestamp::now());
             let function = record.target.template.function();
             self.logs.remark(function, Some(instance), format!("the instance leaves: {why}"));

@@ -158,3 +158,78 @@ async fn one_that_leaves_keeps_its_time_though_a_gateway_cannot_reach_it() {
         assert_eq!(scene.backend.stops().len(), 1);
     }
 }
+
+#[tokio::test(start_paused = true)]
+async fn one_that_was_told_to_end_from_outside_leaves_and_is_replaced_at_once() {
+    let mut scene = Scene::new();
+    scene.handle.put(hello(Reach::Routed)).await.unwrap();
+    scene.want(1, 0).await;
+    let old = scene.granted().await;
+    scene.load(1).await;
+    let began = Instant::now();
+    scene.backend.tell_to_end(&old);
+    scene.revoked(&old).await;
+    let new = scene.granted().await;
+    assert_ne!(new, old);
+    assert!(began.elapsed() < Duration::from_secs(1), "{:?}", began.elapsed());
+    assert_eq!(scene.backend.running().len(), 2, "its call runs on");
+    assert!(scene.backend.stops().is_empty());
+    scene.backend.end(&old, EXIT).await;
+    let reason = "it was told to end from outside: exit code 0".to_owned();
+    assert_eq!(scene.heard().await, ToGateway::Gone { instance: old.clone(), reason });
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    assert!(scene.told(&format!("{old} leaves: it was told to end from outside")));
+    let notes = scene.notes().await;
+    assert_eq!(notes, ["the instance leaves: it was told to end from outside"], "its end is no mishap");
+}
+
+#[tokio::test(start_paused = true)]
+async fn one_that_was_told_to_end_while_nobody_ran_is_found_out_by_the_next_controller() {
+    let mut scene = Scene::new();
+    scene.handle.put(hello(Reach::Routed)).await.unwrap();
+    scene.want(1, 0).await;
+    let old = scene.granted().await;
+    let mut scene = scene.restart().await;
+    scene.backend.tell_to_end(&old);
+    scene.handle.put(hello(Reach::Routed)).await.unwrap();
+    scene.handle.settled().await.unwrap();
+    scene.want(1, 0).await;
+    assert_eq!(scene.granted().await, old, "it answers");
+    scene.revoked(&old).await;
+    assert_ne!(scene.granted().await, old);
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_an_instance_says_of_its_end_is_no_news_where_it_was_told_by_us_or_leaves_already() {
+    let mut scene = Scene::new();
+    scene.handle.put(hello(Reach::Routed)).await.unwrap();
+    scene.want(1, 0).await;
+    let taken = scene.granted().await;
+    scene.load(1).await;
+    scene.backend.take_away(&taken, Duration::from_secs(20)).await;
+    scene.revoked(&taken).await;
+    let drained = scene.granted().await;
+    scene.backend.tell_to_end(&taken);
+    scene.handle.put(hello(Reach::Retired)).await.unwrap();
+    scene.load(0).await;
+    scene.revoked(&drained).await;
+    scene.backend.tell_to_end(&drained);
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    assert_eq!(scene.notes().await, ["the instance leaves: its node is drained"]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn those_that_leave_as_soon_as_they_are_ready_do_not_come_and_go_without_a_pause() {
+    let mut scene = Scene::new();
+    let kept = target("hello-00001", json!({}), |policy| policy.min = 1, Reach::Routed);
+    scene.handle.put(kept).await.unwrap();
+    let began = Instant::now();
+    for _ in 0..5 {
+        let instance = scene.granted().await;
+        scene.backend.tell_to_end(&instance);
+        scene.revoked(&instance).await;
+        scene.backend.end(&instance, EXIT).await;
+        assert!(matches!(scene.heard().await, ToGateway::Gone { .. }));
+    }
+    assert!(began.elapsed() >= Duration::from_secs(4), "{:?}", began.elapsed());
+}

@@ -98,6 +98,37 @@ async fn what_goes_wrong_is_told_apart() {
     }
 }
 
+#[tokio::test]
+async fn one_that_is_to_end_says_so_while_it_is_loaded_or_later_and_one_that_is_gone_does_not() {
+    let (_directory, address) = place();
+    let loaded = Frame::Loaded(Loaded::Ok { signature: Signature::Event });
+    for [first, second] in [[Frame::Drain, loaded.clone()], [loaded, Frame::Drain]] {
+        let listener = listen(&address);
+        let shim = async {
+            let (mut stream, _) = listener.accept().await.unwrap();
+            let mut bytes = BytesMut::new();
+            for frame in [welcome(), first, second] {
+                frame.encode(&mut bytes).unwrap();
+            }
+            stream.write_all(&bytes).await.unwrap();
+            stream
+        };
+        let caller = async {
+            let mut pending = Pending::connect(&address, SECRET, soon()).await.unwrap();
+            pending.load(request(), soon()).await.unwrap();
+            timeout_at(soon(), pending.ends()).await.unwrap();
+        };
+        tokio::join!(shim, caller);
+        let Address::Unix(path) = &address else { panic!() };
+        std::fs::remove_file(path).unwrap();
+    }
+    let closes = instance(listen(&address), vec![welcome()]);
+    let (_, pending) = tokio::join!(closes, Pending::connect(&address, SECRET, soon()));
+    let mut pending = pending.unwrap();
+    tokio::time::pause();
+    assert!(timeout_at(Instant::now() + Duration::from_secs(3600), pending.ends()).await.is_err());
+}
+
 #[tokio::test(start_paused = true)]
 async fn every_wait_ends_at_its_deadline() {
     let (_directory, address) = place();

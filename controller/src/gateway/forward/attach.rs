@@ -9,10 +9,10 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::task::{Context, Poll, ready};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use bytes::{Bytes, BytesMut};
-use hearth_dispatch::retry::Accepted;
+use hearth_dispatch::retry::{self, Accepted};
 use hearth_protocol::bodies::error_type;
 use hearth_protocol::{CallError, Frame as Wire, Hello, Role, decode};
 use http::{Request, Response, StatusCode, Uri, Version};
@@ -57,7 +57,9 @@ struct Line {
 enum Refused {
     /// The instance is to end: it answers and runs its calls, and takes no other.
     Ending,
-    /// It cannot be reached, or says what it must not.
+    /// It cannot be connected to.
+    Unreached(String),
+    /// It does not answer, or says what it must not.
     Lost(String),
 }
 
@@ -67,6 +69,16 @@ struct Idle {
     line: Line,
     /// [`Instance::pauses`] when its last call began to wait for nothing more.
     pauses: u64,
+    since: Instant,
+}
+
+/// Which connections may carry a call.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Reuse {
+    /// Each: should it be closed in this moment, the call is repeated.
+    Any,
+    /// One that nobody closes just now: the call may run only once, or its body goes by and is not kept.
+    Recent,
 }
 
 impl Pool {
@@ -75,31 +87,47 @@ impl Pool {
     }
 
     /// One that is still open; the last used first, so that the others grow old and are closed by the instance.
-    fn take_idle(&self) -> Option<Line> {
+    fn take_idle(&self, reuse: Reuse) -> Option<Line> {
         let mut idle = self.idle.borrow_mut();
         let pauses = self.instance.pauses.load(Ordering::Acquire);
-        std::iter::from_fn(|| idle.pop())
-            // Node's own server under the bootstrap closes none.
-            .find(|idle| {
-                let young = idle.pauses == pauses || !self.instance.endpoint.own_server;
-                young && idle.line.sender.is_ready()
-            })
-            .map(|idle| idle.line)
+        // Node's own server under the bootstrap closes none.
+        let own_server = self.instance.endpoint.own_server;
+        let recent = (own_server && reuse == Reuse::Recent).then_some(self.limits.recent);
+        loop {
+            // Those below are older still, and good for other calls.
+            let last = idle.last()?;
+            if recent.is_some_and(|recent| now().saturating_duration_since(last.since) >= recent) {
+                return None;
+            }
+            let Idle { line, pauses: had, .. } = idle.pop()?;
+            if (had == pauses || !own_server) && line.sender.is_ready() {
+                return Some(line);
+            }
+        }
     }
 
     fn put_back(&self, line: Line) {
         let mut idle = self.idle.borrow_mut();
         let instance = &self.instance;
         let wanted = !instance.revoked.is_cancelled() && !instance.gone.is_cancelled();
-        if wanted && !line.sender.is_closed() && idle.len() < self.limits.idle_connections {
-            idle.push(Idle { line, pauses: instance.pauses.load(Ordering::Acquire) });
+        if !wanted || line.sender.is_closed() || self.limits.idle_connections == 0 {
+            return;
         }
+        if idle.len() >= self.limits.idle_connections {
+            // The oldest is the next to be closed, if it is not yet.
+            idle.remove(0);
+        }
+        idle.push(Idle { line, pauses: instance.pauses.load(Ordering::Acquire), since: now() });
     }
 
     /// A new connection. Its task belongs to the thread and ends with the instance.
     async fn connect(&self, lane: &Lane) -> Result<Line, Refused> {
         let limit = self.limits.connect;
-        let attached = tokio::time::timeout(limit, self.attach());
+        let deadline = tokio::time::Instant::now() + limit;
+        let socket = Socket::connect(&self.instance.endpoint.address, limit)
+            .await
+            .map_err(|error| Refused::Unreached(format!("cannot connect to it: {error}")))?;
+        let attached = tokio::time::timeout_at(deadline, self.attach(socket));
         let socket =
             attached.await.map_err(|_| Refused::Lost(format!("no connection within {limit:?}")))??;
         let hold = Arc::default();
@@ -121,13 +149,11 @@ impl Pool {
     }
 
     /// `attach`, and the `accept` that answers it.
-    async fn attach(&self) -> Result<Socket, Refused> {
-        let endpoint = &self.instance.endpoint;
+    async fn attach(&self, mut socket: Socket) -> Result<Socket, Refused> {
         let text = |error: std::io::Error| Refused::Lost(format!("cannot connect to it: {error}"));
         let broken = |what: String| Refused::Lost(format!("it broke the protocol{what}"));
-        let mut socket = Socket::connect(&endpoint.address, self.limits.connect).await.map_err(text)?;
         let mut buffer = BytesMut::new();
-        let hello = Hello::new(Role::Attach, endpoint.secret.as_str());
+        let hello = Hello::new(Role::Attach, self.instance.endpoint.secret.as_str());
         Wire::Attach(hello).encode(&mut buffer).expect("a hello is a few hundred bytes");
         socket.write_all_buf(&mut buffer).await.map_err(text)?;
         loop {
@@ -216,8 +242,10 @@ async fn exchange(
     let failed = |what, accepted| Unanswered::Instance(CallFailure { what, accepted });
     let deadline = tokio::time::Instant::now() + execute;
     let mut request = request(call, Rc::clone(body));
+    let safe = retry::is_idempotent(call.parts.method.as_str());
+    let reuse = if safe && body.borrow().is_complete() { Reuse::Any } else { Reuse::Recent };
     loop {
-        let (line, kept) = match pool.take_idle() {
+        let (line, kept) = match pool.take_idle(reuse) {
             Some(line) => (line, true),
             None => match pool.connect(&call.client.lane).await {
                 Ok(line) => (line, false),
@@ -225,9 +253,13 @@ async fn exchange(
                     refused(slot, &call.client.lane);
                     return Err(failed(What::Busy, Accepted::Never));
                 }
+                Err(Refused::Unreached(reason)) => {
+                    unreachable(slot, &reason);
+                    return Err(failed(What::Lost(reason), Accepted::Unreached));
+                }
                 Err(Refused::Lost(reason)) => {
                     unreachable(slot, &reason);
-                    return Err(failed(What::Lost(reason), Accepted::Never));
+                    return Err(failed(What::Lost(reason), Accepted::NotYet));
                 }
             },
         };
@@ -263,7 +295,7 @@ fn threw(response: &Response<Incoming>, instance: &Instance) -> Option<CallError
     Some(CallError::new(String::from_utf8_lossy(name.as_bytes()), ""))
 }
 
-/// The instance cannot even be connected to.
+/// The instance takes no connection.
 fn unreachable(slot: Slot, reason: &str) {
     let message = |instance| hearth_dispatch::ToScaler::Lost { instance, reason: reason.to_owned() };
     slot.revision.give_up(&slot.instance, message, reason);

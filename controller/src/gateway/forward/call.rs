@@ -135,7 +135,9 @@ impl Call {
     }
 
     fn failure(&self, never_sent: bool) -> Option<CallFailure> {
-        let accepted = if never_sent || matches!(self.failure, Some(What::Busy)) {
+        let accepted = if never_sent {
+            Accepted::Unreached
+        } else if matches!(self.failure, Some(What::Busy)) {
             Accepted::Never
         } else if self.flow.accepted() {
             Accepted::Perhaps

@@ -140,6 +140,7 @@ impl Peer {
         state.ended.is_some() || state.next_stream().is_none()
     }
 
+    /// Whether no frame has left the gateway yet.
     pub(super) fn never_connected(&self) -> bool {
         self.socket.get().is_none()
     }
@@ -154,17 +155,17 @@ impl Peer {
         invoke: &Invoke<'_>,
         head: impl FnOnce(&mut BytesMut),
     ) -> Result<CallHandle, CallFailure> {
-        let never = |what| CallFailure { what, accepted: Accepted::Never };
+        let unsent = |what| CallFailure { what, accepted: Accepted::NotYet };
         let mut state = self.state.borrow_mut();
         if let Some(reason) = &state.ended {
-            let failure = never(What::Lost(reason.to_string()));
+            let failure = unsent(What::Lost(reason.to_string()));
             slot.unused();
             return Err(failure);
         }
         let Some(stream) = state.next_stream() else {
             // Whoever found this connection asked first whether it takes calls.
             slot.unused();
-            return Err(never(What::Lost("the connection has had as many calls as it can".to_owned())));
+            return Err(unsent(What::Lost("the connection has had as many calls as it can".to_owned())));
         };
         let flags = Flags::new(invoke.end, invoke.accept);
         let execute = invoke.execute;
@@ -175,7 +176,7 @@ impl Peer {
         let flow = Flow::open(Outline { flags, amount, ..Outline::plain(Kind::Invoke, stream) });
         let (Ok(()), Ok(flow)) = (written, flow) else {
             slot.unused();
-            return Err(never(What::TooLong));
+            return Err(unsent(What::TooLong));
         };
         state.last = stream;
         let due = slot.taken() + execute;
@@ -381,7 +382,8 @@ impl Peer {
             let outline = frame.outline();
             if outline.stream == 0 {
                 match frame {
-                    Frame::Welcome(_) => {}
+                    // It is to end: the scaler has heard it too, and takes the instance back.
+                    Frame::Welcome(_) | Frame::Drain => {}
                     Frame::Pong(_) => {
                         self.state.borrow_mut().pong_due = None;
                         self.trust(now);

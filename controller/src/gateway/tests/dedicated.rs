@@ -151,6 +151,35 @@ async fn a_call_whose_time_is_over_keeps_its_slot_too() {
 }
 
 #[tokio::test]
+async fn a_call_that_cannot_be_repeated_goes_on_no_connection_that_a_server_may_close_just_now() {
+    const POST: &str = "POST /hello HTTP/1.1\r\nhost: h\r\ncontent-length: 1\r\n\r\nx";
+    const PUT: &str = "PUT /hello HTTP/1.1\r\nhost: h\r\ncontent-length: 1\r\n\r\nx";
+    // With how many connections, after the first call: those of a POST and a PUT, and a GET takes any.
+    for (recent, own_server, [second, third]) in
+        [(Duration::ZERO, true, [2, 3]), (Duration::ZERO, false, [1, 1]), (Duration::MAX, true, [1, 1])]
+    {
+        let rig = Rig::with(|config| config.forwarding.recent = recent, Timeouts::default());
+        let instance = if own_server {
+            rig.grant_server("i1", 1).await
+        } else {
+            rig.grant("i1", Forwarding::Attach, 1).await
+        };
+        let mut client = rig.client().await;
+        let mut kept: Vec<Attached> = Vec::new();
+        for (request, expected) in [(POST, 1), (POST, second), (PUT, third), (GET, third)] {
+            client.write(request).await;
+            if kept.len() < expected {
+                kept.push(Attached::accept(&instance).await);
+            }
+            let attached = kept.last_mut().unwrap();
+            attached.read_until(if request != GET { "\r\n\r\nx" } else { "\r\n\r\n" }).await;
+            attached.write("HTTP/1.1 204 No Content\r\n\r\n").await;
+            assert_eq!(client.reply().await.status, 204);
+        }
+    }
+}
+
+#[tokio::test]
 async fn a_kept_connection_that_was_closed_is_replaced() {
     let rig = Rig::new();
     let instance = rig.grant("i1", Forwarding::Attach, 1).await;

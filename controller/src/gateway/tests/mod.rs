@@ -9,3 +9,4 @@ mod node;
 mod refused;
 mod revisions;
 mod rig;
+mod unreachable;

@@ -167,6 +167,28 @@ async fn what_a_lost_instance_ran_is_no_execution_of_a_call_that_then_finds_none
 }
 
 #[tokio::test]
+async fn one_that_says_that_it_is_to_end_runs_its_calls_and_refuses_others() {
+    let rig = Rig::new();
+    let ends = rig.grant("i1", Forwarding::Event, 2).await;
+    let mut running = rig.client().await;
+    running.write(POST).await;
+    let mut wire = ends.accept().await;
+    let (runs, _) = wire.call().await;
+    wire.send(Frame::Drain).await;
+    let other = rig.grant("i2", Forwarding::Event, 2).await;
+    let mut client = rig.client().await;
+    client.write(POST).await;
+    let (stream, _) = wire.call().await;
+    wire.send(Frame::Busy { stream }).await;
+    let mut second = other.accept().await;
+    let (stream, _) = second.call().await;
+    second.answer(stream, "other").await;
+    assert_eq!(client.reply().await.text(), "other");
+    wire.answer(runs, "done").await;
+    assert_eq!(running.reply().await.text(), "done");
+}
+
+#[tokio::test]
 async fn an_instance_that_refused_is_tried_again_though_the_connection_was_closed() {
     let rig = Rig::new();
     let instance = rig.grant("i1", Forwarding::Event, 1).await;

@@ -97,22 +97,41 @@ impl Rig {
         slots: u32,
         single_use: bool,
     ) -> Instance {
-        let path = self.directory.path().join(name);
-        let listener = UnixListener::bind(&path).unwrap();
-        let endpoint = Endpoint {
+        self.grant_at(Endpoint { single_use, ..self.endpoint(name, forwarding) }, slots).await
+    }
+
+    async fn grant_at(&self, endpoint: Endpoint, slots: u32) -> Instance {
+        let EndpointAddress::Unix(path) = &endpoint.address else { unreachable!() };
+        let (listener, name) = (UnixListener::bind(path).unwrap(), endpoint.instance.clone());
+        self.scaler.send(ToGateway::Grant { revision: revision(), endpoint, slots }).await.unwrap();
+        self.until(|handle| handle.revisions.takes_calls(&name)).await;
+        Instance { listener }
+    }
+
+    /// The same with a server of the user's own.
+    pub(super) async fn grant_server(&self, name: &str, slots: u32) -> Instance {
+        let endpoint = Endpoint { own_server: true, ..self.endpoint(name, Forwarding::Attach) };
+        self.grant_at(endpoint, slots).await
+    }
+
+    /// Grants a slot on an instance that nobody can connect to.
+    pub(super) async fn grant_gone(&self, name: &str, forwarding: Forwarding) {
+        let endpoint = self.endpoint(name, forwarding);
+        self.scaler.send(ToGateway::Grant { revision: revision(), endpoint, slots: 1 }).await.unwrap();
+    }
+
+    fn endpoint(&self, name: &str, forwarding: Forwarding) -> Endpoint {
+        Endpoint {
             instance: id(name),
-            address: EndpointAddress::Unix(path),
+            address: EndpointAddress::Unix(self.directory.path().join(name)),
             secret: "5".repeat(64),
             forwarding,
             start: StartKind::Cold,
             start_time: Duration::from_millis(7),
             reserved: false,
             own_server: false,
-            single_use,
-        };
-        self.scaler.send(ToGateway::Grant { revision: revision(), endpoint, slots }).await.unwrap();
-        self.until(|handle| handle.revisions.takes_calls(&id(name))).await;
-        Instance { listener }
+            single_use: false,
+        }
     }
 
     /// Takes an instance back, and sees it done.

@@ -7,7 +7,7 @@ use hearth_dispatch::StartKind;
 use hearth_protocol::Signature;
 use tokio::time::Instant;
 
-use super::{Assignment, FAILED_GRACE, NotReady, Phases, Task, What, Wish};
+use super::{Assignment, FAILED_GRACE, NotReady, Phases, Serving, Task, What, Wish};
 use crate::backend::{self, Exit, Limits, Started, control};
 use crate::pool::class::Class;
 use crate::pool::failure::Failure;
@@ -79,11 +79,10 @@ impl Task {
         let loaded = self.specialise(class, &template, since, &mut pending, &mut phases).await;
         let ready = loaded.map(|signature| {
             let time = waited + at.elapsed();
-            (self.endpoint(started, &template, signature, StartKind::Prewarmed, time), 0)
+            let endpoint = self.endpoint(started, &template, signature, StartKind::Prewarmed, time);
+            Serving { endpoint, served: 0, connection: pending }
         });
         self.go_on(ready, phases, at.elapsed(), lines).await;
-        // Kept until here.
-        drop(pending);
     }
 
     /// Brings a pooled runtime up and has it load and run, with code of its own, what a function's load will need.

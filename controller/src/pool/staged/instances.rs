@@ -11,7 +11,7 @@ use hearth_protocol::{
 };
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{UnixListener, UnixStream};
-use tokio::sync::Notify;
+use tokio::sync::{Notify, watch};
 use tokio::task::JoinSet;
 
 use super::Act;
@@ -22,6 +22,8 @@ pub(super) struct Calls {
     running: AtomicUsize,
     pub(super) most: AtomicUsize,
     pub(super) begun: AtomicUsize,
+    /// It was told to end.
+    pub(super) ending: watch::Sender<bool>,
 }
 
 /// A call that runs.
@@ -94,9 +96,16 @@ async fn connection(mut stream: UnixStream, serving: Arc<Serving>, served: Arc<M
     let mut buffer = BytesMut::new();
     // Those of a connection that is closed end with it.
     let mut running = JoinSet::new();
+    let (mut greeted, mut told) = (false, false);
+    let mut ending = calls.ending.subscribe();
     loop {
         let frame = tokio::select! {
             frame = receive(&mut stream, &mut buffer) => frame,
+            true = async { ending.wait_for(|ending| *ending).await.is_ok() }, if greeted && !told => {
+                told = true;
+                send(&mut stream, Frame::Drain).await;
+                continue;
+            }
             Some(ended) = running.join_next() => {
                 let stream_number = ended.unwrap();
                 let answer = Answer { status: 200, headers: HeaderLines::default(), body: Bytes::from("done"), end: true };
@@ -115,6 +124,7 @@ async fn connection(mut stream: UnixStream, serving: Arc<Serving>, served: Arc<M
                     served.loaded
                 };
                 send(&mut stream, welcome(loaded)).await;
+                greeted = true;
             }
             Frame::Load(_) if *act == Act::CannotLoad => {
                 printed.notified().await;
@@ -127,7 +137,7 @@ async fn connection(mut stream: UnixStream, serving: Arc<Serving>, served: Arc<M
                 served.lock().unwrap().loaded = Some(Signature::Event);
                 send(&mut stream, Frame::Loaded(Loaded::Ok { signature: Signature::Event })).await;
             }
-            Frame::Invoke { stream: call, .. } if *act == Act::Refuses => {
+            Frame::Invoke { stream: call, .. } if *act == Act::Refuses || *calls.ending.borrow() => {
                 send(&mut stream, Frame::Busy { stream: call }).await;
             }
             Frame::Invoke { stream, .. } => {

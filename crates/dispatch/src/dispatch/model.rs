@@ -12,13 +12,15 @@ use crate::verdicts::Placement;
 #[derive(Debug, Clone)]
 enum Event {
     Request,
-    /// A call whose instance was lost, or has refused it, comes again.
+    /// A call whose instance was lost, could not be reached or has refused it, comes again.
     Retry(usize),
     /// The oldest, or some, call that runs ends.
     Ends(usize),
     NeverSent(usize),
     /// The instance has no room for a call.
     Refused(usize),
+    /// The instance of a call cannot be connected to.
+    Unreached(usize),
     /// A call was given up long ago and has not ended.
     Stuck(usize),
     /// A call of an instance that is gone ends, when the instance may have been granted anew.
@@ -53,6 +55,7 @@ fn event() -> impl Strategy<Value = Event> {
         8 => (0usize..16).prop_map(Event::Ends),
         1 => (0usize..16).prop_map(Event::NeverSent),
         3 => (0usize..16).prop_map(Event::Refused),
+        1 => (0usize..16).prop_map(Event::Unreached),
         1 => (0usize..16).prop_map(Event::Stuck),
         2 => (0usize..16).prop_map(Event::EndsLate),
         1 => (0usize..16).prop_map(Event::StuckLate),
@@ -80,7 +83,7 @@ struct Run {
     on: u8,
     grant: Grant,
     came: Instant,
-    /// Since when it is refused.
+    /// Since when no instance takes it.
     since: Option<Instant>,
     stuck: bool,
 }
@@ -143,7 +146,7 @@ impl Model {
         let (came, retried, since) = match origin {
             Origin::New => (now, false, None),
             Origin::Retry(came) => (came, true, None),
-            Origin::Refused { arrived, since } => (arrived, true, Some(since)),
+            Origin::Untaken { arrived, since } => (arrived, true, Some(since)),
         };
         match admission {
             Admission::Forward(placement) => {
@@ -156,6 +159,18 @@ impl Model {
             }
             Admission::Rejected(_) | Admission::Moved => self.settle(request),
         }
+    }
+
+    /// The instance is gone, and its calls may come again.
+    fn gone(&mut self, instance: u8) {
+        self.paused.remove(&instance);
+        self.held.remove(&instance);
+        self.slots.remove(&instance);
+        self.closed.remove(&instance);
+        let (lost, run): (Vec<Run>, Vec<Run>) = self.running.iter().partition(|run| run.on == instance);
+        self.running = run;
+        self.retries.extend(lost.iter().map(|run| Origin::Retry(run.came)));
+        self.lost.extend(lost);
     }
 
     fn carry_out(&mut self, actions: Vec<Action<u32, u8>>) {
@@ -249,7 +264,19 @@ fn happens(machine: &mut Machine, model: &mut Model, now: &mut Instant, event: &
             let opens = machine.on_refused(*now, &name(run.on), run.grant, &mut actions);
             model.closed.insert(run.on, opens.expect("what runs there has its slot of it"));
             let since = run.since.unwrap_or(*now);
-            model.retries.push(Origin::Refused { arrived: run.came, since });
+            model.retries.push(Origin::Untaken { arrived: run.came, since });
+        }
+        Event::Unreached(which) => {
+            let Some(which) = some(&model.running, which).filter(|which| !model.running[*which].stuck) else {
+                return;
+            };
+            let run = model.running.remove(which);
+            machine.on_gone(*now, &name(run.on));
+            model.gone(run.on);
+            machine.on_slot_free(*now, &name(run.on), run.grant, None, &mut actions);
+            assert!(actions.is_empty(), "its slot went with it: {actions:?}");
+            let since = run.since.unwrap_or(*now);
+            model.retries.push(Origin::Untaken { arrived: run.came, since });
         }
         Event::Stuck(which) => {
             let Some(which) = some(&model.running, which) else { return };
@@ -318,15 +345,8 @@ fn happens(machine: &mut Machine, model: &mut Model, now: &mut Instant, event: &
             machine.on_pause(*now, &name(instance), Duration::from_millis(idle), &mut actions);
         }
         Event::Gone(instance) => {
-            model.paused.remove(&instance);
-            model.held.remove(&instance);
             machine.on_gone(*now, &name(instance));
-            model.slots.remove(&instance);
-            let (lost, run): (Vec<Run>, Vec<Run>) = model.running.iter().partition(|run| run.on == instance);
-            model.running = run;
-            model.retries.extend(lost.iter().map(|run| Origin::Retry(run.came)));
-            model.closed.remove(&instance);
-            model.lost.extend(lost);
+            model.gone(instance);
         }
         Event::Doubt(instance) => machine.on_doubt(&name(instance)),
         Event::Trust(instance) => machine.on_trust(*now, &name(instance), &mut actions),

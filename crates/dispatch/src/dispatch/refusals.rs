@@ -63,7 +63,7 @@ impl<E> Instance<E> {
 impl<W, E: Clone> Dispatch<W, E> {
     /// The instance has refused a call before anything ran: it was busier than was known here, or is to end. Its slot is free and of no use
     /// until the time that is returned, when [`Dispatch::on_tick`] is due. The call comes again by [`Dispatch::on_request`], as
-    /// [`Origin::Refused`](crate::Origin::Refused).
+    /// [`Origin::Untaken`](crate::Origin::Untaken).
     pub fn on_refused(
         &mut self,
         now: Instant,

@@ -1,4 +1,4 @@
-//! Instances that refuse calls for want of room.
+//! Instances that refuse calls for want of room, or cannot be reached.
 
 use proptest::prelude::*;
 
@@ -15,9 +15,9 @@ fn refuses(machine: &mut Machine, now: Instant, name: &str, actions: &mut Acts) 
     opens.saturating_duration_since(now).as_millis()
 }
 
-/// What a call got that was refused, as for `request`.
+/// What a call got that no instance has taken yet, as for `request`.
 fn again(machine: &mut Machine, now: Instant, arrived: Instant, since: Instant, name: u32) -> String {
-    match machine.on_request(now, Origin::Refused { arrived, since }, |_| name) {
+    match machine.on_request(now, Origin::Untaken { arrived, since }, |_| name) {
         Admission::Forward(placement) => format!("{} {:?}", placement.endpoint, placement.start),
         Admission::Enqueued { .. } => "waits".to_owned(),
         Admission::Rejected(refusal) => format!("{refusal:?}"),
@@ -168,5 +168,39 @@ proptest! {
         // 310 ms for the first five, then one every 250 ms.
         let most = 6 + now.saturating_duration_since(begin).as_millis() / 250;
         prop_assert!(refused <= most, "{} were sent there in vain", refused);
+    }
+
+    /// All that are there have ended and nobody knows it yet, as where a node was lost.
+    #[test]
+    fn a_call_meets_each_that_cannot_be_reached_at_most_once_and_waits_no_longer_than_both_limits(
+        slots in prop::collection::vec(1u32..4, 1..12),
+        connecting in prop::collection::vec(0u64..5000, 12),
+    ) {
+        const NAMES: [&str; 12] = ["a", "b", "c", "d", "e", "f", "g", "h", "i", "j", "k", "l"];
+        let start = Instant::now();
+        let (mut machine, mut actions) = (machine(start), Vec::new());
+        for (name, slots) in NAMES.into_iter().zip(&slots) {
+            machine.on_grant(start, granted(name, *slots), &mut actions);
+        }
+        let (mut now, mut met, mut since) = (start, Vec::new(), None);
+        let mut got = request(&mut machine, now, 1);
+        for millis in connecting {
+            let Some(name) = NAMES.into_iter().find(|name| got == format!("{name} Warm")) else { break };
+            prop_assert!(!met.contains(&name), "{name} was given up");
+            met.push(name);
+            now = after(now, millis);
+            prop_assert_eq!(machine.on_gone(now, &id(name)), Some(name));
+            got = again(&mut machine, now, start, *since.get_or_insert(now), 1);
+        }
+        prop_assert!(met.len() <= slots.len());
+        let since = since.expect("it met one");
+        if got == "waits" {
+            prop_assert_eq!(met.len(), slots.len(), "it waits beside none that it has not tried");
+            machine.on_tick(since + policy().queue + policy().start, &mut actions);
+            prop_assert_eq!(words(&mut actions), ["1 ✗ StartTimeout"]);
+        } else {
+            prop_assert!(got.starts_with("QueueTimeout") || got.starts_with("StartTimeout"), "{}", got);
+            prop_assert!(now >= since + policy().queue, "too soon");
+        }
     }
 }

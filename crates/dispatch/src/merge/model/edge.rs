@@ -95,7 +95,7 @@ impl Edge {
         let mut actions = Vec::new();
         assert!(self.machine.on_refused(now, &on, grant, &mut actions).is_some(), "it is known");
         self.carry_out(actions);
-        self.come(now, Origin::Refused { arrived: now, since: now });
+        self.come(now, Origin::Untaken { arrived: now, since: now });
     }
 
     /// Time has passed.
