@@ -16,6 +16,7 @@ use k8s_openapi::api::core::v1::{
 use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, OwnerReference};
 
+use super::keys::Keys;
 use super::{Config, asked};
 use crate::backend::local::shim;
 use crate::backend::{Error, InstanceSpec, Limits, Network, Owner, Process, Root};
@@ -34,6 +35,9 @@ pub(super) const INSTALLATION: &str = "hearth.dev/installation";
 
 /// The annotation with the instance's specification.
 pub(super) const SPECIFICATION: &str = "hearth.dev/specification";
+
+/// The annotation that proves that a controller wrote it ([`Keys::seal`]).
+pub(super) const SEAL: &str = "hearth.dev/seal";
 
 /// The container of the function.
 pub(super) const CONTAINER: &str = "function";
@@ -57,16 +61,17 @@ pub(super) fn namespace<'a>(spec: &'a InstanceSpec, own: &'a str) -> &'a str {
 pub(super) fn of(
     spec: &InstanceSpec,
     config: &Config,
-    token: &str,
+    keys: &Keys,
     owner: Option<OwnerReference>,
 ) -> Result<Pod, Error> {
+    let namespace = namespace(spec, &config.namespace);
     let (image, brings_shim) = image(spec, config)?;
     let container = Container {
         name: CONTAINER.to_owned(),
         image: Some(image),
         image_pull_policy: Some(config.pull_policy.clone()),
         command: Some(vec![format!("{PROGRAMS}/hearth-shim")]),
-        env: Some(variables(spec, config, token)),
+        env: Some(variables(spec, config, &keys.token(&spec.id))),
         ports: Some(vec![port("invoke", INVOKE_PORT), port("control", CONTROL_PORT)]),
         resources: Some(resources(&spec.limits)),
         security_context: Some(restricted()),
@@ -101,9 +106,9 @@ pub(super) fn of(
     Ok(Pod {
         metadata: ObjectMeta {
             name: Some(spec.id.to_string()),
-            namespace: Some(namespace(spec, &config.namespace).to_owned()),
+            namespace: Some(namespace.to_owned()),
             labels: Some(labels(spec, &config.namespace)),
-            annotations: Some(BTreeMap::from([(SPECIFICATION.to_owned(), written(spec)?)])),
+            annotations: Some(annotations(spec, namespace, keys)?),
             owner_references: owner.map(|owner| vec![owner]),
             ..ObjectMeta::default()
         },
@@ -146,6 +151,20 @@ pub(super) fn owned(owner: &Owner) -> [(String, String); 2] {
     ]
 }
 
+/// Annotations by which a later controller knows what it is.
+///
+/// # Errors
+/// When the specification has no JSON form.
+pub(super) fn annotations(
+    spec: &InstanceSpec,
+    namespace: &str,
+    keys: &Keys,
+) -> Result<BTreeMap<String, String>, Error> {
+    let text = written(spec)?;
+    let seal = keys.seal(namespace, spec.id.as_str(), &text);
+    Ok(BTreeMap::from([(SPECIFICATION.to_owned(), text), (SEAL.to_owned(), seal)]))
+}
+
 /// The specification as it is kept with the Pod: without secret and environment.
 ///
 /// # Errors
@@ -159,15 +178,13 @@ pub(super) fn written(spec: &InstanceSpec) -> Result<String, Error> {
     })
 }
 
-/// What was kept with the Pod.
-pub(super) fn read(pod: &Pod) -> Option<InstanceSpec> {
-    let text = pod.metadata.annotations.as_ref()?.get(SPECIFICATION)?;
-    let spec: InstanceSpec = serde_json::from_str(text).ok()?;
-    // Whoever may write Pods must not make one instance another.
-    (Some(spec.id.as_str()) == pod.metadata.name.as_deref()).then_some(spec)
+/// The token that its shim has been given.
+pub(super) fn token(pod: &Pod) -> Option<&str> {
+    let function = pod.spec.as_ref()?.containers.iter().find(|container| container.name == CONTAINER)?;
+    function.env.iter().flatten().find(|variable| variable.name == TOKEN_VARIABLE)?.value.as_deref()
 }
 
-/// The name of the instance whose Pod this is.
+/// The name of the instance whose Pod this would be.
 pub(super) fn instance(pod: &Pod) -> Option<InstanceId> {
     InstanceId::parse(pod.metadata.name.as_deref()?).ok()
 }
