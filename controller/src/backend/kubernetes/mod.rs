@@ -27,6 +27,7 @@ mod results;
 mod standing;
 mod start;
 mod stop;
+mod transfers;
 mod waited;
 mod watch;
 mod why;
@@ -36,8 +37,10 @@ mod tests;
 
 use std::collections::HashMap;
 use std::fmt;
+use std::fs::File;
 use std::io;
 use std::net::SocketAddr;
+use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -55,6 +58,7 @@ use tokio_util::task::TaskTracker;
 use self::instance::Instance;
 use self::keys::Keys;
 use self::standing::{Judged, Proof};
+use self::transfers::Transfers;
 use super::ends::Ends;
 use super::{
     Ability, Address, Backend, Capability, CodeMount, Ended, Error, Exit, Fixity, Found, Hindered, ImageForm,
@@ -90,6 +94,24 @@ pub struct Config {
     pub pull_policy: String,
     /// An image that has the shim in it, for Pods of other images.
     pub shim_image: Option<String>,
+    /// How much of their nodes' disks Pods may take.
+    pub sizes: Sizes,
+    /// Unpacks what an installation leaves.
+    pub unpack: Arc<Unpack>,
+}
+
+/// Unpacks a tar that nobody vouches for into a directory that is empty. Blocks. Its errors are for people.
+pub type Unpack = dyn Fn(File, &Path) -> io::Result<()> + Send + Sync;
+
+/// Bytes that the volumes of a Pod may hold, by what is in them: the kubelet ends a Pod that has more in one.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Sizes {
+    /// A bundle, unpacked.
+    pub code_bytes: u64,
+    /// Installed dependencies.
+    pub dependencies_bytes: u64,
+    /// An installation while it runs; its result too.
+    pub build_bytes: u64,
 }
 
 impl fmt::Debug for Config {
@@ -116,6 +138,7 @@ pub struct Kubernetes {
 struct Shared {
     config: Config,
     keys: Keys,
+    transfers: Transfers,
     instances: Mutex<HashMap<InstanceId, Arc<Instance>>>,
     blobs: Arc<blobs::Blobs>,
     /// The Pods that there were at the start are in the books.
@@ -180,6 +203,7 @@ impl Shared {
     ) -> Self {
         Self {
             keys: Keys::new(&config.key),
+            transfers: Transfers::new(),
             config,
             instances: Mutex::default(),
             blobs: Arc::default(),

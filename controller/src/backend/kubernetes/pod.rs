@@ -17,7 +17,7 @@ use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, OwnerReference};
 
 use super::keys::Keys;
-use super::{Config, asked};
+use super::{Config, Sizes, asked};
 use crate::backend::local::shim;
 use crate::backend::{Error, InstanceSpec, Limits, Network, Owner, Process, Root};
 
@@ -44,6 +44,9 @@ pub(super) const CONTAINER: &str = "function";
 
 /// Memory that the shim and what it holds for the instance take, beside what the function may have. In bytes.
 const SHIM_BYTES: u64 = 8 << 20;
+
+/// The shim and what it runs functions by, in a Pod of somebody else's image. Several times what they have. In bytes.
+const PROGRAMS_BYTES: u64 = 256 << 20;
 
 /// The default of a node: what is printed elsewhere.
 const TMP: &str = "tmp";
@@ -100,7 +103,7 @@ pub(super) fn of(
             }),
             ..PodSecurityContext::default()
         }),
-        volumes: Some(volumes(spec, brings_shim)),
+        volumes: Some(volumes(spec, &config.sizes, brings_shim)),
         ..asked::pod(&spec.in_cluster.pod)
     };
     Ok(Pod {
@@ -264,10 +267,11 @@ fn resources(limits: &Limits) -> ResourceRequirements {
     ResourceRequirements { requests: with(requested), limits: with(cpu), ..ResourceRequirements::default() }
 }
 
-fn empty(name: &str, memory: bool, bytes: Option<u64>) -> Volume {
+/// No quota counts its size: the kubelet looks at what is in it.
+fn empty(name: &str, memory: bool, bytes: u64) -> Volume {
     let directory = EmptyDirVolumeSource {
         medium: memory.then(|| "Memory".to_owned()),
-        size_limit: bytes.map(|bytes| Quantity(bytes.to_string())),
+        size_limit: Some(Quantity(bytes.to_string())),
         ..EmptyDirVolumeSource::default()
     };
     Volume { name: name.to_owned(), empty_dir: Some(directory), ..Volume::default() }
@@ -289,11 +293,14 @@ fn places(spec: &InstanceSpec, brings_shim: bool) -> Vec<(&'static str, &'static
     places
 }
 
-fn volumes(spec: &InstanceSpec, brings_shim: bool) -> Vec<Volume> {
+fn volumes(spec: &InstanceSpec, sizes: &Sizes, brings_shim: bool) -> Vec<Volume> {
     let volume = |(name, _): &(&str, &str)| match *name {
-        TMP => empty(name, true, Some(spec.limits.tmp_bytes)),
-        "run" => empty(name, true, Some(1 << 20)),
-        name => empty(name, false, None),
+        TMP => empty(name, true, spec.limits.tmp_bytes),
+        "run" => empty(name, true, 1 << 20),
+        "code" => empty(name, false, sizes.code_bytes),
+        "deps" => empty(name, false, sizes.dependencies_bytes),
+        "build" => empty(name, false, sizes.build_bytes),
+        name => empty(name, false, PROGRAMS_BYTES),
     };
     places(spec, brings_shim).iter().map(volume).collect()
 }

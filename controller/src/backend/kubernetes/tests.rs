@@ -66,6 +66,8 @@ pub(super) fn config(client: Client) -> Config {
         key: [7; 32],
         pull_policy: "Never".to_owned(),
         shim_image: None,
+        sizes: Sizes { code_bytes: 1 << 20, dependencies_bytes: 2 << 20, build_bytes: 3 << 20 },
+        unpack: Arc::new(|packed, into| tar::Archive::new(packed).unpack(into)),
     }
 }
 
@@ -129,4 +131,23 @@ async fn a_pod_that_only_says_that_it_is_an_instance_gets_no_calls() {
     let ours = backend.shared.named("hello-ours").unwrap();
     assert_eq!(ours.namespace, "default");
     assert!(backend.shared.named("hello-evil").is_none(), "nothing is ever deleted that is not in the books");
+}
+
+#[tokio::test]
+async fn each_volume_of_a_pod_has_a_size() {
+    let config = config(Client::new(Router::new(), "hearth"));
+    let sizes = |change: fn(&mut InstanceSpec)| {
+        let mut spec = spec("hello-a");
+        change(&mut spec);
+        let pod = pod::of(&spec, &config, &Keys::new(&[7; 32]), None).unwrap();
+        let volumes = pod.spec.unwrap().volumes.unwrap();
+        let size = |volume: k8s_openapi::api::core::v1::Volume| {
+            (volume.name, volume.empty_dir.unwrap().size_limit.unwrap().0.parse::<u64>().unwrap() >> 20)
+        };
+        volumes.into_iter().map(size).collect::<BTreeMap<_, _>>()
+    };
+    let named = |all: &[(&str, u64)]| all.iter().map(|(name, size)| ((*name).to_owned(), *size)).collect();
+    assert_eq!(sizes(|_| ()), named(&[("code", 1), ("deps", 2), ("run", 1), ("tmp", 8)]));
+    let job = sizes(|spec| spec.build_dir = Some("/data/build".into()));
+    assert_eq!(job, named(&[("build", 3), ("run", 1), ("tmp", 8)]));
 }

@@ -144,7 +144,7 @@ fn raise_open_files() {
 pub async fn run(config: Config, stop: CancellationToken) -> Result<(), Error> {
     raise_open_files();
     let client = client().await?;
-    run_with(Ground::new(config, client)?, stop).await
+    Box::pin(run_with(Ground::new(config, client)?, stop)).await
 }
 
 async fn run_with(ground: Ground, stop: CancellationToken) -> Result<(), Error> {
