@@ -272,7 +272,12 @@ impl Service {
         let own = |adoptable: &mut Adoptable| {
             reusable
                 && adoptable.found.stays()
-                && adoptable.found.spec.owner.as_ref().is_some_and(|owner| owner.revision == revision)
+                && adoptable
+                    .found
+                    .spec
+                    .owner
+                    .as_ref()
+                    .is_some_and(|owner| record.target.template.is_of(owner))
         };
         for Adoptable { found, logs_after, .. } in self.adoptable.extract_if(.., own) {
             let window = record.target.policy.idle_timeout.max(record.target.policy.hold());

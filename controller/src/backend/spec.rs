@@ -1,6 +1,7 @@
 //! What an instance is to be: all that a backend needs to start it.
 
 use std::collections::BTreeMap;
+use std::fmt;
 use std::path::PathBuf;
 
 use hearth_function::spec::{Kubernetes, ValueFrom};
@@ -8,7 +9,7 @@ use hearth_function::{FunctionId, InstanceId, RevisionId};
 use serde::{Deserialize, Serialize};
 
 /// Everything a backend needs to start one instance.
-#[derive(Debug, Clone, Serialize, Deserialize)]
+#[derive(Clone, Serialize, Deserialize)]
 pub struct InstanceSpec {
     /// The instance's name, unique for ever in this data directory.
     pub id: InstanceId,
@@ -44,6 +45,27 @@ pub struct InstanceSpec {
     pub concurrency: u32,
     /// Whoever opens a connection must know this: 64 hex digits.
     pub secret: String,
+}
+
+impl fmt::Debug for InstanceSpec {
+    /// Without secret and environment, which may hold a user's.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("InstanceSpec")
+            .field("id", &self.id)
+            .field("owner", &self.owner)
+            .field("process", &self.process)
+            .field("code", &self.code)
+            .field("build_dir", &self.build_dir)
+            .field("root", &self.root)
+            .field("limits", &self.limits)
+            .field("network", &self.network)
+            .field("namespace", &self.namespace)
+            .field("in_cluster", &self.in_cluster)
+            .field("user", &self.user)
+            .field("working_directory", &self.working_directory)
+            .field("concurrency", &self.concurrency)
+            .finish_non_exhaustive()
+    }
 }
 
 /// What only a cluster gives to an instance. Backends of one machine pass over it: what they cannot do is refused before there is a

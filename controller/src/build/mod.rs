@@ -24,6 +24,7 @@ pub mod fetch;
 mod headers;
 pub mod images;
 pub mod pack;
+mod result;
 mod shelf;
 mod unpack;
 
@@ -32,6 +33,7 @@ pub use dependencies::{Dependencies, DependencyKey, Plan, Progress, Toolchain, U
 pub use fetch::Fetcher;
 pub use images::Images;
 pub use pack::{PackOptions, Packed, is_scratch, pack, pack_inline};
+pub use result::unpack_result;
 
 /// So many random bytes as hex: for names that nobody else has.
 pub(crate) fn random_hex<const BYTES: usize>() -> String {

@@ -59,7 +59,10 @@ impl Shelf {
         for name in names(&root)? {
             if name.starts_with(HALF) {
                 let path = root.join(name);
-                fs::remove_dir_all(&path).at("remove", &path)?;
+                // A result that was being received is a file beside it.
+                let directory = fs::symlink_metadata(&path).at("look at", &path)?.is_dir();
+                let removed = if directory { fs::remove_dir_all(&path) } else { fs::remove_file(&path) };
+                removed.at("remove", &path)?;
             }
         }
         Ok(Self { root })
@@ -256,6 +259,7 @@ mod tests {
         let shelf = Shelf::open(dir.path().join("shelf")).unwrap();
         let half = shelf.begin().unwrap();
         fs::write(half.path().join("file"), "content").unwrap();
+        fs::write(half.path().with_extension("result"), "half a result").unwrap();
         let left = half.path().to_owned();
         std::mem::forget(half);
         assert!(left.exists());

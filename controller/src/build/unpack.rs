@@ -6,11 +6,12 @@
 
 use std::collections::HashSet;
 use std::ffi::OsStr;
-use std::fs::{self, File, Permissions};
+use std::fs::{self, File, FileTimes, Permissions};
 use std::io::{self, BufReader, Read};
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{OpenOptionsExt, PermissionsExt, symlink};
 use std::path::{Path, PathBuf};
+use std::time::{Duration, SystemTime};
 
 use flate2::bufread::GzDecoder;
 use hearth_function::Digest;
@@ -24,6 +25,9 @@ use super::shelf::{At, Sync};
 
 /// Headers for one entry: its own, a long name, a long link's target, and an extension.
 const HEADERS_PER_ENTRY: u64 = 4;
+
+/// Bytes of names that are held until all is unpacked, for each entry that there may be.
+const NAME_BYTES_PER_ENTRY: u64 = 256;
 
 /// Files up to which each is synced by itself: a small bundle should not wait for all that the file system has to write.
 const SYNCED_ONE_BY_ONE: u64 = 64;
@@ -99,8 +103,22 @@ pub(super) fn gunzip(source: impl Read) -> impl Read {
     GzDecoder::new(BufReader::with_capacity(64 * 1024, source))
 }
 
-/// Unpacks an archive that is not compressed into the directory `into`. After an error the directory holds anything; the caller removes it.
+/// What an archive is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Form {
+    /// Code that a user brings: times are nobody's, and set-uid bits are refused.
+    Bundle,
+    /// What an installation left: compiled Python is good for a source of one time, and tools have whatever bits they like until it is sealed.
+    Result,
+}
+
+/// Unpacks a bundle that is not compressed into the directory `into`. After an error the directory holds anything; the caller removes it.
 pub(super) fn plain(source: impl Read, into: &Path, limits: &Limits) -> Result<Sync, Error> {
+    of(source, into, limits, Form::Bundle)
+}
+
+/// The same of an archive of this form.
+pub(super) fn of(source: impl Read, into: &Path, limits: &Limits, form: Form) -> Result<Sync, Error> {
     let mut archive = tar::Archive::new(source);
     // Raw: the library would read an extension header of any size into memory.
     let entries = archive.entries().map_err(Error::Archive)?.raw(true);
@@ -129,16 +147,27 @@ pub(super) fn plain(source: impl Read, into: &Path, limits: &Limits) -> Result<S
                 tree.directory(&path).map_err(|error| error.of(refused))?;
             }
             EntryType::Regular | EntryType::Continuous => {
-                if mode & 0o6000 != 0 {
+                if mode & 0o6000 != 0 && form == Form::Bundle {
                     return Err(refused("has a set-uid or set-gid bit"));
                 }
                 tree.count_bytes(header.size().map_err(Error::Archive)?)?;
                 let size = size_of(&header)?;
-                tree.file(&path, mode & 0o111 != 0, &mut entry, size).map_err(|error| error.of(refused))?;
+                let file = tree.file(&path, mode & 0o111 != 0, &mut entry, size);
+                let file = file.map_err(|error| error.of(refused))?;
+                if form == Form::Result {
+                    let modified = header.mtime().map_err(Error::Archive)?;
+                    // A time that does not fit is none that anybody could have seen.
+                    if let Some(modified) = SystemTime::UNIX_EPOCH.checked_add(Duration::from_secs(modified))
+                    {
+                        let times = FileTimes::new().set_modified(modified);
+                        file.set_times(times).at("set the time of", &into.join(&path))?;
+                    }
+                }
             }
             EntryType::Symlink | EntryType::Link => {
                 let target = link.filter(|target| !target.is_empty());
                 let target = target.ok_or_else(|| refused("is a link to nowhere"))?;
+                tree.count_names(raw.len() + target.len())?;
                 links.push((raw, path, kind, target));
             }
             EntryType::Char | EntryType::Block => return Err(refused("is a device")),
@@ -207,6 +236,8 @@ pub(super) struct Tree<'a> {
     headers: u64,
     /// Files, directories and links: each costs an inode, whether the archive names it or not.
     entries: u64,
+    /// Bytes of the names that are held: of links, and of directories that were made.
+    names: u64,
     bytes: u64,
     files: u64,
     /// Directories that were made here: real ones, no links.
@@ -216,7 +247,16 @@ pub(super) struct Tree<'a> {
 impl<'a> Tree<'a> {
     /// Nothing yet, in a directory that is empty.
     pub(super) fn new(root: &'a Path, limits: &'a Limits) -> Self {
-        Self { root, limits, headers: 0, entries: 0, bytes: 0, files: 0, directories: HashSet::new() }
+        Self {
+            root,
+            limits,
+            headers: 0,
+            entries: 0,
+            names: 0,
+            bytes: 0,
+            files: 0,
+            directories: HashSet::new(),
+        }
     }
 
     fn count_header(&mut self) -> Result<(), Error> {
@@ -231,6 +271,15 @@ impl<'a> Tree<'a> {
         self.entries += 1;
         if self.entries > self.limits.entries {
             return Err(Error::TooLarge { limit: self.limits.entries, unit: "entries" });
+        }
+        Ok(())
+    }
+
+    fn count_names(&mut self, bytes: usize) -> Result<(), Error> {
+        self.names = self.names.saturating_add(bytes as u64);
+        let limit = self.limits.entries.saturating_mul(NAME_BYTES_PER_ENTRY);
+        if self.names > limit {
+            return Err(Error::TooLarge { limit, unit: "bytes of names of directories and links" });
         }
         Ok(())
     }
@@ -260,6 +309,7 @@ impl<'a> Tree<'a> {
                 Err(error) => Err(error).at("create", &full)?,
             }
             fs::set_permissions(&full, Permissions::from_mode(0o755)).at("open", &full)?;
+            self.count_names(above.as_os_str().len())?;
             self.directories.insert(above.clone());
             self.count_entry()?;
         }
@@ -282,7 +332,7 @@ impl<'a> Tree<'a> {
         executable: bool,
         content: impl Read,
         size: u64,
-    ) -> Result<(), EntryError> {
+    ) -> Result<File, EntryError> {
         let full = self.parents(path)?;
         self.count_entry()?;
         let mode = if executable { 0o755 } else { 0o644 };
@@ -301,7 +351,7 @@ impl<'a> Tree<'a> {
         if self.files <= SYNCED_ONE_BY_ONE {
             file.sync_all().at("sync", &full)?;
         }
-        Ok(())
+        Ok(file)
     }
 
     pub(super) fn symlink(&mut self, path: &Path, target: &Path) -> Result<(), EntryError> {

@@ -190,6 +190,14 @@ impl Template {
         Duration::from_millis(self.load.execute_timeout_ms.into())
     }
 
+    /// Whether an instance of this owner is of this Revision, and not of an earlier one of the same name.
+    pub(crate) fn is_of(&self, owner: &Owner) -> bool {
+        let same = |told: &String| self.owner.uid.as_ref().is_none_or(|uid| uid == told);
+        owner.revision == self.owner.revision
+            && owner.function == self.owner.function
+            && owner.uid.as_ref().is_none_or(same)
+    }
+
     /// Whose an instance is from this moment on.
     pub(super) fn owner_since(&self, since: jiff::Timestamp) -> Owner {
         Owner { since: Some(since), ..self.owner.clone() }
@@ -311,6 +319,18 @@ pub(crate) mod tests {
         let mut revision = Revision::new(name, spec);
         revision.metadata.namespace = Some("default".to_owned());
         revision
+    }
+
+    #[test]
+    fn an_instance_of_an_earlier_revision_of_the_same_name_is_anothers() {
+        let mut revision = revision("hello-00001", serde_json::json!({}));
+        revision.metadata.uid = Some("uid-2".to_owned());
+        let template = Template::new(&revision, Places::default()).unwrap();
+        let of = |uid: Option<&str>| Owner { uid: uid.map(str::to_owned), ..template.owner.clone() };
+        assert!(template.is_of(&of(Some("uid-2"))) && template.is_of(&of(None)));
+        assert!(!template.is_of(&of(Some("uid-1"))));
+        let other = Owner { revision: RevisionId::parse("default/hello-00002").unwrap(), ..of(None) };
+        assert!(!template.is_of(&other));
     }
 
     #[test]

@@ -129,6 +129,19 @@ fn bundle_limits(config: &Config) -> build::Limits {
     build::Limits { packed_bytes, unpacked_bytes: packed_bytes.saturating_mul(4), ..build::Limits::default() }
 }
 
+/// What Pods may hold of it. A disk gives whole blocks, also for a small file.
+pub(super) fn pod_sizes(config: &Config) -> backend::kubernetes::Sizes {
+    const BLOCK: u64 = 4096;
+    let code = bundle_limits(config);
+    let installing = config.build.max_installed.as_bytes().saturating_mul(2);
+    backend::kubernetes::Sizes {
+        code_bytes: code.unpacked_bytes.saturating_add(code.entries * BLOCK),
+        // What was installed within the limit takes no more of a disk than it may have taken while it was.
+        dependencies_bytes: installing,
+        build_bytes: installing,
+    }
+}
+
 fn images_config(config: &Config) -> build::images::Config {
     build::images::Config {
         unpacked_bytes: config.images.max_unpacked.as_bytes(),

@@ -325,7 +325,7 @@ impl std::fmt::Display for StartCode {
 }
 
 /// A Ready instance as a gateway sees it.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Endpoint {
     /// Which instance.
     pub instance: InstanceId,
@@ -347,6 +347,22 @@ pub struct Endpoint {
     /// The server in it is the user's own program, which may close connections that were idle for its own taste.
     #[serde(default)]
     pub own_server: bool,
+}
+
+impl std::fmt::Debug for Endpoint {
+    /// Without the secret.
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Endpoint")
+            .field("instance", &self.instance)
+            .field("address", &self.address)
+            .field("forwarding", &self.forwarding)
+            .field("start", &self.start)
+            .field("start_time", &self.start_time)
+            .field("single_use", &self.single_use)
+            .field("reserved", &self.reserved)
+            .field("own_server", &self.own_server)
+            .finish_non_exhaustive()
+    }
 }
 
 /// Where an instance listens.

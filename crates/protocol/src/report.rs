@@ -59,6 +59,9 @@ pub const CONTROL_PORT_VARIABLE: &str = "HEARTH_CONTROL_PORT";
 /// result.
 pub const BUILD_DIRECTORY: &str = "/build";
 
+/// What of the build directory is for the job alone (its home, caches, certificates): no part of the result.
+pub const BUILD_PRIVATE: &str = ".hearth";
+
 /// Number by which the mounts of [`ToShim::Start`] are answered.
 pub const START: u32 = 0;
 

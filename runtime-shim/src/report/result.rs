@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use hearth_protocol::report::{Purpose, ToShim};
+use hearth_protocol::report::{BUILD_PRIVATE, Purpose, ToShim};
 use sha2::{Digest, Sha256};
 
 use super::link::Pauses;
@@ -73,10 +73,12 @@ impl Write for Measure {
     }
 }
 
-/// Packs what is in the directory: files, directories and links, the same each time. Links are not followed; anything else is left out.
+/// Packs what is in the directory: files, directories and links, the same each time. Links are not followed; anything else is left out, and
+/// so is what was for the job alone: caches, most of all.
 fn pack(directory: &Path, out: impl Write) -> io::Result<()> {
     let mut tar = tar::Builder::new(out);
     let mut todo = children(directory)?;
+    todo.retain(|path| *path != directory.join(BUILD_PRIVATE));
     while let Some(full) = todo.pop() {
         let metadata = fs::symlink_metadata(&full)?;
         let path = full.strip_prefix(directory).map_err(io::Error::other)?;
@@ -115,6 +117,9 @@ mod tests {
         let long = "x".repeat(150);
         fs::create_dir_all(root.join("a/b")).unwrap();
         fs::write(root.join("a/b").join(&long), "long").unwrap();
+        fs::create_dir_all(root.join(".hearth/npm")).unwrap();
+        fs::write(root.join(".hearth/npm/cached"), "large").unwrap();
+        fs::create_dir_all(root.join("a/.hearth")).unwrap();
         fs::write(root.join("tool"), "#!").unwrap();
         fs::set_permissions(root.join("tool"), fs::Permissions::from_mode(0o755)).unwrap();
         symlink("/etc", root.join("link")).unwrap();
@@ -141,8 +146,8 @@ mod tests {
             })
             .collect();
         let names: Vec<&str> = entries.iter().map(|(path, ..)| path.trim_end_matches('/')).collect();
-        assert_eq!(names, ["a", "a/b", &format!("a/b/{long}"), "link", "tool"]);
-        assert_eq!(entries[3].1, tar::EntryType::Symlink);
-        assert_eq!(entries[4].2, 0o111);
+        assert_eq!(names, ["a", "a/.hearth", "a/b", &format!("a/b/{long}"), "link", "tool"]);
+        assert_eq!(entries[4].1, tar::EntryType::Symlink);
+        assert_eq!(entries[5].2, 0o111);
     }
 }

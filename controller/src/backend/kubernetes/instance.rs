@@ -11,6 +11,7 @@ use hearth_protocol::report::Mount;
 use tokio::sync::{mpsc, oneshot, watch};
 
 use super::blobs::Blob;
+use super::results::Intake;
 use super::why::Obstacle;
 use crate::backend::InstanceSpec;
 use crate::backend::code_place::CodePlace;
@@ -55,6 +56,8 @@ pub(super) struct Instance {
     /// What it may fetch.
     pub(super) blobs: Mutex<Vec<Arc<Blob>>>,
     pub(super) code_place: CodePlace,
+    /// By which its result comes, if it has one.
+    pub(super) intake: Intake,
     /// How long its start took, where it was this process that started it.
     create: OnceLock<Duration>,
     /// Its start is over: from then on its end is told.
@@ -77,6 +80,7 @@ impl Instance {
             end: watch::Sender::new(None),
             gone: watch::Sender::new(false),
             blobs: Mutex::default(),
+            intake: Intake::new(),
             create: OnceLock::new(),
             started: AtomicBool::new(false),
             told: AtomicBool::new(false),

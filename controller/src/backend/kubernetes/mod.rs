@@ -9,8 +9,8 @@
 //! ```
 //!
 //! A Pod reports itself instead of being looked for: its shim connects as soon as it runs, learns what to run, fetches code and dependencies
-//! as tars, verifies their digests and unpacks them. What a controller must know to go on with an instance is in its Pod's annotations; its
-//! secret follows from the cluster key.
+//! as tars, verifies their digests and unpacks them. What a controller must know to go on with an instance is in its Pod's annotations, sealed
+//! with the cluster key (`standing.rs`); its secret follows from that key.
 //!
 //! **What a Pod cannot.** It cannot be paused; it keeps the limits that it was started with, and its namespace ([`Fixity::Fixed`]); how many
 //! processes it may have is its node's to say. Code lies in a volume of the Pod, whose files the function's own user could make writable
@@ -24,8 +24,10 @@ mod keys;
 mod pod;
 mod reports;
 mod results;
+mod standing;
 mod start;
 mod stop;
+mod transfers;
 mod waited;
 mod watch;
 mod why;
@@ -35,8 +37,10 @@ mod tests;
 
 use std::collections::HashMap;
 use std::fmt;
+use std::fs::File;
 use std::io;
 use std::net::SocketAddr;
+use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -53,6 +57,8 @@ use tokio_util::task::TaskTracker;
 
 use self::instance::Instance;
 use self::keys::Keys;
+use self::standing::{Judged, Proof};
+use self::transfers::Transfers;
 use super::ends::Ends;
 use super::{
     Ability, Address, Backend, Capability, CodeMount, Ended, Error, Exit, Fixity, Found, Hindered, ImageForm,
@@ -68,6 +74,9 @@ const TAKEN_AWAY: usize = 1024;
 
 /// When a Pod is deleted, its kubelet sends SIGTERM, and this watch sees it: as a rule first, and by far within this.
 const WATCHED_WITHIN: Duration = Duration::from_millis(500);
+
+/// Of Pods that are none of this Hearth's though they say so, so many are named.
+const FOREIGN_NAMED: usize = 8;
 
 /// How the Kubernetes backend is set up.
 #[derive(Clone)]
@@ -88,6 +97,24 @@ pub struct Config {
     pub pull_policy: String,
     /// An image that has the shim in it, for Pods of other images.
     pub shim_image: Option<String>,
+    /// How much of their nodes' disks Pods may take.
+    pub sizes: Sizes,
+    /// Unpacks what an installation leaves.
+    pub unpack: Arc<Unpack>,
+}
+
+/// Unpacks a tar that nobody vouches for into a directory that is empty. Blocks. Its errors are for people.
+pub type Unpack = dyn Fn(File, &Path) -> io::Result<()> + Send + Sync;
+
+/// Bytes that the volumes of a Pod may hold, by what is in them: the kubelet ends a Pod that has more in one.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Sizes {
+    /// A bundle, unpacked.
+    pub code_bytes: u64,
+    /// Installed dependencies.
+    pub dependencies_bytes: u64,
+    /// An installation while it runs; its result too.
+    pub build_bytes: u64,
 }
 
 impl fmt::Debug for Config {
@@ -114,6 +141,7 @@ pub struct Kubernetes {
 struct Shared {
     config: Config,
     keys: Keys,
+    transfers: Transfers,
     instances: Mutex<HashMap<InstanceId, Arc<Instance>>>,
     blobs: Arc<blobs::Blobs>,
     /// The Pods that there were at the start are in the books.
@@ -178,6 +206,7 @@ impl Shared {
     ) -> Self {
         Self {
             keys: Keys::new(&config.key),
+            transfers: Transfers::new(),
             config,
             instances: Mutex::default(),
             blobs: Arc::default(),
@@ -271,12 +300,40 @@ impl Shared {
         })
     }
 
-    /// Takes a Pod of an earlier controller into the books.
-    fn adopt(&self, pod: &Pod) -> Option<Found> {
-        let mut spec = pod::read(pod)?;
-        if let Some(known) = self.find(&spec.id) {
-            return Self::known(&known, pod);
+    /// The instance in the books whose Pod this is. A Pod of its name in another namespace is another's.
+    fn of_pod(&self, pod: &Pod) -> Option<Arc<Instance>> {
+        let instance = self.find(&pod::instance(pod)?)?;
+        (pod.metadata.namespace.as_deref() == Some(&*instance.namespace)).then_some(instance)
+    }
+
+    /// What these Pods are. What is no instance of this Hearth is left alone, and said.
+    fn found(&self, pods: &[Pod]) -> Vec<Found> {
+        let mut found = Vec::new();
+        let mut judged = Vec::new();
+        let mut foreign = Foreign::default();
+        for pod in pods {
+            match self.of_pod(pod) {
+                Some(known) => found.extend(Self::known(&known, pod)),
+                None => match standing::judge(pod, &self.config.namespace, &self.keys) {
+                    Ok(one) => judged.push((pod, one)),
+                    Err(why) => foreign.add(pod, why),
+                },
+            }
         }
+        // Instances are known by their names: of two Pods of one name, in two namespaces, the one that can prove it.
+        judged.sort_by_key(|(_, one)| one.proof);
+        for (pod, one) in judged {
+            match self.find(&one.spec.id) {
+                Some(_) => foreign.add(pod, "there is an instance of its name in another namespace"),
+                None => found.push(self.adopt(pod, one)),
+            }
+        }
+        foreign.say();
+        found
+    }
+
+    /// Takes a Pod of an earlier controller into the books.
+    fn adopt(&self, pod: &Pod, Judged { mut spec, proof }: Judged) -> Found {
         spec.secret = self.keys.secret(&spec.id);
         let status = pod.status.as_ref();
         let address = status.and_then(|status| status.pod_ip.as_ref()?.parse().ok());
@@ -290,7 +347,8 @@ impl Shared {
         // What is not up yet is not waited for: whoever started it is gone. But its node tells that later than its shim, so there may be
         // calls in it.
         let up = status.and_then(|status| status.phase.as_deref()) == Some("Running");
-        let given_up = (!up || reported.is_none()).then_some(pod::GRACE);
+        // Nor does what nothing proves get calls.
+        let given_up = (!up || reported.is_none() || proof == Proof::Nothing).then_some(pod::GRACE);
         let ended = why::ended(pod);
         let taken_away = why::leaves_within(pod).or(given_up).filter(|_| ended.is_none());
         let namespace = pod.metadata.namespace.clone().unwrap_or_default();
@@ -318,7 +376,38 @@ impl Shared {
         let none = || instance::Reported::at(std::net::Ipv4Addr::UNSPECIFIED.into(), 0, 0);
         let reported = instance.reported.borrow().unwrap_or_else(none);
         let started = started(reported, instance.took(Duration::ZERO));
-        Some(Found { spec, started, ended, taken_away })
+        Found { spec, started, ended, taken_away }
+    }
+}
+
+/// Pods that say they are of this Hearth and are not.
+#[derive(Debug, Default)]
+struct Foreign {
+    count: usize,
+    /// Some of them, for people.
+    named: Vec<String>,
+}
+
+impl Foreign {
+    fn add(&mut self, pod: &Pod, why: &str) {
+        self.count += 1;
+        if self.named.len() < FOREIGN_NAMED {
+            let metadata = &pod.metadata;
+            let [namespace, name] =
+                [&metadata.namespace, &metadata.name].map(|part| part.as_deref().unwrap_or_default());
+            self.named.push(format!("{namespace}/{name}: {why}"));
+        }
+    }
+
+    fn say(self) {
+        if self.count > 0 {
+            let (count, pods) = (self.count, self.named.join("; "));
+            tracing::warn!(
+                count,
+                pods,
+                "Pods have the labels of instances and are none of this Hearth: they are left alone"
+            );
+        }
     }
 }
 
@@ -408,13 +497,14 @@ impl Backend for Kubernetes {
 
     async fn list(&self) -> Result<Vec<Found>, Error> {
         let parameters = ListParams::default().labels(&self.shared.selector());
-        let mut found = Vec::new();
+        let mut all = Vec::new();
         for api in self.shared.apis() {
             let nobody = || InstanceId::parse("none").expect("a label");
             let listed = api.list(&parameters).await;
             let pods = listed.map_err(|error| Shared::step("list the Pods", &nobody(), &error))?;
-            found.extend(pods.items.iter().filter_map(|pod| self.shared.adopt(pod)));
+            all.extend(pods.items);
         }
+        let found = self.shared.found(&all);
         self.shared.looked.store(true, Ordering::Release);
         Ok(found)
     }

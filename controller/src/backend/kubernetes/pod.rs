@@ -16,7 +16,8 @@ use k8s_openapi::api::core::v1::{
 use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, OwnerReference};
 
-use super::{Config, asked};
+use super::keys::Keys;
+use super::{Config, Sizes, asked};
 use crate::backend::local::shim;
 use crate::backend::{Error, InstanceSpec, Limits, Network, Owner, Process, Root};
 
@@ -35,11 +36,17 @@ pub(super) const INSTALLATION: &str = "hearth.dev/installation";
 /// The annotation with the instance's specification.
 pub(super) const SPECIFICATION: &str = "hearth.dev/specification";
 
+/// The annotation that proves that a controller wrote it ([`Keys::seal`]).
+pub(super) const SEAL: &str = "hearth.dev/seal";
+
 /// The container of the function.
 pub(super) const CONTAINER: &str = "function";
 
 /// Memory that the shim and what it holds for the instance take, beside what the function may have. In bytes.
 const SHIM_BYTES: u64 = 8 << 20;
+
+/// The shim and what it runs functions by, in a Pod of somebody else's image. Several times what they have. In bytes.
+const PROGRAMS_BYTES: u64 = 256 << 20;
 
 /// The default of a node: what is printed elsewhere.
 const TMP: &str = "tmp";
@@ -57,16 +64,17 @@ pub(super) fn namespace<'a>(spec: &'a InstanceSpec, own: &'a str) -> &'a str {
 pub(super) fn of(
     spec: &InstanceSpec,
     config: &Config,
-    token: &str,
+    keys: &Keys,
     owner: Option<OwnerReference>,
 ) -> Result<Pod, Error> {
+    let namespace = namespace(spec, &config.namespace);
     let (image, brings_shim) = image(spec, config)?;
     let container = Container {
         name: CONTAINER.to_owned(),
         image: Some(image),
         image_pull_policy: Some(config.pull_policy.clone()),
         command: Some(vec![format!("{PROGRAMS}/hearth-shim")]),
-        env: Some(variables(spec, config, token)),
+        env: Some(variables(spec, config, &keys.token(&spec.id))),
         ports: Some(vec![port("invoke", INVOKE_PORT), port("control", CONTROL_PORT)]),
         resources: Some(resources(&spec.limits)),
         security_context: Some(restricted()),
@@ -95,15 +103,15 @@ pub(super) fn of(
             }),
             ..PodSecurityContext::default()
         }),
-        volumes: Some(volumes(spec, brings_shim)),
+        volumes: Some(volumes(spec, &config.sizes, brings_shim)),
         ..asked::pod(&spec.in_cluster.pod)
     };
     Ok(Pod {
         metadata: ObjectMeta {
             name: Some(spec.id.to_string()),
-            namespace: Some(namespace(spec, &config.namespace).to_owned()),
+            namespace: Some(namespace.to_owned()),
             labels: Some(labels(spec, &config.namespace)),
-            annotations: Some(BTreeMap::from([(SPECIFICATION.to_owned(), written(spec)?)])),
+            annotations: Some(annotations(spec, namespace, keys)?),
             owner_references: owner.map(|owner| vec![owner]),
             ..ObjectMeta::default()
         },
@@ -146,6 +154,20 @@ pub(super) fn owned(owner: &Owner) -> [(String, String); 2] {
     ]
 }
 
+/// Annotations by which a later controller knows what it is.
+///
+/// # Errors
+/// When the specification has no JSON form.
+pub(super) fn annotations(
+    spec: &InstanceSpec,
+    namespace: &str,
+    keys: &Keys,
+) -> Result<BTreeMap<String, String>, Error> {
+    let text = written(spec)?;
+    let seal = keys.seal(namespace, spec.id.as_str(), &text);
+    Ok(BTreeMap::from([(SPECIFICATION.to_owned(), text), (SEAL.to_owned(), seal)]))
+}
+
 /// The specification as it is kept with the Pod: without secret and environment.
 ///
 /// # Errors
@@ -159,15 +181,13 @@ pub(super) fn written(spec: &InstanceSpec) -> Result<String, Error> {
     })
 }
 
-/// What was kept with the Pod.
-pub(super) fn read(pod: &Pod) -> Option<InstanceSpec> {
-    let text = pod.metadata.annotations.as_ref()?.get(SPECIFICATION)?;
-    let spec: InstanceSpec = serde_json::from_str(text).ok()?;
-    // Whoever may write Pods must not make one instance another.
-    (Some(spec.id.as_str()) == pod.metadata.name.as_deref()).then_some(spec)
+/// The token that its shim has been given.
+pub(super) fn token(pod: &Pod) -> Option<&str> {
+    let function = pod.spec.as_ref()?.containers.iter().find(|container| container.name == CONTAINER)?;
+    function.env.iter().flatten().find(|variable| variable.name == TOKEN_VARIABLE)?.value.as_deref()
 }
 
-/// The name of the instance whose Pod this is.
+/// The name of the instance whose Pod this would be.
 pub(super) fn instance(pod: &Pod) -> Option<InstanceId> {
     InstanceId::parse(pod.metadata.name.as_deref()?).ok()
 }
@@ -247,10 +267,11 @@ fn resources(limits: &Limits) -> ResourceRequirements {
     ResourceRequirements { requests: with(requested), limits: with(cpu), ..ResourceRequirements::default() }
 }
 
-fn empty(name: &str, memory: bool, bytes: Option<u64>) -> Volume {
+/// No quota counts its size: the kubelet looks at what is in it.
+fn empty(name: &str, memory: bool, bytes: u64) -> Volume {
     let directory = EmptyDirVolumeSource {
         medium: memory.then(|| "Memory".to_owned()),
-        size_limit: bytes.map(|bytes| Quantity(bytes.to_string())),
+        size_limit: Some(Quantity(bytes.to_string())),
         ..EmptyDirVolumeSource::default()
     };
     Volume { name: name.to_owned(), empty_dir: Some(directory), ..Volume::default() }
@@ -272,11 +293,14 @@ fn places(spec: &InstanceSpec, brings_shim: bool) -> Vec<(&'static str, &'static
     places
 }
 
-fn volumes(spec: &InstanceSpec, brings_shim: bool) -> Vec<Volume> {
+fn volumes(spec: &InstanceSpec, sizes: &Sizes, brings_shim: bool) -> Vec<Volume> {
     let volume = |(name, _): &(&str, &str)| match *name {
-        TMP => empty(name, true, Some(spec.limits.tmp_bytes)),
-        "run" => empty(name, true, Some(1 << 20)),
-        name => empty(name, false, None),
+        TMP => empty(name, true, spec.limits.tmp_bytes),
+        "run" => empty(name, true, 1 << 20),
+        "code" => empty(name, false, sizes.code_bytes),
+        "deps" => empty(name, false, sizes.dependencies_bytes),
+        "build" => empty(name, false, sizes.build_bytes),
+        name => empty(name, false, PROGRAMS_BYTES),
     };
     places(spec, brings_shim).iter().map(volume).collect()
 }

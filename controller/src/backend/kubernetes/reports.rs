@@ -16,16 +16,13 @@ use tokio::time::timeout;
 use super::door::{Door, Guest, Place};
 use super::instance::{Instance, Order, Reported};
 use super::why::{Lack, Obstacle};
-use super::{Shared, blobs, pod, results};
+use super::{Shared, pod, results};
 
 /// How long a shim may take to say who it is, and to take what it is sent.
 const PATIENCE: Duration = Duration::from_secs(10);
 
 /// The longest first message, in bytes: names, a token, a digest. Nobody is known before it.
 const HELLO_BYTES: usize = 4 << 10;
-
-/// How long one that fetches may not read.
-const SILENCE: Duration = Duration::from_secs(30);
 
 /// Serves until the backend is gone.
 pub(super) async fn serve(shared: Weak<Shared>, listener: TcpListener, door: Arc<Door>) {
@@ -128,19 +125,18 @@ async fn attend(shared: &Weak<Shared>, stream: TcpStream, peer: SocketAddr, plac
         }
         Purpose::Fetch { digest } => match instance.blob(&digest) {
             Some(blob) => {
-                line.send(&ToShim::Blob { bytes: blob.bytes }).await?;
-                let stream = line.stream.into_std()?;
-                tokio::task::spawn_blocking(move || {
-                    stream.set_nonblocking(false)?;
-                    stream.set_write_timeout(Some(SILENCE))?;
-                    blobs::write(&blob.path, io::BufWriter::with_capacity(1 << 18, stream))
-                })
-                .await?
+                let transfers = here.transfers.clone();
+                drop(here);
+                transfers.send(line, blob).await
             }
             None => line.refuse("this instance has nothing of that digest").await,
         },
         Purpose::Result { digest, bytes } => match &instance.spec().build_dir {
-            Some(build) => results::take(line, build, &digest, bytes).await,
+            Some(build) => {
+                let (most, unpack) = (here.config.sizes.build_bytes, Arc::clone(&here.config.unpack));
+                drop(here);
+                results::take(line, &instance.intake, build, (&digest, bytes), most, &unpack).await
+            }
             None => line.refuse("this instance builds nothing").await,
         },
     }

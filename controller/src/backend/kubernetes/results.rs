@@ -1,32 +1,100 @@
 //! What a job leaves: its build directory, which comes as a tar and takes the place of the one that was sent.
+//!
+//! One comes at a time, and none once the job is stopped: whoever started it then goes over what there is.
 
 use std::fs::{self, File};
-use std::io::{self, BufReader};
-use std::path::{Path, PathBuf};
+use std::io::{self, Seek as _};
+use std::path::Path;
+use std::sync::Arc;
 use std::time::Duration;
 
 use hearth_function::Digest;
 use hearth_protocol::report::ToShim;
 use sha2::{Digest as _, Sha256};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::sync::{Mutex, Semaphore};
 use tokio::time::timeout;
 
+use super::Unpack;
 use super::reports::Line;
-
-/// Largest result, in bytes of its tar: twice what is allowed of dependencies by default.
-const MAX_BYTES: u64 = 4 << 30;
+use super::transfers::allowed;
 
 /// Longest silence in the middle of one.
 const SILENCE: Duration = Duration::from_secs(30);
 
-/// Receives a result, verifies it, and unpacks it over `build`.
-pub(super) async fn take(mut line: Line, build: &Path, digest: &str, bytes: u64) -> io::Result<()> {
-    if bytes > MAX_BYTES {
-        let reason = format!("the result has {bytes} bytes: at most {MAX_BYTES} are taken");
+/// Whether an instance may bring its result.
+#[derive(Debug)]
+pub(super) struct Intake {
+    /// Of the one that is on its way.
+    turn: Semaphore,
+    /// Held while one is unpacked.
+    open: Mutex<bool>,
+}
+
+impl Intake {
+    pub(super) fn new() -> Self {
+        Self { turn: Semaphore::new(1), open: Mutex::new(true) }
+    }
+
+    #[cfg(test)]
+    pub(super) fn is_free(&self) -> bool {
+        self.turn.available_permits() > 0
+    }
+
+    /// Nothing changes in the build directory any more. One that is being unpacked is waited for.
+    pub(super) async fn close(&self) {
+        *self.open.lock().await = false;
+    }
+}
+
+/// Receives a result, verifies it, and unpacks it in the place of what is in `build`. At most `most` bytes of tar are taken.
+pub(super) async fn take(
+    mut line: Line,
+    intake: &Intake,
+    build: &Path,
+    (digest, bytes): (&str, u64),
+    most: u64,
+    unpack: &Arc<Unpack>,
+) -> io::Result<()> {
+    if bytes > most {
+        let reason =
+            format!("the result has {bytes} bytes: at most {most} are taken, twice build.max_installed");
         return line.send(&ToShim::Refused { reason }).await;
     }
-    let packed = Packed(build.with_extension("result"));
-    let mut file = tokio::fs::File::create(&packed.0).await?;
+    // Closed without a word, it comes again: the one before it may be of a connection that is broken.
+    let Ok(_turn) = intake.turn.try_acquire() else { return Ok(()) };
+    let receiving = timeout(allowed(bytes), receive(&mut line, build, bytes));
+    let (packed, found) = receiving.await.map_err(io::Error::other)??;
+    if digest != found.as_str() {
+        let reason = format!("the result is {found} and not {digest}");
+        return line.send(&ToShim::Refused { reason }).await;
+    }
+    let open = intake.open.lock().await;
+    if !*open {
+        return line.send(&ToShim::Refused { reason: "this instance was stopped".to_owned() }).await;
+    }
+    let (build, unpack) = (build.to_owned(), Arc::clone(unpack));
+    let unpacked = tokio::task::spawn_blocking(move || {
+        clear(&build)?;
+        unpack(packed, &build)
+    });
+    let unpacked = unpacked.await?;
+    drop(open);
+    match unpacked {
+        Ok(()) => line.send(&ToShim::Taken).await,
+        Err(error) => {
+            tracing::warn!(%error, "the result of a job cannot be unpacked");
+            line.send(&ToShim::Refused { reason: format!("the result cannot be unpacked: {error}") }).await
+        }
+    }
+}
+
+/// So many bytes, in a file beside `build` that has no name any more: it goes with whoever holds it.
+async fn receive(line: &mut Line, build: &Path, bytes: u64) -> io::Result<(File, Digest)> {
+    let path = build.with_extension("result");
+    let file = File::options().read(true).write(true).create(true).truncate(true).open(&path)?;
+    fs::remove_file(&path)?;
+    let mut file = tokio::fs::File::from_std(file);
     let mut hash = Sha256::new();
     let mut left = bytes;
     while left > 0 {
@@ -45,35 +113,12 @@ pub(super) async fn take(mut line: Line, build: &Path, digest: &str, bytes: u64)
     }
     // A write is told of once it was handed on: only this says that the last one came to the disk's cache.
     file.flush().await?;
-    let found = Digest::from_sha256(hash.finalize().into());
-    if digest != found.as_str() {
-        let reason = format!("the result is {found} and not {digest}");
-        return line.send(&ToShim::Refused { reason }).await;
-    }
-    let build = build.to_owned();
-    let unpacked = tokio::task::spawn_blocking(move || unpack(&packed, &build)).await?;
-    match unpacked {
-        Ok(()) => line.send(&ToShim::Taken).await,
-        Err(error) => {
-            tracing::warn!(%error, "the result of a job cannot be unpacked");
-            line.send(&ToShim::Refused { reason: format!("the result cannot be unpacked: {error}") }).await
-        }
-    }
+    let mut file = file.into_std().await;
+    file.rewind()?;
+    Ok((file, Digest::from_sha256(hash.finalize().into())))
 }
 
-/// A file that goes with its owner.
-struct Packed(PathBuf);
-
-impl Drop for Packed {
-    fn drop(&mut self) {
-        if let Err(error) = fs::remove_file(&self.0) {
-            tracing::debug!(%error, "a received result stays");
-        }
-    }
-}
-
-/// What comes is somebody else's: the library leaves no path of it out of `build`, by links neither.
-fn unpack(packed: &Packed, build: &Path) -> io::Result<()> {
+fn clear(build: &Path) -> io::Result<()> {
     for entry in fs::read_dir(build)? {
         let entry = entry?;
         if entry.file_type()?.is_dir() {
@@ -82,43 +127,5 @@ fn unpack(packed: &Packed, build: &Path) -> io::Result<()> {
             fs::remove_file(entry.path())?;
         }
     }
-    let mut tar = tar::Archive::new(BufReader::new(File::open(&packed.0)?));
-    tar.set_overwrite(false);
-    // Compiled Python is good for a source of one time.
-    tar.set_preserve_mtime(true);
-    for entry in tar.entries()? {
-        let mut entry = entry?;
-        let kind = entry.header().entry_type();
-        if !(kind.is_file() || kind.is_dir() || kind.is_symlink() || kind.is_hard_link()) {
-            continue;
-        }
-        if !entry.unpack_in(build)? {
-            return Err(io::Error::other(format!("{} lies outside", entry.path()?.display())));
-        }
-    }
     Ok(())
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_result_takes_the_place_of_what_was_there_and_keeps_its_times() {
-        let root = tempfile::tempdir().unwrap();
-        let build = root.path().join("build");
-        fs::create_dir_all(build.join("before")).unwrap();
-        let packed = Packed(root.path().join("build.result"));
-        let mut tar = tar::Builder::new(File::create(&packed.0).unwrap());
-        let mut header = tar::Header::new_gnu();
-        header.set_size(1);
-        header.set_mode(0o644);
-        header.set_mtime(1_700_000_000);
-        tar.append_data(&mut header, "lib/one.py", &b"1"[..]).unwrap();
-        tar.finish().unwrap();
-        unpack(&packed, &build).unwrap();
-        let modified = fs::metadata(build.join("lib/one.py")).unwrap().modified().unwrap();
-        assert_eq!(modified.duration_since(std::time::UNIX_EPOCH).unwrap().as_secs(), 1_700_000_000);
-        assert!(!build.join("before").exists());
-    }
 }

@@ -73,7 +73,7 @@ impl Shared {
         let packed = self.pack(&spec.id, contents, build.as_deref());
         let (packed, owner) = tokio::join!(packed, self.owner(&spec.id, spec.owner.as_ref()));
         instance.may_fetch(packed?);
-        let pod = pod::of(spec, &self.config, &self.keys.token(&spec.id), owner?)?;
+        let pod = pod::of(spec, &self.config, &self.keys, owner?)?;
         let created = self.pods(&instance.namespace).create(&PostParams::default(), &pod).await;
         created.map_err(|error| refused(&spec.id, &instance.namespace, &error))?;
         let patient = !matches!(spec.process, Process::Job { .. });
@@ -222,7 +222,7 @@ impl Shared {
         labels.insert(pod::POOL.to_owned(), json!(null));
         let patch = json!({ "metadata": {
             "labels": labels,
-            "annotations": { pod::SPECIFICATION: pod::written(spec)? },
+            "annotations": pod::annotations(spec, &instance.namespace, &self.keys)?,
             "ownerReferences": reference.into_iter().collect::<Vec<_>>(),
         } });
         let pods = self.pods(&instance.namespace);

@@ -27,6 +27,7 @@ impl Shared {
     pub(super) async fn stop(&self, id: &InstanceId, grace: Duration) -> Result<(), Error> {
         const STEP: &str = "delete the Pod";
         let Some(instance) = self.find(id) else { return Ok(()) };
+        instance.intake.close().await;
         // Nobody is told of what we do ourselves.
         let _news = instance.leaves();
         let pods = self.pods(&instance.namespace);

@@ -45,10 +45,11 @@ pub(super) fn spec(name: &str) -> InstanceSpec {
 }
 
 fn pod(name: &str, metadata: &Value, status: &Value) -> Value {
-    let written = pod::written(&spec(name)).unwrap();
+    let annotations = pod::annotations(&spec(name), "default", &Keys::new(&[7; 32])).unwrap();
+    let owner = json!({ "apiVersion": "hearth.dev/v1", "kind": "Revision", "name": "hello-00001", "uid": "uid-1", "controller": true });
     let mut pod = json!({
         "apiVersion": "v1", "kind": "Pod", "status": status,
-        "metadata": { "name": name, "namespace": "default", "annotations": { pod::SPECIFICATION: written } },
+        "metadata": { "name": name, "namespace": "default", "annotations": annotations, "ownerReferences": [owner] },
     });
     pod["metadata"].as_object_mut().unwrap().extend(metadata.as_object().unwrap().clone());
     pod
@@ -65,6 +66,8 @@ pub(super) fn config(client: Client) -> Config {
         key: [7; 32],
         pull_policy: "Never".to_owned(),
         shim_image: None,
+        sizes: Sizes { code_bytes: 1 << 20, dependencies_bytes: 2 << 20, build_bytes: 3 << 20 },
+        unpack: Arc::new(|packed, into| tar::Archive::new(packed).unpack(into)),
     }
 }
 
@@ -104,4 +107,47 @@ async fn a_pod_that_is_being_deleted_has_not_ended_before_its_container_has() {
     assert_eq!(seen("hello-ended"), (Some(Exit { code: Some(0), ..Exit::default() }), None, false));
     // Whoever started it is gone.
     assert_eq!(seen("hello-comes"), (None, Some(30), false));
+}
+
+#[tokio::test]
+async fn a_pod_that_only_says_that_it_is_an_instance_gets_no_calls() {
+    let running = json!({ "phase": "Running", "podIP": "10.0.0.7" });
+    let elsewhere = json!({ "namespace": "evil" });
+    let mut changed = pod("hello-changed", &json!({}), &running);
+    changed["metadata"]["annotations"][pod::SEAL] = json!("00");
+    let backend = over(vec![
+        // It comes first, and takes no other's place by that.
+        pod("hello-ours", &elsewhere, &running),
+        pod("hello-ours", &json!({}), &running),
+        pod("hello-evil", &elsewhere, &running),
+        pod("hello-alone", &json!({ "ownerReferences": null }), &running),
+        changed,
+    ])
+    .await;
+    let mut found = backend.list().await.unwrap();
+    found.sort_by(|one, other| one.spec.id.cmp(&other.spec.id));
+    let seen: Vec<_> = found.iter().map(|found| (found.spec.id.as_str(), found.stays())).collect();
+    assert_eq!(seen, [("hello-changed", false), ("hello-ours", true)]);
+    let ours = backend.shared.named("hello-ours").unwrap();
+    assert_eq!(ours.namespace, "default");
+    assert!(backend.shared.named("hello-evil").is_none(), "nothing is ever deleted that is not in the books");
+}
+
+#[tokio::test]
+async fn each_volume_of_a_pod_has_a_size() {
+    let config = config(Client::new(Router::new(), "hearth"));
+    let sizes = |change: fn(&mut InstanceSpec)| {
+        let mut spec = spec("hello-a");
+        change(&mut spec);
+        let pod = pod::of(&spec, &config, &Keys::new(&[7; 32]), None).unwrap();
+        let volumes = pod.spec.unwrap().volumes.unwrap();
+        let size = |volume: k8s_openapi::api::core::v1::Volume| {
+            (volume.name, volume.empty_dir.unwrap().size_limit.unwrap().0.parse::<u64>().unwrap() >> 20)
+        };
+        volumes.into_iter().map(size).collect::<BTreeMap<_, _>>()
+    };
+    let named = |all: &[(&str, u64)]| all.iter().map(|(name, size)| ((*name).to_owned(), *size)).collect();
+    assert_eq!(sizes(|_| ()), named(&[("code", 1), ("deps", 2), ("run", 1), ("tmp", 8)]));
+    let job = sizes(|spec| spec.build_dir = Some("/data/build".into()));
+    assert_eq!(job, named(&[("build", 3), ("run", 1), ("tmp", 8)]));
 }

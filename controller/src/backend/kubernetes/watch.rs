@@ -13,7 +13,7 @@ use kube::runtime::WatchStreamExt as _;
 use kube::runtime::watcher::{self, Event, watcher};
 
 use super::instance::Instance;
-use super::{Shared, pod, why};
+use super::{Shared, why};
 
 /// How a Pod ended that nobody has seen end: it was taken away, as by a node that is gone.
 const TAKEN_AWAY: Exit = Exit { code: None, signal: Some(9), out_of_memory: false };
@@ -34,31 +34,36 @@ pub(super) async fn follow(shared: Weak<Shared>, api: Api<Pod>, selector: String
             }
         };
         let Some(shared) = shared.upgrade() else { return };
-        match event {
-            Event::Init => listed = Some(HashSet::new()),
-            Event::InitApply(pod) => {
-                listed.get_or_insert_default().extend(pod::instance(&pod));
-                seen(&shared, &pod).await;
-            }
-            Event::InitDone => {
-                let listed = listed.take().unwrap_or_default();
-                missing(&shared, &listed).await;
-            }
-            Event::Apply(pod) => seen(&shared, &pod).await,
-            Event::Delete(pod) => {
-                seen(&shared, &pod).await;
-                if let Some(instance) = pod::instance(&pod).and_then(|id| shared.find(&id)) {
-                    leaves(&shared, &instance, why::taker(&pod), Duration::ZERO).await;
-                    shared.end(&instance, TAKEN_AWAY).await;
-                    instance.gone.send_replace(true);
-                }
+        take(&shared, event, &mut listed).await;
+    }
+}
+
+/// Notes what the API server tells; `listed`: what it has told since it began to tell of all.
+async fn take(shared: &Arc<Shared>, event: Event<Pod>, listed: &mut Option<HashSet<InstanceId>>) {
+    match event {
+        Event::Init => *listed = Some(HashSet::new()),
+        Event::InitApply(pod) => {
+            listed.get_or_insert_default().extend(shared.of_pod(&pod).map(|instance| instance.id.clone()));
+            seen(shared, &pod).await;
+        }
+        Event::InitDone => {
+            let listed = listed.take().unwrap_or_default();
+            missing(shared, &listed).await;
+        }
+        Event::Apply(pod) => seen(shared, &pod).await,
+        Event::Delete(pod) => {
+            seen(shared, &pod).await;
+            if let Some(instance) = shared.of_pod(&pod) {
+                leaves(shared, &instance, why::taker(&pod), Duration::ZERO).await;
+                shared.end(&instance, TAKEN_AWAY).await;
+                instance.gone.send_replace(true);
             }
         }
     }
 }
 
 async fn seen(shared: &Arc<Shared>, pod: &Pod) {
-    let Some(instance) = pod::instance(pod).and_then(|id| shared.find(&id)) else { return };
+    let Some(instance) = shared.of_pod(pod) else { return };
     if let Some(exit) = why::ended(pod) {
         shared.end(&instance, exit).await;
     } else if let Some(left) = why::leaves_within(pod) {
@@ -92,5 +97,50 @@ async fn missing(shared: &Arc<Shared>, listed: &HashSet<InstanceId>) {
             shared.end(&instance, TAKEN_AWAY).await;
             instance.gone.send_replace(true);
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::{Value, json};
+    use tokio::sync::mpsc;
+
+    use super::*;
+    use crate::backend::kubernetes::tests::{config, spec};
+
+    fn pod(namespace: &str, status: &Value) -> Pod {
+        let metadata =
+            json!({ "name": "hello-a", "namespace": namespace, "deletionTimestamp": "2026-01-01T00:00:30Z" });
+        serde_json::from_value(json!({ "metadata": metadata, "status": status })).unwrap()
+    }
+
+    #[tokio::test]
+    async fn what_becomes_of_a_pod_of_the_same_name_in_another_namespace_is_nobodys_affair() {
+        let (end, mut ends) = mpsc::channel(4);
+        let (take_away, mut taken_away) = mpsc::channel(4);
+        // Of the API server there is nothing, so a Pod that a list leaves out is gone.
+        let client = kube::Client::new(axum::Router::new(), "default");
+        let shared = Arc::new(Shared::new(config(client), end, mpsc::channel(1).0, take_away));
+        let instance = Arc::new(Instance::new(spec("hello-a"), "default"));
+        instance.start_is_over();
+        shared.books().insert(instance.id.clone(), Arc::clone(&instance));
+        let failed = json!({ "phase": "Failed" });
+        let stuck = json!({ "phase": "Pending", "conditions": [{ "type": "PodScheduled", "status": "False", "reason": "Unschedulable" }] });
+        let mut listed = None;
+        for event in [
+            Event::Apply(pod("evil", &stuck)),
+            Event::Apply(pod("evil", &failed)),
+            Event::InitApply(pod("evil", &failed)),
+            Event::Delete(pod("evil", &failed)),
+        ] {
+            take(&shared, event, &mut listed).await;
+        }
+        assert_eq!(listed.take(), Some(HashSet::new()), "nor is it there when the other is listed");
+        assert!(!instance.has_ended() && instance.obstacle.borrow().is_none() && !*instance.gone.borrow());
+        assert!(ends.try_recv().is_err() && taken_away.try_recv().is_err());
+
+        take(&shared, Event::Delete(pod("default", &failed)), &mut listed).await;
+        assert!(instance.has_ended() && *instance.gone.borrow());
+        assert_eq!(ends.try_recv().unwrap().instance, instance.id);
     }
 }

@@ -7,7 +7,7 @@ use std::path::Path;
 use crate::build::shelf::{At, FileError};
 
 /// Directory of the build directory that holds what is not installed: home, caches, certificates.
-pub(super) const PRIVATE: &str = ".hearth";
+pub(super) const PRIVATE: &str = hearth_protocol::report::BUILD_PRIVATE;
 
 /// Largest file that a variable may name: a bundle of all certificate authorities has a quarter of a megabyte.
 const LARGEST: u64 = 8 << 20;

@@ -12,7 +12,7 @@ use crate::build::bundles::Error;
 use crate::build::{Bundles, Limits};
 
 /// An entry as a foe would write it: the library's own checks are not asked.
-fn entry(kind: EntryType, name: &str, link: &str, mode: u32, content: &[u8]) -> (Header, Vec<u8>) {
+pub(super) fn entry(kind: EntryType, name: &str, link: &str, mode: u32, content: &[u8]) -> (Header, Vec<u8>) {
     let mut header = Header::new_gnu();
     header.as_gnu_mut().unwrap().name[..name.len()].copy_from_slice(name.as_bytes());
     header.as_gnu_mut().unwrap().linkname[..link.len()].copy_from_slice(link.as_bytes());
@@ -23,15 +23,15 @@ fn entry(kind: EntryType, name: &str, link: &str, mode: u32, content: &[u8]) -> 
     (header, content.to_vec())
 }
 
-fn file(name: &str) -> (Header, Vec<u8>) {
+pub(super) fn file(name: &str) -> (Header, Vec<u8>) {
     entry(EntryType::Regular, name, "", 0o644, b"content")
 }
 
-fn link(name: &str, target: &str) -> (Header, Vec<u8>) {
+pub(super) fn link(name: &str, target: &str) -> (Header, Vec<u8>) {
     entry(EntryType::Symlink, name, target, 0o777, b"")
 }
 
-fn hard(name: &str, target: &str) -> (Header, Vec<u8>) {
+pub(super) fn hard(name: &str, target: &str) -> (Header, Vec<u8>) {
     entry(EntryType::Link, name, target, 0o644, b"")
 }
 
@@ -142,6 +142,12 @@ fn limits_hold_whatever_the_headers_say() {
     let long_name =
         archive(vec![entry(EntryType::GNULongName, "././@LongLink", "", 0o644, &vec![b'a'; 70_000])]);
     assert!(matches!(put(&long_name), Err(Error::TooLarge { unit: "bytes in an extension header", .. })));
+    // Links are made last: until then the archive's names of them are held.
+    let far = "x/".repeat(1000);
+    let long_link = entry(EntryType::GNULongLink, "././@LongLink", "", 0o644, far.as_bytes());
+    let links = (0..20).flat_map(|number| [long_link.clone(), link(&format!("l{number}"), "x")]).collect();
+    let unit = "bytes of names of directories and links";
+    assert!(matches!(put(&archive(links)), Err(Error::TooLarge { unit: held, .. }) if held == unit));
     let noise: Vec<u8> = (0..300_000u32).flat_map(|n| n.wrapping_mul(2_654_435_761).to_be_bytes()).collect();
     let large = archive(vec![entry(EntryType::Regular, "noise", "", 0o644, &noise)]);
     assert!(matches!(put(&large), Err(Error::TooLarge { unit: "bytes packed", .. })));

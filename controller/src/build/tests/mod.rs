@@ -2,6 +2,7 @@
 
 mod hostile;
 mod packing;
+mod results;
 mod store;
 
 use std::collections::BTreeMap;

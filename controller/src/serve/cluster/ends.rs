@@ -8,7 +8,9 @@ use super::{Error, Ground};
 use crate::autoscale;
 use crate::backend::Backend;
 use crate::backend::kubernetes::{self, Kubernetes};
+use crate::build;
 use crate::hub::{self, Hub};
+use crate::serve::stores;
 use crate::telemetry::logs::Calls;
 use crate::telemetry::metrics::Registry;
 
@@ -45,6 +47,7 @@ pub(super) async fn gateways(ground: &Ground, registry: &Registry) -> Result<Gat
 
 fn pods(ground: &Ground) -> kubernetes::Config {
     let cluster = &ground.config.cluster;
+    let installed_bytes = ground.config.build.max_installed.as_bytes();
     kubernetes::Config {
         client: ground.client.clone(),
         namespace: cluster.namespace.clone(),
@@ -55,5 +58,7 @@ fn pods(ground: &Ground) -> kubernetes::Config {
         pull_policy: cluster.pull_policy.clone(),
         // Every runtime image has it.
         shim_image: cluster.runtimes.program_image().map(str::to_owned),
+        sizes: stores::pod_sizes(&ground.config),
+        unpack: Arc::new(move |packed, into| build::unpack_result(packed, into, installed_bytes)),
     }
 }

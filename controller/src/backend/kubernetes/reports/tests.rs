@@ -51,12 +51,16 @@ impl Scene {
 
     /// The report of an instance that runs, by a connection from there.
     async fn report(&self, from: [u8; 4], instance: &Instance) -> Line {
+        self.hello(from, instance, Purpose::Report { running: true, invoke: 1, control: 2 }).await
+    }
+
+    async fn hello(&self, from: [u8; 4], instance: &Instance, purpose: Purpose) -> Line {
         let mut line = self.connect(from).await;
         let hello = FromShim::Hello(Hello {
             version: VERSION,
             instance: instance.id.to_string(),
             token: self.shared.keys.token(&instance.id),
-            purpose: Purpose::Report { running: true, invoke: 1, control: 2 },
+            purpose,
         });
         let mut bytes = BytesMut::new();
         report::encode(&hello, &mut bytes).unwrap();
@@ -135,4 +139,51 @@ async fn nobody_sends_much_before_he_is_known() {
     bytes[..report::HEADER_BYTES].copy_from_slice(&u32::try_from(report::MAX_MESSAGE).unwrap().to_be_bytes());
     line.stream.write_all(&bytes).await.unwrap();
     assert_eq!(hear(&mut line).await, None);
+}
+
+#[tokio::test]
+async fn an_instance_brings_one_result_at_a_time_and_none_once_it_is_stopped() {
+    let scene = Scene::new().await;
+    let directory = tempfile::tempdir().unwrap();
+    let build = directory.path().join("build");
+    std::fs::create_dir(&build).unwrap();
+    let instance = scene.instance("job-a");
+    instance.spec.lock().unwrap().build_dir = Some(build.clone());
+    let mut tar = tar::Builder::new(Vec::new());
+    let mut header = tar::Header::new_gnu();
+    header.set_size(1);
+    header.set_mode(0o644);
+    tar.append_data(&mut header, "made", &b"1"[..]).unwrap();
+    let tar = tar.into_inner().unwrap();
+    let digest = hearth_function::Digest::of(&tar).to_string();
+    let purpose = |bytes: u64| Purpose::Result { digest: digest.clone(), bytes };
+    let bytes = tar.len() as u64;
+
+    let mut large = scene.hello(HERE, &instance, purpose((3 << 20) + 1)).await;
+    assert!(
+        matches!(hear(&mut large).await, Some(ToShim::Refused { reason }) if reason.contains("at most 3145728"))
+    );
+
+    let mut first = scene.hello(HERE, &instance, purpose(bytes)).await;
+    first.stream.write_all(&tar[..512]).await.unwrap();
+    // It has begun when there is no turn any more.
+    timeout(WAIT, async {
+        while instance.intake.is_free() {
+            tokio::task::yield_now().await;
+        }
+    })
+    .await
+    .unwrap();
+    let mut second = scene.hello(HERE, &instance, purpose(bytes)).await;
+    assert_eq!(hear(&mut second).await, None, "it comes again");
+    first.stream.write_all(&tar[512..]).await.unwrap();
+    assert_eq!(hear(&mut first).await, Some(ToShim::Taken));
+    assert_eq!(std::fs::read_to_string(build.join("made")).unwrap(), "1");
+    let beside = std::fs::read_dir(directory.path()).unwrap().count();
+    assert_eq!(beside, 1, "what was received has no name");
+
+    instance.intake.close().await;
+    let mut late = scene.hello(HERE, &instance, purpose(bytes)).await;
+    late.stream.write_all(&tar).await.unwrap();
+    assert!(matches!(hear(&mut late).await, Some(ToShim::Refused { reason }) if reason.contains("stopped")));
 }
