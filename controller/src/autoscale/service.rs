@@ -391,17 +391,22 @@ impl Service {
 
     /// The same, where its calls have no longer than `left`.
     fn drain_within(&mut self, left: Duration, instance: &InstanceId, why: &str) {
-        let revision = self.records.values().find(|record| record.instances.contains_key(instance));
-        let execute = revision.map_or(Duration::ZERO, |record| record.target.template.execute_timeout());
-        let time = match &self.shutdown {
-            Some(shutdown) => shutdown.deadline.saturating_duration_since(Instant::now()),
-            None => self.config.drain.max(execute),
-        };
+        let time = self.time_for_calls(instance);
         self.leave(instance);
         if self.granted.contains(instance) {
             self.outbox.push_back(ToGateway::Revoke { instance: instance.clone() });
         }
         self.pool.drain(instance, why, time.min(left));
+    }
+
+    /// How long the calls of an instance that still serves may take to end.
+    fn time_for_calls(&self, instance: &InstanceId) -> Duration {
+        let revision = self.records.values().find(|record| record.instances.contains_key(instance));
+        let execute = revision.map_or(Duration::ZERO, |record| record.target.template.execute_timeout());
+        match &self.shutdown {
+            Some(shutdown) => shutdown.deadline.saturating_duration_since(Instant::now()),
+            None => self.config.drain.max(execute),
+        }
     }
 
     fn kill(&mut self, instance: &InstanceId, why: &str) {

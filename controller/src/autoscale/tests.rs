@@ -362,6 +362,28 @@ async fn an_ephemeral_instance_is_destroyed_after_its_call() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn an_ephemeral_instance_whose_gateway_has_gone_has_time_for_its_call_and_another_is_started() {
+    let mut scene = Scene::new();
+    let model = |policy: &mut Policy| policy.process_model = hearth_function::spec::ProcessModel::Ephemeral;
+    let spec = json!({ "processModel": "ephemeral", "timeouts": { "execute": "10m" } });
+    scene.handle.put(target("hello-00001", spec, model, Reach::Routed)).await.unwrap();
+    scene.want(1, 0).await;
+    let instance = scene.granted().await;
+    scene.to_scaler.send(ToScaler::Orphaned { instance: instance.clone() }).await.unwrap();
+    scene.want(1, 0).await;
+    let mut heard = Vec::new();
+    while heard.len() < 2 {
+        match scene.heard().await {
+            ToGateway::Grant { endpoint, .. } => heard.push(endpoint.instance),
+            ToGateway::Gone { instance, .. } => heard.push(instance),
+            other => panic!("{other:?}"),
+        }
+    }
+    assert!(heard.iter().any(|other| *other != instance), "{heard:?}");
+    assert_eq!(scene.backend.stops(), [(instance, Duration::from_secs(600))]);
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_trial_says_whether_the_revision_came_up() {
     let scene = Scene::new();
     scene.handle.put(hello(Reach::Untried)).await.unwrap();

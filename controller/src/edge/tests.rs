@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use hearth_dispatch::routes::{Claim, PathKind};
+use hearth_function::spec::ProcessModel;
 use hearth_function::{FunctionId, RevisionId};
 use hearth_scaler::{Policy, Reach};
 use tempfile::TempDir;
@@ -56,6 +57,7 @@ struct Scene {
     namespace: String,
     slots: u32,
     most: u32,
+    model: ProcessModel,
     /// When a call counts as stuck: so long after it should have ended.
     stuck: Duration,
     timeouts: Timeouts,
@@ -68,7 +70,8 @@ impl Scene {
         let backend = Staged::new(directory.path());
         let namespace = "default".to_owned();
         let (leads, stuck) = (watch::Sender::new(None), PATIENCE);
-        Self { directory, backend, leads, namespace, slots, most, stuck, timeouts: Timeouts::default() }
+        let (model, timeouts) = (ProcessModel::Resident, Timeouts::default());
+        Self { directory, backend, leads, namespace, slots, most, model, stuck, timeouts }
     }
 
     /// Starts a leader, which finds what is there. Nobody is told of it.
@@ -100,11 +103,15 @@ impl Scene {
         tasks.spawn(service.run());
         tasks.spawn(hub.run(CancellationToken::new()));
         let places = Places { code: Some("/code".into()), ..Places::default() };
-        let mut template =
-            revision("hello-00001", serde_json::json!({ "concurrency": { "limit": self.slots } }));
+        let spec = match self.model {
+            ProcessModel::Resident => serde_json::json!({ "concurrency": { "limit": self.slots } }),
+            ProcessModel::Ephemeral => serde_json::json!({ "processModel": "ephemeral" }),
+        };
+        let mut template = revision("hello-00001", spec);
         template.metadata.namespace = Some(self.namespace.clone());
         let template = Arc::new(Template::new(&template, places).unwrap());
-        let policy = Policy { max: NonZeroU32::new(self.most).unwrap(), ..Policy::default() };
+        let max = NonZeroU32::new(self.most).unwrap();
+        let policy = Policy { max, process_model: self.model, ..Policy::default() };
         let reserved = Windows::default();
         let target = Target { template, policy, reach: Reach::Routed, pause: None, reserved, mends: false };
         autoscaler.put(target).await.unwrap();
@@ -259,6 +266,22 @@ async fn what_a_killed_gateway_had_is_given_to_the_other() {
     drop(lost);
     // The hub may see that it has gone before the instance does: for that moment its calls, at most four, run beside those of the other.
     assert!(scene.backend.most_at_once() <= 8, "{} at once", scene.backend.most_at_once());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn instances_for_a_single_call_of_a_gateway_that_is_cut_off_are_replaced_and_end_their_calls() {
+    let mut scene = Scene::new(1, 4);
+    scene.model = ProcessModel::Ephemeral;
+    scene.backend.call_takes(Duration::from_millis(300));
+    let _leader = scene.lead().await;
+    let (one, other) = (scene.replica("one"), scene.replica("other"));
+    let cut_off = one.requests(2);
+    scene.begun(2).await;
+    let Replica { handle: _goes_on, _tasks: link, .. } = one;
+    drop(link);
+    all_well(other.requests(6)).await;
+    all_well(cut_off).await;
+    assert_eq!((scene.backend.calls_begun(), scene.backend.most_of_one()), (8, 1));
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -118,8 +118,8 @@ impl Core {
     fn happens(&mut self, event: Event, out: &mut Out) {
         match event {
             Event::Came { gateway, name, resume, to } => {
+                self.merge.join(now(), gateway, &name, resume, out);
                 self.gateways.insert(gateway, Gateway { name, to });
-                self.merge.join(now(), gateway, resume, out);
             }
             Event::Said { gateway, message } if self.gateways.contains_key(&gateway) => {
                 self.merge.on_gateway(now(), gateway, message, out);

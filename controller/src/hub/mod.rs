@@ -11,7 +11,8 @@
 //!   signed: it holds the instances' secrets, and whoever can read the Pods' network can read them. A network policy keeps others away.
 //! - **Ends.** A connection that is closed, or silent for `wire::SILENCE`, is a gateway that has gone: what it used is free. One that
 //!   lives and was only cut off goes on with what it has, and when it comes back what is used twice is asked back; meanwhile its
-//!   instances may answer `busy`, and the call goes elsewhere. One that does not read what it is told is cut off.
+//!   instances may answer `busy`, and the call goes elsewhere, or, over attached connections, take more calls than their limit. What is for a
+//!   single call is given to nobody else. One that does not read what it is told is cut off.
 //! - **After a start** instances that were there before are not dealt with for [`Config::settle`], in which gateways say what they hold.
 //!
 //! It knows nothing of Functions or Pods.

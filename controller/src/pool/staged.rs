@@ -152,6 +152,12 @@ impl Staged {
         self.stage.lock().unwrap().call_time = time;
     }
 
+    /// The most calls that have begun in one instance.
+    pub(crate) fn most_of_one(&self) -> usize {
+        let stage = self.stage.lock().unwrap();
+        stage.calls.values().map(|calls| calls.begun.load(Ordering::Acquire)).max().unwrap_or(0)
+    }
+
     /// Calls that have begun, of all instances.
     pub(crate) fn calls_begun(&self) -> usize {
         let stage = self.stage.lock().unwrap();

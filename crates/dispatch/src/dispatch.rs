@@ -234,8 +234,10 @@ impl<W, E: Clone> Dispatch<W, E> {
         let Some(index) = self.position(instance) else { return };
         let Some(entry) = self.instances.get_mut(index).filter(|entry| entry.grant == grant) else { return };
         let beyond = entry.in_flight > entry.granted.slots || entry.draining;
+        let spent = entry.granted.single_use && served.is_some();
         entry.in_flight = entry.in_flight.saturating_sub(1);
-        if beyond {
+        // Of one that is spent nobody is to believe, not even for a moment, that a slot is free.
+        if beyond && !spent {
             actions.extend(entry.holds().map(Action::Tell));
         }
         entry.idle_since = now;
@@ -243,13 +245,11 @@ impl<W, E: Clone> Dispatch<W, E> {
             entry.has_room(now, served);
         }
         self.in_flight = self.in_flight.saturating_sub(1);
-        if entry.granted.single_use {
-            if served.is_some() {
-                self.remove(now, index);
-                actions.push(Action::Tell(ToScaler::Spent { instance: instance.clone() }));
-            } else {
-                entry.used = false;
-            }
+        if spent {
+            self.remove(now, index);
+            actions.push(Action::Tell(ToScaler::Spent { instance: instance.clone() }));
+        } else if entry.granted.single_use {
+            entry.used = false;
         }
         self.drained(now, instance, actions);
         self.feed(now, actions);

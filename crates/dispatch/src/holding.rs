@@ -102,7 +102,10 @@ impl Holding {
             | ToScaler::Spent { instance } => {
                 self.instances.remove(instance);
             }
-            ToScaler::Quiet { .. } | ToScaler::InUse { .. } | ToScaler::Resumed { .. } => {}
+            ToScaler::Quiet { .. }
+            | ToScaler::InUse { .. }
+            | ToScaler::Resumed { .. }
+            | ToScaler::Orphaned { .. } => {}
         }
     }
 

@@ -15,10 +15,12 @@
 //! - **Lost, Unresponsive**: the scaler kills such an instance, for all. It is told at once, as long as a gateway accuses few: one that
 //!   cannot reach the network must not have everything killed that others use. Beyond three, and one more every three seconds,
 //!   what others hold too is told when a second gateway says the same, or when it is that gateway's turn again. Whoever gave an
-//!   instance up gets it no more.
+//!   instance up gets it no more. Gateways are known by their names for that, and not by their connections (trust.rs).
 //! - **Stuck calls** are added up: an instance whose slots are all held by calls that do not end, at whichever gateways, is told to be
 //!   unresponsive (INV-20). No gateway accuses it by that: there is nothing left that another could use.
-//! - **Spent** is told as it comes: only one gateway had it.
+//! - **Spent** is told as it comes: only one gateway had it. One for a single call whose gateway goes is nobody else's: it may have been used,
+//!   or be in use by one that is only cut off. If that one does not come back with it within `settle`, the scaler is told
+//!   ([`ToScaler::Orphaned`]), and its call, if there is one, has its time (INV-22).
 //! - **Pause** is answered with no: whoever is to thaw must be on the instance's machine, and alone. **Wake** has nothing to do then.
 //!
 //! A gateway that comes says what it holds ([`Resume`]), from an earlier connection or of an earlier controller; that counts as granted.
@@ -26,8 +28,9 @@
 //! one that gateways know and the scaler does not is drained after a minute.
 
 mod load;
+mod trust;
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
 use hearth_function::{InstanceId, RevisionId};
@@ -35,12 +38,7 @@ use hearth_function::{InstanceId, RevisionId};
 use crate::messages::{Demand, Endpoint, Held, Resume, Share, StartKind, ToGateway, ToScaler};
 use crate::shares::Shares;
 use load::Loads;
-
-/// Instances that a gateway may accuse in a row: a crash of a node full of small ones is told soon enough by the backend too.
-const ACCUSATIONS: u32 = 3;
-
-/// After this it may accuse one more.
-const FORGIVEN: Duration = Duration::from_secs(3);
+use trust::Trust;
 
 /// An instance that the scaler does not know after this is not one that it will adopt.
 const UNKNOWN: Duration = Duration::from_secs(60);
@@ -61,16 +59,19 @@ pub struct Out {
 /// See the module's page.
 #[derive(Debug)]
 pub struct Merge {
+    /// How long a gateway takes to come, or to come back.
+    settle: Duration,
     /// Until then gateways come that know instances from before.
     settled: Instant,
     serial: u64,
-    gateways: BTreeMap<GatewayId, Credit>,
+    /// Their names.
+    gateways: BTreeMap<GatewayId, String>,
     revisions: BTreeMap<RevisionId, Revision>,
     /// What the scaler has granted.
     instances: BTreeMap<InstanceId, Granted>,
     /// What only gateways know: of which Revision, and since when.
     unknown: BTreeMap<InstanceId, (RevisionId, Instant)>,
-    accused: BTreeMap<InstanceId, Accused>,
+    trust: Trust,
     /// Calls that do not end, by who has them; of what only gateways know too.
     stuck: BTreeMap<InstanceId, BTreeMap<GatewayId, u32>>,
 }
@@ -92,47 +93,29 @@ struct Granted {
     condemned: bool,
 }
 
-/// What a gateway may still accuse.
-#[derive(Debug)]
-struct Credit {
-    left: u32,
-    since: Instant,
-}
-
-#[derive(Debug)]
-struct Accused {
-    by: BTreeSet<GatewayId>,
-    message: ToScaler,
-}
-
-impl Credit {
-    fn take(&mut self, now: Instant) -> bool {
-        while self.left < ACCUSATIONS && now.saturating_duration_since(self.since) >= FORGIVEN {
-            self.left += 1;
-            self.since += FORGIVEN;
-        }
-        if self.left == ACCUSATIONS {
-            self.since = now;
-        }
-        let may = self.left > 0;
-        self.left = self.left.saturating_sub(1);
-        may
-    }
+/// Who loses something when an instance is killed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Loss {
+    /// Those that hold it, if there are any.
+    OfOthers,
+    /// Nobody: whoever holds it cannot use it either.
+    Nobodys,
 }
 
 impl Merge {
-    /// Without gateways. `settle`: how long those of an earlier controller may take to come. `first`: the number of the first share,
+    /// Without gateways. `settle`: how long those of an earlier controller may take to come, and any to come back. `first`: the number of the first share,
     /// larger than any that an earlier controller has given out.
     #[must_use]
     pub fn new(now: Instant, settle: Duration, first: u64) -> Self {
         Self {
+            settle,
             settled: now + settle,
             serial: first,
             gateways: BTreeMap::new(),
             revisions: BTreeMap::new(),
             instances: BTreeMap::new(),
             unknown: BTreeMap::new(),
-            accused: BTreeMap::new(),
+            trust: Trust::default(),
             stuck: BTreeMap::new(),
         }
     }
@@ -143,11 +126,16 @@ impl Merge {
         self.gateways.len()
     }
 
-    /// A gateway has come.
-    pub fn join(&mut self, now: Instant, gateway: GatewayId, resume: Resume, out: &mut Out) {
-        self.gateways.insert(gateway, Credit { left: ACCUSATIONS, since: now });
+    /// A gateway has come. `name`: the same for all connections of one.
+    pub fn join(&mut self, now: Instant, gateway: GatewayId, name: &str, resume: Resume, out: &mut Out) {
+        self.gateways.insert(gateway, name.to_owned());
         for revision in self.revisions.values_mut() {
             revision.shares.join(gateway);
+        }
+        for instance in self.trust.join(now, name) {
+            if let Some(id) = self.revision_of(&instance) {
+                self.revision(&id).shares.bar(gateway, &instance);
+            }
         }
         for Held { instance, revision, slots, stuck, draining } in resume.held {
             self.stuck(gateway, &instance, stuck, out);
@@ -169,11 +157,13 @@ impl Merge {
         self.settle_all(now, out);
     }
 
-    /// A gateway has gone. What it used is free.
+    /// A gateway has gone. What it used is free, but of instances for a single call.
     pub fn leave(&mut self, now: Instant, gateway: GatewayId, out: &mut Out) {
-        self.gateways.remove(&gateway);
+        if let Some(name) = self.gateways.remove(&gateway) {
+            self.trust.leave(&name);
+        }
         for revision in self.revisions.values_mut() {
-            revision.shares.leave(gateway);
+            revision.shares.leave(gateway, now + self.settle);
             revision.loads.leave(gateway);
         }
         let all: Vec<InstanceId> = self.stuck.keys().cloned().collect();
@@ -253,24 +243,30 @@ impl Merge {
                 if self.instances.contains_key(&instance) {
                     out.up.push(ToScaler::Spent { instance: instance.clone() });
                 }
-                if let Some((revision, _)) = self.remove(&instance) {
-                    self.settle(now, &revision, out);
-                }
+                self.used_up(now, instance, Some(gateway), out);
             }
             ToScaler::Lost { ref instance, .. } | ToScaler::Unresponsive { ref instance } => {
                 let instance = instance.clone();
                 self.accuse(now, gateway, instance, message, out);
             }
-            // Nobody is asked to pause.
-            ToScaler::Quiet { .. } | ToScaler::InUse { .. } | ToScaler::Resumed { .. } => {}
+            // Nobody is asked to pause, and who has gone says nothing.
+            ToScaler::Quiet { .. }
+            | ToScaler::InUse { .. }
+            | ToScaler::Resumed { .. }
+            | ToScaler::Orphaned { .. } => {}
         }
     }
 
     /// Time has passed: to be called every few ten milliseconds, for those that wait for their turn.
     pub fn on_tick(&mut self, now: Instant, out: &mut Out) {
-        let accused: Vec<InstanceId> = self.accused.keys().cloned().collect();
-        for instance in accused {
-            self.judge(now, &instance, out);
+        self.trust.on_tick(now);
+        for instance in self.trust.accused() {
+            self.judge(now, &instance, Loss::OfOthers, out);
+        }
+        let orphaned = self.revisions.values().flat_map(|revision| revision.shares.orphaned(now));
+        for instance in orphaned.cloned().collect::<Vec<_>>() {
+            out.up.push(ToScaler::Orphaned { instance: instance.clone() });
+            self.used_up(now, instance, None, out);
         }
         let overdue = |since: &Instant| now.saturating_duration_since(*since) >= UNKNOWN;
         let mut drain = Vec::new();
@@ -303,8 +299,14 @@ impl Merge {
         // One that was made just now nobody can know from before.
         let opens = (endpoint.start == StartKind::Warm && now < self.settled).then_some(self.settled);
         self.unknown.remove(&instance);
-        self.accused.remove(&instance);
-        self.revision(&revision).shares.grant(&instance, slots, opens);
+        self.trust.forget(&instance);
+        let perhaps_used = (endpoint.start == StartKind::Warm).then_some(self.settled.max(now));
+        let single_use = endpoint.single_use;
+        let shares = &mut self.revision(&revision).shares;
+        shares.grant(&instance, slots, opens);
+        if single_use {
+            shares.single_use(&instance, perhaps_used);
+        }
         let granted =
             Granted { revision: revision.clone(), endpoint, slots, revoked: false, condemned: false };
         self.instances.insert(instance.clone(), granted);
@@ -334,29 +336,31 @@ impl Merge {
         out: &mut Out,
     ) {
         let Some(id) = self.revision_of(&instance) else { return };
-        self.revision(&id).shares.give_up(by, &instance);
+        let useless = self.revision(&id).shares.give_up(by, &instance);
         self.unstuck(by, &instance);
         self.forget_unknown();
         // What is to go anyway goes when the others have done with it.
         if self.instances.get(&instance).is_some_and(|granted| !granted.revoked) {
-            let accused = self.accused.entry(instance.clone());
-            accused.or_insert_with(|| Accused { by: BTreeSet::new(), message }).by.insert(by);
-            self.judge(now, &instance, out);
+            let name = self.gateways.get(&by).cloned().unwrap_or_default();
+            self.trust.accuse(&instance, name, message);
+            self.judge(now, &instance, if useless { Loss::Nobodys } else { Loss::OfOthers }, out);
         }
         self.drained_if_done(&instance, out);
         self.settle(now, &id, out);
     }
 
-    fn judge(&mut self, now: Instant, instance: &InstanceId, out: &mut Out) {
-        let nobody = self.holders(instance).is_empty();
-        let Some(accused) = self.accused.get(instance) else { return };
-        let believed = nobody || accused.by.len() > 1 || {
-            let credits = &mut self.gateways;
-            accused.by.iter().any(|by| credits.get_mut(by).is_some_and(|credit| credit.take(now)))
-        };
-        if believed && let Some(Accused { message, .. }) = self.accused.remove(instance) {
-            out.up.push(message);
+    fn judge(&mut self, now: Instant, instance: &InstanceId, loss: Loss, out: &mut Out) {
+        let alone = loss == Loss::Nobodys || self.holders(instance).is_empty();
+        out.up.extend(self.trust.judge(now, instance, alone));
+    }
+
+    /// One for a single call is of use to nobody any more: whoever else knows it forgets it.
+    fn used_up(&mut self, now: Instant, instance: InstanceId, by: Option<GatewayId>, out: &mut Out) {
+        let Some((revision, holders)) = self.remove(&instance) else { return };
+        for gateway in holders.into_iter().filter(|holder| Some(*holder) != by) {
+            out.down.push((gateway, ToGateway::Revoke { instance: instance.clone() }));
         }
+        self.settle(now, &revision, out);
     }
 
     /// So many of a gateway's calls on an instance do not end.
@@ -393,8 +397,10 @@ impl Merge {
     }
 
     fn drained_if_done(&mut self, instance: &InstanceId, out: &mut Out) {
-        let revoked = self.instances.get(instance).is_some_and(|granted| granted.revoked);
-        if revoked && self.holders(instance).is_empty() {
+        let Some(granted) = self.instances.get(instance).filter(|granted| granted.revoked) else { return };
+        let id = granted.revision.clone();
+        let shares = &self.revision(&id).shares;
+        if shares.holders(instance).is_empty() && !shares.is_awaited(instance) {
             self.remove(instance);
             out.up.push(ToScaler::Drained { instance: instance.clone() });
         }
@@ -405,7 +411,7 @@ impl Merge {
         let id = self.revision_of(instance)?;
         self.instances.remove(instance);
         self.unknown.remove(instance);
-        self.accused.remove(instance);
+        self.trust.forget(instance);
         self.stuck.remove(instance);
         let holders = self.revision(&id).shares.remove(instance);
         Some((id, holders))

@@ -45,6 +45,12 @@ pub enum ToScaler {
         /// Which.
         instance: InstanceId,
     },
+    /// A gateway that could use an instance of an ephemeral Revision has gone and did not come back: it may have had its call, or may have it
+    /// still. Not of a gateway, but of what makes one of several.
+    Orphaned {
+        /// Which.
+        instance: InstanceId,
+    },
     /// The answer to [`ToGateway::Pause`]: no call runs on it, and whoever gives it one thaws it first. It may be frozen.
     Quiet {
         /// Which.

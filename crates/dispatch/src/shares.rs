@@ -13,6 +13,9 @@
 //!
 //! Slots are taken from a gateway only where another needs them: it has more demand than slots, or none at all. Then both get what
 //! [`targets`] says, with part of what is idle, so that a load that shifts moves slots now and then and not with every request.
+//!
+//! An instance for a single call is another's only after the one that had it has said that it did not use it: of one that has gone nobody
+//! knows (INV-22).
 
 mod target;
 
@@ -43,6 +46,11 @@ struct Instance {
     opens: Option<Instant>,
     /// It is to go: it counts no more.
     leaving: bool,
+    /// It is for one call.
+    single_use: bool,
+    /// Of one for a single call: whoever had it is not there, may have used it and may use it still. So long he may come back, and nobody else
+    /// gets it.
+    awaited: Option<Instant>,
     parts: BTreeMap<GatewayId, Part>,
     /// Who could not use it.
     barred: BTreeSet<GatewayId>,
@@ -104,7 +112,7 @@ impl Instance {
 
     /// Slots that nobody can be using.
     fn free(&self) -> u32 {
-        if !self.leaving && self.opens.is_none() {
+        if !self.leaving && self.opens.is_none() && self.awaited.is_none() {
             self.limit.unwrap_or(0).saturating_sub(self.outstanding())
         } else {
             0
@@ -153,6 +161,25 @@ impl Shares {
         (entry.limit, entry.opens, entry.leaving) = (Some(limit), opens, false);
     }
 
+    /// It is for one call. `perhaps_used`: somebody may have made it of whom nothing is known, unless he comes until then, or is there.
+    pub(crate) fn single_use(&mut self, instance: &InstanceId, perhaps_used: Option<Instant>) {
+        if let Some(entry) = self.instances.get_mut(instance) {
+            entry.single_use = true;
+            entry.awaited = perhaps_used.filter(|_| entry.outstanding() == 0);
+        }
+    }
+
+    /// Whether somebody is waited for who may have used it, or use it still.
+    pub(crate) fn is_awaited(&self, instance: &InstanceId) -> bool {
+        self.instances.get(instance).is_some_and(|entry| entry.awaited.is_some())
+    }
+
+    /// Instances for a single call whose gateway has not come back in time.
+    pub(crate) fn orphaned(&self, now: Instant) -> impl Iterator<Item = &InstanceId> {
+        let overdue = move |entry: &Instance| entry.awaited.is_some_and(|until| until <= now);
+        self.instances.iter().filter(move |(_, entry)| overdue(entry)).map(|(id, _)| id)
+    }
+
     /// The scaler takes it back. Returns who has to be told; it is done when nobody is left ([`Self::holders`]).
     pub(crate) fn revoke(&mut self, instance: &InstanceId) -> Vec<GatewayId> {
         let Some(entry) = self.instances.get_mut(instance) else { return Vec::new() };
@@ -181,14 +208,21 @@ impl Shares {
         let told = if draining { Knows::Nothing } else { Knows::Something };
         let part = Part { granted: slots, told, outstanding: slots, draining, ..Part::default() };
         entry.parts.insert(gateway, part);
+        if slots > 0 {
+            entry.awaited = None;
+        }
     }
 
-    /// A gateway has gone, with everything that it had.
-    pub(crate) fn leave(&mut self, gateway: GatewayId) {
+    /// A gateway has gone, with everything that it had. What it may have used up is kept for it for so long.
+    pub(crate) fn leave(&mut self, gateway: GatewayId, back_until: Instant) {
         self.gateways.remove(&gateway);
         for entry in self.instances.values_mut() {
-            entry.parts.remove(&gateway);
+            let had = entry.parts.remove(&gateway).is_some_and(|part| part.outstanding > 0);
             entry.barred.remove(&gateway);
+            // If another has it, that is the same one, which has come back before it was seen to go.
+            if had && entry.single_use && entry.outstanding() == 0 {
+                entry.awaited = Some(back_until);
+            }
         }
         self.forget_unknown();
     }
@@ -202,9 +236,10 @@ impl Shares {
 
     /// On which instances its calls run.
     pub(crate) fn busy(&mut self, gateway: GatewayId, busy: &[(InstanceId, u32)]) {
+        let busy: BTreeMap<&InstanceId, u32> = busy.iter().map(|(id, calls)| (id, *calls)).collect();
         for (id, entry) in &mut self.instances {
             if let Some(part) = entry.parts.get_mut(&gateway) {
-                part.calls = busy.iter().find(|(instance, _)| instance == id).map_or(0, |(_, calls)| *calls);
+                part.calls = busy.get(id).copied().unwrap_or(0);
             }
         }
     }
@@ -232,13 +267,27 @@ impl Shares {
         asked
     }
 
-    /// A gateway has given an instance up, and gets it no more.
-    pub(crate) fn give_up(&mut self, gateway: GatewayId, instance: &InstanceId) {
+    /// A gateway has given an instance up, and gets it no more. `true`: nobody else can use it either.
+    pub(crate) fn give_up(&mut self, gateway: GatewayId, instance: &InstanceId) -> bool {
+        let mut useless = false;
         if let Some(entry) = self.instances.get_mut(instance) {
-            entry.parts.remove(&gateway);
+            let had = entry.parts.remove(&gateway).is_some_and(|part| part.outstanding > 0);
             entry.barred.insert(gateway);
+            // Its only call may have been made.
+            useless = had && entry.single_use;
+            if useless {
+                entry.limit = Some(0);
+            }
         }
         self.forget_unknown();
+        useless
+    }
+
+    /// A gateway that has come had given an instance up before.
+    pub(crate) fn bar(&mut self, gateway: GatewayId, instance: &InstanceId) {
+        if let Some(entry) = self.instances.get_mut(instance) {
+            entry.barred.insert(gateway);
+        }
     }
 
     /// Deals out what is free, and asks back what somebody needs. Returns who is to be told what.

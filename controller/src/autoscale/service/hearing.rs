@@ -55,6 +55,14 @@ impl Service {
                 self.turns.done(&instance, now);
                 self.spent.push_back(instance);
             }
+            ToScaler::Orphaned { instance } => {
+                // A gateway that is only cut off may have its call there still: it takes no other, and ends by itself after it.
+                let time = self.time_for_calls(&instance);
+                self.dirty.extend(holder(&mut self.records, &instance).map(|(revision, _)| revision.clone()));
+                self.leave(&instance);
+                self.turns.done(&instance, now);
+                self.pool.stop(&instance, "its gateway has gone, and it may have had its call", time);
+            }
             ToScaler::Lost { instance, reason } => {
                 if self.granted.contains(&instance) && self.serves(&instance) {
                     self.suspects.entry(instance).or_insert((now + SUSPICION, reason));

@@ -401,6 +401,20 @@ fn a_share_is_confirmed_at_once_and_with_every_call_that_is_too_many() {
 }
 
 #[test]
+fn of_one_that_is_spent_no_slot_is_said_to_be_free() {
+    let start = Instant::now();
+    let (mut machine, mut actions) = (machine(start), Vec::new());
+    machine.on_grant(start, Granted { single_use: true, ..granted("x", 0) }, &mut actions);
+    machine.on_share(start, share(1, 1), &mut actions);
+    request(&mut machine, start, 1);
+    // Another waits for it.
+    machine.on_share(start, share(0, 2), &mut actions);
+    actions.clear();
+    ends(&mut machine, start, "x", Some(Duration::ZERO), &mut actions);
+    assert_eq!(words(&mut actions), ["spent x"]);
+}
+
+#[test]
 fn of_an_instance_that_others_use_too_it_is_said_how_many_calls_are_stuck() {
     let start = Instant::now();
     let (mut machine, mut actions) = (machine(start), Vec::new());

@@ -1,6 +1,7 @@
 //! Several gateways (the real state machine of each), what makes one of them, and messages that take their time: random events, and what
 //! must hold whatever happens.
 
+use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
 
 use proptest::prelude::*;
@@ -24,11 +25,17 @@ enum Event {
     Up(usize),
     Down(usize),
     Instance(u32),
+    /// One for a single call.
+    SingleUse,
     Revoke(usize),
     Gone(usize),
     GivesUp(usize, usize),
     Join,
     Dies(usize),
+    /// One loses its connection, with what was on its way. That it has gone is seen at once, or later.
+    Cut(usize, bool),
+    Seen,
+    Back(usize),
     /// Another controller takes over; every gateway comes to it.
     Restart,
     Report,
@@ -45,11 +52,15 @@ fn event() -> impl Strategy<Value = Event> {
         20 => gateway.clone().prop_map(Event::Up),
         20 => gateway.clone().prop_map(Event::Down),
         4 => (1u32..6).prop_map(Event::Instance),
+        4 => Just(Event::SingleUse),
         1 => (0usize..8).prop_map(Event::Revoke),
         1 => (0usize..8).prop_map(Event::Gone),
         1 => (gateway.clone(), 0usize..8).prop_map(|(gateway, which)| Event::GivesUp(gateway, which)),
         2 => Just(Event::Join),
-        1 => gateway.prop_map(Event::Dies),
+        1 => gateway.clone().prop_map(Event::Dies),
+        2 => (gateway.clone(), any::<bool>()).prop_map(|(gateway, seen)| Event::Cut(gateway, seen)),
+        1 => Just(Event::Seen),
+        2 => gateway.prop_map(Event::Back),
         1 => Just(Event::Restart),
         3 => Just(Event::Report),
         4 => (1u64..200).prop_map(Event::Wait),
@@ -61,13 +72,27 @@ struct World {
     now: Instant,
     merge: Merge,
     edges: Vec<Edge>,
-    /// What the scaler has granted and not heard the end of: slots, and whether it has taken it back.
-    instances: BTreeMap<InstanceId, (u32, bool)>,
+    /// What the scaler has granted and not heard the end of.
+    instances: BTreeMap<InstanceId, Granted>,
+    /// Those for a single call on which one has begun.
+    spent: BTreeSet<InstanceId>,
+    /// What a gateway used when it was cut off: it goes on with it, and another may have been given the same.
+    twice: BTreeSet<InstanceId>,
+    /// Connections that are no more, which was not seen yet.
+    unseen: Vec<GatewayId>,
     /// Instances on which a stuck call has ended after all, or gone with its gateway: what was said of those may be of before.
     recovered: BTreeSet<InstanceId>,
     names: u32,
     gateways: u64,
     messages: usize,
+}
+
+#[derive(Clone, Copy)]
+struct Granted {
+    slots: u32,
+    single_use: bool,
+    /// The scaler has taken it back.
+    revoked: bool,
 }
 
 fn revision() -> RevisionId {
@@ -78,7 +103,7 @@ fn some<T>(list: &[T], which: usize) -> Option<usize> {
     (!list.is_empty()).then(|| which % list.len())
 }
 
-fn granted(instance: &InstanceId, slots: u32, start: StartKind) -> ToGateway {
+fn grant(instance: &InstanceId, granted: Granted, start: StartKind) -> ToGateway {
     let endpoint = Endpoint {
         instance: instance.clone(),
         address: EndpointAddress::Tcp("127.0.0.1:1".parse().unwrap()),
@@ -86,11 +111,11 @@ fn granted(instance: &InstanceId, slots: u32, start: StartKind) -> ToGateway {
         forwarding: Forwarding::Frames,
         start,
         start_time: Duration::ZERO,
-        single_use: false,
+        single_use: granted.single_use,
         reserved: false,
         own_server: false,
     };
-    ToGateway::Grant { revision: revision(), endpoint, slots }
+    ToGateway::Grant { revision: revision(), endpoint, slots: granted.slots }
 }
 
 impl World {
@@ -101,6 +126,9 @@ impl World {
             merge: Merge::new(now, Duration::ZERO, 0),
             edges: Vec::new(),
             instances: BTreeMap::new(),
+            spent: BTreeSet::new(),
+            twice: BTreeSet::new(),
+            unseen: Vec::new(),
             recovered: BTreeSet::new(),
             names: 0,
             gateways: 0,
@@ -117,19 +145,35 @@ impl World {
     fn carry_out(&mut self, out: Out) {
         for (id, message) in out.down {
             self.messages += 1;
-            let edge = self.edges.iter_mut().find(|edge| edge.id == id);
-            edge.expect("only those that are there are spoken to").down.push_back(message);
+            if !self.unseen.contains(&id) {
+                let edge = self.edges.iter_mut().find(|edge| edge.id == id && !edge.cut);
+                edge.expect("only those that are there are spoken to").down.push_back(message);
+            }
         }
         for message in out.up {
             match message {
                 ToScaler::Drained { instance } => {
-                    let (_, revoked) = self.instances.remove(&instance).expect("drained once");
-                    assert!(revoked, "drained without having been told");
-                    assert!(self.edges.iter().all(|edge| edge.calls.iter().all(|call| call.on != instance)));
+                    let granted = self.instances.remove(&instance).expect("drained once");
+                    assert!(granted.revoked, "drained without having been told");
+                    let on = |edge: &Edge| edge.calls.iter().any(|call| call.on == instance);
+                    let may = self.twice.contains(&instance) && !granted.single_use;
+                    assert!(may || !self.edges.iter().any(on), "a call runs on {instance}");
+                }
+                ToScaler::Spent { instance } => {
+                    let granted = self.instances.get(&instance).expect("it is granted");
+                    assert!(granted.single_use && self.spent.contains(&instance));
+                    self.gone(instance);
+                }
+                ToScaler::Orphaned { instance } => {
+                    assert!(self.instances.get(&instance).expect("it is granted").single_use);
+                    let there = self.edges.iter().filter(|edge| !edge.cut);
+                    let using = there.map(|edge| edge.uses(&instance)).sum::<u32>();
+                    assert_eq!(using, 0, "{instance} is used by one that is there");
+                    self.gone(instance);
                 }
                 ToScaler::Lost { instance, .. } => self.gone(instance),
                 ToScaler::Unresponsive { instance } => {
-                    let slots = self.instances.get(&instance).map_or(0, |(slots, _)| *slots);
+                    let slots = self.instances.get(&instance).map_or(0, |granted| granted.slots);
                     let stuck = self.stuck_on(&instance);
                     let recovered = self.recovered.contains(&instance);
                     assert!(recovered || stuck >= slots, "{stuck} calls of {slots} on {instance} are stuck");
@@ -148,7 +192,7 @@ impl World {
     }
 
     fn up(&mut self, which: usize) {
-        let Some(edge) = self.edges.get_mut(which) else { return };
+        let Some(edge) = self.edges.get_mut(which).filter(|edge| !edge.cut) else { return };
         let id = edge.id;
         if let Some(message) = edge.up.pop_front() {
             self.does(|merge, now, out| merge.on_gateway(now, id, message, out));
@@ -172,7 +216,22 @@ impl World {
         edge.up.clear();
         edge.down.clear();
         let resume = edge.holding.resume();
-        self.does(|merge, now, out| merge.join(now, id, resume, out));
+        edge.cut = false;
+        for message in std::mem::take(&mut edge.unsaid) {
+            edge.say(message);
+        }
+        let name = edge.name.clone();
+        self.does(|merge, now, out| merge.join(now, id, &name, resume, out));
+    }
+
+    /// An instance is there.
+    fn come_up(&mut self, slots: u32, single_use: bool) {
+        self.names += 1;
+        let instance = InstanceId::parse(&format!("i{}", self.names)).unwrap();
+        let granted = Granted { slots, single_use, revoked: false };
+        self.instances.insert(instance.clone(), granted);
+        let grant = grant(&instance, granted, StartKind::Cold);
+        self.does(|merge, now, out| merge.on_scaler(now, grant, out));
     }
 
     fn happens(&mut self, event: &Event) {
@@ -192,6 +251,10 @@ impl World {
             Event::Refused(which, call) => {
                 let Some(which) = some(&self.edges, which) else { return };
                 let Some(call) = some(&self.edges[which].calls, call) else { return };
+                let Call { on, stuck, .. } = &self.edges[which].calls[call];
+                if !stuck {
+                    self.spent.remove(on);
+                }
                 self.edges[which].refused(now, call);
             }
             Event::Stuck(which, call) => {
@@ -201,16 +264,11 @@ impl World {
             }
             Event::Up(which) => self.up(which),
             Event::Down(which) => self.down(which),
-            Event::Instance(slots) => {
-                self.names += 1;
-                let instance = InstanceId::parse(&format!("i{}", self.names)).unwrap();
-                self.instances.insert(instance.clone(), (slots, false));
-                let grant = granted(&instance, slots, StartKind::Cold);
-                self.does(|merge, now, out| merge.on_scaler(now, grant, out));
-            }
+            Event::Instance(slots) => self.come_up(slots, false),
+            Event::SingleUse => self.come_up(1, true),
             Event::Revoke(which) => {
                 let Some((instance, entry)) = self.instances.iter_mut().nth(which) else { return };
-                entry.1 = true;
+                entry.revoked = true;
                 let revoke = ToGateway::Revoke { instance: instance.clone() };
                 self.does(|merge, now, out| merge.on_scaler(now, revoke, out));
             }
@@ -229,7 +287,8 @@ impl World {
                 edge.say(ToScaler::Lost { instance, reason: String::new() });
             }
             Event::Join if self.edges.len() < 4 => {
-                self.edges.push(Edge::new(GatewayId(0), now));
+                let name = format!("gateway-{}", self.gateways);
+                self.edges.push(Edge::new(name, now));
                 self.join(self.edges.len() - 1);
             }
             Event::Join => {}
@@ -238,32 +297,65 @@ impl World {
                 let edge = self.edges.remove(which);
                 self.recovered.extend(edge.calls.into_iter().map(|call| call.on));
                 let id = edge.id;
-                self.does(|merge, now, out| merge.leave(now, id, out));
+                if !edge.cut {
+                    self.does(|merge, now, out| merge.leave(now, id, out));
+                }
+            }
+            Event::Cut(which, seen) => {
+                let Some(which) = some(&self.edges, which) else { return };
+                let edge = &mut self.edges[which];
+                if std::mem::replace(&mut edge.cut, true) {
+                    return;
+                }
+                let id = edge.id;
+                edge.down.clear();
+                let used = edge.machine.instances().filter(|(_, _, calls, slots)| calls + slots > 0);
+                self.twice.extend(used.map(|(instance, ..)| instance.clone()));
+                self.recovered.extend(edge.calls.iter().map(|call| call.on.clone()));
+                self.unseen.push(id);
+                if seen {
+                    self.see();
+                }
+            }
+            Event::Seen => self.see(),
+            Event::Back(which) => {
+                let Some(which) = some(&self.edges, which).filter(|which| self.edges[*which].cut) else {
+                    return;
+                };
+                self.join(which);
             }
             Event::Restart => {
+                self.unseen.clear();
                 self.merge = Merge::new(
                     now,
                     Duration::from_secs(1),
                     self.messages as u64 + 1_000_000 * u64::from(self.names + 1),
                 );
                 // What was to go serves on: the next controller decides for itself. It hears of some before the gateways come.
-                self.instances.values_mut().for_each(|(_, revoked)| *revoked = false);
-                let all: Vec<(InstanceId, u32)> =
-                    self.instances.iter().map(|(id, (slots, _))| (id.clone(), *slots)).collect();
-                let grant = |world: &mut Self, (instance, slots): &(InstanceId, u32)| {
-                    let grant = granted(instance, *slots, StartKind::Warm);
+                self.instances.values_mut().for_each(|granted| granted.revoked = false);
+                let all: Vec<(InstanceId, Granted)> =
+                    self.instances.iter().map(|(id, granted)| (id.clone(), *granted)).collect();
+                let adopt = |world: &mut Self, (instance, granted): &(InstanceId, Granted)| {
+                    let grant = grant(instance, *granted, StartKind::Warm);
                     world.does(|merge, now, out| merge.on_scaler(now, grant, out));
                 };
                 let (before, after) = all.split_at(all.len() / 2);
-                before.iter().for_each(|one| grant(self, one));
+                before.iter().for_each(|one| adopt(self, one));
                 (0..self.edges.len()).for_each(|which| self.join(which));
-                after.iter().for_each(|one| grant(self, one));
+                after.iter().for_each(|one| adopt(self, one));
             }
             Event::Report => self.report(),
             Event::Wait(ms) => {
                 self.now += Duration::from_millis(ms);
                 self.tick();
             }
+        }
+    }
+
+    /// That connections are no more is seen.
+    fn see(&mut self) {
+        while let Some(id) = self.unseen.pop() {
+            self.does(|merge, now, out| merge.leave(now, id, out));
         }
     }
 
@@ -282,22 +374,34 @@ impl World {
         }
     }
 
-    /// No instance is used beyond its slots (INV-18), and what is thought to be used is no less than what is.
-    fn check(&self) {
-        for (instance, (limit, _)) in &self.instances {
+    /// No instance is used beyond its slots (INV-18), and what is thought to be used is no less than what is. One for a single call begins no
+    /// second one, whoever was cut off (INV-22).
+    fn check(&mut self) {
+        for edge in &mut self.edges {
+            for instance in std::mem::take(&mut edge.spending) {
+                let first = !self.instances.contains_key(&instance) || self.spent.insert(instance.clone());
+                assert!(first, "a second call on {instance}");
+            }
+        }
+        for (instance, Granted { slots, single_use, .. }) in &self.instances {
             let uses: Vec<u32> = self.edges.iter().map(|edge| edge.uses(instance)).collect();
-            assert!(uses.iter().sum::<u32>() <= *limit, "{instance} has {limit} slots; used: {uses:?}");
+            let may = self.twice.contains(instance) && !single_use;
+            assert!(
+                may || uses.iter().sum::<u32>() <= *slots,
+                "{instance} has {slots} slots; used: {uses:?}"
+            );
         }
         for revision in self.merge.revisions.values() {
             for (instance, used, limit) in revision.shares.used() {
-                assert!(used <= limit, "{instance}: {used} of {limit} are given out");
+                let may = self.twice.contains(instance);
+                assert!(may || used <= limit, "{instance}: {used} of {limit} are given out");
             }
         }
     }
 
     /// No instance stays that is of no use to anybody, but those that are to go (INV-20).
     fn check_stuck(&self) {
-        for (instance, (slots, revoked)) in &self.instances {
+        for (instance, Granted { slots, revoked, .. }) in &self.instances {
             let stuck = self.stuck_on(instance);
             assert!(*revoked || stuck < *slots, "{stuck} calls of {slots} on {instance} do not end");
         }
@@ -306,7 +410,8 @@ impl World {
     /// Lets every message arrive. How many there were: it must come to an end.
     fn quiet(&mut self) -> usize {
         let before = self.messages;
-        while self.edges.iter().any(|edge| !edge.up.is_empty() || !edge.down.is_empty()) {
+        self.check();
+        while self.edges.iter().any(|edge| !(edge.cut || edge.up.is_empty() && edge.down.is_empty())) {
             for which in 0..self.edges.len() {
                 self.up(which);
                 self.down(which);
@@ -331,7 +436,7 @@ impl World {
             let open = edge
                 .machine
                 .instances()
-                .filter(|(id, ..)| self.instances.get(*id).is_some_and(|(_, revoked)| !revoked));
+                .filter(|(id, ..)| self.instances.get(*id).is_some_and(|granted| !granted.revoked));
             open.map(|(_, _, calls, slots)| slots.saturating_sub(calls)).sum::<u32>()
         };
         self.edges.iter().map(free).sum()
@@ -344,13 +449,18 @@ proptest! {
     #[test]
     fn gateways_together_never_use_more_than_there_is_and_none_waits_beside_an_idle_slot(
         events in prop::collection::vec(event(), 1..200),
+        cuts in any::<bool>(),
     ) {
         let mut world = World::new();
-        for event in &events {
+        for event in events.iter().filter(|event| cuts || !matches!(event, Event::Cut(..))) {
             world.happens(event);
             world.check();
         }
-        // A load that stays comes to rest, and then nobody waits while another has slots to spare.
+        // Whoever was cut off comes back. A load that stays comes to rest, and then nobody waits while another has slots to spare.
+        world.see();
+        for which in 0..world.edges.len() {
+            world.happens(&Event::Back(which));
+        }
         world.now += Duration::from_secs(2);
         world.tick();
         world.quiet();
@@ -358,8 +468,9 @@ proptest! {
         world.report();
         world.quiet();
         world.check_stuck();
-        // What a gateway gave up may lie idle beside it.
-        let waits = world.edges.iter().any(|edge| !edge.barred && edge.machine.waiting() > 0);
+        // What a gateway gave up may lie idle beside it, and what is used twice is not all that there is for it.
+        let twice = world.instances.keys().any(|instance| world.twice.contains(instance));
+        let waits = !twice && world.edges.iter().any(|edge| !edge.barred && edge.machine.waiting() > 0);
         prop_assert!(!waits || world.idle_slots() == 0, "somebody waits, {} are idle", world.idle_slots());
         let rest = world.quiet();
         prop_assert_eq!(rest, 0);

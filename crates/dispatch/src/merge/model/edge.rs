@@ -1,6 +1,6 @@
 //! One gateway of the model: the real state machine, its calls, and its messages that are on their way.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeSet, VecDeque};
 use std::time::{Duration, Instant};
 
 use super::super::*;
@@ -17,9 +17,16 @@ pub(super) struct Call {
 
 pub(super) struct Edge {
     pub(super) id: GatewayId,
+    pub(super) name: String,
     pub(super) machine: Dispatch<u32, InstanceId>,
     pub(super) holding: Holding,
     pub(super) calls: Vec<Call>,
+    /// Instances for a single call on which one has begun, since it was asked.
+    pub(super) spending: Vec<InstanceId>,
+    /// It has no connection; what it would say waits.
+    pub(super) cut: bool,
+    pub(super) unsaid: Vec<ToScaler>,
+    single_use: BTreeSet<InstanceId>,
     pub(super) up: VecDeque<ToScaler>,
     pub(super) down: VecDeque<ToGateway>,
     /// It has given an instance up, which it gets no more.
@@ -27,14 +34,19 @@ pub(super) struct Edge {
 }
 
 impl Edge {
-    pub(super) fn new(id: GatewayId, now: Instant) -> Self {
+    pub(super) fn new(name: String, now: Instant) -> Self {
         let day = Duration::from_secs(86_400);
         let policy = Policy { queue_length: 10_000, queue: day, start: day };
         Self {
-            id,
+            id: GatewayId(0),
+            name,
             machine: Dispatch::new(revision(), policy, now),
             holding: Holding::default(),
             calls: Vec::new(),
+            spending: Vec::new(),
+            cut: false,
+            unsaid: Vec::new(),
+            single_use: BTreeSet::new(),
             up: VecDeque::new(),
             down: VecDeque::new(),
             barred: false,
@@ -42,6 +54,9 @@ impl Edge {
     }
 
     pub(super) fn say(&mut self, message: ToScaler) {
+        if self.cut {
+            return self.unsaid.push(message);
+        }
         self.holding.on_gateway_said(&message);
         self.up.push_back(message);
     }
@@ -50,7 +65,7 @@ impl Edge {
         for action in actions {
             match action {
                 Action::Forward { placement: Placement { instance, grant, .. }, .. } => {
-                    self.calls.push(Call { on: instance, grant, stuck: false });
+                    self.begin(instance, grant);
                 }
                 Action::Tell(message) => self.say(message),
                 other => panic!("{other:?}"),
@@ -61,6 +76,13 @@ impl Edge {
         }
     }
 
+    fn begin(&mut self, on: InstanceId, grant: Grant) {
+        if self.single_use.contains(&on) {
+            self.spending.push(on.clone());
+        }
+        self.calls.push(Call { on, grant, stuck: false });
+    }
+
     pub(super) fn request(&mut self, now: Instant) {
         self.come(now, Origin::New);
     }
@@ -68,7 +90,7 @@ impl Edge {
     fn come(&mut self, now: Instant, origin: Origin) {
         match self.machine.on_request(now, origin, |_| 0) {
             Admission::Forward(Placement { instance, grant, .. }) => {
-                self.calls.push(Call { on: instance, grant, stuck: false });
+                self.begin(instance, grant);
             }
             Admission::Enqueued { .. } => {}
             other => panic!("{other:?}"),
@@ -123,11 +145,14 @@ impl Edge {
         let mut actions = Vec::new();
         match message {
             ToGateway::Grant { endpoint, slots, .. } => {
+                if endpoint.single_use {
+                    self.single_use.insert(endpoint.instance.clone());
+                }
                 let granted = Granted {
                     instance: endpoint.instance.clone(),
                     endpoint: endpoint.instance,
                     slots,
-                    single_use: false,
+                    single_use: endpoint.single_use,
                     start: endpoint.start,
                     start_time: Duration::ZERO,
                     reserved: false,
