@@ -29,6 +29,7 @@ mod ownership;
 mod patch;
 mod plain;
 pub mod ports;
+mod probes;
 mod reading;
 mod render;
 mod review;
@@ -63,7 +64,8 @@ pub use failure::Failure;
 pub use guard::Guard;
 pub use guard::TOKEN_HEADER;
 pub use identity::{Identity, Token};
-pub use standby::{answer_probes, standby};
+pub use probes::answer_probes;
+pub use standby::standby;
 
 use crate::store::Store;
 use ports::Parts;
