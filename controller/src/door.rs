@@ -1,9 +1,12 @@
 //! Places for connections, on ports that strangers reach: so many in all, and so many of each client, so that none of them takes those of all.
 //!
-//! [`Seldom`] is for what is then said in the log.
+//! [`Places`] are for those who stay: a newcomer for whom there is none goes without. [`Passing`] are those who stay for a moment, as probes
+//! do: a newcomer takes the place of the one that has been there longest, so that whoever is quick always finds one. [`Seldom`] is for
+//! what is then said in the log.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, VecDeque};
 use std::hash::Hash;
+use std::net::IpAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -102,6 +105,48 @@ impl<K: Eq + Hash> Drop for Place<K> {
     }
 }
 
+/// One that stays for a moment.
+pub(crate) trait Passer {
+    /// Whether it has gone, or has a place of another kind by now.
+    fn has_left(&self) -> bool;
+}
+
+impl Passer for tokio::task::AbortHandle {
+    fn has_left(&self) -> bool {
+        self.is_finished()
+    }
+}
+
+/// Those who stay for a moment, the longest first.
+#[derive(Debug)]
+pub(crate) struct Passing<P> {
+    most: usize,
+    most_of_one: usize,
+    here: VecDeque<(IpAddr, P)>,
+}
+
+impl<P: Passer> Passing<P> {
+    /// So many at once, and of one address so many of them.
+    pub(crate) fn new(most: usize, most_of_one: usize) -> Self {
+        Self { most, most_of_one, here: VecDeque::new() }
+    }
+
+    /// Takes a newcomer in, and says who has to leave for that: the longest of the same address, where that one has as many as it may, or else
+    /// of all.
+    pub(crate) fn welcome(&mut self, address: IpAddr, newcomer: P) -> Option<P> {
+        self.here.retain(|(_, passer)| !passer.has_left());
+        let of_this = |(of, _): &(IpAddr, P)| *of == address;
+        let leaves = if self.here.iter().filter(|one| of_this(one)).count() >= self.most_of_one {
+            self.here.iter().position(of_this)
+        } else {
+            (self.here.len() >= self.most).then_some(0)
+        };
+        let leaves = leaves.and_then(|longest| self.here.remove(longest));
+        self.here.push_back((address, newcomer));
+        leaves.map(|(_, passer)| passer)
+    }
+}
+
 /// What is said again only after a while, however often it happens. There are few different things to say.
 #[derive(Debug)]
 pub(crate) struct Seldom<W>(Mutex<HashMap<W, Instant>>);
@@ -125,6 +170,9 @@ impl<W: Eq + Hash> Seldom<W> {
 
 #[cfg(test)]
 mod tests {
+    use std::cell::Cell;
+    use std::rc::Rc;
+
     use super::*;
 
     #[test]
@@ -140,6 +188,31 @@ mod tests {
         drop(taken);
         let taken = places.0.taken();
         assert_eq!((taken.all, taken.each.len()), (0, 0), "nothing is kept of who left");
+    }
+
+    struct Guest(u8, Rc<Cell<bool>>);
+
+    impl Passer for Guest {
+        fn has_left(&self) -> bool {
+            self.1.get()
+        }
+    }
+
+    #[test]
+    fn a_newcomer_takes_the_place_of_who_stays_longest() {
+        let mut passing = Passing::new(4, 2);
+        let has_left = Rc::new(Cell::new(false));
+        let mut come = |address: u8, name: u8| {
+            let leaves =
+                passing.welcome(IpAddr::from([127, 0, 0, address]), Guest(name, Rc::clone(&has_left)));
+            leaves.map(|Guest(name, _)| name)
+        };
+        assert_eq!([come(1, 0), come(2, 1), come(2, 2)], [None; 3]);
+        assert_eq!(come(2, 3), Some(1), "of the same address, though there is room");
+        assert_eq!(come(3, 4), None);
+        assert_eq!(come(4, 5), Some(0), "of all");
+        has_left.set(true);
+        assert_eq!(come(2, 6), None, "who has left is in nobody's way");
     }
 
     #[tokio::test(start_paused = true)]

@@ -315,7 +315,12 @@ async fn check_host(State(context): State<Context>, request: Request, next: Next
 
 async fn check_token(State(context): State<Context>, request: Request, next: Next) -> Response {
     match context.guard.check_token(request.headers()) {
-        Ok(()) => next.run(request).await,
+        Ok(()) => {
+            if let Some(client) = request.extensions().get::<Arc<server::Client>>() {
+                client.is_known_now();
+            }
+            next.run(request).await
+        }
         Err(refused) => refused.into_response(),
     }
 }
