@@ -3,6 +3,7 @@
 {{- define "hearth.gateway" -}}{{ include "hearth.name" . }}-gateway{{- end }}
 {{- define "hearth.image" -}}{{ .Values.image.repository }}:{{ .Values.image.tag | default .Chart.AppVersion }}{{- end }}
 {{- define "hearth.keySecret" -}}{{ .Values.clusterKey.existingSecret | default (printf "%s-key" (include "hearth.name" .)) }}{{- end }}
+{{- define "hearth.tokenSecret" -}}{{ .Values.clientToken.existingSecret | default (printf "%s-token" (include "hearth.name" .)) }}{{- end }}
 {{- define "hearth.gatewayUrl" -}}
 {{- if .Values.gateway.url }}{{ .Values.gateway.url }}
 {{- else if and (eq (int .Values.gateway.service.port) 80) }}http://{{ include "hearth.gateway" . }}.{{ .Release.Namespace }}

@@ -120,13 +120,21 @@ async fn controller(client: &Client) -> Result<Service, Error> {
 /// What the controller asks for: the `token` of its Secret, or what is derived from the `key` in it.
 async fn token(client: &Client, service: &Service) -> Result<HeaderValue, Error> {
     let namespace = service.namespace().unwrap_or_default();
-    let usual = || {
+    let usual = |what: &str| {
         let name = service.name_any();
-        format!("{}-key", name.strip_suffix("-controller").unwrap_or(&name))
+        format!("{}-{what}", name.strip_suffix("-controller").unwrap_or(&name))
     };
-    let name = service.annotations().get(SECRET).cloned().unwrap_or_else(usual);
     let secrets: Api<Secret> = Api::namespaced(client.clone(), &namespace);
-    let secret = secrets.get(&name).await.map_err(|error| {
+    let mut name = service.annotations().get(SECRET).cloned().unwrap_or_else(|| usual("token"));
+    let mut secret = secrets.get(&name).await;
+    // Made by hand without a token, it has the key alone.
+    if !service.annotations().contains_key(SECRET)
+        && matches!(&secret, Err(kube::Error::Api(status)) if status.is_not_found())
+    {
+        name = usual("key");
+        secret = secrets.get(&name).await;
+    }
+    let secret = secret.map_err(|error| {
         Error::fixable(
             format!("cannot read the Secret {namespace}/{name}: {}", crate::telemetry::chain(&error)),
             "uploading code, logs and calls need it; what only reads or writes functions does not",
@@ -158,5 +166,46 @@ mod tests {
         let sent = behind.send(request()).unwrap();
         assert_eq!(sent.uri(), "/p/proxy/bundles/sha256:0?x=1");
         assert_eq!(sent.headers()[TOKEN_HEADER], "secret");
+    }
+
+    /// A cluster whose namespace `n` has a Secret of this name, with this in it.
+    fn cluster(name: &'static str, field: &'static str) -> Client {
+        use axum::extract::Path;
+        use axum::response::IntoResponse as _;
+        use base64::Engine as _;
+        let get = move |Path(asked): Path<String>| async move {
+            let value =
+                base64::engine::general_purpose::STANDARD.encode("0123456789abcdef0123456789abcdef\n");
+            let status = serde_json::json!({ "kind": "Status", "apiVersion": "v1", "status": "Failure", "reason": "NotFound", "code": 404, "message": "no" });
+            if asked == name {
+                axum::Json(serde_json::json!({ "metadata": { "name": name }, "data": { field: value } }))
+                    .into_response()
+            } else {
+                (http::StatusCode::NOT_FOUND, axum::Json(status)).into_response()
+            }
+        };
+        let router =
+            axum::Router::new().route("/api/v1/namespaces/n/secrets/{name}", axum::routing::get(get));
+        Client::new(router, "n")
+    }
+
+    fn service(annotations: Value) -> Service {
+        serde_json::from_value(serde_json::json!({
+            "metadata": { "name": "a-controller", "namespace": "n", "annotations": annotations },
+        }))
+        .unwrap()
+    }
+
+    #[tokio::test]
+    async fn the_token_is_in_the_secret_that_is_named_or_in_the_usual_one_or_follows_from_the_key() {
+        let given = "0123456789abcdef0123456789abcdef";
+        let named = service(serde_json::json!({ SECRET: "mine" }));
+        assert_eq!(token(&cluster("mine", "token"), &named).await.unwrap(), given);
+        assert!(token(&cluster("a-token", "token"), &named).await.is_err(), "that one and no other");
+        let unnamed = service(serde_json::json!({}));
+        assert_eq!(token(&cluster("a-token", "token"), &unnamed).await.unwrap(), given);
+        let derived = Key::of(given.as_bytes()).management_token();
+        assert_eq!(token(&cluster("a-key", "key"), &unnamed).await.unwrap(), derived.as_str());
+        assert_eq!(token(&cluster("mine", "key"), &named).await.unwrap(), derived.as_str());
     }
 }
