@@ -54,6 +54,11 @@ def main():
         if refused.returncode == 0:
             print(f"the schema takes {wrong}")
             failed = True
+    # Two controllers cannot have one data directory.
+    refused = render(HERE / "golden/default.values.yaml", "--set", "controller.persistence.enabled=true", "--set", "controller.replicas=2")
+    if refused.returncode == 0 or "takes one controller" not in refused.stderr:
+        print(f"two controllers with persistence are not refused as they should be: {refused.stderr}")
+        failed = True
     if failed:
         sys.exit("the chart does not render to charts/golden: look at the difference, then charts/golden.py --update")
     print("the chart renders as it should")
