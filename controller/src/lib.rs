@@ -32,6 +32,6 @@ pub mod store;
 
 pub mod lease;
 
-mod door;
+pub mod door;
 
 pub mod telemetry;
