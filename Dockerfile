@@ -8,7 +8,10 @@ WORKDIR /src
 COPY . .
 RUN cargo build --release --locked && strip target/release/hearth
 
-FROM gcr.io/distroless/cc-debian12:nonroot
+FROM debian:bookworm-slim
+# git fetches `source.git`; the certificates are for registries, archives and repositories.
+RUN apt-get update && apt-get install --yes --no-install-recommends ca-certificates git && rm -rf /var/lib/apt/lists/* \
+  && useradd --uid 65532 --user-group --home-dir /tmp --no-create-home --shell /usr/sbin/nologin hearth
 COPY --from=build /src/target/release/hearth /usr/local/bin/hearth
 USER 65532:65532
 ENTRYPOINT ["/usr/local/bin/hearth"]

@@ -32,4 +32,6 @@ pub mod store;
 
 pub mod lease;
 
+pub mod door;
+
 pub mod telemetry;

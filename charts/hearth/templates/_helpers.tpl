@@ -3,6 +3,15 @@
 {{- define "hearth.gateway" -}}{{ include "hearth.name" . }}-gateway{{- end }}
 {{- define "hearth.image" -}}{{ .Values.image.repository }}:{{ .Values.image.tag | default .Chart.AppVersion }}{{- end }}
 {{- define "hearth.keySecret" -}}{{ .Values.clusterKey.existingSecret | default (printf "%s-key" (include "hearth.name" .)) }}{{- end }}
+{{- define "hearth.tokenSecret" -}}{{ .Values.clientToken.existingSecret | default (printf "%s-token" (include "hearth.name" .)) }}{{- end }}
+{{/* With persistence one: a data directory is one controller's at a time, and most volumes are one node's. */}}
+{{- define "hearth.controllerReplicas" -}}
+{{- $own := .Values.controller.persistence.enabled }}
+{{- if and $own (gt (int .Values.controller.replicas) 1) }}
+{{- fail "controller.persistence.enabled takes one controller, for a data directory is one's at a time: leave controller.replicas out, or set it to 1" }}
+{{- end }}
+{{- .Values.controller.replicas | default (ternary 1 2 $own) }}
+{{- end }}
 {{- define "hearth.gatewayUrl" -}}
 {{- if .Values.gateway.url }}{{ .Values.gateway.url }}
 {{- else if and (eq (int .Values.gateway.service.port) 80) }}http://{{ include "hearth.gateway" . }}.{{ .Release.Namespace }}

@@ -29,6 +29,7 @@ mod ownership;
 mod patch;
 mod plain;
 pub mod ports;
+mod probes;
 mod reading;
 mod render;
 mod review;
@@ -63,7 +64,8 @@ pub use failure::Failure;
 pub use guard::Guard;
 pub use guard::TOKEN_HEADER;
 pub use identity::{Identity, Token};
-pub use standby::{answer_probes, standby};
+pub use probes::answer_probes;
+pub use standby::standby;
 
 use crate::store::Store;
 use ports::Parts;
@@ -313,7 +315,12 @@ async fn check_host(State(context): State<Context>, request: Request, next: Next
 
 async fn check_token(State(context): State<Context>, request: Request, next: Next) -> Response {
     match context.guard.check_token(request.headers()) {
-        Ok(()) => next.run(request).await,
+        Ok(()) => {
+            if let Some(client) = request.extensions().get::<Arc<server::Client>>() {
+                client.is_known_now();
+            }
+            next.run(request).await
+        }
         Err(refused) => refused.into_response(),
     }
 }

@@ -1,26 +1,12 @@
-//! Probes by plain HTTP, and nothing else. What the management port of a controller answers that does not lead: that it is well, and that
-//! others work.
+//! What the management port of a controller answers that does not lead: that it is well, and that another works.
 
-use std::convert::Infallible;
 use std::net::SocketAddr;
-use std::time::Duration;
 
 use axum::response::{IntoResponse, Response};
-use http::{Request, StatusCode};
-use hyper::body::Incoming;
-use hyper::service::service_fn;
-use hyper_util::rt::{TokioIo, TokioTimer};
-use tokio::net::{TcpListener, TcpStream};
-use tokio::task::JoinSet;
+use http::StatusCode;
+use tokio::net::TcpListener;
 
-/// For a request head. Probes are quick.
-const PATIENCE: Duration = Duration::from_secs(5);
-
-/// Connections at once; probes need two.
-const CONNECTIONS: usize = 16;
-
-/// After a failed `accept`.
-const PAUSE: Duration = Duration::from_millis(50);
+use super::probes::answer_probes;
 
 /// Answers probes until it is dropped, which gives the address free.
 ///
@@ -30,41 +16,6 @@ pub async fn standby(listen: SocketAddr) -> Result<impl Future<Output = ()> + Se
     let listener = TcpListener::bind(listen).await;
     let listener = listener.map_err(|source| super::Error::Listen { address: listen, source })?;
     Ok(answer_probes(listener, answer))
-}
-
-/// Answers requests by their path, one for each connection, for ever.
-pub async fn answer_probes<A>(listener: TcpListener, answer: A)
-where
-    A: Fn(&str) -> Response + Clone + Send + Sync + 'static,
-{
-    let mut connections = JoinSet::new();
-    loop {
-        tokio::select! {
-            accepted = listener.accept(), if connections.len() < CONNECTIONS => match accepted {
-                Ok((stream, _)) => _ = connections.spawn(connection(stream, answer.clone())),
-                Err(_) => tokio::time::sleep(PAUSE).await,
-            },
-            Some(_) = connections.join_next() => {}
-        }
-    }
-}
-
-async fn connection<A>(stream: TcpStream, answer: A)
-where
-    A: Fn(&str) -> Response + Send + Sync + 'static,
-{
-    let service = service_fn(|request: Request<Incoming>| {
-        let answer = answer(request.uri().path());
-        async move { Ok::<_, Infallible>(answer) }
-    });
-    let serving = hyper::server::conn::http1::Builder::new()
-        .timer(TokioTimer::new())
-        .header_read_timeout(PATIENCE)
-        .keep_alive(false)
-        .serve_connection(TokioIo::new(stream), service);
-    if let Err(error) = serving.await {
-        tracing::debug!(%error, "standby: connection");
-    }
 }
 
 fn answer(path: &str) -> Response {
@@ -78,6 +29,8 @@ fn answer(path: &str) -> Response {
 #[cfg(test)]
 mod tests {
     use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    use tokio::net::TcpStream;
+    use tokio::task::JoinSet;
 
     use super::*;
 

@@ -86,9 +86,9 @@ pub(super) async fn elsewhere(client: &Client) -> Result<Option<Service>, Error>
     controller(client).await.map(Some)
 }
 
-/// The cluster key that this Service's controllers have, if it may be read.
+/// The cluster key that this Service's controllers have, if it may be read and has the name that the chart gives it.
 pub(super) async fn key(client: &Client, service: &Service) -> Option<Key> {
-    let secret = secret(client, service).await.ok()?;
+    let secret = read(client, service, &usual(service, "key")).await.ok()?;
     secret.data?.get("key").map(|key| Key::of(&key.0))
 }
 
@@ -135,30 +135,35 @@ fn said(error: &kube::Error) -> String {
     }
 }
 
-/// The name of the Secret that the controller's token is made of.
-fn secret_name(service: &Service) -> String {
-    let usual = || {
-        let name = service.name_any();
-        format!("{}-key", name.strip_suffix("-controller").unwrap_or(&name))
-    };
-    service.annotations().get(SECRET).cloned().unwrap_or_else(usual)
+/// The Secret beside this Service that the chart gives such a name.
+fn usual(service: &Service, what: &str) -> String {
+    let name = service.name_any();
+    format!("{}-{what}", name.strip_suffix("-controller").unwrap_or(&name))
 }
 
-async fn secret(client: &Client, service: &Service) -> Result<Secret, Error> {
-    let (namespace, name) = (service.namespace().unwrap_or_default(), secret_name(service));
-    let secrets: Api<Secret> = Api::namespaced(client.clone(), &namespace);
-    secrets.get(&name).await.map_err(|error| {
-        Error::fixable(
-            format!("cannot read the Secret {namespace}/{name}: {}", said(&error)),
-            "uploading code, logs and calls need it; what only reads or writes functions does not",
-        )
-    })
+async fn read(client: &Client, service: &Service, name: &str) -> Result<Secret, kube::Error> {
+    let namespace = service.namespace().unwrap_or_default();
+    Api::<Secret>::namespaced(client.clone(), &namespace).get(name).await
 }
 
 /// What the controller asks for: the `token` of its Secret, or what is derived from the `key` in it.
 async fn token(client: &Client, service: &Service) -> Result<HeaderValue, Error> {
-    let data = secret(client, service).await?.data.unwrap_or_default();
-    let (namespace, name) = (service.namespace().unwrap_or_default(), secret_name(service));
+    let namespace = service.namespace().unwrap_or_default();
+    let named = service.annotations().get(SECRET).cloned();
+    let mut name = named.clone().unwrap_or_else(|| usual(service, "token"));
+    let mut secret = read(client, service, &name).await;
+    // Made by hand without a token, it has the key alone.
+    if named.is_none() && matches!(&secret, Err(kube::Error::Api(status)) if status.is_not_found()) {
+        name = usual(service, "key");
+        secret = read(client, service, &name).await;
+    }
+    let secret = secret.map_err(|error| {
+        Error::fixable(
+            format!("cannot read the Secret {namespace}/{name}: {}", said(&error)),
+            "uploading code, logs and calls need it; what only reads or writes functions does not",
+        )
+    })?;
+    let data = secret.data.unwrap_or_default();
     let text = match (data.get("token"), data.get("key")) {
         (Some(token), _) => String::from_utf8_lossy(token.0.trim_ascii()).into_owned(),
         (None, Some(key)) => Key::of(&key.0).management_token(),
@@ -184,5 +189,46 @@ mod tests {
         let sent = behind.send(request()).unwrap();
         assert_eq!(sent.uri(), "/p/proxy/bundles/sha256:0?x=1");
         assert_eq!(sent.headers()[TOKEN_HEADER], "secret");
+    }
+
+    /// A cluster whose namespace `n` has a Secret of this name, with this in it.
+    fn cluster(name: &'static str, field: &'static str) -> Client {
+        use axum::extract::Path;
+        use axum::response::IntoResponse as _;
+        use base64::Engine as _;
+        let get = move |Path(asked): Path<String>| async move {
+            let value =
+                base64::engine::general_purpose::STANDARD.encode("0123456789abcdef0123456789abcdef\n");
+            let status = serde_json::json!({ "kind": "Status", "apiVersion": "v1", "status": "Failure", "reason": "NotFound", "code": 404, "message": "no" });
+            if asked == name {
+                axum::Json(serde_json::json!({ "metadata": { "name": name }, "data": { field: value } }))
+                    .into_response()
+            } else {
+                (http::StatusCode::NOT_FOUND, axum::Json(status)).into_response()
+            }
+        };
+        let router =
+            axum::Router::new().route("/api/v1/namespaces/n/secrets/{name}", axum::routing::get(get));
+        Client::new(router, "n")
+    }
+
+    fn service(annotations: Value) -> Service {
+        serde_json::from_value(serde_json::json!({
+            "metadata": { "name": "a-controller", "namespace": "n", "annotations": annotations },
+        }))
+        .unwrap()
+    }
+
+    #[tokio::test]
+    async fn the_token_is_in_the_secret_that_is_named_or_in_the_usual_one_or_follows_from_the_key() {
+        let given = "0123456789abcdef0123456789abcdef";
+        let named = service(serde_json::json!({ SECRET: "mine" }));
+        assert_eq!(token(&cluster("mine", "token"), &named).await.unwrap(), given);
+        assert!(token(&cluster("a-token", "token"), &named).await.is_err(), "that one and no other");
+        let unnamed = service(serde_json::json!({}));
+        assert_eq!(token(&cluster("a-token", "token"), &unnamed).await.unwrap(), given);
+        let derived = Key::of(given.as_bytes()).management_token();
+        assert_eq!(token(&cluster("a-key", "key"), &unnamed).await.unwrap(), derived.as_str());
+        assert_eq!(token(&cluster("mine", "key"), &named).await.unwrap(), derived.as_str());
     }
 }

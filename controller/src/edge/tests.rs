@@ -356,7 +356,7 @@ async fn who_does_not_know_the_key_is_not_let_in() {
     let scene = Scene::new(1, 1);
     let leader = scene.lead().await;
     let stranger = scene.replica_with("stranger", [8; 32]);
-    eventually(|| !leader.registry.render().contains("hearth_hub_refused_total 0")).await;
+    eventually(|| !leader.registry.render().contains("hearth_hub_refused_total{reason=\"key\"} 0")).await;
     let shown = stranger.registry.render();
     assert!(shown.contains("hearth_link_connections_total 0"), "{shown}");
     // Nor are those that say nothing that is said here, or too much.

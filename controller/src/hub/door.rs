@@ -1,6 +1,8 @@
-//! Who may come in, and what each connection carries.
+//! Who may come in, and what each connection carries. Those who have not proved yet that they know the key have few places, at one address
+//! fewer, and take none of gateways. Who finds no place is closed without a word, and a gateway tries again.
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
@@ -15,11 +17,20 @@ use super::Stats;
 use super::core::{Event, TOLD};
 use super::proof::{self, Side};
 use super::wire::{self, BEAT, FromGateway, FromHub, GREETING, Reader, VERSION, Writer};
+use crate::door::{Full, Place, Places, Seldom};
+use crate::label_set;
 use crate::telemetry::chain;
 use crate::telemetry::logs::Calls;
+use crate::telemetry::metrics::Label as _;
 
-/// Connections at once: a cluster has tens of gateways.
-const CONNECTIONS: usize = 1024;
+/// Gateways at once: a cluster has tens.
+const GATEWAYS: usize = 1024;
+
+/// Connections that have not proved yet whose they are. A gateway does so at once.
+const STRANGERS: usize = 256;
+
+/// Those of one address.
+const STRANGERS_OF_ONE: usize = 16;
 
 /// After a failed `accept`: mostly, no descriptor is left.
 const PAUSE: Duration = Duration::from_millis(50);
@@ -27,15 +38,58 @@ const PAUSE: Duration = Duration::from_millis(50);
 /// Messages that are written together.
 const BATCH: usize = 256;
 
+label_set! {
+    /// Why a connection was not let in.
+    pub(super) enum Refusal("reason") {
+        /// Too many have not proved yet whose they are.
+        Strangers = "strangers",
+        /// Too many of one address.
+        Address = "address",
+        /// Too many gateways.
+        Gateways = "gateways",
+        /// Another key.
+        Key = "key",
+        /// Another version.
+        Version = "version",
+        /// Nothing that a gateway says, or too late.
+        Greeting = "greeting",
+    }
+}
+
+impl From<&wire::Error> for Refusal {
+    fn from(error: &wire::Error) -> Self {
+        match error {
+            wire::Error::Key => Self::Key,
+            wire::Error::Version(_) => Self::Version,
+            _ => Self::Greeting,
+        }
+    }
+}
+
 /// Lets gateways in.
+#[derive(Clone)]
 pub(super) struct Door {
-    pub(super) key: [u8; 32],
-    pub(super) events: mpsc::Sender<Event>,
-    pub(super) calls: mpsc::Sender<Calls>,
-    pub(super) stats: Stats,
+    key: [u8; 32],
+    events: mpsc::Sender<Event>,
+    calls: mpsc::Sender<Calls>,
+    stats: Stats,
+    strangers: Places<IpAddr>,
+    gateways: Places<()>,
+    said: Arc<Seldom<Refusal>>,
 }
 
 impl Door {
+    pub(super) fn new(
+        key: [u8; 32],
+        events: mpsc::Sender<Event>,
+        calls: mpsc::Sender<Calls>,
+        stats: Stats,
+    ) -> Self {
+        let strangers = Places::new(STRANGERS, STRANGERS_OF_ONE);
+        let gateways = Places::new(GATEWAYS, GATEWAYS);
+        Self { key, events, calls, stats, strangers, gateways, said: Arc::new(Seldom::new()) }
+    }
+
     /// Accepts and serves, for ever. Dropped, every connection ends.
     pub(super) async fn keep(&self, listener: TcpListener) {
         // Never the same again, for as long as this hub lives.
@@ -44,10 +98,12 @@ impl Door {
         loop {
             // Both are cancel-safe.
             tokio::select! {
-                accepted = listener.accept(), if connections.len() < CONNECTIONS => match accepted {
+                accepted = listener.accept() => match accepted {
                     Ok((stream, peer)) => {
+                        let Some(place) = self.admit(peer) else { continue };
                         let id = GatewayId(next.fetch_add(1, Ordering::Relaxed));
-                        connections.spawn(self.visitor(id, peer).serve(stream));
+                        let visitor = Visitor { id, peer, door: self.clone() };
+                        connections.spawn(visitor.serve(stream, place));
                     }
                     Err(error) => {
                         tracing::warn!(%error, "a gateway's connection was not accepted");
@@ -59,14 +115,22 @@ impl Door {
         }
     }
 
-    fn visitor(&self, id: GatewayId, peer: SocketAddr) -> Visitor {
-        Visitor {
-            id,
-            peer,
-            key: self.key,
-            events: self.events.clone(),
-            calls: self.calls.clone(),
-            stats: self.stats.clone(),
+    /// The place of one that has not said yet who it is.
+    fn admit(&self, peer: SocketAddr) -> Option<Place<IpAddr>> {
+        match self.strangers.take(peer.ip().to_canonical()) {
+            Ok(place) => Some(place),
+            Err(full) => {
+                let why = if full == Full::ForOne { Refusal::Address } else { Refusal::Strangers };
+                self.refused(why, peer, "too many that have not said who they are");
+                None
+            }
+        }
+    }
+
+    fn refused(&self, why: Refusal, peer: SocketAddr, error: &str) {
+        self.stats.refused.get(why).inc();
+        if self.said.is_news(why) {
+            tracing::warn!(%peer, reason = why.as_str(), error, "a connection to the hub was refused");
         }
     }
 }
@@ -75,14 +139,11 @@ impl Door {
 struct Visitor {
     id: GatewayId,
     peer: SocketAddr,
-    key: [u8; 32],
-    events: mpsc::Sender<Event>,
-    calls: mpsc::Sender<Calls>,
-    stats: Stats,
+    door: Door,
 }
 
 impl Visitor {
-    async fn serve(self, stream: TcpStream) {
+    async fn serve(self, stream: TcpStream, place: Place<IpAddr>) {
         let peer = self.peer;
         // Small messages that somebody waits for.
         if let Err(error) = stream.set_nodelay(true) {
@@ -93,16 +154,16 @@ impl Visitor {
         let greeted = timeout(GREETING, self.greet(&mut reader, &mut writer)).await;
         let name = match greeted.unwrap_or(Err(wire::Error::Silent)) {
             Ok(name) => name,
-            Err(error) => {
-                self.stats.refused.inc();
-                tracing::warn!(%peer, error = chain(&error), "a connection to the hub was refused");
-                return;
-            }
+            Err(error) => return self.door.refused(Refusal::from(&error), peer, &chain(&error)),
         };
-        self.stats.came.inc();
+        drop(place);
+        let Ok(_place) = self.door.gateways.take(()) else {
+            return self.door.refused(Refusal::Gateways, peer, "too many gateways");
+        };
+        self.door.stats.came.inc();
         tracing::info!(gateway = name, %peer, "gateway connected");
         let error = self.carry(name.clone(), &mut reader, &mut writer).await;
-        let _hub_ended = self.events.send(Event::Left { gateway: self.id }).await.is_err();
+        let _hub_ended = self.door.events.send(Event::Left { gateway: self.id }).await.is_err();
         tracing::info!(gateway = name, %peer, why = chain(&error), "gateway gone");
     }
 
@@ -119,7 +180,7 @@ impl Visitor {
         };
         let refused = if version != VERSION {
             Some(wire::Error::Version(version))
-        } else if !proof::is_proof(&self.key, Side::Gateway, &ours, &theirs, &name, &proof) {
+        } else if !proof::is_proof(&self.door.key, Side::Gateway, &ours, &theirs, &name, &proof) {
             Some(wire::Error::Key)
         } else {
             None
@@ -128,7 +189,7 @@ impl Visitor {
             writer.send(&FromHub::Refused { reason: error.to_string() }).await?;
             return Err(error);
         }
-        let proof = proof::prove(&self.key, Side::Hub, &ours, &theirs, &name);
+        let proof = proof::prove(&self.door.key, Side::Hub, &ours, &theirs, &name);
         writer.send(&FromHub::Welcome { proof }).await?;
         reader.trust();
         Ok(name)
@@ -148,7 +209,7 @@ impl Visitor {
         };
         let (to, told) = mpsc::channel(TOLD);
         let came = Event::Came { gateway: self.id, name, resume, to };
-        if self.events.send(came).await.is_err() {
+        if self.door.events.send(came).await.is_err() {
             return wire::Error::Closed;
         }
         tokio::select! {
@@ -165,15 +226,15 @@ impl Visitor {
                 Ok(FromGateway::Calls(runs)) => {
                     let calls = wire::calls(&runs);
                     let count = calls.count();
-                    if self.calls.try_send(calls).is_err() {
-                        self.stats.calls_dropped.inc_by(count);
+                    if self.door.calls.try_send(calls).is_err() {
+                        self.door.stats.calls_dropped.inc_by(count);
                     }
                     continue;
                 }
                 Ok(FromGateway::Hello { .. } | FromGateway::Resume(_)) => return wire::Error::Turn,
                 Err(error) => return error,
             };
-            if self.events.send(Event::Said { gateway: self.id, message }).await.is_err() {
+            if self.door.events.send(Event::Said { gateway: self.id, message }).await.is_err() {
                 return wire::Error::Closed;
             }
         }
@@ -215,3 +276,6 @@ async fn write(
     }
     writer.flush().await
 }
+
+#[cfg(test)]
+mod tests;

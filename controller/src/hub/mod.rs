@@ -31,7 +31,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::autoscale;
 use crate::telemetry::logs::Calls;
-use crate::telemetry::metrics::{Counter, Gauge, Registry};
+use crate::telemetry::metrics::{Counter, Counters, Gauge, Registry};
 
 use self::core::Core;
 
@@ -103,9 +103,30 @@ pub struct Ends {
 struct Stats {
     gateways: Gauge,
     came: Counter,
-    refused: Counter,
+    refused: Counters<door::Refusal>,
     cut: Counter,
     calls_dropped: Counter,
+}
+
+impl Stats {
+    fn new(metrics: &Registry) -> Self {
+        Self {
+            gateways: metrics.gauge("hearth_hub_gateways", "Gateways that are connected."),
+            came: metrics.counter("hearth_hub_connections_total", "Connections of gateways that were let in."),
+            refused: metrics.counters(
+                "hearth_hub_refused_total",
+                "Connections that were not let in: another key, another version, nothing that a gateway says, or too many.",
+            ),
+            cut: metrics.counter(
+                "hearth_hub_cut_total",
+                "Gateways that were cut off because they did not read what they were told.",
+            ),
+            calls_dropped: metrics.counter(
+                "hearth_hub_calls_dropped_total",
+                "Records of calls that were dropped because the log did not keep up.",
+            ),
+        }
+    }
 }
 
 impl Hub {
@@ -120,22 +141,7 @@ impl Hub {
         let (to_scaler, from_gateway) = mpsc::channel(MESSAGES);
         let (to_gateway, from_scaler) = mpsc::channel(MESSAGES);
         let (calls, ended_calls) = mpsc::channel(CALLS);
-        let stats = Stats {
-            gateways: metrics.gauge("hearth_hub_gateways", "Gateways that are connected."),
-            came: metrics.counter("hearth_hub_connections_total", "Connections of gateways that were let in."),
-            refused: metrics.counter(
-                "hearth_hub_refused_total",
-                "Connections that were not let in: another key, another version, or nothing that a gateway says.",
-            ),
-            cut: metrics.counter(
-                "hearth_hub_cut_total",
-                "Gateways that were cut off because they did not read what they were told.",
-            ),
-            calls_dropped: metrics.counter(
-                "hearth_hub_calls_dropped_total",
-                "Records of calls that were dropped because the log did not keep up.",
-            ),
-        };
+        let stats = Stats::new(metrics);
         let hub = Self { config, listener, address, from_scaler, to_scaler, calls, stats };
         let autoscaler = autoscale::Channels { from_gateway, to_gateway };
         Ok((hub, Ends { autoscaler, calls: ended_calls }))
@@ -151,7 +157,7 @@ impl Hub {
     pub async fn run(self, stop: CancellationToken) {
         let Self { config, listener, from_scaler, to_scaler, calls, stats, .. } = self;
         let (core, events) = Core::new(config.settle, from_scaler, to_scaler, stats.clone());
-        let door = door::Door { key: config.key, events, calls, stats };
+        let door = door::Door::new(config.key, events, calls, stats);
         // Connections end with the door: none outlives the hub.
         tokio::select! {
             () = stop.cancelled() => {}

@@ -40,6 +40,25 @@ async fn strangers_and_pages_of_other_sites_stay_outside() {
 }
 
 #[tokio::test]
+async fn silent_connections_keep_no_probe_from_an_answer_and_take_no_place_of_who_has_the_token() {
+    let running = running().await;
+    let functions = running.functions();
+    let mut watch = pin!(functions.watch(&WatchParams::default(), "0").await.unwrap());
+    let mut silent = Vec::new();
+    for _ in 0..200 {
+        silent.push(TcpStream::connect(running.api.address()).await.unwrap());
+    }
+    let health = running.plain("GET /healthz HTTP/1.1\r\nHost: localhost\r\n\r\n").await;
+    assert!(health.ends_with("ok\n"), "{health}");
+    let mut byte = [0];
+    assert!(matches!(silent[0].read(&mut byte).await, Ok(0) | Err(_)), "the longest has left");
+    functions.create(&PostParams::default(), &hello("hello")).await.unwrap();
+    let told = watch.try_next().await.unwrap();
+    assert!(matches!(told, Some(WatchEvent::Added(_))), "{told:?}");
+    running.api.stop().await;
+}
+
+#[tokio::test]
 async fn an_address_in_use_is_named() {
     let running = running().await;
     let directory = tempfile::tempdir().unwrap();

@@ -8,16 +8,13 @@
 //!
 //! Who finds no place is closed without a word, and a shim tries again. Each such bound counts on its own in `hearth_reports_refused_total`.
 
-use std::collections::HashMap;
 use std::fmt;
-use std::hash::Hash;
 use std::net::IpAddr;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
+use std::sync::Arc;
 
 use hearth_function::InstanceId;
-use tokio::time::Instant;
 
+use crate::door::{self, Full, Places, Seldom};
 use crate::label_set;
 use crate::telemetry::metrics::{Counters, Label as _, Registry};
 
@@ -35,9 +32,6 @@ const TRANSFERS: usize = 4096;
 
 /// Those of one instance: what it starts with it fetches one after the other, and of what comes later at most four at once.
 const TRANSFERS_OF_ONE: usize = 8;
-
-/// What is refused over and over is said again only after so long.
-const SAY_AGAIN: Duration = Duration::from_secs(30);
 
 label_set! {
     /// What there were too many of.
@@ -76,101 +70,29 @@ impl fmt::Display for Guest {
     }
 }
 
-/// Connections of many, counted in all and of each.
-#[derive(Debug)]
-struct Counted<K> {
-    all: usize,
-    each: HashMap<K, usize>,
-}
-
-/// Why there is no place.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Full {
-    ForAll,
-    ForOne,
-}
-
-impl<K: Eq + Hash + Clone> Counted<K> {
-    fn take(&mut self, who: &K, most: usize, most_of_one: usize) -> Result<(), Full> {
-        // His own first: he is told what is his doing.
-        if self.each.get(who).is_some_and(|count| *count >= most_of_one) {
-            return Err(Full::ForOne);
-        }
-        if self.all >= most {
-            return Err(Full::ForAll);
-        }
-        self.all += 1;
-        *self.each.entry(who.clone()).or_default() += 1;
-        Ok(())
-    }
-
-    fn give_back(&mut self, who: &K) {
-        self.all -= 1;
-        let left = self.each.get_mut(who).map_or(0, |count| {
-            *count -= 1;
-            *count
-        });
-        if left == 0 {
-            self.each.remove(who);
-        }
-    }
-}
-
-impl<K> Default for Counted<K> {
-    fn default() -> Self {
-        Self { all: 0, each: HashMap::new() }
-    }
-}
-
-/// The places that are taken.
-#[derive(Debug, Default)]
-struct Taken {
-    strangers: Counted<IpAddr>,
-    reports: usize,
-    transfers: Counted<InstanceId>,
-}
-
-impl Taken {
-    fn take(&mut self, guest: &Guest) -> Result<(), Bound> {
-        match guest {
-            Guest::Stranger(address) => {
-                let taken = self.strangers.take(address, STRANGERS, STRANGERS_OF_ONE);
-                taken.map_err(|full| if full == Full::ForOne { Bound::Address } else { Bound::Strangers })
-            }
-            Guest::Report if self.reports >= REPORTS => Err(Bound::Reports),
-            Guest::Report => {
-                self.reports += 1;
-                Ok(())
-            }
-            Guest::Transfer(instance) => {
-                let taken = self.transfers.take(instance, TRANSFERS, TRANSFERS_OF_ONE);
-                taken.map_err(|full| if full == Full::ForOne { Bound::Instance } else { Bound::Transfers })
-            }
-        }
-    }
-
-    fn give_back(&mut self, guest: &Guest) {
-        match guest {
-            Guest::Stranger(address) => self.strangers.give_back(address),
-            Guest::Report => self.reports -= 1,
-            Guest::Transfer(instance) => self.transfers.give_back(instance),
-        }
-    }
-}
-
 /// See the module's page.
 #[derive(Debug)]
 pub(super) struct Door {
-    taken: Mutex<Taken>,
+    strangers: Places<IpAddr>,
+    reports: Places<()>,
+    transfers: Places<InstanceId>,
     refused: Counters<Bound>,
-    said: Mutex<HashMap<Bound, Instant>>,
+    said: Seldom<Bound>,
 }
 
 /// A place; dropped, it is another's.
 #[derive(Debug)]
 pub(super) struct Place {
     door: Arc<Door>,
-    guest: Guest,
+    _taken: Taken,
+}
+
+/// Held until it is dropped.
+#[derive(Debug)]
+enum Taken {
+    Stranger { _place: door::Place<IpAddr> },
+    Report { _place: door::Place<()> },
+    Transfer { _place: door::Place<InstanceId> },
 }
 
 impl Door {
@@ -179,17 +101,22 @@ impl Door {
             "hearth_reports_refused_total",
             "Connections of instances, or of others to their port, that were closed because there were too many.",
         );
-        Arc::new(Self { taken: Mutex::default(), refused, said: Mutex::default() })
+        Arc::new(Self {
+            strangers: Places::new(STRANGERS, STRANGERS_OF_ONE),
+            reports: Places::new(REPORTS, REPORTS),
+            transfers: Places::new(TRANSFERS, TRANSFERS_OF_ONE),
+            refused,
+            said: Seldom::new(),
+        })
     }
 
     /// A place, if there is one. Who gets none has been counted.
     pub(super) fn admit(self: &Arc<Self>, guest: Guest) -> Option<Place> {
-        let taken = self.taken().take(&guest);
-        match taken {
-            Ok(()) => Some(Place { door: Arc::clone(self), guest }),
+        match self.take(&guest) {
+            Ok(taken) => Some(Place { door: Arc::clone(self), _taken: taken }),
             Err(bound) => {
                 self.refused.get(bound).inc();
-                if self.is_news(bound) {
+                if self.said.is_news(bound) {
                     let bound = bound.as_str();
                     tracing::warn!(bound, of = %guest, "too many connections of instances: one was closed");
                 }
@@ -198,17 +125,22 @@ impl Door {
         }
     }
 
-    fn is_news(&self, bound: Bound) -> bool {
-        let mut said = self.said.lock().unwrap_or_else(PoisonError::into_inner);
-        let news = said.get(&bound).is_none_or(|said| said.elapsed() >= SAY_AGAIN);
-        if news {
-            said.insert(bound, Instant::now());
+    fn take(&self, guest: &Guest) -> Result<Taken, Bound> {
+        let bound = |for_one, for_all| move |full| if full == Full::ForOne { for_one } else { for_all };
+        match guest {
+            Guest::Stranger(address) => {
+                let taken = self.strangers.take(*address).map_err(bound(Bound::Address, Bound::Strangers));
+                Ok(Taken::Stranger { _place: taken? })
+            }
+            Guest::Report => {
+                let taken = self.reports.take(()).map_err(|_| Bound::Reports);
+                Ok(Taken::Report { _place: taken? })
+            }
+            Guest::Transfer(instance) => {
+                let taken = self.transfers.take(instance.clone());
+                Ok(Taken::Transfer { _place: taken.map_err(bound(Bound::Instance, Bound::Transfers))? })
+            }
         }
-        news
-    }
-
-    fn taken(&self) -> MutexGuard<'_, Taken> {
-        self.taken.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -216,12 +148,6 @@ impl Place {
     /// Another place for the same connection, now that it is known whose it is.
     pub(super) fn becomes(self, guest: Guest) -> Option<Self> {
         self.door.admit(guest)
-    }
-}
-
-impl Drop for Place {
-    fn drop(&mut self) {
-        self.door.taken().give_back(&self.guest);
     }
 }
 
@@ -252,8 +178,7 @@ mod tests {
         places.extend(door.admit(stranger(1)));
         assert_eq!(places.len(), STRANGERS_OF_ONE);
         drop(places);
-        let taken = door.taken();
-        assert_eq!((taken.strangers.all, taken.strangers.each.len()), (0, 0), "nothing is kept of who left");
+        assert_eq!(door.strangers.taken(), 0);
     }
 
     #[tokio::test]
@@ -263,10 +188,7 @@ mod tests {
         // All of one address, as behind the address of their node: who is known takes none of its places.
         let come = |_| door.admit(stranger(1)).unwrap().becomes(Guest::Report);
         let mut reports: Vec<_> = (0..10_000).map(|number| come(number).expect("a place")).collect();
-        let taken = || {
-            let taken = door.taken();
-            (taken.reports, taken.strangers.all)
-        };
+        let taken = || (door.reports.taken(), door.strangers.taken());
         assert_eq!(taken(), (10_000, 0));
         let strangers: Vec<_> = (0..STRANGERS).map(|number| door.admit(stranger(number)).unwrap()).collect();
         assert!(door.admit(stranger(STRANGERS)).is_none());

@@ -12,6 +12,7 @@ use std::process::Stdio;
 use hearth_function::Digest;
 use hearth_function::spec::Git;
 use hearth_protocol::config::USER;
+use tokio::io::{AsyncRead, AsyncReadExt as _};
 use tokio::process::Command;
 
 use super::{Error, failed, redacted};
@@ -48,6 +49,9 @@ const PASSED: [&str; 9] = [
 
 /// Last bytes of what the program says that are told.
 const LAST_WORDS: usize = 2000;
+
+/// Last bytes of its output that are kept: a server chooses most of what it says, and may go on for as long as a build may take.
+const KEPT: usize = 64 << 10;
 
 /// A repository in a directory of its own, which goes away with this value.
 pub(super) struct Repository {
@@ -121,7 +125,7 @@ impl Repository {
     async fn run(&self, arguments: &[&str], git: &Git, limits: &Limits) -> Result<String, Error> {
         let mut command = Command::from(self.command(arguments));
         command.stdout(Stdio::piped()).stderr(Stdio::piped()).kill_on_drop(true);
-        let child = command.spawn().map_err(missing)?;
+        let mut child = command.spawn().map_err(missing)?;
         if let Some(pid) = child.id().and_then(|pid| rustix::process::Pid::from_raw(pid.cast_signed())) {
             let limit = rustix::process::Rlimit {
                 current: Some(limits.packed_bytes),
@@ -131,17 +135,19 @@ impl Repository {
             let _ended =
                 rustix::process::prlimit(Some(pid), rustix::process::Resource::Fsize, limit).is_err();
         }
-        let output = child.wait_with_output().await.map_err(missing)?;
-        if output.status.success() {
-            return Ok(String::from_utf8_lossy(&output.stdout).into_owned());
+        let (stdout, stderr) = (child.stdout.take(), child.stderr.take());
+        // Both at once: what nobody reads holds the program up.
+        let (stdout, stderr, status) = tokio::join!(last_of(stdout), last_of(stderr), child.wait());
+        let (stdout, stderr, status) =
+            (stdout.map_err(missing)?, stderr.map_err(missing)?, status.map_err(missing)?);
+        if status.success() {
+            return Ok(String::from_utf8_lossy(&stdout).into_owned());
         }
-        let said = String::from_utf8_lossy(&output.stderr);
+        let said = String::from_utf8_lossy(&stderr);
         let said = said.trim().replace(&git.url, &redacted(&git.url));
         let start = said.len().saturating_sub(LAST_WORDS);
         let said = said.char_indices().find(|(at, _)| *at >= start).map_or("", |(at, _)| &said[at..]);
-        if said.contains("too large")
-            || std::os::unix::process::ExitStatusExt::signal(&output.status) == Some(25)
-        {
+        if said.contains("too large") || std::os::unix::process::ExitStatusExt::signal(&status) == Some(25) {
             return Err(Error::TooLarge { what: redacted(&git.url), limit: limits.packed_bytes });
         }
         let reference = git.reference.as_deref().unwrap_or("its default branch");
@@ -207,10 +213,37 @@ impl Drop for Repository {
     }
 }
 
+/// Reads to the end, and keeps the last [`KEPT`] bytes.
+async fn last_of(from: Option<impl AsyncRead + Unpin>) -> io::Result<Vec<u8>> {
+    let mut kept = Vec::new();
+    let Some(mut from) = from else { return Ok(kept) };
+    while from.read_buf(&mut kept).await? > 0 {
+        if kept.len() > 2 * KEPT {
+            kept.drain(..kept.len() - KEPT);
+        }
+    }
+    kept.drain(..kept.len().saturating_sub(KEPT));
+    Ok(kept)
+}
+
 fn missing(error: io::Error) -> Error {
     if error.kind() == io::ErrorKind::NotFound {
         let fix = "install git there, or use source.archive";
         return Error::Fetch { what: "the server has no git".to_owned(), fix, source: None };
     }
     failed("git cannot be run".to_owned(), "see the server's own log", error)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn of_what_a_server_says_the_end_is_kept() {
+        let said: Vec<u8> = (0..KEPT * 5 + 7).map(|at| u8::try_from(at % 251).unwrap_or_default()).collect();
+        let kept = last_of(Some(said.as_slice())).await.unwrap();
+        assert_eq!((kept.len(), kept.as_slice()), (KEPT, &said[said.len() - KEPT..]));
+        assert_eq!(last_of(Some(&b"short"[..])).await.unwrap(), b"short");
+        assert_eq!(last_of(None::<&[u8]>).await.unwrap(), b"");
+    }
 }

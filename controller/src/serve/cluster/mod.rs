@@ -72,6 +72,9 @@ pub enum Error {
         #[source]
         source: std::io::Error,
     },
+    /// What the file holds.
+    #[error("{} holds less than {LEAST_TOKEN_BYTES} bytes: make the token of as many random characters at least", .0.display())]
+    ShortToken(std::path::PathBuf),
     /// The data directory.
     #[error(transparent)]
     Lock(#[from] lock::Error),
@@ -212,11 +215,7 @@ impl Ground {
     fn new(config: Config, client: Client) -> Result<Self, Error> {
         let key = Key::read(&config.cluster.key_file)?;
         let token = match &config.controller.token_file {
-            Some(path) => {
-                let text = std::fs::read_to_string(path)
-                    .map_err(|source| Error::Token { path: path.clone(), source })?;
-                Token::given(&text)
-            }
+            Some(path) => read_token(path)?,
             None => Token::given(&key.management_token()),
         };
         let pod = pod(&config);
@@ -240,6 +239,19 @@ impl Ground {
         let own = || SocketAddr::new(self.address, self.config.controller.report_listen.port()).to_string();
         self.config.controller.report_advertise.clone().unwrap_or_else(own)
     }
+}
+
+/// A token of fewer bytes could be guessed.
+const LEAST_TOKEN_BYTES: usize = 16;
+
+/// What the command line must know.
+fn read_token(path: &std::path::Path) -> Result<Token, Error> {
+    let text = std::fs::read_to_string(path);
+    let text = text.map_err(|source| Error::Token { path: path.to_owned(), source })?;
+    if text.trim().len() < LEAST_TOKEN_BYTES {
+        return Err(Error::ShortToken(path.to_owned()));
+    }
+    Ok(Token::given(&text))
 }
 
 /// The Pod that this is.

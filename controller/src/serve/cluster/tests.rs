@@ -374,3 +374,13 @@ async fn a_leader_that_cannot_reach_the_api_server_stops_and_says_so() {
     rig.function("later", is_ready).await;
     rig.end().await;
 }
+
+#[test]
+fn a_token_that_could_be_guessed_is_refused() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("token");
+    for (content, is_taken) in [("", false), ("  short \n", false), ("0123456789abcdef\n", true)] {
+        std::fs::write(&path, content).unwrap();
+        assert_eq!(read_token(&path).is_ok(), is_taken, "{content:?}");
+    }
+}
