@@ -57,7 +57,8 @@ fn a_second_hearth_in_a_namespace_stands_by_and_names_the_first() {
     cluster.controller();
     let said = eventually(|| {
         let log = cluster.controllers[1].text();
-        (log.contains("another cluster key") && log.contains(&first)).then_some(())
+        (log.contains("of another Hearth, or of this one before its key was changed") && log.contains(&first))
+            .then_some(())
     });
     assert!(said.is_some(), "{}", cluster.logs());
     // The first comes back with its own key: it was a new version, and not its end.
