@@ -32,6 +32,6 @@ pub mod store;
 
 pub mod lease;
 
-pub mod door;
+mod door;
 
 pub mod telemetry;
