@@ -17,6 +17,17 @@ impl Scene {
     async fn revoked(&mut self, instance: &InstanceId) {
         assert_eq!(self.heard().await, ToGateway::Revoke { instance: instance.clone() });
     }
+
+    /// It gets no more calls, and another one is there at once, which is returned; the call that it has runs on.
+    async fn replaced(&mut self, old: &InstanceId, began: Instant) -> InstanceId {
+        self.revoked(old).await;
+        let new = self.granted().await;
+        assert_ne!(new, *old);
+        assert!(began.elapsed() < Duration::from_secs(1), "{:?}", began.elapsed());
+        assert_eq!(self.backend.running().len(), 2, "its call runs on");
+        assert!(self.backend.stops().is_empty());
+        new
+    }
 }
 
 #[tokio::test(start_paused = true)]
@@ -28,12 +39,7 @@ async fn one_that_is_taken_away_is_replaced_at_once_and_ends_its_calls() {
     scene.load(1).await;
     let began = Instant::now();
     scene.backend.take_away(&old, Duration::from_secs(20)).await;
-    scene.revoked(&old).await;
-    let new = scene.granted().await;
-    assert_ne!(new, old);
-    assert!(began.elapsed() < Duration::from_secs(1), "{:?}", began.elapsed());
-    assert_eq!(scene.backend.running().len(), 2, "its call runs on");
-    assert!(scene.backend.stops().is_empty());
+    let new = scene.replaced(&old, began).await;
     // As Kubernetes tells its process to.
     scene.backend.end(&old, EXIT).await;
     let reason = "its node is drained: exit code 0".to_owned();
@@ -168,12 +174,7 @@ async fn one_that_was_told_to_end_from_outside_leaves_and_is_replaced_at_once() 
     scene.load(1).await;
     let began = Instant::now();
     scene.backend.tell_to_end(&old);
-    scene.revoked(&old).await;
-    let new = scene.granted().await;
-    assert_ne!(new, old);
-    assert!(began.elapsed() < Duration::from_secs(1), "{:?}", began.elapsed());
-    assert_eq!(scene.backend.running().len(), 2, "its call runs on");
-    assert!(scene.backend.stops().is_empty());
+    scene.replaced(&old, began).await;
     scene.backend.end(&old, EXIT).await;
     let reason = "it was told to end from outside: exit code 0".to_owned();
     assert_eq!(scene.heard().await, ToGateway::Gone { instance: old.clone(), reason });
