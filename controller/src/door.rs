@@ -1,19 +1,12 @@
 //! Places for connections, on ports that strangers reach: so many in all, and so many of each client, so that none of them takes those of all.
 //!
 //! [`Places`] are for those who stay: a newcomer for whom there is none goes without. [`Passing`] are those who stay for a moment, as probes
-//! do: a newcomer takes the place of the one that has been there longest, so that whoever is quick always finds one. [`Seldom`] is for
-//! what is then said in the log.
+//! do: a newcomer takes the place of the one that has been there longest, so that whoever is quick always finds one.
 
 use std::collections::{HashMap, VecDeque};
 use std::hash::Hash;
 use std::net::IpAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
-
-use tokio::time::Instant;
-
-/// What is refused over and over is said again only after so long.
-const SAY_AGAIN: Duration = Duration::from_secs(30);
 
 /// Places, counted in all and of each. Cloning it gives another handle on the same.
 #[derive(Debug)]
@@ -147,27 +140,6 @@ impl<P: Passer> Passing<P> {
     }
 }
 
-/// What is said again only after a while, however often it happens. There are few different things to say.
-#[derive(Debug)]
-pub(crate) struct Seldom<W>(Mutex<HashMap<W, Instant>>);
-
-impl<W: Eq + Hash> Seldom<W> {
-    /// Nothing has been said.
-    pub(crate) fn new() -> Self {
-        Self(Mutex::new(HashMap::new()))
-    }
-
-    /// Whether it is to be said now; it counts as said then.
-    pub(crate) fn is_news(&self, what: W) -> bool {
-        let mut said = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let news = said.get(&what).is_none_or(|said| said.elapsed() >= SAY_AGAIN);
-        if news {
-            said.insert(what, Instant::now());
-        }
-        news
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use std::cell::Cell;
@@ -213,14 +185,5 @@ mod tests {
         assert_eq!(come(4, 5), Some(0), "of all");
         has_left.set(true);
         assert_eq!(come(2, 6), None, "who has left is in nobody's way");
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn what_happens_over_and_over_is_said_seldom() {
-        let seldom = Seldom::new();
-        assert!(seldom.is_news("a") && seldom.is_news("b"));
-        assert!(!seldom.is_news("a"));
-        tokio::time::advance(SAY_AGAIN).await;
-        assert!(seldom.is_news("a") && !seldom.is_news("a"));
     }
 }

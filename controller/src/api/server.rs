@@ -24,7 +24,8 @@ use super::guard::Guard;
 use super::plain;
 use super::ports::Parts;
 use super::probes::answer_one;
-use crate::door::{Passer, Passing, Place, Places, Seldom};
+use crate::door::{Passer, Passing, Place, Places};
+use crate::telemetry::Seldom;
 
 /// Connections of clients that have the token; one beyond it is a stranger's. A handful of people and their watches stay far below.
 const MAX_KNOWN: usize = 512;

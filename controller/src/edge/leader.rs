@@ -8,25 +8,22 @@ use kube::runtime::WatchStreamExt;
 use kube::runtime::watcher::watch_object;
 use kube::{Api, Client};
 use tokio::sync::watch;
-use tokio::time::Instant;
 
-use super::SAY_AGAIN;
 use crate::lease::{HUB_ANNOTATION, NAME};
-use crate::telemetry::chain;
+use crate::telemetry::{Seldom, chain};
 
 /// Follows the Lease of `namespace`, for ever.
 pub(super) async fn follow(client: Client, namespace: &str, leader: &watch::Sender<Option<SocketAddr>>) {
     let api: Api<Lease> = Api::namespaced(client, namespace);
     let mut changes = Box::pin(watch_object(api, NAME).default_backoff());
-    let mut said: Option<Instant> = None;
+    let said = Seldom::new();
     while let Some(change) = changes.next().await {
         match change {
             Ok(lease) => {
                 let hub = lease.as_ref().and_then(hub);
                 leader.send_if_modified(|known| std::mem::replace(known, hub) != hub);
             }
-            Err(error) if said.is_none_or(|said| said.elapsed() >= SAY_AGAIN) => {
-                said = Some(Instant::now());
+            Err(error) if said.is_news(()) => {
                 tracing::warn!(error = chain(&error), "the lease cannot be watched: it is tried again");
             }
             Err(_) => {}

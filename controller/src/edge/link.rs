@@ -16,9 +16,9 @@ use tokio::time::{Instant, MissedTickBehavior, interval, sleep, timeout};
 
 use crate::hub::proof::{self, Side};
 use crate::hub::wire::{self, BEAT, FromGateway, FromHub, GREETING, Reader, VERSION, Writer};
-use crate::telemetry::chain;
 use crate::telemetry::logs::Calls;
 use crate::telemetry::metrics::{Counter, Gauge, Registry};
+use crate::telemetry::{Seldom, chain};
 
 /// Pause before the second attempt to reach a leader; twice as long before each further one.
 const FIRST_PAUSE: Duration = Duration::from_millis(25);
@@ -28,9 +28,6 @@ const LONGEST_PAUSE: Duration = Duration::from_secs(1);
 
 /// A connection to a Pod that is there is made at once.
 const CONNECT: Duration = Duration::from_secs(2);
-
-/// How often a leader that cannot be reached is said to be so.
-const SAY_AGAIN: Duration = Duration::from_secs(30);
 
 /// Messages that are written together.
 const BATCH: usize = 256;
@@ -131,7 +128,7 @@ impl Link {
     /// Ends with the gateway.
     pub async fn run(mut self) {
         let mut pause = FIRST_PAUSE;
-        let mut said: Option<Instant> = None;
+        let mut said = Seldom::new();
         loop {
             let Some(address) = self.leader().await else { return };
             let began = Instant::now();
@@ -145,10 +142,9 @@ impl Link {
                     self.stats.failures.inc();
                     // One that lasted was a leader's.
                     if began.elapsed() > LONGEST_PAUSE {
-                        (pause, said) = (FIRST_PAUSE, None);
+                        (pause, said) = (FIRST_PAUSE, Seldom::new());
                     }
-                    if said.is_none_or(|said| said.elapsed() >= SAY_AGAIN) {
-                        said = Some(Instant::now());
+                    if said.is_news(()) {
                         tracing::warn!(hub = %address, error = chain(&error), "no connection to the leader");
                     }
                     if !self.rest(pause).await {

@@ -41,9 +41,6 @@ const MESSAGES: usize = 1024;
 /// Batches of call records that wait for the leader.
 const CALLS: usize = 64;
 
-/// What goes on failing is said again only after so long.
-const SAY_AGAIN: Duration = Duration::from_secs(30);
-
 /// What the gateway is told.
 #[derive(Clone)]
 pub struct Config {

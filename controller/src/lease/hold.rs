@@ -13,14 +13,16 @@ use kube::runtime::watcher::watch_object;
 use kube::{Api, Client};
 use tokio::time::{Instant, sleep, sleep_until, timeout, timeout_at};
 
+use crate::telemetry::Seldom;
+
 use super::decide::{Lost, Role, STRANGERS, Seen, Step, Timing, decide};
 use super::{HUB_ANNOTATION, Identity, KEY_ANNOTATION, MADE_BY, NAME};
 
 /// After a request that failed.
 const PAUSE: Duration = Duration::from_millis(500);
 
-/// A Lease that cannot be had is said again after so long.
-const SAY_AGAIN: Duration = Duration::from_secs(30);
+/// For a Lease that was never read: its watch tells when it has been.
+const UNHEARD: Duration = Duration::from_secs(30);
 
 /// Why the Lease cannot be read or written.
 #[derive(Debug, thiserror::Error)]
@@ -105,10 +107,9 @@ impl Candidate {
     pub async fn acquire(self) -> Held {
         let mut changes = Box::pin(watch_object(self.api.clone(), NAME).default_backoff());
         let mut known: Option<(Option<Lease>, Seen)> = None;
-        let mut said: Option<Instant> = None;
-        let mut complain = |error: &dyn std::error::Error| {
-            if said.is_none_or(|said| said.elapsed() >= SAY_AGAIN) {
-                said = Some(Instant::now());
+        let said = Seldom::new();
+        let complain = |error: &dyn std::error::Error| {
+            if said.is_news(()) {
                 tracing::warn!(error = crate::telemetry::chain(error), "the lease cannot be had");
             }
         };
@@ -136,7 +137,7 @@ impl Candidate {
                     Instant::now() + PAUSE
                 }
                 Some(Step::Wait(until)) => until,
-                _ => Instant::now() + SAY_AGAIN,
+                _ => Instant::now() + UNHEARD,
             };
             tokio::select! {
                 change = changes.next() => match change {

@@ -6,7 +6,10 @@
 
 pub mod logs;
 pub mod metrics;
+mod seldom;
 pub mod tracing;
+
+pub(crate) use seldom::Seldom;
 
 /// An error with all its causes as one sentence, without repeating what a cause says again.
 pub(crate) fn chain(error: &dyn std::error::Error) -> String {

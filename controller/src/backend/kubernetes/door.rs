@@ -14,8 +14,9 @@ use std::sync::Arc;
 
 use hearth_function::InstanceId;
 
-use crate::door::{self, Full, Places, Seldom};
+use crate::door::{self, Full, Places};
 use crate::label_set;
+use crate::telemetry::Seldom;
 use crate::telemetry::metrics::{Counters, Label as _, Registry};
 
 /// Connections that have not said yet who they are. A shim says so at once.

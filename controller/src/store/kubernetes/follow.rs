@@ -4,7 +4,6 @@ use std::collections::BTreeSet;
 use std::fmt;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::time::Duration;
 
 use futures_util::stream::{BoxStream, SelectAll, StreamExt};
 use hearth_function::{Function, Revision};
@@ -12,15 +11,13 @@ use kube::runtime::WatchStreamExt;
 use kube::runtime::watcher::{self, Event, watcher};
 use kube::{Api, Client};
 use tokio::sync::oneshot;
-use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
+
+use crate::telemetry::Seldom;
 
 use super::super::object::{Key, Kind, Object, Stored};
 use super::reading::{Read, Unreadable};
 use super::{From, Memory, Scope};
-
-/// A watch that fails goes on failing, as a rule: said again only after so long.
-const SAY_AGAIN: Duration = Duration::from_secs(30);
 
 /// Keeps memory up to date.
 pub struct Follower {
@@ -77,7 +74,8 @@ impl Follower {
             });
         }
         let mut unlisted: BTreeSet<usize> = (0..self.scopes.len()).collect();
-        let mut said: Option<Instant> = None;
+        // A watch that fails goes on failing, as a rule.
+        let said = Seldom::new();
         loop {
             let (index, told) = tokio::select! {
                 () = self.ended.cancelled() => return,
@@ -96,8 +94,7 @@ impl Follower {
                     self.note(scope, told);
                 }
                 Err(error) => {
-                    if said.is_none_or(|said| said.elapsed() >= SAY_AGAIN) {
-                        said = Some(Instant::now());
+                    if said.is_news(()) {
                         let error = crate::telemetry::chain(&error);
                         let what = scope.kind.plural();
                         tracing::warn!(what, error, "a watch was lost: it begins again");

@@ -5,11 +5,12 @@ use std::fs;
 use std::io;
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
 
 use hearth_function::FunctionId;
 use jiff::Timestamp;
 use tokio::sync::{broadcast, mpsc, oneshot};
+
+use crate::telemetry::Seldom;
 
 use super::calls::{self, Calls};
 use super::segments::{self, Appender, Place};
@@ -26,9 +27,6 @@ const FOLLOWER: usize = 1024;
 
 /// Calls whose bytes are counted in each function, so that a call that never ends does not stay for ever.
 const COUNTED_CALLS: usize = 4096;
-
-/// A disk that refuses is reported so often.
-const COMPLAIN_EVERY: Duration = Duration::from_secs(30);
 
 /// Functions that were removed lately and may still be spoken of.
 const REMOVED: usize = 256;
@@ -59,7 +57,7 @@ pub struct Writer {
     functions: HashMap<FunctionId, Function>,
     /// When a function's logs were removed: records of its last calls may come after that and must not bring them back.
     removed: HashMap<FunctionId, Timestamp>,
-    complained: Option<Instant>,
+    complained: Seldom<()>,
 }
 
 /// What the writer holds of one function.
@@ -80,7 +78,7 @@ impl Writer {
             inbox,
             functions: HashMap::new(),
             removed: HashMap::new(),
-            complained: None,
+            complained: Seldom::new(),
         }
     }
 
@@ -199,9 +197,8 @@ impl Writer {
             }
         }
         if let Some((function, error)) = failure
-            && self.complained.is_none_or(|at| at.elapsed() > COMPLAIN_EVERY)
+            && self.complained.is_news(())
         {
-            self.complained = Some(Instant::now());
             tracing::error!(%function, %error, "logs are not written");
         }
     }
