@@ -53,6 +53,12 @@ pub(super) struct Seen {
 }
 
 impl Seen {
+    /// The same after the Lease was deleted. Whoever held it does not know of that before his next renewal, and works until then.
+    pub(super) fn vanished(self) -> Self {
+        // Whoever deletes the Lease of another Hearth says that there is none.
+        Self { is_strange: false, ..self }
+    }
+
     /// When somebody else than the holder may take it.
     fn free_at(&self) -> Instant {
         let held = if self.holder.is_some() { self.duration } else { Duration::ZERO };
@@ -93,9 +99,9 @@ pub enum Lost {
     Taken(String),
 }
 
-/// The next step. `None` for the Lease: there is none.
-pub(super) fn decide(me: &Identity, timing: Timing, role: Role, seen: Option<&Seen>, now: Instant) -> Step {
-    let holder = seen.and_then(|seen| seen.holder.as_deref());
+/// The next step. A Lease that there is none of, and never was, has no holder.
+pub(super) fn decide(me: &Identity, timing: Timing, role: Role, seen: &Seen, now: Instant) -> Step {
+    let holder = seen.holder.as_deref();
     match role {
         Role::Leader { renewed } => match holder {
             Some(other) if other != me.holder() => Step::GiveUp(Lost::Taken(other.to_owned())),
@@ -105,11 +111,10 @@ pub(super) fn decide(me: &Identity, timing: Timing, role: Role, seen: Option<&Se
             _ if now >= renewed + timing.renew_every() => Step::Renew,
             _ => Step::Wait(renewed + timing.renew_every()),
         },
-        Role::Standby => match (holder, seen) {
-            (_, None) => Step::Take,
-            (Some(holder), Some(_)) if holder == me.holder() || me.is_predecessor(holder) => Step::Take,
-            (_, Some(seen)) if now >= seen.free_at() => Step::Take,
-            (_, Some(seen)) => Step::Wait(seen.free_at()),
+        Role::Standby => match holder {
+            Some(holder) if holder == me.holder() || me.is_predecessor(holder) => Step::Take,
+            _ if now >= seen.free_at() => Step::Take,
+            _ => Step::Wait(seen.free_at()),
         },
     }
 }
@@ -131,7 +136,7 @@ mod tests {
     #[test]
     fn a_lease_of_another_hearth_is_left_to_it_for_a_while_after_it_is_free() {
         let now = Instant::now();
-        let standby = |seen: &Seen, at| decide(&me(), TIMING, Role::Standby, Some(seen), at);
+        let standby = |seen: &Seen, at| decide(&me(), TIMING, Role::Standby, seen, at);
         let held = Seen { is_strange: true, ..seen(Some("pod-b_1"), now) };
         assert_eq!(standby(&held, now + TIMING.duration), Step::Wait(now + TIMING.duration + STRANGERS));
         let given_back = Seen { is_strange: true, ..seen(None, now) };
@@ -142,23 +147,35 @@ mod tests {
     #[test]
     fn a_free_lease_is_taken_at_once_and_a_held_one_when_it_has_run_out() {
         let now = Instant::now();
-        let standby = |seen: Option<&Seen>, at| decide(&me(), TIMING, Role::Standby, seen, at);
-        assert_eq!(standby(None, now), Step::Take);
-        assert_eq!(standby(Some(&seen(None, now)), now), Step::Take);
+        let standby = |seen: &Seen, at| decide(&me(), TIMING, Role::Standby, seen, at);
+        assert_eq!(standby(&seen(None, now), now), Step::Take);
         let held = seen(Some("pod-b_1"), now);
-        assert_eq!(standby(Some(&held), now), Step::Wait(now + TIMING.duration));
-        assert_eq!(standby(Some(&held), now + TIMING.duration), Step::Take);
+        assert_eq!(standby(&held, now), Step::Wait(now + TIMING.duration));
+        assert_eq!(standby(&held, now + TIMING.duration), Step::Take);
         // An earlier process in the same Pod is no more; and an answer to our own take may have been lost.
-        assert_eq!(standby(Some(&seen(Some("pod-a_1"), now)), now), Step::Take);
-        assert_eq!(standby(Some(&seen(Some("pod-a_2"), now)), now), Step::Take);
-        assert_eq!(standby(Some(&seen(Some("pod-ab_1"), now)), now), Step::Wait(now + TIMING.duration));
+        assert_eq!(standby(&seen(Some("pod-a_1"), now), now), Step::Take);
+        assert_eq!(standby(&seen(Some("pod-a_2"), now), now), Step::Take);
+        assert_eq!(standby(&seen(Some("pod-ab_1"), now), now), Step::Wait(now + TIMING.duration));
+    }
+
+    #[test]
+    fn a_lease_that_was_deleted_is_free_when_it_would_have_run_out() {
+        let now = Instant::now();
+        let standby = |seen: Seen, at| decide(&me(), TIMING, Role::Standby, &seen.vanished(), at);
+        let held = seen(Some("pod-b_1"), now);
+        assert_eq!(standby(held.clone(), now), Step::Wait(now + TIMING.duration));
+        assert_eq!(standby(held.clone(), now + TIMING.duration), Step::Take);
+        let strange = Seen { is_strange: true, ..held };
+        assert_eq!(standby(strange, now + TIMING.duration), Step::Take, "nobody has it any more");
+        assert_eq!(standby(seen(None, now), now), Step::Take, "it was given back");
+        assert_eq!(standby(seen(Some("pod-a_1"), now), now), Step::Take, "an earlier process of this Pod");
     }
 
     #[test]
     fn a_leader_renews_in_time_and_gives_up_before_others_may_take_over() {
         let renewed = Instant::now();
         let leader = |holder: &str, at| {
-            decide(&me(), TIMING, Role::Leader { renewed }, Some(&seen(Some(holder), renewed)), at)
+            decide(&me(), TIMING, Role::Leader { renewed }, &seen(Some(holder), renewed), at)
         };
         assert_eq!(leader("pod-a_2", renewed), Step::Wait(renewed + Duration::from_secs(3)));
         assert_eq!(leader("pod-a_2", renewed + Duration::from_secs(3)), Step::Renew);

@@ -106,6 +106,7 @@ impl Candidate {
     /// A Lease that was just taken when the future is dropped runs out by itself.
     pub async fn acquire(self) -> Held {
         let mut changes = Box::pin(watch_object(self.api.clone(), NAME).default_backoff());
+        // The Lease, and what was seen of it last: of one that was deleted that is more.
         let mut known: Option<(Option<Lease>, Seen)> = None;
         let said = Seldom::new();
         let complain = |error: &dyn std::error::Error| {
@@ -114,13 +115,9 @@ impl Candidate {
             }
         };
         loop {
-            let step = match &known {
-                None => None,
-                Some((lease, seen)) => {
-                    let seen = lease.as_ref().map(|_| seen);
-                    Some(decide(&self.me, self.timing, Role::Standby, seen, Instant::now()))
-                }
-            };
+            let now = Instant::now();
+            let step =
+                known.as_ref().map(|(_, seen)| decide(&self.me, self.timing, Role::Standby, seen, now));
             let wake = match step {
                 Some(Step::Take) => {
                     let lease = known.as_ref().and_then(|(lease, _)| lease.clone());
@@ -144,7 +141,10 @@ impl Candidate {
                     Some(Ok(lease)) => {
                         let fresh = known.as_ref().is_none_or(|(before, _)| *before != lease);
                         if fresh {
-                            let seen = self.seen(lease.as_ref());
+                            let seen = match (&lease, &known) {
+                                (None, Some((_, before))) => before.clone().vanished(),
+                                (_, _) => self.seen(lease.as_ref()),
+                            };
                             let new = known.as_ref().is_none_or(|(_, before)| before.holder != seen.holder);
                             match &seen.holder {
                                 holder if seen.is_strange => complain(&Error::Strange { holder: holder.clone() }),
@@ -251,7 +251,7 @@ impl Held {
     async fn go_on(&mut self) -> Option<Lost> {
         let role = Role::Leader { renewed: self.renewed };
         let seen = self.candidate.seen(Some(&self.lease));
-        match decide(&self.candidate.me, self.candidate.timing, role, Some(&seen), Instant::now()) {
+        match decide(&self.candidate.me, self.candidate.timing, role, &seen, Instant::now()) {
             Step::GiveUp(lost) => return Some(lost),
             Step::Wait(until) => sleep_until(until).await,
             Step::Renew | Step::Take => {

@@ -23,6 +23,8 @@ const TIMING: Timing = Timing { duration: Duration::from_secs(12) };
 #[derive(Debug, Clone, Default)]
 struct Server {
     lease: Arc<Mutex<Option<Value>>>,
+    /// The last that was deleted.
+    deleted: Arc<Mutex<Option<Value>>>,
     version: watch::Sender<u64>,
     away: Arc<AtomicBool>,
     /// It takes what it is asked and never answers.
@@ -60,6 +62,13 @@ impl Server {
         lease.as_ref()?.pointer(pointer)?.as_str().map(str::to_owned)
     }
 
+    /// Somebody deletes the Lease.
+    fn delete(&self) {
+        let last = self.lease.lock().unwrap().take();
+        *self.deleted.lock().unwrap() = last;
+        self.version.send_modify(|version| *version += 1);
+    }
+
     fn is_away(&self) -> bool {
         self.away.load(Ordering::Relaxed)
     }
@@ -95,8 +104,15 @@ async fn list(State(server): State<Server>, Query(asked): Query<Vec<(String, Str
     let lines =
         futures_util::stream::unfold((server, heard, since), |(server, mut heard, since)| async move {
             let version = *heard.wait_for(|version| *version > since).await.ok()?;
-            let lease = server.lease.lock().unwrap().clone()?;
-            let line = json!({ "type": "MODIFIED", "object": lease });
+            let lease = server.lease.lock().unwrap().clone();
+            let line = match lease {
+                Some(lease) => json!({ "type": "MODIFIED", "object": lease }),
+                None => {
+                    let mut last = server.deleted.lock().unwrap().clone()?;
+                    last["metadata"]["resourceVersion"] = json!(version.to_string());
+                    json!({ "type": "DELETED", "object": last })
+                }
+            };
             Some((Ok::<_, std::io::Error>(Bytes::from(format!("{line}\n"))), (server, heard, version)))
         });
     Body::from_stream(lines).into_response()
@@ -237,16 +253,34 @@ async fn one_request_that_hangs_costs_nobody_the_lease() {
 async fn a_lease_that_was_deleted_is_made_again_by_its_leader_unless_another_was_faster() {
     let server = Server::default();
     let mut first = server.candidate("a").acquire().await;
-    *server.lease.lock().unwrap() = None;
+    server.delete();
     assert!(timeout(Duration::from_secs(60), first.keep()).await.is_err(), "it goes on");
     assert_eq!(server.field("/spec/holderIdentity").as_deref(), Some("a_1"));
 
-    *server.lease.lock().unwrap() = None;
+    server.delete();
     let second = server.candidate_with("b", "other", TIMING).acquire().await;
     let began = Instant::now();
     assert_eq!(first.keep().await, Lost::Taken("b_1".to_owned()));
     assert!(began.elapsed() <= TIMING.renew_every() + Duration::from_secs(1), "{:?}", began.elapsed());
 
-    *server.lease.lock().unwrap() = None;
+    server.delete();
     second.release().await.unwrap();
+}
+
+#[tokio::test(start_paused = true)]
+async fn who_stands_by_takes_a_lease_that_was_deleted_only_when_its_holder_has_stopped() {
+    let server = Server::default();
+    let mut first = server.candidate("a").acquire().await;
+    let mut second = std::pin::pin!(server.another_way().candidate("b").acquire());
+    assert!(timeout(TIMING.renew_every() / 2, &mut second).await.is_err(), "it is held");
+    // The first hears nothing more from the API server, and works until its deadline.
+    server.away.store(true, Ordering::Relaxed);
+    server.delete();
+    tokio::select! {
+        lost = first.keep() => assert!(matches!(lost, Lost::NotRenewed(_)), "{lost}"),
+        _ = &mut second => panic!("two lead"),
+    }
+    let began = Instant::now();
+    second.await;
+    assert!(began.elapsed() <= TIMING.duration, "{:?}", began.elapsed());
 }
