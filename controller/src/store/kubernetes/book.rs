@@ -156,8 +156,10 @@ impl Book {
         self.claims += u64::from(self.elsewhere.remove(key).is_some());
         let known = state.stored(key);
         let gone = last.and_then(uid).or_else(|| known.and_then(uid)).cloned();
+        let is_known = gone.is_some() && known.and_then(uid) == gone.as_ref();
         match (from, &gone) {
-            (From::Answer, Some(uid)) => {
+            // Of one that is not known its watch, or a list, was faster than the answer, and tells no more.
+            (From::Answer, Some(uid)) if is_known => {
                 self.deleted.insert(key.clone(), Deleted { uid: uid.clone(), before_list: false });
             }
             (From::Watch, Some(uid)) if self.deleted.get(key).is_some_and(|deleted| deleted.uid == *uid) => {

@@ -123,6 +123,15 @@ fn one_that_we_deleted_does_not_come_back_by_a_late_watch() {
 }
 
 #[test]
+fn a_deletion_that_the_watch_told_of_before_its_answer_is_not_remembered() {
+    let mut rig = Rig::new();
+    rig.arrive(function("a", "u", 1));
+    assert_eq!(rig.leave(&function("a", "u", 2), From::Watch), [Happened::Deleted]);
+    assert_eq!(rig.leave(&function("a", "u", 1), From::Answer), []);
+    assert!(rig.book.deleted.is_empty());
+}
+
+#[test]
 fn a_list_takes_away_what_it_leaves_out_but_nothing_that_was_written_meanwhile() {
     let mut rig = Rig::new();
     rig.arrive(function("a", "u", 1));
@@ -175,6 +184,8 @@ fn what_cannot_be_read_keeps_the_spec_that_is_known_and_says_why() {
 enum Step {
     Write(usize),
     Delete(usize),
+    /// A deletion that the watch has told of when its answer comes.
+    DeleteSlowly(usize),
     /// The watch tells of so many events.
     Hear(usize),
     /// The watch is lost, and a list is read.
@@ -185,6 +196,7 @@ fn steps() -> impl Strategy<Value = Vec<Step>> {
     let step = prop_oneof![
         (0..3_usize).prop_map(Step::Write),
         (0..3_usize).prop_map(Step::Delete),
+        (0..3_usize).prop_map(Step::DeleteSlowly),
         (1..4_usize).prop_map(Step::Hear),
         Just(Step::Relist),
     ];
@@ -201,6 +213,9 @@ proptest! {
         let mut events: Vec<(bool, Stored)> = Vec::new();
         let (mut heard, mut version) = (0_usize, 0);
         let object = |number: usize, uid: u64, version: u64| function(&format!("f{number}"), &uid.to_string(), version);
+        let hear = |rig: &mut Rig, events: &[(bool, Stored)]| for (alive, one) in events.iter().cloned() {
+            if alive { rig.arrive(one); } else { rig.leave(&one, From::Watch); }
+        };
         for step in steps.into_iter().chain([Step::Hear(usize::MAX)]) {
             match step {
                 Step::Write(number) => {
@@ -215,11 +230,16 @@ proptest! {
                     events.push((false, object(number, uid, version)));
                     rig.leave(&object(number, uid, was), From::Answer);
                 },
+                Step::DeleteSlowly(number) => if let Some((uid, was)) = there.remove(&number) {
+                    version += 1;
+                    events.push((false, object(number, uid, version)));
+                    hear(&mut rig, &events[heard..]);
+                    heard = events.len();
+                    rig.leave(&object(number, uid, was), From::Answer);
+                },
                 Step::Hear(count) => {
                     let until = heard.saturating_add(count).min(events.len());
-                    for (alive, one) in events[heard..until].iter().cloned() {
-                        if alive { rig.arrive(one); } else { rig.leave(&one, From::Watch); }
-                    }
+                    hear(&mut rig, &events[heard..until]);
                     heard = until;
                 }
                 Step::Relist => {
