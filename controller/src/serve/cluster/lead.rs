@@ -23,7 +23,7 @@ use crate::autoscale;
 use crate::backend::{Backend, InstanceSpec};
 use crate::build::Dependencies;
 use crate::pool::Pool;
-use crate::store::{self, Store, kubernetes};
+use crate::store::{Store, kubernetes};
 use crate::telemetry::chain;
 use crate::telemetry::logs::Logs;
 use crate::{api, deploy};
@@ -272,11 +272,5 @@ impl Leading {
         if let Err(error) = self.backend.close().await {
             tracing::warn!(error = chain(&error), "the backend left something behind");
         }
-    }
-}
-
-impl From<store::Error> for Error {
-    fn from(_: store::Error) -> Self {
-        Self::Watches
     }
 }
