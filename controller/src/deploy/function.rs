@@ -169,13 +169,6 @@ impl Task {
                 self.memory.function = function.map(Arc::clone);
                 self.note_retries();
             }
-            if !gone && let Err(refused) = Box::pin(self.hold()).await {
-                let error = crate::telemetry::chain(&refused);
-                tracing::warn!(function = %self.id, error, "a function has no finalizer yet");
-                let observed = self.observe();
-                Box::pin(self.not_taken(&refused, &observed)).await;
-                continue;
-            }
             self.hear_of_trial();
             let observed = self.observe();
             let wanted = if gone { Wanted::Gone } else { self.wanted(&observed) };
@@ -185,6 +178,7 @@ impl Task {
                     if let Err(error) = Box::pin(self.let_go()).await {
                         let error = crate::telemetry::chain(&error);
                         tracing::warn!(function = %self.id, error, "a deleted function is not let go yet");
+                        self.settle();
                         tokio::time::sleep(COUNTS).await;
                         continue;
                     }
@@ -207,7 +201,7 @@ impl Task {
             };
             if takes_long(&action) {
                 // What the status says of the code is not known before it is found out which that is: it stays what an earlier controller said.
-                if action != Action::Resolve {
+                if !matches!(action, Action::Hold | Action::Resolve) {
                     Box::pin(self.write_status(&observed)).await;
                 }
                 self.settle();
@@ -235,6 +229,8 @@ impl Task {
                     // What happened to the store meanwhile is seen at the next look, which must not come at once.
                     let error = crate::telemetry::chain(&refused);
                     tracing::warn!(function = %self.id, error, "a step of a deployment failed");
+                    // What serves is seen to before: others do not wait for what may be refused for ever.
+                    self.settle();
                     if is_cleaning {
                         tokio::time::sleep(COUNTS).await;
                     } else {
@@ -374,5 +370,5 @@ fn generation(function: Option<&Function>) -> i64 {
 
 /// A step that a restarted controller does not wait for before it serves.
 fn takes_long(action: &Action) -> bool {
-    matches!(action, Action::Resolve | Action::Build | Action::Remove(_))
+    matches!(action, Action::Hold | Action::Resolve | Action::Build | Action::Remove(_))
 }

@@ -6,7 +6,7 @@
 //! The order of a deployment, as the rules below give it:
 //!
 //! ```text
-//!  Resolve ─► Build ─► Create ─► Put(untried) ─► Try ─┬─ came up ─► Mark(Ready) ─► Put(routed) ─► Serve ─► Remove(old) ─► Mark(old, Retired)
+//!  Hold ─► Resolve ─► Build ─► Create ─► Put(untried) ─► Try ─┬─ came up ─► Mark(Ready) ─► Put(routed) ─► Serve ─► Remove(old) ─► Mark(old, Retired)
 //!  the code's  code and   the      its first          └─ did not ─► Mark(Failed) ─► Remove(new); the old one goes on serving
 //!  digest      deps here  Revision instances
 //! ```
@@ -36,6 +36,8 @@ pub(super) type Number = u32;
 pub(super) enum Wanted {
     /// Nothing any more: it was deleted.
     Gone,
+    /// Its object is not held yet, so that nobody may know of what runs of it. What runs goes on.
+    Unheld,
     /// What is written cannot be run. What runs goes on.
     Invalid,
     /// The digest of its code is not known yet.
@@ -61,6 +63,8 @@ pub(super) struct Observed {
     pub(super) build: Build,
     /// Whether a new Revision is to be tried before it gets traffic (`scale.initial` is not 0).
     pub(super) tried_first: bool,
+    /// Whether instances of it run, by this controller or by an earlier one of this Hearth.
+    pub(super) runs: bool,
 }
 
 impl Observed {
@@ -125,6 +129,8 @@ pub(super) enum Build {
 /// The next step.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Action {
+    /// See to it that the object is not gone before its instances are.
+    Hold,
     /// Find out the digest of the code.
     Resolve,
     /// Have code and dependencies of the wanted template.
@@ -156,6 +162,12 @@ pub(super) fn plan(wanted: &Wanted, seen: &Observed) -> Option<Action> {
         return seen.served.map(|_| Action::Unserve).or_else(removal);
     }
     let latest = seen.revisions.last_key_value();
+    if *wanted == Wanted::Unheld {
+        // That may be refused for ever. Nothing new begins then, and nothing that runs is forgotten.
+        let latest = latest.map(|(number, _)| *number);
+        let goes_on = if seen.runs { serve(wanted, seen, serving(seen), latest) } else { None };
+        return goes_on.or(Some(Action::Hold));
+    }
     // The wanted Revision, once it was made: always the latest.
     let current = latest.filter(|(_, latest)| *wanted == Wanted::Template(latest.digest.clone()));
     let serving = serving(seen);
@@ -244,7 +256,7 @@ fn serve(
 /// The next step towards what is wanted.
 fn advance(wanted: &Wanted, seen: &Observed, current: Option<(&Number, &Revision)>) -> Option<Action> {
     match (wanted, current) {
-        (Wanted::Gone | Wanted::Invalid | Wanted::Unresolvable, _) => None,
+        (Wanted::Gone | Wanted::Unheld | Wanted::Invalid | Wanted::Unresolvable, _) => None,
         (Wanted::Unresolved, _) => Some(Action::Resolve),
         (Wanted::Template(_), None) => match seen.build {
             Build::No => Some(Action::Build),

@@ -19,6 +19,7 @@ use crate::build::{Bundles, Dependencies};
 use crate::gateway::{Served, Unready};
 use crate::pool::Pool;
 use crate::pool::staged::{Act, Staged};
+use crate::store::kubernetes::{self, tests::server::Server};
 use crate::telemetry::metrics::Registry;
 
 /// Knows which Functions are served, and panics the first time that `bad` is among them.
@@ -74,6 +75,16 @@ struct Rig {
 impl Rig {
     /// Begins, and waits until what served before is routed again.
     async fn begin(directory: &std::path::Path, store: &Store, left: HashMap<RevisionId, Root>) -> Self {
+        Self::begin_with(directory, store, left, None).await
+    }
+
+    /// The same, where objects are held by this finalizer.
+    async fn begin_with(
+        directory: &std::path::Path,
+        store: &Store,
+        left: HashMap<RevisionId, Root>,
+        finalizer: Option<&'static str>,
+    ) -> Self {
         let staged = Staged::new(directory);
         let backend: Arc<dyn Backend> = staged.clone();
         let (logs, writer) = Logs::open(directory.join("logs"), Default::default()).unwrap();
@@ -120,7 +131,7 @@ impl Rig {
                 url: String::new(),
                 url_inside: None,
                 keeping: Keeping { age: Duration::from_secs(60), unused_bytes: 1 << 30 },
-                finalizer: None,
+                finalizer,
             },
             parts,
             &metrics,
@@ -243,5 +254,50 @@ async fn a_trial_that_waits_for_a_node_is_no_failed_one_and_says_why_it_waits() 
     timeout(Duration::from_secs(60), reason("Ready")).await.expect("it comes up");
     assert_eq!(status().ready_revision.as_deref(), Some("late-00001"));
     assert_eq!(rig.backend.starts(), 1, "it is the same instance");
+    rig.shutdown.cancel();
+}
+
+/// The store of a Hearth in a cluster, over this API server.
+async fn open_cluster(server: &Server, tasks: &mut JoinSet<()>) -> Store {
+    let config = kubernetes::Config { installation: Some("hearth".to_owned()), ..Default::default() };
+    let opened = kubernetes::open(server.client(), &config);
+    tasks.spawn(opened.follower.run());
+    opened.listed.await.unwrap();
+    opened.store
+}
+
+#[tokio::test]
+async fn a_function_that_cannot_be_held_keeps_nobody_from_beginning_and_what_runs_of_it_goes_on() {
+    let (directory, server, mut tasks) = (tempfile::tempdir().unwrap(), Server::new(), JoinSet::new());
+    let store = open_cluster(&server, &mut tasks).await;
+    let handler = || json!({ "runtime": "nodejs", "handler": "index.handler" });
+    let runs = served_elsewhere(&store, "runs", handler()).await;
+    served_elsewhere(&store, "rests", handler()).await;
+    for name in ["runs", "rests"] {
+        server.refuse(&format!("PATCH namespaces/default/functions/{name}"), 422);
+    }
+    let mut going = serde_json::to_value(function("going")).unwrap();
+    going["metadata"]["finalizers"] = json!(["hold"]);
+    going["metadata"]["deletionTimestamp"] = json!("2026-01-01T00:00:00Z");
+    server.put("functions", going);
+    server.refuse("PATCH namespaces/default/functions/going", 403);
+    store.create(function("good"), Timestamp::UNIX_EPOCH).await.unwrap();
+    let left = HashMap::from([(runs, Root::Runtime { image: "programs:1".to_owned(), interpreter: None })]);
+    let rig = Rig::begin_with(directory.path(), &store, left, Some("hold")).await;
+    // Before instances that nobody has named are taken away.
+    assert!(rig.listener.served.borrow().contains(&"runs".to_owned()));
+    let mut served = rig.listener.served.subscribe();
+    let both = |names: &Vec<String>| *names == ["good", "runs"];
+    timeout(Duration::from_secs(60), served.wait_for(both)).await.expect("both serve").unwrap();
+    let mut changes = store.changes();
+    let mut says_why = async || loop {
+        let rests = store.get::<Function>("default", "rests").unwrap();
+        let ready = rests.status.as_ref().and_then(|status| status.condition(ConditionType::Ready));
+        if ready.is_some_and(|ready| ready.reason == "Refused") {
+            break;
+        }
+        changes.changed().await.unwrap();
+    };
+    timeout(Duration::from_secs(60), says_why()).await.expect("it says so");
     rig.shutdown.cancel();
 }

@@ -52,26 +52,28 @@ impl Task {
         self.shared.parts.routes.unready(unready);
     }
 
-    /// Sees to it that the Function is not gone before its instances are.
-    pub(super) async fn hold(&mut self) -> Result<(), store::Error> {
+    /// Whether the Function is not gone before its instances are, and no other Hearth runs it.
+    pub(super) fn is_held(&self, function: &Function) -> bool {
+        let Some(finalizer) = self.shared.config.finalizer else { return true };
+        let holds = |function: &Function| {
+            // Claims of others are not in the store.
+            let annotations = function.metadata.annotations.as_ref();
+            let is_claimed =
+                annotations.is_some_and(|all| all.contains_key(hearth_function::INSTALLATION_ANNOTATION));
+            has_finalizer(function, finalizer) && is_claimed
+        };
+        // What was written just now is in the store before it is told.
+        let newest = || self.shared.parts.store.get::<Function>(self.id.namespace(), self.id.name()).ok();
+        holds(function)
+            || newest().is_some_and(|newest| newest.metadata.uid == function.metadata.uid && holds(&newest))
+    }
+
+    /// Sees to that.
+    pub(super) async fn hold(&self) -> Result<(), store::Error> {
         let (Some(finalizer), Some(function)) = (self.shared.config.finalizer, &self.memory.function) else {
             return Ok(());
         };
-        // Claims of others are not in the store.
-        let annotations = function.metadata.annotations.as_ref();
-        let is_claimed =
-            annotations.is_some_and(|all| all.contains_key(hearth_function::INSTALLATION_ANNOTATION));
-        if has_finalizer(function, finalizer) && is_claimed {
-            return Ok(());
-        }
-        let held = self.shared.parts.store.finalize(function.as_ref(), finalizer, true).await;
-        match held {
-            Ok(held) => self.memory.function = Some(held),
-            // Deleted meanwhile, or made anew: the store tells.
-            Err(store::Error::NotFound { .. } | store::Error::Conflict { .. }) => {}
-            Err(error) => return Err(error),
-        }
-        Ok(())
+        self.shared.parts.store.finalize(function.as_ref(), finalizer, true).await.map(drop)
     }
 
     /// Nothing of a deleted Function is left: its object may go.

@@ -86,6 +86,8 @@ impl Task {
             },
             _ => Build::No,
         };
+        let is_left = |number: &Number| self.shared.parts.left.contains_key(&self.revision_id(*number));
+        let runs = !self.memory.targets.is_empty() || revisions.keys().any(is_left);
         Observed {
             generation: generation(function),
             revisions,
@@ -93,11 +95,15 @@ impl Task {
             targets: self.memory.targets.clone(),
             build,
             tried_first: function.is_some_and(|function| function.spec.scale.initial > 0),
+            runs,
         }
     }
 
     pub(super) fn wanted(&self, observed: &Observed) -> Wanted {
         let Some(function) = self.memory.function.as_deref() else { return Wanted::Gone };
+        if !self.is_held(function) {
+            return Wanted::Unheld;
+        }
         if !problems(function, self.shared.parts.sources.fixity).is_empty() {
             return Wanted::Invalid;
         }

@@ -26,6 +26,7 @@ use crate::store::{self, Preconditions};
 impl Task {
     pub(super) async fn take(&mut self, action: Action, observed: &Observed) -> Result<(), store::Error> {
         match action {
+            Action::Hold => self.hold().await?,
             Action::Resolve => self.resolve(observed.generation).await,
             Action::Build => self.build(observed).await,
             Action::Create => self.create(observed).await?,

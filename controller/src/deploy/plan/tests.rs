@@ -14,6 +14,7 @@ fn nothing() -> Observed {
         targets: BTreeMap::new(),
         build: Build::No,
         tried_first: true,
+        runs: false,
     }
 }
 
@@ -30,6 +31,7 @@ const GOOD: World = World { builds: true, prepares: true, trial: Trial::CameUp }
 fn apply(action: &Action, wanted: &mut Wanted, target: &Digest, seen: &mut Observed, world: World) {
     let generation = seen.generation;
     match action.clone() {
+        Action::Hold => *wanted = Wanted::Unresolved,
         Action::Resolve => *wanted = Wanted::Template(target.clone()),
         Action::Build => seen.build = if world.builds { Build::Done } else { Build::Failed },
         Action::Create => {
@@ -230,6 +232,24 @@ fn after_a_restart_what_was_ready_serves_without_a_trial() {
 }
 
 #[test]
+fn what_is_not_held_begins_nothing_and_what_runs_of_it_goes_on() {
+    let mut seen = nothing();
+    assert_eq!(plan(&Wanted::Unheld, &seen), Some(Action::Hold));
+    converge(&mut Wanted::Unheld, &digest(1), &mut seen, GOOD);
+    // Another controller, which is not let hold it.
+    (seen.served, seen.targets) = (None, BTreeMap::new());
+    seen.revisions.get_mut(&1).unwrap().prepared = Prepared::No;
+    assert_eq!(plan(&Wanted::Unheld, &seen), Some(Action::Hold));
+    seen.runs = true;
+    let mut steps = Vec::new();
+    while let Some(action) = plan(&Wanted::Unheld, &seen).filter(|action| *action != Action::Hold) {
+        apply(&action, &mut Wanted::Unheld, &digest(1), &mut seen, GOOD);
+        steps.push(action);
+    }
+    assert_eq!(steps, [Action::Prepare(1), Action::Put(1, Reach::Routed), Action::Serve(1)]);
+}
+
+#[test]
 fn what_is_deleted_loses_its_routes_before_its_instances() {
     let mut seen = nothing();
     converge(&mut Wanted::Template(digest(1)), &digest(1), &mut seen, GOOD);
@@ -329,7 +349,8 @@ proptest! {
             // The same template again makes no new Revision, and one that has failed is not tried again.
             let failed = |revision: &Revision| revision.state == RevisionState::Failed && revision.digest == target;
             let failed_before = seen.revisions.values().next_back().is_some_and(failed);
-            let mut wanted = Wanted::Unresolved;
+            let mut wanted = Wanted::Unheld;
+            seen.runs = !seen.targets.is_empty();
             converge(&mut wanted, &target, &mut seen, World { builds, prepares, trial });
             prop_assert_eq!(plan(&wanted, &seen), None);
             for one in awaited(&wanted, &seen) {

@@ -22,6 +22,8 @@ struct World {
     version: u64,
     /// Answers of requests to come, in place of what they ask for.
     faults: VecDeque<u16>,
+    /// Requests that are answered with a code whenever they come, by method and path.
+    refused: BTreeMap<String, u16>,
     /// Watches that began before are over.
     cut: u64,
     requests: Vec<String>,
@@ -56,6 +58,15 @@ impl Server {
     /// The next requests that are no watch are answered with these codes.
     pub(crate) fn fail(&self, codes: &[u16]) {
         self.world.lock().unwrap().faults.extend(codes);
+    }
+
+    /// This request, as [`Self::requests`] has it, is answered with this code from now on; `None`: with what it asks for.
+    pub(crate) fn refuse(&self, request: &str, code: impl Into<Option<u16>>) {
+        let refused = &mut self.world.lock().unwrap().refused;
+        match code.into() {
+            Some(code) => refused.insert(request.to_owned(), code),
+            None => refused.remove(request),
+        };
     }
 
     /// Somebody else changes an object.
@@ -100,8 +111,10 @@ impl Server {
 
     fn fault(&self, method: &Method, path: &str) -> Option<Response> {
         let mut world = self.world.lock().unwrap();
-        world.requests.push(format!("{method} {path}"));
-        let code = world.faults.pop_front()?;
+        let request = format!("{method} {path}");
+        let refused = world.refused.get(&request).copied();
+        world.requests.push(request);
+        let code = refused.or_else(|| world.faults.pop_front())?;
         Some(refusal(code, "Unavailable", "not now"))
     }
 }
