@@ -39,17 +39,23 @@ impl Gateway for Listener {
     }
 }
 
-/// Where nothing is looked for, and what nobody needs is never removed: nothing of deploying waits for that.
-#[derive(Debug)]
-struct Away;
+/// Where nothing is, nobody answers who asks for the code of the function "hangs", and what nobody needs is never removed: nothing of deploying waits for that.
+#[derive(Debug, Default)]
+struct Away {
+    has_been_cleaned: AtomicBool,
+}
 
 #[async_trait::async_trait]
 impl Depot for Away {
-    async fn fetch(&self, _: &Digest) -> Result<Option<Vec<u8>>, String> {
+    async fn fetch(&self, digest: &Digest) -> Result<Option<Vec<u8>>, String> {
+        if *digest == Digest::of(b"hangs") {
+            std::future::pending::<()>().await;
+        }
         Ok(None)
     }
 
     async fn retain(&self, _: &HashSet<Digest>, _: Duration) {
+        self.has_been_cleaned.store(true, Ordering::Relaxed);
         std::future::pending().await
     }
 }
@@ -66,6 +72,8 @@ fn function(name: &str) -> Function {
 struct Rig {
     listener: Arc<Listener>,
     backend: Arc<Staged>,
+    depot: Arc<Away>,
+    logs: Logs,
     metrics: Registry,
     shutdown: CancellationToken,
     _tasks: JoinSet<()>,
@@ -108,6 +116,7 @@ impl Rig {
         let listener = Arc::new(Listener::default());
         let routes = Routes::default();
         routes.open(Arc::clone(&listener) as Arc<dyn Gateway>);
+        let depot = Arc::new(Away::default());
         let sources = Sources {
             bundles: Bundles::open(directory, Default::default()).unwrap(),
             dependencies: Arc::new(Dependencies::open(directory, backend, Default::default()).unwrap()),
@@ -122,10 +131,18 @@ impl Rig {
             fixity: crate::backend::Fixity::Free,
             program_image: None,
             interpreters: Default::default(),
-            depot: Some(Arc::new(Away)),
+            depot: Some(depot.clone()),
             keyring: None,
         };
-        let parts = Parts { store: store.clone(), sources, autoscaler, routes, logs, left, remarks: None };
+        let parts = Parts {
+            store: store.clone(),
+            sources,
+            autoscaler,
+            routes,
+            logs: logs.clone(),
+            left,
+            remarks: None,
+        };
         let service = Service::new(
             Config {
                 url: String::new(),
@@ -146,6 +163,8 @@ impl Rig {
         Self {
             listener,
             backend: staged,
+            depot,
+            logs,
             metrics,
             shutdown,
             _tasks: tasks,
@@ -225,6 +244,20 @@ async fn a_revision_whose_instances_run_serves_while_its_parts_are_not_here() {
         "{:?}",
         function()
     );
+    rig.shutdown.cancel();
+}
+
+#[tokio::test]
+async fn code_that_nobody_gives_keeps_nobody_from_beginning() {
+    let directory = tempfile::tempdir().unwrap();
+    let store = open(&directory).await;
+    let handler = || json!({ "runtime": "nodejs", "handler": "index.handler" });
+    served_elsewhere(&store, "hangs", handler()).await;
+    let rig = Rig::begin(directory.path(), &store, HashMap::new()).await;
+    store.create(function("good"), Timestamp::UNIX_EPOCH).await.unwrap();
+    let mut served = rig.listener.served.subscribe();
+    let good = |names: &Vec<String>| *names == ["good"];
+    timeout(Duration::from_secs(60), served.wait_for(good)).await.expect("others serve").unwrap();
     rig.shutdown.cancel();
 }
 

@@ -5,6 +5,7 @@
 //! brought while it serves. Until then no more instances of it come up.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use hearth_function::{Code, Revision, RevisionState, Template};
 use tokio::time::Instant;
@@ -17,18 +18,33 @@ use crate::backend::Root;
 use crate::pool;
 use crate::store;
 
+/// What is here is found by then, as a rule; and instances of a Revision that is still tried are ended when it is not.
+const PATIENCE: Duration = Duration::from_secs(30);
+
 impl Task {
     pub(super) async fn prepare(&mut self, number: Number, observed: &Observed) -> Result<(), store::Error> {
         let Some(revision) = self.revisions().remove(&number) else { return Ok(()) };
         if self.prepare_on_credit(number, &revision) {
             return Ok(());
         }
-        let template = match self.ensure(&revision.spec.template, observed).await {
+        let patience = self.patience(number, &revision);
+        let template = match self.ensure(&revision.spec.template, observed, patience).await {
             Ok(found) => self.pool_template(&revision, found),
             Err(missing) => Err(Box::new((missing, Instant::now() + RETRY))),
         };
         self.memory.prepared.insert(number, template);
         Ok(())
+    }
+
+    /// How long a restarted controller waits for the parts of a Revision before it serves all others. Code that is to be fetched may lie where
+    /// nobody ever answers.
+    fn patience(&self, number: Number, revision: &Revision) -> Duration {
+        let is_here = match revision.spec.template.code() {
+            Some(Code::Bundle(digest)) => self.shared.parts.sources.bundles.has(&digest),
+            Some(Code::Image(_)) | None => true,
+        };
+        let runs = self.shared.parts.left.contains_key(&self.revision_id(number));
+        if is_here || runs { PATIENCE } else { Duration::ZERO }
     }
 
     pub(super) fn pool_template(&self, revision: &Revision, found: Found) -> Made {
@@ -83,7 +99,7 @@ impl Task {
         let mut object = self.object.clone();
         let template = revision.spec.template.clone();
         let brought = {
-            let bringing = Box::pin(self.ensure(&template, observed));
+            let bringing = Box::pin(self.ensure(&template, observed, Duration::ZERO));
             tokio::select! {
                 biased;
                 // What is under way goes on, and is asked for again at the next look.

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::time::Duration;
 
 use hearth_function::spec::Pause;
 use hearth_function::{
@@ -12,7 +13,7 @@ use hearth_scaler::{Policy, Reach};
 use jiff::Timestamp;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, OwnerReference};
 use tokio::sync::watch;
-use tokio::time::Instant;
+use tokio::time::{Instant, sleep};
 
 use super::super::missing::{Lack, Missing};
 use super::super::parts::{Found, Told};
@@ -28,7 +29,7 @@ impl Task {
         match action {
             Action::Hold => self.hold().await?,
             Action::Resolve => self.resolve(observed.generation).await,
-            Action::Build => self.build(observed).await,
+            Action::Build => Box::pin(self.build(observed)).await,
             Action::Create => self.create(observed).await?,
             Action::Prepare(number) => self.prepare(number, observed).await?,
             Action::Put(number, reach) => self.put(number, reach, observed.generation).await,
@@ -68,7 +69,7 @@ impl Task {
     async fn build(&mut self, observed: &Observed) {
         let Some(template) = self.template() else { return };
         self.memory.progress = None;
-        let found = self.ensure(&template, observed).await;
+        let found = self.ensure(&template, observed, Duration::ZERO).await;
         let digest = template.digest();
         let before = self.memory.build.as_ref().filter(|(built, ..)| *built == digest);
         let failures = before.map_or(0, |_| self.memory.build_failures);
@@ -80,17 +81,28 @@ impl Task {
         self.memory.build = Some((digest, found, Instant::now() + pause));
     }
 
-    /// Has the parts of a template, and shows in the status how that goes on.
+    /// Has the parts of a template, and shows in the status how that goes on. What takes longer than `patience` is not waited for at a start.
     pub(super) async fn ensure(
         &mut self,
         template: &Template,
         observed: &Observed,
+        patience: Duration,
     ) -> Result<Found, Missing> {
         let shared = Arc::clone(&self.shared);
+        let mut overdue = std::pin::pin!(sleep(patience));
         if let (Some(Code::Bundle(digest)), Some(function)) = (template.code(), self.memory.function.clone())
         {
-            let namespace = self.id.namespace();
-            Box::pin(shared.parts.sources.bring_back(&digest, namespace, &function.spec)).await;
+            let id = self.id.clone();
+            let bringing = shared.parts.sources.bring_back(&digest, id.namespace(), &function.spec);
+            let mut bringing = Box::pin(bringing);
+            tokio::select! {
+                biased;
+                () = &mut bringing => {}
+                () = &mut overdue, if self.settled.is_some() => {
+                    self.settle_meanwhile(observed);
+                    bringing.await;
+                }
+            }
         }
         let said = watch::Sender::new(None);
         let mut heard = said.subscribe();
@@ -110,10 +122,19 @@ impl Task {
                         self.settle();
                     }
                 }
+                () = &mut overdue, if self.settled.is_some() => self.settle_meanwhile(observed),
             }
         };
         self.memory.progress = None;
         found
+    }
+
+    /// Nobody waits any longer for this Function; who asks for it is told why.
+    fn settle_meanwhile(&mut self, observed: &Observed) {
+        if observed.served.is_none() {
+            self.say_unready(&self.known(observed));
+        }
+        self.settle();
     }
 
     async fn create(&mut self, observed: &Observed) -> Result<(), store::Error> {
