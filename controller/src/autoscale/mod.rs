@@ -31,6 +31,7 @@ mod turns;
 #[cfg(test)]
 mod tests;
 
+use std::collections::BTreeSet;
 use std::num::NonZeroU32;
 use std::sync::Arc;
 use std::time::Duration;
@@ -116,10 +117,20 @@ pub enum TrialError {
 #[derive(Debug)]
 enum Command {
     Put(Target),
-    Try { revision: RevisionId, reply: oneshot::Sender<Result<(), TrialError>> },
-    Remove { revision: RevisionId, reply: oneshot::Sender<()> },
-    Settled,
-    Shutdown { deadline: Instant, reply: oneshot::Sender<Left> },
+    Try {
+        revision: RevisionId,
+        reply: oneshot::Sender<Result<(), TrialError>>,
+    },
+    Remove {
+        revision: RevisionId,
+        reply: oneshot::Sender<()>,
+    },
+    /// With the namespaces of which that is not known.
+    Settled(BTreeSet<String>),
+    Shutdown {
+        deadline: Instant,
+        reply: oneshot::Sender<Left>,
+    },
 }
 
 /// What a shutdown had to cut off.
@@ -177,7 +188,16 @@ impl Handle {
     /// # Errors
     /// When the service has ended.
     pub async fn settled(&self) -> Result<(), Ended> {
-        self.commands.send(Command::Settled).await.map_err(|_| Ended)
+        self.settled_but(BTreeSet::new()).await
+    }
+
+    /// The same, but for these namespaces: which Revisions they have is not known, and instances of Functions there stay until it is, and this is
+    /// said again.
+    ///
+    /// # Errors
+    /// When the service has ended.
+    pub async fn settled_but(&self, unknown: BTreeSet<String>) -> Result<(), Ended> {
+        self.commands.send(Command::Settled(unknown)).await.map_err(|_| Ended)
     }
 
     /// Drains and stops every instance until `deadline`, kills what is left then, and ends the service. A second call with an earlier deadline

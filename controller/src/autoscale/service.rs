@@ -248,7 +248,7 @@ impl Service {
                 }
                 self.forget_if_gone(&revision);
             }
-            Command::Settled => self.settle(),
+            Command::Settled(unknown) => self.settle(&unknown),
             Command::Shutdown { deadline, reply } => self.begin_shutdown(deadline, reply),
         }
     }
@@ -289,8 +289,14 @@ impl Service {
     }
 
     /// Takes away what an earlier controller left and nobody asks for (INV-17); the log says what became of instances that ended meanwhile.
-    fn settle(&mut self) {
-        for Adoptable { found, execute, .. } in std::mem::take(&mut self.adoptable) {
+    /// Of Functions in namespaces that are `unknown` somebody may ask yet.
+    fn settle(&mut self, unknown: &BTreeSet<String>) {
+        let is_nobodys = |one: &mut Adoptable| {
+            let owner = one.found.spec.owner.as_ref();
+            owner.is_none_or(|owner| !unknown.contains(owner.function.namespace()))
+        };
+        for Adoptable { found, execute, .. } in self.adoptable.extract_if(.., is_nobodys).collect::<Vec<_>>()
+        {
             let instance = found.spec.id.clone();
             if let (Some(owner), Some(exit)) = (&found.spec.owner, &found.ended) {
                 let how = exit.to_string();

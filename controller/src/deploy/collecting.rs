@@ -47,6 +47,12 @@ impl Live {
 /// Removes what no Function and no Revision names. To be called now and then; once at a time.
 pub(super) async fn collect(shared: Arc<Shared>) {
     let parts = &shared.parts;
+    // What is known of the objects only grows meanwhile.
+    let unlisted = parts.store.unlisted();
+    if !unlisted.is_empty() {
+        tracing::debug!(namespaces = ?unlisted, "nothing is cleaned up: Functions that are not known may use it");
+        return;
+    }
     let live = Live::of(&parts.store);
     let (sources, keeping) = (parts.sources.clone(), shared.config.keeping);
     if let Some(depot) = &sources.depot {

@@ -20,11 +20,12 @@ mod plan;
 mod routes;
 mod status;
 mod table;
+mod unknown;
 
 #[cfg(test)]
 mod tests;
 
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeSet, HashMap, HashSet};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -36,6 +37,7 @@ use tokio_util::sync::CancellationToken;
 pub use parts::{Depot, Keyring, Sources, interpreter_of};
 pub use routes::{Gateway, Routes};
 pub use table::table;
+use unknown::Unknown;
 
 use crate::autoscale::{self, RevisionView, Snapshot};
 use crate::backend::Root;
@@ -220,11 +222,14 @@ impl Service {
         shutdown: CancellationToken,
         restored: impl FnOnce() + Send,
     ) -> Result<(), Error> {
+        // Before the list: what is listed meanwhile is not in it.
+        let unlisted = self.shared.parts.store.unlisted();
         let (mut watch, known) = self.list()?;
-        self.remove_orphaned_logs(&known).await;
+        self.remove_orphaned_logs(&known, &unlisted).await;
         self.restored(&known, &shutdown).await;
-        // Instances of an earlier run that no Function has named by now are nobody's.
-        let _ended = self.shared.parts.autoscaler.settled().await.is_err();
+        // Instances of an earlier run that no Function has named by now are nobody's, where it is known which Functions there are.
+        let _ended = self.shared.parts.autoscaler.settled_but(unlisted.clone()).await.is_err();
+        let mut unknown = Unknown::new(unlisted);
         restored();
         let mut collect = tokio::time::interval(COLLECT);
         // Beside the rest: it looks at every file, and asks another machine.
@@ -243,7 +248,12 @@ impl Service {
                 },
                 changed = self.shown.changes() => self.stir(&changed),
                 Some(joined) = self.tasks.join_next_with_id() => self.ended(joined),
-                _ = collect.tick(), if collecting.is_empty() => drop(collecting.spawn(collecting::collect(Arc::clone(&self.shared)))),
+                _ = collect.tick(), if collecting.is_empty() => {
+                    if let Some(unknown) = unknown.again(self.shared.parts.store.unlisted()) {
+                        let _ended = self.shared.parts.autoscaler.settled_but(unknown).await.is_err();
+                    }
+                    drop(collecting.spawn(collecting::collect(Arc::clone(&self.shared))));
+                }
                 Some(joined) = collecting.join_next() => if let Err(error) = joined {
                     tracing::error!(%error, "cleaning up bundles and dependencies panicked");
                 },
@@ -354,10 +364,11 @@ impl Service {
     }
 
     /// What a Function printed that was deleted while its controller was killed.
-    async fn remove_orphaned_logs(&self, known: &HashSet<FunctionId>) {
+    async fn remove_orphaned_logs(&self, known: &HashSet<FunctionId>, unlisted: &BTreeSet<String>) {
         let logs = &self.shared.parts.logs;
         for function in logs.functions().await.unwrap_or_default() {
             if !known.contains(&function)
+                && !unlisted.contains(function.namespace())
                 && let Err(error) = logs.remove(&function).await
             {
                 let error = crate::telemetry::chain(&error);

@@ -334,3 +334,39 @@ async fn a_function_that_cannot_be_held_keeps_nobody_from_beginning_and_what_run
     timeout(Duration::from_secs(60), says_why()).await.expect("it says so");
     rig.shutdown.cancel();
 }
+
+#[tokio::test]
+async fn of_a_namespace_that_cannot_be_listed_nothing_is_taken_away() {
+    let (directory, server, mut tasks) = (tempfile::tempdir().unwrap(), Server::new(), JoinSet::new());
+    let (unknown, gone) = ("other/hello", "default/hello");
+    let (logs, writer) = Logs::open(directory.path().join("logs"), Default::default()).unwrap();
+    let writing = std::thread::spawn(move || writer.run());
+    for function in [unknown, gone] {
+        logs.remark(&FunctionId::parse(function).unwrap(), None, "it was here".to_owned());
+    }
+    logs.close().await;
+    drop(logs);
+    writing.join().unwrap();
+
+    server.refuse("GET revisions in other", 403);
+    let namespaces = vec!["default".to_owned(), "other".to_owned()];
+    let opened = kubernetes::open(server.client(), &kubernetes::Config { namespaces, ..Default::default() });
+    tasks.spawn(opened.follower.run());
+    tokio::time::pause();
+    opened.listed.await.unwrap();
+    tokio::time::resume();
+    let store = opened.store;
+    let rig = Rig::begin(directory.path(), &store, HashMap::new()).await;
+    store.create(function("good"), Timestamp::UNIX_EPOCH).await.unwrap();
+    let mut served = rig.listener.served.subscribe();
+    let good = |names: &Vec<String>| *names == ["good"];
+    timeout(Duration::from_secs(60), served.wait_for(good)).await.expect("others serve").unwrap();
+    let functions: Vec<String> =
+        rig.logs.functions().await.unwrap().iter().map(ToString::to_string).collect();
+    assert!(
+        functions.contains(&unknown.to_owned()) && !functions.contains(&gone.to_owned()),
+        "{functions:?}"
+    );
+    assert!(!rig.depot.has_been_cleaned.load(Ordering::Relaxed), "it may be of use to those");
+    rig.shutdown.cancel();
+}

@@ -149,13 +149,14 @@ impl Edge {
                 installation: Some(config.namespace.clone()),
             },
         );
+        let kubernetes::Opened { store, follower, listed: all, elsewhere: _ } = opened;
+        let follower = follower.measured(&registry);
         let (leader, leads) = watch::channel(None);
         let link = Link::new(config.key, config.name.clone(), leads, ends, &registry);
         let (listed, is_listed) = watch::channel(false);
         let probing = probes::Probing { ready: is_listed, stopping: stop.clone(), registry };
 
         let mut tasks: JoinSet<&'static str> = JoinSet::new();
-        let kubernetes::Opened { store, follower, listed: all, elsewhere: _ } = opened;
         tasks.spawn(async move {
             follower.run().await;
             "watches"

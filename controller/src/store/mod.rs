@@ -26,6 +26,7 @@ mod state;
 #[cfg(test)]
 mod tests;
 
+use std::collections::BTreeSet;
 use std::marker::PhantomData;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -134,6 +135,16 @@ impl Store {
         if commands.send(Command::Close(done)).await.is_ok() {
             // An error means that the thread has ended, which is what was asked for.
             closed.await.unwrap_or_default();
+        }
+    }
+
+    /// The namespaces of a cluster that could not be listed yet: what they hold is unknown, and nothing of it may be taken to be gone. Standalone
+    /// there are none.
+    #[must_use]
+    pub fn unlisted(&self) -> BTreeSet<String> {
+        match &self.truth {
+            Truth::Disk(_) => BTreeSet::new(),
+            Truth::Cluster(cluster) => cluster.unlisted(),
         }
     }
 

@@ -106,3 +106,25 @@ async fn what_an_earlier_run_left_does_not_hold_up_a_stop_once_nobody_calls() {
     assert_eq!(left, Left::default());
     assert!(began.elapsed() <= crate::pool::STOP_GRACE + TICK, "{:?}", began.elapsed());
 }
+
+#[tokio::test(start_paused = true)]
+async fn what_runs_for_functions_that_are_not_known_stays_until_it_is_known_that_nobody_wants_it() {
+    let mut scene = Scene::new();
+    scene.handle.put(hello(Reach::Routed)).await.unwrap();
+    scene.want(1, 0).await;
+    let kept = scene.granted().await;
+    let other = target("other-00001", json!({}), |policy| policy.min = 1, Reach::Routed);
+    scene.handle.put(other).await.unwrap();
+    let orphan = scene.granted().await;
+
+    let mut scene = scene.restart().await;
+    scene.handle.settled_but(["default".to_owned()].into()).await.unwrap();
+    scene.handle.put(hello(Reach::Routed)).await.unwrap();
+    assert_eq!(scene.granted().await, kept);
+    assert_eq!(scene.backend.stops(), []);
+    scene.handle.settled_but(["elsewhere".to_owned()].into()).await.unwrap();
+    while scene.backend.running() != [kept.clone()] {
+        scene.backend.stopped.notified().await;
+    }
+    assert_eq!(scene.backend.stops().last().map(|(stopped, _)| stopped), Some(&orphan));
+}

@@ -300,6 +300,10 @@ fn plain(error: &kube::Error) -> String {
     }
 }
 
+fn not_listed(error: &kube::Error) -> Error {
+    Shared::step("list the Pods", &InstanceId::parse("none").expect("a label"), error)
+}
+
 #[async_trait]
 impl Backend for Kubernetes {
     fn name(&self) -> &'static str {
@@ -374,15 +378,34 @@ impl Backend for Kubernetes {
 
     async fn list(&self) -> Result<Vec<Found>, Error> {
         let parameters = ListParams::default().labels(&self.shared.selector());
-        let mut all = Vec::new();
-        for api in self.shared.apis() {
-            let nobody = || InstanceId::parse("none").expect("a label");
-            let listed = api.list(&parameters).await;
-            let pods = listed.map_err(|error| Shared::step("list the Pods", &nobody(), &error))?;
-            all.extend(pods.items);
+        let (mut all, mut refused) = (Vec::new(), None);
+        let apis = self.shared.apis();
+        let mut listed = 0;
+        for api in &apis {
+            match api.list(&parameters).await {
+                Ok(pods) => {
+                    listed += 1;
+                    all.extend(pods.items);
+                }
+                // A namespace that was deleted together with the rights in it must not keep the others from being served.
+                Err(kube::Error::Api(status)) if matches!(status.code, 403 | 404) => {
+                    let (namespace, error) = (api.namespace(), &status.message);
+                    tracing::warn!(
+                        namespace,
+                        error,
+                        "Pods of this namespace cannot be listed: they are left as they are"
+                    );
+                    refused = Some(kube::Error::Api(status));
+                }
+                Err(error) => return Err(not_listed(&error)),
+            }
+        }
+        if let Some(error) = refused.as_ref().filter(|_| listed == 0) {
+            return Err(not_listed(error));
         }
         let found = self.shared.found(&all);
-        self.shared.looked.store(true, Ordering::Release);
+        // Of instances that are not known it cannot be said that they are none, unless all was seen.
+        self.shared.looked.store(refused.is_none(), Ordering::Release);
         Ok(found)
     }
 

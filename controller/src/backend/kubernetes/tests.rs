@@ -151,3 +151,38 @@ async fn each_volume_of_a_pod_has_a_size() {
     let job = sizes(|spec| spec.build_dir = Some("/data/build".into()));
     assert_eq!(job, named(&[("build", 3), ("run", 1), ("tmp", 8)]));
 }
+
+#[tokio::test]
+async fn a_namespace_whose_pods_cannot_be_listed_hides_no_other_and_nothing_is_said_of_its_instances() {
+    let refused = |code: u16| {
+        move || async move {
+            let status = json!({ "kind": "Status", "apiVersion": "v1", "metadata": {}, "status": "Failure",
+                "code": code, "reason": "Forbidden", "message": "no" });
+            (http::StatusCode::from_u16(code).unwrap(), Json(status)).into_response()
+        }
+    };
+    let running = json!({ "phase": "Running", "podIP": "10.0.0.7" });
+    let stays = pod("hello-stays", &json!({}), &running);
+    let there = move || {
+        let pods = json!({ "apiVersion": "v1", "kind": "PodList", "metadata": { "resourceVersion": "1" }, "items": [stays] });
+        async move { Json(pods).into_response() }
+    };
+    let pods = |namespace: &str| format!("/api/v1/namespaces/{namespace}/pods");
+    let of = |namespaces: &[&str]| namespaces.iter().map(|name| (*name).to_owned()).collect();
+    let router = Router::new().route(&pods("default"), get(there)).route(&pods("other"), get(refused(403)));
+    let all = router.clone().route(&pods("hearth"), get(refused(403)));
+    let client = Client::new(all, "hearth");
+    let config = Config { namespaces: of(&["default", "other"]), ..config(client.clone()) };
+    let backend = Kubernetes::open(config, &Registry::new()).await.unwrap();
+    assert_eq!(backend.list().await.unwrap().len(), 1);
+    assert!(!backend.shared.has_looked(), "an instance that is not known may be one of the other");
+
+    let config = Config { namespaces: of(&["other"]), ..self::config(client) };
+    let backend = Kubernetes::open(config, &Registry::new()).await.unwrap();
+    assert!(backend.list().await.is_err(), "nothing at all is known");
+
+    let away = router.route(&pods("hearth"), get(refused(500)));
+    let config = Config { namespaces: of(&["default"]), ..self::config(Client::new(away, "hearth")) };
+    let backend = Kubernetes::open(config, &Registry::new()).await.unwrap();
+    assert!(backend.list().await.is_err(), "an API server that fails is asked again by whoever began");
+}

@@ -26,6 +26,7 @@ use crate::pool::Pool;
 use crate::store::{Store, kubernetes};
 use crate::telemetry::chain;
 use crate::telemetry::logs::Logs;
+use crate::telemetry::metrics::Registry;
 use crate::{api, deploy};
 
 /// Instances that start at the same time where nothing is configured, 32: it is the cluster's machines that work, not this one.
@@ -81,7 +82,7 @@ pub(super) async fn start(ground: &Ground, ends: Ends) -> Result<Leading, Error>
 
     tasks.spawn("call log", wire::keep_calls(calls, logs.clone()));
 
-    let store = open_store(ground, &mut tasks).await?;
+    let store = open_store(ground, &mut tasks, &registry).await?;
     let versions = store.changes();
     tasks.spawn("memory", async move {
         memory::run(versions).await;
@@ -170,11 +171,12 @@ pub(super) async fn start(ground: &Ground, ends: Ends) -> Result<Leading, Error>
     })
 }
 
-async fn open_store(ground: &Ground, tasks: &mut Tasks) -> Result<Store, Error> {
+async fn open_store(ground: &Ground, tasks: &mut Tasks, metrics: &Registry) -> Result<Store, Error> {
     let namespaces = ground.config.cluster.watch_namespaces.clone();
     let installation = Some(ground.config.cluster.namespace.clone());
     let opened = kubernetes::open(ground.client.clone(), &kubernetes::Config { namespaces, installation });
     let kubernetes::Opened { store, follower, listed, elsewhere } = opened;
+    let follower = follower.measured(metrics);
     tasks.spawn("watches", async move {
         follower.run().await;
         Ok(())

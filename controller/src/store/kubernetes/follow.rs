@@ -1,21 +1,27 @@
 //! The watches: one for each kind and namespace. What they tell goes into memory; one that is lost begins again with a list, after a pause.
+//!
+//! A namespace's Functions are asked for when its Revisions were listed: a Function of which none is known would be deployed as if it were new.
 
-use std::collections::BTreeSet;
+use std::collections::BTreeMap;
 use std::fmt;
 use std::pin::Pin;
 use std::sync::Arc;
 
+use futures_util::FutureExt as _;
 use futures_util::stream::{BoxStream, SelectAll, StreamExt};
 use hearth_function::{Function, Revision};
 use kube::runtime::WatchStreamExt;
 use kube::runtime::watcher::{self, Event, watcher};
 use kube::{Api, Client};
-use tokio::sync::oneshot;
+use tokio::sync::{Notify, oneshot};
+use tokio::time::{Instant, sleep_until};
 use tokio_util::sync::CancellationToken;
 
 use crate::telemetry::Seldom;
+use crate::telemetry::metrics::{Gauge, Registry};
 
 use super::super::object::{Key, Kind, Object, Stored};
+use super::lists::Lists;
 use super::reading::{Read, Unreadable};
 use super::{From, Memory, Scope};
 
@@ -26,6 +32,7 @@ pub struct Follower {
     memory: Arc<Memory>,
     listed: Option<oneshot::Sender<()>>,
     ended: CancellationToken,
+    unlisted: Option<Gauge>,
 }
 
 impl fmt::Debug for Follower {
@@ -58,25 +65,43 @@ impl Follower {
         let places: Vec<Option<String>> =
             if namespaces.is_empty() { vec![None] } else { namespaces.iter().cloned().map(Some).collect() };
         let of = |kind| places.iter().cloned().map(move |namespace| Scope { kind, namespace });
-        // Revisions first: when a Function is heard of, what it has is known as a rule.
-        let scopes = of(Kind::Revision).chain(of(Kind::Function)).collect();
-        (Self { client, scopes, memory, listed: Some(listed), ended }, heard)
+        let scopes: Vec<Scope> = of(Kind::Revision).chain(of(Kind::Function)).collect();
+        memory.unlisted.replace(Lists::new(&scopes).unlisted());
+        (Self { client, scopes, memory, listed: Some(listed), ended, unlisted: None }, heard)
+    }
+
+    /// Has the namespaces counted that cannot be listed.
+    #[must_use]
+    pub fn measured(mut self, metrics: &Registry) -> Self {
+        let help = "Namespaces that are followed and could not be listed yet: what they hold is unknown.";
+        self.unlisted = Some(metrics.gauge("hearth_store_unlisted_namespaces", help));
+        self
     }
 
     /// Follows the API server until the store is closed. Never gives up: an API server that is away is asked again, ever more seldom.
     pub async fn run(mut self) {
         let mut lines: SelectAll<BoxStream<'static, Line>> = SelectAll::new();
+        let mut after_revisions: BTreeMap<Option<String>, Arc<Notify>> = BTreeMap::new();
         for (index, scope) in self.scopes.iter().enumerate() {
-            let namespace = scope.namespace.as_deref();
+            let turn = Arc::clone(after_revisions.entry(scope.namespace.clone()).or_default());
+            let (client, namespace) = (self.client.clone(), scope.namespace.clone());
             lines.push(match scope.kind {
-                Kind::Function => follow::<Function>(index, self.client.clone(), namespace),
-                Kind::Revision => follow::<Revision>(index, self.client.clone(), namespace),
+                Kind::Revision => follow::<Revision>(index, client, namespace.as_deref()),
+                Kind::Function => {
+                    let functions = async move {
+                        turn.notified().await;
+                        follow::<Function>(index, client, namespace.as_deref())
+                    };
+                    functions.flatten_stream().boxed()
+                }
             });
         }
-        let mut unlisted: BTreeSet<usize> = (0..self.scopes.len()).collect();
+        let mut lists = Lists::new(&self.scopes);
         // A watch that fails goes on failing, as a rule.
         let said = Seldom::new();
         loop {
+            let now = Instant::now();
+            let due = lists.due(now).filter(|_| self.listed.is_some());
             let (index, told) = tokio::select! {
                 () = self.ended.cancelled() => return,
                 line = lines.next() => match line {
@@ -84,16 +109,26 @@ impl Follower {
                     // They have no end of their own.
                     None => return,
                 },
+                () = sleep_until(due.unwrap_or(now)), if due.is_some() => {
+                    self.tell_of(&lists);
+                    continue;
+                }
             };
             let Some(scope) = self.scopes.get(index) else { continue };
             match told {
                 Ok(told) => {
-                    if matches!(told, Told::End) {
-                        unlisted.remove(&index);
-                    }
+                    let is_end = matches!(told, Told::End);
                     self.note(scope, told);
+                    if !is_end {
+                        continue;
+                    }
+                    lists.listed(scope);
+                    if let Some(turn) = after_revisions.get(&scope.namespace) {
+                        turn.notify_one();
+                    }
                 }
                 Err(error) => {
+                    lists.failed(scope, is_refusal(&error), Instant::now());
                     if said.is_news(()) {
                         let error = crate::telemetry::chain(&error);
                         let what = scope.kind.plural();
@@ -101,12 +136,32 @@ impl Follower {
                     }
                 }
             }
-            if unlisted.is_empty()
-                && let Some(listed) = self.listed.take()
-            {
-                let _nobody_waits = listed.send(()).is_err();
-            }
+            self.tell_of(&lists);
         }
+    }
+
+    /// Says of which namespaces it is not known what they hold, and that there is no more to wait for when that is so.
+    fn tell_of(&mut self, lists: &Lists) {
+        let unlisted = lists.unlisted();
+        if let Some(gauge) = &self.unlisted {
+            gauge.set(i64::try_from(unlisted.len()).unwrap_or(i64::MAX));
+        }
+        let before = self.memory.unlisted.replace(unlisted.clone());
+        if self.listed.is_none() && before != unlisted {
+            tracing::info!(namespaces = ?before.difference(&unlisted), "namespaces that could not be listed are known now");
+        }
+        if !lists.are_enough(Instant::now()) {
+            return;
+        }
+        let Some(listed) = self.listed.take() else { return };
+        if !unlisted.is_empty() {
+            tracing::warn!(
+                namespaces = ?unlisted,
+                "these namespaces cannot be listed, and are not waited for any longer: were they deleted? What they hold is not known, and nothing is \
+                 cleaned up until it is: give the controller and the gateways their rights there, or no longer name them to be watched"
+            );
+        }
+        let _nobody_waits = listed.send(()).is_err();
     }
 
     fn note(&self, scope: &Scope, told: Told) {
@@ -123,6 +178,12 @@ impl Follower {
             Told::Nothing => {}
         }
     }
+}
+
+/// Whether the API server has said no: the right, the namespace or the definition is not there.
+fn is_refusal(error: &watcher::Error) -> bool {
+    let watcher::Error::InitialListFailed(kube::Error::Api(status)) = error else { return false };
+    matches!(status.code, 403 | 404)
 }
 
 /// One watch.

@@ -13,6 +13,7 @@
 mod book;
 mod elsewhere;
 mod follow;
+mod lists;
 mod lost;
 mod reading;
 mod write;
@@ -20,6 +21,7 @@ mod write;
 #[cfg(test)]
 pub(crate) mod tests;
 
+use std::collections::BTreeSet;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use tokio::sync::{oneshot, watch};
@@ -50,7 +52,8 @@ pub struct Opened {
     pub store: Store,
     /// To be run, as long as the store is used.
     pub follower: Follower,
-    /// Answered when everything was read once. Before that nothing may be concluded from what is missing.
+    /// Answered when everything was read once, but for namespaces that refuse it for long ([`Store::unlisted`]). Before that nothing may be concluded
+    /// from what is missing.
     pub listed: oneshot::Receiver<()>,
     /// Functions that are not in the store because another Hearth has claimed them.
     pub elsewhere: Elsewhere,
@@ -63,14 +66,32 @@ pub fn open(client: kube::Client, config: &Config) -> Opened {
     let heard = version.subscribe();
     let state = Arc::new(Mutex::new(State::new(HISTORY)));
     let book = Mutex::new(Book::new(config.installation.clone()));
-    let memory = Arc::new(Memory { state: Arc::clone(&state), book, version, taken: watch::Sender::new(0) });
+    let unlisted = Unlisted::default();
+    let taken = watch::Sender::new(0);
+    let memory =
+        Arc::new(Memory { state: Arc::clone(&state), book, version, taken, unlisted: unlisted.clone() });
     let ended = CancellationToken::new();
     let claim = config.installation.clone();
-    let writer = Writer::new(client.clone(), Arc::downgrade(&memory), ended.clone(), claim);
+    let writer = Writer::new(client.clone(), Arc::downgrade(&memory), unlisted, ended.clone(), claim);
     let elsewhere = Elsewhere::new(&memory);
     let (follower, listed) = Follower::new(client, &config.namespaces, memory, ended);
     let store = Store { truth: Truth::Cluster(writer), state, version: heard };
     Opened { store, follower, listed, elsewhere }
+}
+
+/// Namespaces of which it is not known what they hold.
+#[derive(Debug, Clone, Default)]
+struct Unlisted(Arc<Mutex<BTreeSet<String>>>);
+
+impl Unlisted {
+    fn get(&self) -> BTreeSet<String> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// What was there before.
+    fn replace(&self, namespaces: BTreeSet<String>) -> BTreeSet<String> {
+        std::mem::replace(&mut self.0.lock().unwrap_or_else(PoisonError::into_inner), namespaces)
+    }
 }
 
 /// Objects, and who is told of their changes. The follower owns it: when that ends, watches do.
@@ -81,6 +102,7 @@ struct Memory {
     version: watch::Sender<u64>,
     /// Counts changes of what others have claimed.
     taken: watch::Sender<u64>,
+    unlisted: Unlisted,
 }
 
 impl Memory {

@@ -272,3 +272,32 @@ async fn a_definition_without_what_is_written_is_named() {
     known.metadata.name = Some("gone".to_owned());
     assert!(matches!(store.update_status(known).await, Err(Error::NotFound { .. })));
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_namespace_that_cannot_be_listed_holds_others_up_for_a_while_and_is_known_later() {
+    let (server, mut tasks) = (Server::new(), JoinSet::new());
+    let mut other = function("b");
+    other["metadata"]["namespace"] = json!("other");
+    server.put("functions", function("a"));
+    server.put("functions", other);
+    server.refuse("GET revisions in other", 403);
+    let namespaces = vec!["default".to_owned(), "other".to_owned()];
+    let Opened { store, follower, mut listed, .. } =
+        super::open(server.client(), &Config { namespaces, installation: None });
+    tasks.spawn(follower.run());
+    assert!(timeout(Duration::from_secs(29), &mut listed).await.is_err(), "it may be let in yet");
+    timeout(Duration::from_secs(3), listed).await.expect("others are not held up").unwrap();
+    assert_eq!(store.unlisted(), ["other".to_owned()].into());
+    assert_eq!(store.list::<Function>(None).items.len(), 1, "none of which the revisions are not known");
+    let mut changes = store.changes();
+    server.refuse("GET revisions in other", None);
+    let heard = async {
+        while store.list::<Function>(None).items.len() < 2 {
+            changes.changed().await.unwrap();
+        }
+        while !store.unlisted().is_empty() {
+            tokio::task::yield_now().await;
+        }
+    };
+    timeout(Duration::from_secs(120), heard).await.expect("it is known");
+}

@@ -1,5 +1,6 @@
 //! Writes to the API server. What it answers is in memory when they return.
 
+use std::collections::BTreeSet;
 use std::fmt;
 use std::sync::{Arc, Weak};
 use std::time::Duration;
@@ -20,7 +21,7 @@ use super::super::plan::{self, Preconditions};
 use super::elsewhere::claimant;
 use super::lost::lost;
 use super::reading::{Read, Unreadable};
-use super::{From, Memory};
+use super::{From, Memory, Unlisted};
 
 /// As what the API server knows our writes.
 const MANAGER: &str = "hearth-controller";
@@ -43,6 +44,7 @@ const ROUNDS: u32 = 5;
 pub(in super::super) struct Writer {
     client: Client,
     memory: Weak<Memory>,
+    unlisted: Unlisted,
     ended: CancellationToken,
     /// What Functions are claimed for.
     claim: Option<String>,
@@ -58,10 +60,15 @@ impl Writer {
     pub(super) fn new(
         client: Client,
         memory: Weak<Memory>,
+        unlisted: Unlisted,
         ended: CancellationToken,
         claim: Option<String>,
     ) -> Self {
-        Self { client, memory, ended, claim }
+        Self { client, memory, unlisted, ended, claim }
+    }
+
+    pub(in super::super) fn unlisted(&self) -> BTreeSet<String> {
+        self.unlisted.get()
     }
 
     /// Ends the watches; what is asked for from then on is refused.

@@ -189,7 +189,8 @@ fn list(
         let since = asked.get("resourceVersion").and_then(|text| text.parse().ok()).unwrap_or(0);
         return watching(server, plural, namespace, since);
     }
-    if let Some(fault) = server.fault(&Method::GET, &plural) {
+    let place = namespace.as_ref().map(|namespace| format!("{plural} in {namespace}"));
+    if let Some(fault) = server.fault(&Method::GET, place.as_ref().unwrap_or(&plural)) {
         return fault;
     }
     let world = server.world.lock().unwrap();
