@@ -16,6 +16,7 @@ use std::num::NonZeroUsize;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use super::addresses;
 use super::cluster::Runtimes;
 pub use layers::{Effective, Flags, Layers, Problem, Problems, Source, load};
 pub use value::{Secret, Size, Value};
@@ -399,7 +400,9 @@ impl Config {
             ("controller.gateway_url_inside", self.controller.gateway_url_inside.as_ref()),
         ] {
             let is_url = |url: &String| {
-                url.parse::<http::Uri>().is_ok_and(|url| url.scheme().is_some() && url.host().is_some())
+                addresses::bracketed(url)
+                    .parse::<http::Uri>()
+                    .is_ok_and(|url| url.scheme().is_some() && url.host().is_some())
             };
             if url.is_some_and(|url| !is_url(url)) {
                 broken(key, "is no address of the form http://host or http://host:port".to_owned());

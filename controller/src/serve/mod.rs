@@ -8,6 +8,7 @@
 //!
 //! Each part is a task of [`Running`]; one that ends by itself ends the server, loudly: see [`Running::failed`].
 
+mod addresses;
 pub mod builder;
 pub mod cluster;
 pub mod config;

@@ -4,8 +4,9 @@ use std::net::{Ipv4Addr, SocketAddr};
 
 use tokio_util::sync::CancellationToken;
 
+use super::super::addresses;
 use super::super::config::{Effective, Source};
-use super::{Error, Key, client, pod, this_process};
+use super::{Error, Key, client, own_address, pod, this_process};
 use crate::edge::{self, Edge};
 
 /// Where functions answer, and probes, if nothing else is said: nobody but this Pod is on its addresses.
@@ -28,6 +29,8 @@ pub async fn gateway(
     let management =
         if is_default("management.listen") { MANAGEMENT } else { effective.config.management.listen };
     let config = &effective.config;
+    let own = own_address(config);
+    let (listen, management) = (addresses::listening(listen, own), addresses::listening(management, own));
     let Key(key) = Key::read(&config.cluster.key_file)?;
     let edge = Edge::open(edge::Config {
         gateway: config.gateway(listen, None),

@@ -8,6 +8,7 @@ use std::time::Duration;
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
+use super::super::addresses;
 use super::super::parts::{Health, Wired};
 use super::super::running::Tasks;
 use super::super::stores::{self, Stores};
@@ -204,7 +205,7 @@ fn scaling(ground: &Ground) -> autoscale::Config {
 
 fn deploying_config(ground: &Ground) -> deploy::Config {
     let config = &ground.config;
-    let trimmed = |url: &String| url.trim_end_matches('/').to_owned();
+    let trimmed = |url: &String| addresses::bracketed(url.trim_end_matches('/'));
     let url = trimmed(&config.controller.gateway_url);
     deploy::Config {
         url_inside: Some(config.controller.gateway_url_inside.as_ref().map_or_else(|| url.clone(), trimmed)),
@@ -218,7 +219,8 @@ fn deploying_config(ground: &Ground) -> deploy::Config {
 fn gateway_address(ground: &Ground) -> String {
     let controller = &ground.config.controller;
     let url = controller.gateway_url_inside.as_ref().unwrap_or(&controller.gateway_url);
-    let url: http::Uri = url.parse().unwrap_or_default();
+    // The configuration lets no other through.
+    let url: http::Uri = addresses::bracketed(url).parse().unwrap_or_default();
     format!("{}:{}", url.host().unwrap_or("localhost"), url.port_u16().unwrap_or(80))
 }
 

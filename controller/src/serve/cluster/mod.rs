@@ -34,6 +34,7 @@ use kube::Client;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use tokio_util::sync::CancellationToken;
 
+use super::addresses;
 use super::config::Config;
 use super::lock;
 use crate::api::{self, Token};
@@ -212,14 +213,18 @@ async fn lead_with(
 }
 
 impl Ground {
-    fn new(config: Config, client: Client) -> Result<Self, Error> {
+    fn new(mut config: Config, client: Client) -> Result<Self, Error> {
         let key = Key::read(&config.cluster.key_file)?;
         let token = match &config.controller.token_file {
             Some(path) => read_token(path)?,
             None => Token::given(&key.management_token()),
         };
         let pod = pod(&config);
-        let address = config.cluster.address.or_else(|| variable("POD_IP")?.parse().ok());
+        let address = own_address(&config);
+        let controller = &mut config.controller;
+        for on in [&mut controller.management, &mut controller.hub_listen, &mut controller.report_listen] {
+            *on = addresses::listening(*on, address);
+        }
         let is_pod = pod.is_some();
         let place = pod.unwrap_or_else(this_process);
         let address = address.unwrap_or(IpAddr::V4(Ipv4Addr::LOCALHOST));
@@ -237,7 +242,8 @@ impl Ground {
     /// How instances reach the report listener.
     fn report_advertise(&self) -> String {
         let own = || SocketAddr::new(self.address, self.config.controller.report_listen.port()).to_string();
-        self.config.controller.report_advertise.clone().unwrap_or_else(own)
+        let advertised = self.config.controller.report_advertise.as_deref();
+        advertised.map(addresses::bracketed).unwrap_or_else(own)
     }
 }
 
@@ -257,6 +263,11 @@ fn read_token(path: &std::path::Path) -> Result<Token, Error> {
 /// The Pod that this is.
 fn pod(config: &Config) -> Option<String> {
     config.cluster.pod.clone().or_else(|| variable("POD_NAME"))
+}
+
+/// Where others reach it.
+fn own_address(config: &Config) -> Option<IpAddr> {
+    config.cluster.address.or_else(|| variable("POD_IP")?.parse().ok())
 }
 
 /// What stands for it elsewhere.
