@@ -3,12 +3,16 @@
 {{- define "hearth.gateway" -}}{{ include "hearth.name" . }}-gateway{{- end }}
 {{- define "hearth.image" -}}{{ .Values.image.repository }}:{{ .Values.image.tag | default .Chart.AppVersion }}{{- end }}
 {{- define "hearth.keySecret" -}}{{ .Values.clusterKey.existingSecret | default (printf "%s-key" (include "hearth.name" .)) }}{{- end }}
-{{- define "hearth.tokenSecret" -}}{{ .Values.clientToken.existingSecret | default (printf "%s-token" (include "hearth.name" .)) }}{{- end }}
+{{/*
+What came after the first charts is read so that it may be missing: with `helm upgrade --reuse-values` the values are those of the earlier chart.
+*/}}
+{{- define "hearth.tokenSecretGiven" -}}{{ (.Values.clientToken | default dict).existingSecret | default "" }}{{- end }}
+{{- define "hearth.tokenSecret" -}}{{ include "hearth.tokenSecretGiven" . | default (printf "%s-token" (include "hearth.name" .)) }}{{- end }}
 {{/* With persistence one: a data directory is one controller's at a time, and most volumes are one node's. */}}
 {{- define "hearth.controllerReplicas" -}}
 {{- $own := .Values.controller.persistence.enabled }}
 {{- if and $own (gt (int .Values.controller.replicas) 1) }}
-{{- fail "controller.persistence.enabled takes one controller, for a data directory is one's at a time: leave controller.replicas out, or set it to 1" }}
+{{- fail (printf "controller.persistence.enabled takes one controller, for a data directory is one's at a time, and controller.replicas is %d (with --reuse-values maybe the default of the chart before): set controller.replicas to 1" (int .Values.controller.replicas)) }}
 {{- end }}
 {{- .Values.controller.replicas | default (ternary 1 2 $own) }}
 {{- end }}
