@@ -16,6 +16,20 @@ What came after the first charts is read so that it may be missing: with `helm u
 {{- end }}
 {{- .Values.controller.replicas | default (ternary 1 2 $own) }}
 {{- end }}
+{{/*
+Namespaces whose instances get network policies, as JSON: with watchNamespaces those of all Functions; else the release's own, in which dependencies
+are installed, and what is named.
+*/}}
+{{- define "hearth.policyNamespaces" -}}
+{{- $namespaces := concat (.Values.watchNamespaces | default (list .Release.Namespace)) (.Values.networkPolicy.functionNamespaces | default list) }}
+{{- ternary ($namespaces | uniq) list .Values.networkPolicy.enabled | toJson }}
+{{- end }}
+{{/* The file that controllers read: what the chart knows, and over it what is given. */}}
+{{- define "hearth.controllerConfig" -}}
+{{- $cluster := dict "runtimes" .Values.runtimes.images "pull_policy" .Values.runtimes.pullPolicy }}
+{{- $controller := dict "network_policies" (include "hearth.policyNamespaces" . | fromJsonArray) }}
+{{- mergeOverwrite (deepCopy (dict "cluster" $cluster "controller" $controller)) (deepCopy .Values.controller.config) | toYaml }}
+{{- end }}
 {{- define "hearth.gatewayUrl" -}}
 {{- if .Values.gateway.url }}{{ .Values.gateway.url }}
 {{- else if and (eq (int .Values.gateway.service.port) 80) }}http://{{ include "hearth.gateway" . }}.{{ .Release.Namespace }}

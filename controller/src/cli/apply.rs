@@ -23,6 +23,7 @@ use super::manifest::{self, Manifest};
 use super::out::{self, Paint};
 use super::progress::Progress;
 use crate::build::{self, PackOptions, Packed, pack};
+use crate::deploy;
 
 /// On everything that `up` applied.
 pub(super) const UP_LABEL: &str = "hearth.dev/up";
@@ -185,11 +186,14 @@ fn same_template(before: &FunctionSpec, after: &FunctionSpec) -> bool {
         && Template::of(before, digest.clone()).digest() == Template::of(after, digest).digest()
 }
 
-/// What is to be known of a Function that is ready all the same: a route that it did not get.
+/// What is to be known of a Function that is ready all the same: a route that it did not get, or what it asks for beside.
 pub(super) fn caveat(function: &Function) -> Option<String> {
     let status = function.status.as_ref()?;
-    let routes = status.condition(ConditionType::RoutesReady)?;
-    (routes.status == ConditionStatus::False).then(|| routes.message.clone())
+    let routes = status.condition(ConditionType::RoutesReady);
+    let lost = routes.filter(|routes| routes.status == ConditionStatus::False);
+    let said = [lost.map(|routes| routes.message.as_str()), deploy::reservation(status)];
+    let said: Vec<&str> = said.into_iter().flatten().collect();
+    (!said.is_empty()).then(|| said.join("; "))
 }
 
 /// The bundle of a manifest that names a directory.
