@@ -61,7 +61,7 @@ def main():
         elif text != golden.read_text():
             sys.stdout.writelines(difflib.unified_diff(golden.read_text().splitlines(True), text.splitlines(True), golden.name, "rendered"))
             failed = True
-    for wrong in ("gateway.replica=3", "gateway.service.type=Loadbalancer", "controller.replicas=0", "runtimes.images.java.image=x"):
+    for wrong in ("gateway.replica=3", "gateway.service.type=Loadbalancer", "controller.replicas=0", "runtimes.images.java.image=x", "networkPolicy.managementFrom=[{pod: {}}]"):
         refused = render(HERE / "golden/default.values.yaml", "--set", wrong)
         if refused.returncode == 0:
             print(f"the schema takes {wrong}")
