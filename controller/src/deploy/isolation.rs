@@ -36,8 +36,8 @@ impl Isolation {
         };
         (!has).then(|| {
             format!(
-                "`network: none` has no effect: no network policy of the namespace {namespace} is known (name it in the chart's \
-                 networkPolicy.functionNamespaces, or in controller.network_policies where there is another)"
+                "`network: none` has no effect: no network policy of the namespace {namespace} is known (networkPolicy.enabled and \
+                 networkPolicy.functionNamespaces of the chart make one; where there is another, name it in controller.network_policies)"
             )
         })
     }
