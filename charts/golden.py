@@ -67,6 +67,11 @@ def main():
             print(f"the schema takes {wrong}")
             failed = True
     nothing, persistent = HERE / "golden/default.values.yaml", ("--set", "controller.persistence.enabled=true")
+    # Without policies the controller knows of none, and functions say so.
+    open_to_all = render(nothing, "--set", "networkPolicy.enabled=false").stdout
+    if "kind: NetworkPolicy" in open_to_all or "network_policies: []" not in open_to_all:
+        print("without networkPolicy.enabled there are policies, or the controller is told of some")
+        failed = True
     with reusing() as chart:
         # The defaults mean the same in both; one that does not needs a golden file of its own.
         reused = render(nothing, chart=chart)
