@@ -96,6 +96,8 @@ pub(super) struct Facts {
     pub(super) refused: Option<String>,
     /// What of this status itself is not kept.
     pub(super) outdated: Option<String>,
+    /// What it asks for and does not get, though it serves.
+    pub(super) lack: Option<String>,
     /// When they are looked for again.
     pub(super) again: Option<Timestamp>,
     /// What an installation says.
@@ -122,6 +124,17 @@ pub(super) struct Current {
     pub(super) reason: Option<String>,
     /// When it is tried again, if it has failed.
     pub(super) again: Option<Timestamp>,
+}
+
+/// Comes before what is to be known of a Function that is Ready all the same.
+const BUT: &str = "; but ";
+
+/// What is to be known of a Function that is Ready all the same.
+#[must_use]
+pub fn reservation(status: &FunctionStatus) -> Option<&str> {
+    let ready = status.condition(ConditionType::Ready)?;
+    let (_, but) = ready.message.split_once(BUT)?;
+    status.is_ready().then_some(but)
 }
 
 /// Ready and Built.
@@ -172,10 +185,10 @@ pub(super) fn stages(facts: &Facts) -> (Stage, Stage) {
         }
         (RevisionState::Ready, _) => Stage::Done {
             reason: "Ready",
-            message: match &facts.outdated {
-                Some(outdated) => format!("{name} serves; but {outdated}"),
-                None => format!("{name} serves"),
-            },
+            message: [&facts.outdated, &facts.lack]
+                .into_iter()
+                .flatten()
+                .fold(format!("{name} serves"), |said, but| format!("{said}{BUT}{but}")),
         },
         (RevisionState::Failed, failure) => {
             let why = failure.as_ref().map(with_lines).or_else(|| current.message.clone());
@@ -328,6 +341,43 @@ mod tests {
             }
         );
         assert!(matches!(built, Stage::Done { .. }));
+    }
+
+    #[test]
+    fn a_function_that_serves_says_what_it_does_not_get() {
+        let current = Current {
+            name: "hello-00001".to_owned(),
+            state: RevisionState::Ready,
+            prepared: true,
+            ready: 1,
+            failure: None,
+            message: None,
+            reason: None,
+            again: None,
+        };
+        let written = |outdated: Option<&str>, lack: Option<&str>| {
+            let facts = Facts {
+                outdated: outdated.map(str::to_owned),
+                lack: lack.map(str::to_owned),
+                current: Some(current.clone()),
+                ..Facts::default()
+            };
+            let (ready, built) = stages(&facts);
+            status(None, &Known { ready, built, ..Known::default() }, Timestamp::UNIX_EPOCH)
+        };
+        let message =
+            |status: &FunctionStatus| status.condition(ConditionType::Ready).unwrap().message.clone();
+        let whole = written(None, None);
+        assert_eq!((message(&whole).as_str(), reservation(&whole)), ("hello-00001 serves", None));
+        let lacking = written(None, Some("no wall"));
+        assert!(lacking.is_ready());
+        assert_eq!(message(&lacking), "hello-00001 serves; but no wall");
+        assert_eq!(reservation(&lacking), Some("no wall"));
+        assert_eq!(
+            message(&written(Some("old"), Some("no wall"))),
+            "hello-00001 serves; but old; but no wall"
+        );
+        assert_eq!(reservation(&FunctionStatus::default()), None);
     }
 
     #[test]

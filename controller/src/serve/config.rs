@@ -235,6 +235,8 @@ options! {
         token_file: Option<PathBuf> = None,
         /// Largest uploaded bundle, in bytes, packed, that is kept in ConfigMaps of Hearth's namespace too, so that a controller with another disk has it. Default: sources without their dependencies stay below it, and the API server's database is not filled; 0 for none.
         keep_bundles: Size = Size::mib(4),
+        /// Namespaces of Functions that have a network policy for Pods with the label `hearth.dev/network: none`, and so keep `network: none`; `*` for all. Default: none given; a Function of another namespace that asks for it says in its status, and by an Event, that it has no effect. The chart names those that it writes policies for.
+        network_policies: Vec<String> = Vec::new(),
         /// How long a leader that was killed is waited for before another controller takes over. Default: requests wait three times as long for a slot.
         lease_duration: Duration = crate::lease::DURATION,
     }

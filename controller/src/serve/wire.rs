@@ -199,6 +199,7 @@ impl Start {
                 url_inside: self.bridge.map(|bridge| format!("http://{bridge}")),
                 keeping: stores::keeping(&self.config),
                 finalizer: None,
+                isolation: deploy::Isolation::Everywhere,
             },
             deploy::Parts {
                 store: self.store.clone(),

@@ -101,7 +101,9 @@ pub(super) async fn start(ground: &Ground, ends: Ends) -> Result<Leading, Error>
         Ok(())
     });
     let (remarks, remarked) = mpsc::channel(REMARKS);
-    let (events, sender) = Events::new(store.clone(), autoscaler.watch(), remarked, ground.place.clone());
+    let (store_of_events, reporter) = (store.clone(), ground.place.clone());
+    let (events, sender) =
+        Events::new(store_of_events, autoscaler.watch(), remarked, isolation(ground), reporter);
     let client = ground.client.clone();
     tasks.spawn("events", async move {
         tokio::join!(events.run(), sender.run(client));
@@ -209,7 +211,12 @@ fn deploying_config(ground: &Ground) -> deploy::Config {
         url,
         keeping: stores::keeping(config),
         finalizer: Some(FINALIZER),
+        isolation: isolation(ground),
     }
+}
+
+fn isolation(ground: &Ground) -> deploy::Isolation {
+    deploy::Isolation::listed(&ground.config.controller.network_policies)
 }
 
 /// Host and port of the gateways, for calls by the management API.
