@@ -14,7 +14,7 @@ use crate::gateway::{self, Served, Unready};
 
 /// What is told of the Functions that serve. The gateway is one; tests have another.
 pub trait Gateway: Send + Sync + fmt::Debug + 'static {
-    /// Replaces all Functions at once, and returns the routes that a Function did not get because an older one has them.
+    /// Replaces all Functions at once, and returns the routes that a Function did not get because somebody older has them.
     ///
     /// Who asks for one of `unready` is told why nothing of it serves yet.
     fn serve(&self, functions: Vec<Served>, unready: Vec<Unready>) -> Vec<Conflict>;
