@@ -1,6 +1,6 @@
 //! What a Function's status says: a pure function of what is known of it.
 
-use hearth_dispatch::routes::Conflict;
+use hearth_dispatch::routes::{Conflict, Holder};
 use hearth_dispatch::{StartCode, StartFailure};
 use hearth_function::{
     Condition, ConditionStatus, ConditionType, FunctionStatus, InstanceCounts, RevisionState, set_condition,
@@ -58,7 +58,9 @@ pub(super) fn status(before: Option<&FunctionStatus>, known: &Known, now: Timest
             Stage::Underway { reason: "NotServing", message: "nothing serves yet".to_owned() }
         }
     } else {
-        let lost: Vec<String> = known.conflicts.iter().map(lost).collect();
+        let mut lost: Vec<String> = known.conflicts.iter().map(lost).collect();
+        // A host that is another's is said once, however many of its paths were asked for.
+        lost.dedup();
         let message = format!("{}; reachable at {}", lost.join("; "), known.url);
         Stage::Failed { reason: "RouteTaken".to_owned(), message }
     };
@@ -277,9 +279,21 @@ pub(super) fn with_lines(failure: &StartFailure) -> String {
 
 fn lost(conflict: &Conflict) -> String {
     let Conflict { function: _, claim, holder } = conflict;
-    let methods = if claim.methods.is_empty() { String::new() } else { claim.methods.join(",") + " " };
-    let (host, path) = (&claim.host, &claim.path);
-    format!("{methods}{host}{path} belongs to {holder}, which is older: change one of the two routes")
+    let host = &claim.host;
+    match holder {
+        Holder::Function(holder) => {
+            let methods =
+                if claim.methods.is_empty() { String::new() } else { claim.methods.join(",") + " " };
+            let path = &claim.path;
+            format!("{methods}{host}{path} belongs to {holder}, which is older: change one of the two routes")
+        }
+        Holder::Namespace { namespace, host: claimed } => {
+            let claimed = if claimed == host { "it" } else { claimed };
+            format!(
+                "host {host} belongs to namespace {namespace}, which claimed {claimed} first: use another host"
+            )
+        }
+    }
 }
 
 /// `handler_missing` as a reason word: `HandlerMissing`.
@@ -416,13 +430,43 @@ mod tests {
             kind: hearth_dispatch::routes::PathKind::Prefix,
             methods: Vec::new(),
         };
-        let conflict = Conflict { function: id("b/hello"), claim, holder: id("a/other") };
+        let holder = Holder::Function(id("a/other"));
+        let conflict = Conflict { function: id("b/hello"), claim, holder };
         let url = "http://h/function/b/hello".to_owned();
         let known = Known { url, conflicts: vec![conflict], ..Known::default() };
         let status = status(None, &known, Timestamp::UNIX_EPOCH);
         assert_eq!(
             status.condition(ConditionType::RoutesReady).unwrap().message,
             "/hello belongs to a/other, which is older: change one of the two routes; reachable at http://h/function/b/hello"
+        );
+    }
+
+    #[test]
+    fn a_host_of_another_namespace_is_said_once_and_names_no_function() {
+        let lost = |host: &str, path: &str, claimed: &str| Conflict {
+            function: hearth_function::FunctionId::parse("b/hello").unwrap(),
+            claim: hearth_dispatch::routes::Claim {
+                host: host.to_owned(),
+                path: path.to_owned(),
+                kind: hearth_dispatch::routes::PathKind::Prefix,
+                methods: vec!["GET".to_owned()],
+            },
+            holder: Holder::Namespace { namespace: "a".to_owned(), host: claimed.to_owned() },
+        };
+        let conflicts = vec![
+            lost("x.org", "/", "x.org"),
+            lost("x.org", "/more", "x.org"),
+            lost("w.x.org", "/", "*.x.org"),
+        ];
+        let known = Known { url: "http://h/function/b/hello".to_owned(), conflicts, ..Known::default() };
+        let status = status(None, &known, Timestamp::UNIX_EPOCH);
+        let condition = status.condition(ConditionType::RoutesReady).unwrap();
+        assert_eq!((condition.status, condition.reason.as_str()), (ConditionStatus::False, "RouteTaken"));
+        assert_eq!(
+            condition.message,
+            "host x.org belongs to namespace a, which claimed it first: use another host; \
+             host w.x.org belongs to namespace a, which claimed *.x.org first: use another host; \
+             reachable at http://h/function/b/hello"
         );
     }
 

@@ -154,12 +154,12 @@ options! {
         max: u32 = 16,
         /// How long a demand above `size` is remembered. Default: a pool that a burst has made grow is small again after ten minutes.
         ttl: Duration = Duration::from_secs(600),
-        /// Memory that all pooled instances together may hold, in bytes. Default: some twenty of them.
-        memory: Size = Size::mib(512),
+        /// Memory that all pooled instances together may hold, in bytes; in a cluster each counts with its memory limit. Default: none given, 512Mi on one machine, which is some twenty of them, and 4Gi in a cluster, 32 of 128Mi.
+        memory: Option<Size> = None,
     }
     /// The machine's memory.
     memory: Memory {
-        /// Memory of this machine that is kept free, in bytes: with less available, idle, paused and pooled instances are stopped, those first whose loss costs least (start time × use / memory). Default: none given, a twentieth of all.
+        /// Memory of this machine that is kept free, in bytes: with less available, idle, paused and pooled instances are stopped, those first whose loss costs least (start time × use / memory); 0: none is, and what is available limits no pool. Default: none given, a twentieth of all.
         keep_free: Option<Size> = None,
     }
     /// Installing the dependencies of bundles.

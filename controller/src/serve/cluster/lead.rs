@@ -196,7 +196,7 @@ fn scaling(ground: &Ground) -> autoscale::Config {
     autoscale::Config {
         parallelism: config.start.parallelism.and_then(NonZeroU32::new).unwrap_or(STARTS),
         drain: config.drain.deadline,
-        prewarm: wire::prewarming(config),
+        prewarm: wire::prewarming(config, wire::POOLED_IN_CLUSTER),
         // Instances are on other machines, whose kubelets see to it.
         keep_free_bytes: Some(0),
     }
