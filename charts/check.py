@@ -88,6 +88,11 @@ def options(release):
         for kind in ("ingresses", "horizontalpodautoscalers", "poddisruptionbudgets", *OPTIONAL):
             assert got(kind), f"the cluster has no {kind} of the release"
         assert len(json.loads(kubectl("-n", FUNCTIONS, "get", "networkpolicies", "-o", "json"))["items"]) > 0
+
+        def message():
+            return kubectl("-n", FUNCTIONS, "get", "function", "pyhello", "-o", "jsonpath={.status.conditions[?(@.type=='Ready')].message}")
+
+        wait_for(lambda: "but" not in message(), "pyhello to know the network policy of its namespace")
         backend = got("ingresses.networking.k8s.io")[0]["spec"]["rules"][0]["http"]["paths"][0]["backend"]["service"]
         ports = json.loads(kubectl("-n", NAMESPACE, "get", "service", backend["name"], "-o", "json"))["spec"]["ports"]
         assert backend["port"]["name"] in [port["name"] for port in ports], (backend, ports)
@@ -145,7 +150,7 @@ def main():
         say("installed; everything came up")
         release.apply(
             function("hello", "nodejs", "index.js", CODE, "index.handler"),
-            function("pyhello", "python", "main.py", PYTHON, "main.handler"),
+            function("pyhello", "python", "main.py", PYTHON, "main.handler", network="none"),
         )
         for name in ("hello", "pyhello"):
             status, _ = release.ask(name)
@@ -156,6 +161,9 @@ def main():
         described = kubectl("-n", FUNCTIONS, "describe", "function", "hello")
         assert "Events:" in described and "<none>" not in described.split("Events:")[1], described
         say("kubectl get and describe show state and events")
+        described = kubectl("-n", FUNCTIONS, "describe", "function", "pyhello")
+        assert "serves; but `network: none` has no effect" in described and "NoNetworkPolicy" in described, described
+        say("a function says that no network policy of its namespace is known")
         try:
             helm("install", "second", ROOT / "charts/hearth", "-n", NAMESPACE, "--set", "crds.install=false")
             raise AssertionError("a second release in the namespace is taken")

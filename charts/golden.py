@@ -4,23 +4,34 @@
     charts/golden.py [--update]        renders with `helm`, or with .ci/helm and the cluster of $KUBECONFIG
 """
 
+import contextlib
 import difflib
 import os
 import re
 import shutil
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
 HERE = Path(__file__).resolve().parent
 CHART = HERE / "hearth"
 
 
-def render(values, *more):
+def render(values, *more, chart=CHART):
     # What .ci/helm prints has no hooks in it; charts/check.py sees what they do.
     helm = [shutil.which("helm"), "--no-hooks"] if shutil.which("helm") else [str(HERE.parent / ".ci/helm")]
-    command = [helm[0], "template", *helm[1:], "golden", str(CHART), "-n", "hearth-golden", "-f", str(values), "--set", "crds.install=false", *more]
+    command = [helm[0], "template", *helm[1:], "golden", str(chart), "-n", "hearth-golden", "-f", str(values), "--set", "crds.install=false", *more]
     return subprocess.run(command, capture_output=True, text=True)
+
+
+@contextlib.contextmanager
+def reusing():
+    """The chart as `helm upgrade --reuse-values` takes it: the values of the release before in the place of its own."""
+    with tempfile.TemporaryDirectory() as place:
+        chart = Path(shutil.copytree(CHART, Path(place) / CHART.name))
+        shutil.copy(HERE / "golden/reused-values.yaml", chart / "values.yaml")
+        yield chart
 
 
 def settled(manifest):
@@ -50,16 +61,32 @@ def main():
         elif text != golden.read_text():
             sys.stdout.writelines(difflib.unified_diff(golden.read_text().splitlines(True), text.splitlines(True), golden.name, "rendered"))
             failed = True
-    for wrong in ("gateway.replica=3", "gateway.service.type=Loadbalancer", "controller.replicas=0", "runtimes.images.java.image=x"):
+    for wrong in ("gateway.replica=3", "gateway.service.type=Loadbalancer", "controller.replicas=0", "runtimes.images.java.image=x", "networkPolicy.managementFrom=[{pod: {}}]"):
         refused = render(HERE / "golden/default.values.yaml", "--set", wrong)
         if refused.returncode == 0:
             print(f"the schema takes {wrong}")
             failed = True
-    # Two controllers cannot have one data directory.
-    refused = render(HERE / "golden/default.values.yaml", "--set", "controller.persistence.enabled=true", "--set", "controller.replicas=2")
-    if refused.returncode == 0 or "takes one controller" not in refused.stderr:
-        print(f"two controllers with persistence are not refused as they should be: {refused.stderr}")
+    nothing, persistent = HERE / "golden/default.values.yaml", ("--set", "controller.persistence.enabled=true")
+    # Without policies the controller knows of none, and functions say so.
+    open_to_all = render(nothing, "--set", "networkPolicy.enabled=false").stdout
+    if "kind: NetworkPolicy" in open_to_all or "network_policies: []" not in open_to_all:
+        print("without networkPolicy.enabled there are policies, or the controller is told of some")
         failed = True
+    with reusing() as chart:
+        # The defaults mean the same in both; one that does not needs a golden file of its own.
+        reused = render(nothing, chart=chart)
+        if reused.returncode or settled(reused.stdout) != (HERE / "golden/default.yaml").read_text():
+            print(f"an earlier chart's values do not render to what today's do: {reused.stderr}")
+            failed = True
+        # Two controllers cannot have one data directory, and two was the default.
+        refused = render(nothing, *persistent, chart=chart)
+        if refused.returncode == 0 or "set controller.replicas to 1" not in refused.stderr:
+            print(f"two controllers with persistence are not refused as they should be: {refused.stderr}")
+            failed = True
+        taken = render(nothing, *persistent, "--set", "controller.replicas=1", chart=chart)
+        if taken.returncode or "persistentVolumeClaim" not in taken.stdout:
+            print(f"one controller with persistence is not taken: {taken.stderr}")
+            failed = True
     if failed:
         sys.exit("the chart does not render to charts/golden: look at the difference, then charts/golden.py --update")
     print("the chart renders as it should")

@@ -3,14 +3,32 @@
 {{- define "hearth.gateway" -}}{{ include "hearth.name" . }}-gateway{{- end }}
 {{- define "hearth.image" -}}{{ .Values.image.repository }}:{{ .Values.image.tag | default .Chart.AppVersion }}{{- end }}
 {{- define "hearth.keySecret" -}}{{ .Values.clusterKey.existingSecret | default (printf "%s-key" (include "hearth.name" .)) }}{{- end }}
-{{- define "hearth.tokenSecret" -}}{{ .Values.clientToken.existingSecret | default (printf "%s-token" (include "hearth.name" .)) }}{{- end }}
+{{/*
+What came after the first charts is read so that it may be missing: with `helm upgrade --reuse-values` the values are those of the earlier chart.
+*/}}
+{{- define "hearth.tokenSecretGiven" -}}{{ (.Values.clientToken | default dict).existingSecret | default "" }}{{- end }}
+{{- define "hearth.tokenSecret" -}}{{ include "hearth.tokenSecretGiven" . | default (printf "%s-token" (include "hearth.name" .)) }}{{- end }}
 {{/* With persistence one: a data directory is one controller's at a time, and most volumes are one node's. */}}
 {{- define "hearth.controllerReplicas" -}}
 {{- $own := .Values.controller.persistence.enabled }}
 {{- if and $own (gt (int .Values.controller.replicas) 1) }}
-{{- fail "controller.persistence.enabled takes one controller, for a data directory is one's at a time: leave controller.replicas out, or set it to 1" }}
+{{- fail (printf "controller.persistence.enabled takes one controller, for a data directory is one's at a time, and controller.replicas is %d (with --reuse-values maybe the default of the chart before): set controller.replicas to 1" (int .Values.controller.replicas)) }}
 {{- end }}
 {{- .Values.controller.replicas | default (ternary 1 2 $own) }}
+{{- end }}
+{{/*
+Namespaces whose instances get network policies, as JSON: with watchNamespaces those of all Functions; else the release's own, in which dependencies
+are installed, and what is named.
+*/}}
+{{- define "hearth.policyNamespaces" -}}
+{{- $namespaces := concat (.Values.watchNamespaces | default (list .Release.Namespace)) (.Values.networkPolicy.functionNamespaces | default list) }}
+{{- ternary ($namespaces | uniq) list .Values.networkPolicy.enabled | toJson }}
+{{- end }}
+{{/* The file that controllers read: what the chart knows, and over it what is given. */}}
+{{- define "hearth.controllerConfig" -}}
+{{- $cluster := dict "runtimes" .Values.runtimes.images "pull_policy" .Values.runtimes.pullPolicy }}
+{{- $controller := dict "network_policies" (include "hearth.policyNamespaces" . | fromJsonArray) }}
+{{- mergeOverwrite (deepCopy (dict "cluster" $cluster "controller" $controller)) (deepCopy .Values.controller.config) | toYaml }}
 {{- end }}
 {{- define "hearth.gatewayUrl" -}}
 {{- if .Values.gateway.url }}{{ .Values.gateway.url }}

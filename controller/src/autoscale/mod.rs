@@ -65,7 +65,8 @@ pub struct Config {
     pub drain: Duration,
     /// Pooled instances.
     pub prewarm: Prewarming,
-    /// Memory of the machine that is kept free, in bytes; `None`: a twentieth.
+    /// Memory of the machine that is kept free, in bytes; `None`: a twentieth; 0: the machine's memory limits nothing, as where instances
+    /// are on others.
     pub keep_free_bytes: Option<u64>,
 }
 

@@ -6,13 +6,14 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use hearth_function::InstanceId;
-use hearth_scaler::pool::{Demand, PoolDecision, PoolObservation, PoolPolicy, target};
+use hearth_scaler::pool::{Demand, PoolDecision, PoolObservation, PoolPolicy, targets};
 use tokio::time::Instant;
 
 use super::pressure::Rate;
 use crate::pool::Class;
 
-/// What a pooled instance is taken to hold until one was measured: a Node process after its exercise.
+/// What a pooled instance is taken to hold until one was measured, where nothing says what is kept for it: a Node process after its
+/// exercise.
 const ASSUMED_BYTES: u64 = 24 << 20;
 
 /// What making a pooled instance is taken to last until one was made.
@@ -53,7 +54,7 @@ impl Settings {
 #[derive(Debug)]
 pub(super) struct Prewarm {
     settings: Settings,
-    /// What the machine has left for pools, in bytes.
+    /// What the machine has left for pools beside those that there are, in bytes.
     left: u64,
     shelves: BTreeMap<Class, Shelf>,
 }
@@ -122,7 +123,7 @@ impl Prewarm {
                 starting: BTreeMap::new(),
                 demand: Demand::new(&self.settings.policy(), ASSUMED_REFILL, now.into_std()),
                 rate: Rate::new(now),
-                bytes: ASSUMED_BYTES,
+                bytes: class.kept_bytes().unwrap_or(ASSUMED_BYTES),
                 failures: 0,
                 rests_until: None,
             };
@@ -216,31 +217,22 @@ impl Prewarm {
 
     /// How many there should be of each class, and why; within the budget of all of them.
     fn targets(&self, now: Instant) -> BTreeMap<&Class, PoolDecision> {
-        let held = |shelf: &Shelf| u64::from(shelf.count()).saturating_mul(shelf.bytes);
-        let mut free =
-            self.settings.memory_bytes.saturating_sub(self.shelves.values().map(held).sum::<u64>());
-        free = free.min(self.left);
-        let mut targets = BTreeMap::new();
-        for (class, shelf) in &self.shelves {
-            let policy = if shelf.wanted {
-                self.settings.policy()
-            } else {
-                PoolPolicy { least: 0, most: 0, ..self.settings.policy() }
-            };
+        let held = self.shelves.values().map(|shelf| u64::from(shelf.count()).saturating_mul(shelf.bytes));
+        let held = held.fold(0, u64::saturating_add);
+        let memory = self.settings.memory_bytes.min(self.left.saturating_add(held));
+        let pool = |shelf: &Shelf| {
+            let policy = self.settings.policy();
+            let policy = if shelf.wanted { policy } else { PoolPolicy { least: 0, most: 0, ..policy } };
             let seen = PoolObservation {
                 peak: shelf.demand.peak(now.into_std()),
                 last_wanted: shelf.demand.last_wanted(),
                 size: shelf.bytes,
-                free,
                 present: shelf.count(),
             };
-            let decision = target(&policy, &seen, now.into_std());
-            // What this one is yet to take is not there for the next.
-            let more = decision.desired.saturating_sub(shelf.count());
-            free = free.saturating_sub(u64::from(more).saturating_mul(shelf.bytes));
-            targets.insert(class, decision);
-        }
-        targets
+            (policy, seen)
+        };
+        let pools: Vec<_> = self.shelves.values().map(pool).collect();
+        self.shelves.keys().zip(targets(memory, &pools, now.into_std())).collect()
     }
 
     /// Instances that are too many: the youngest go.

@@ -4,7 +4,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use futures_util::TryStreamExt;
-use http::{Request, Response, StatusCode};
+use http::{Request, StatusCode};
 use kube::ResourceExt;
 use kube::api::{Patch, PatchParams};
 use kube::client::Body;
@@ -21,8 +21,10 @@ use super::error::Error;
 use super::kubectl;
 use super::manifest::{self, Manifest};
 use super::out::{self, Paint};
+use super::patience::{self, Why};
 use super::progress::Progress;
 use crate::build::{self, PackOptions, Packed, pack};
+use crate::deploy;
 
 /// On everything that `up` applied.
 pub(super) const UP_LABEL: &str = "hearth.dev/up";
@@ -185,11 +187,14 @@ fn same_template(before: &FunctionSpec, after: &FunctionSpec) -> bool {
         && Template::of(before, digest.clone()).digest() == Template::of(after, digest).digest()
 }
 
-/// What is to be known of a Function that is ready all the same: a route that it did not get.
+/// What is to be known of a Function that is ready all the same: a route that it did not get, or what it asks for beside.
 pub(super) fn caveat(function: &Function) -> Option<String> {
     let status = function.status.as_ref()?;
-    let routes = status.condition(ConditionType::RoutesReady)?;
-    (routes.status == ConditionStatus::False).then(|| routes.message.clone())
+    let routes = status.condition(ConditionType::RoutesReady);
+    let lost = routes.filter(|routes| routes.status == ConditionStatus::False);
+    let said = [lost.map(|routes| routes.message.as_str()), deploy::reservation(status)];
+    let said: Vec<&str> = said.into_iter().flatten().collect();
+    (!said.is_empty()).then(|| said.join("; "))
 }
 
 /// The bundle of a manifest that names a directory.
@@ -213,48 +218,37 @@ pub(super) async fn packed(manifest: &Manifest) -> Result<Option<Packed>, Error>
     })
 }
 
-/// How long it is waited for a controller: one that takes over from another needs a second, and after a crash the rest of a Lease.
-const CONTROLLER_WITHIN: Duration = Duration::from_secs(20);
-/// Between two questions.
-const ASKED_AGAIN: Duration = Duration::from_millis(500);
-
-/// What is answered once it is not 503 any more, or after a while in any case: between two controllers of a cluster nobody answers. `waits` is
-/// called once, when it takes time.
-async fn once_somebody_works<B, F: Future<Output = Result<Response<B>, Error>>>(
-    mut ask: impl FnMut() -> F,
-    waits: impl AsyncFnOnce(),
-) -> Result<Response<B>, Error> {
-    let until = tokio::time::Instant::now() + CONTROLLER_WITHIN;
-    let mut waits = Some(waits);
-    loop {
-        let answer = ask().await?;
-        if answer.status() != StatusCode::SERVICE_UNAVAILABLE || tokio::time::Instant::now() >= until {
-            return Ok(answer);
-        }
-        if let Some(waits) = waits.take() {
-            waits().await;
-        }
-        tokio::time::sleep(ASKED_AGAIN).await;
-    }
-}
-
 async fn upload(server: &Server, name: &str, packed: &Packed) -> Result<(), Error> {
     let path = format!("/bundles/{}", packed.digest);
     let request = |builder: http::request::Builder, body: Vec<u8>| {
         builder.body(Body::from(body)).map_err(|error| Error::failed(error.to_string()))
     };
-    let ask = || {
+    let ask = |before| {
+        if before == Some(Why::OtherToken) {
+            // The controller may have been the newer of the two, or the Secret.
+            server.look_again();
+        }
         let head = request(Request::head(&path), Vec::new());
-        async move { server.send_raw(head?).await }
+        async move {
+            let answer = server.send_raw(head?).await?;
+            let why = server.unsettled(answer.status());
+            Ok((answer, why))
+        }
     };
     let progress = Progress::new(name);
-    let there = once_somebody_works(ask, async || {
-        progress.say("waiting for the controller, which answers no request");
-        if let Some(whom) = server.waits_for().await {
+    let progress = &progress;
+    let waits = |why| async move {
+        progress.say(match why {
+            Why::NobodyWorks => "waiting for the controller, which answers no request",
+            Why::OtherToken => "waiting for a controller that takes the token: an upgrade may be under way",
+        });
+        if why == Why::NobodyWorks
+            && let Some(whom) = server.waits_for().await
+        {
             progress.say(&format!("waiting for the controller: {whom}"));
         }
-    });
-    let there = there.await?;
+    };
+    let there = patience::settled(ask, waits).await?;
     match there.status() {
         status if status.is_success() => return Ok(()),
         StatusCode::NOT_FOUND => {}
@@ -462,25 +456,5 @@ mod tests {
         for path in ["a/index.js", "a/.env", "a/49130", "a/#1.txt", "a/.well-known/x"] {
             assert!(!is_ignored(Path::new(path)), "{path}");
         }
-    }
-
-    /// Asks one that answers 503 so many times first; how often it was asked and waited for, and what came.
-    async fn after(refusals: usize) -> (usize, usize, StatusCode) {
-        let (mut asked, mut waited) = (0, 0);
-        let ask = || {
-            asked += 1;
-            let status =
-                if asked > refusals { StatusCode::NOT_FOUND } else { StatusCode::SERVICE_UNAVAILABLE };
-            std::future::ready(Ok(Response::builder().status(status).body(()).unwrap()))
-        };
-        let answer = once_somebody_works(ask, async || waited += 1).await.unwrap();
-        (asked, waited, answer.status())
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn a_controller_that_takes_over_is_waited_for_and_not_for_ever() {
-        assert_eq!(after(0).await, (1, 0, StatusCode::NOT_FOUND));
-        assert_eq!(after(3).await, (4, 1, StatusCode::NOT_FOUND));
-        assert_eq!(after(usize::MAX).await, (41, 1, StatusCode::SERVICE_UNAVAILABLE));
     }
 }

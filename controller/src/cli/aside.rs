@@ -1,22 +1,16 @@
 //! The way to what stands beside the objects (bundles, logs, calls, instances): a server of this machine has it at the same address; in a
 //! cluster it is the controller's, behind the API server's proxy, with a token from a Secret.
 
+mod service;
+
 use http::{HeaderName, HeaderValue, Request, Uri};
 use k8s_openapi::api::core::v1::{Secret, Service};
-use kube::api::ListParams;
 use kube::{Api, Client, ResourceExt};
 use serde_json::Value;
 
 use super::error::Error;
 use crate::api::TOKEN_HEADER;
 use crate::serve::cluster::Key;
-
-/// Where the chart puts things, unless the variable of the configuration says otherwise.
-const NAMESPACE: &str = "hearth-system";
-const NAMESPACE_VARIABLE: &str = "HEARTH_CLUSTER_NAMESPACE";
-
-/// By which the controller's Service is found.
-const CONTROLLER: &str = "app.kubernetes.io/name=hearth,app.kubernetes.io/component=controller";
 
 /// The annotation of that Service with the name of the Secret that holds the token or the cluster key.
 const SECRET: &str = "hearth.dev/secret";
@@ -27,29 +21,55 @@ pub(super) enum Aside {
     /// Nothing: it is the same server.
     Here,
     /// A cluster's controller.
-    Behind {
-        /// What comes before the path.
-        prefix: String,
-        /// What the controller asks for.
-        token: HeaderValue,
-    },
+    Behind(Behind),
+}
+
+/// The way to a controller.
+#[derive(Clone)]
+pub(super) struct Behind {
+    /// Hearth's namespace.
+    namespace: String,
+    /// The Service in it, which has the name of the controller's Deployment.
+    service: String,
+    /// The Secret in it that the token is from.
+    secret: String,
+    /// What the controller asks for.
+    token: HeaderValue,
+}
+
+impl Behind {
+    /// The controller does not take the token.
+    pub(super) fn not_taken(&self) -> Error {
+        let Self { namespace, service, secret, .. } = self;
+        Error::fixable(
+            format!(
+                "the controller in namespace {namespace} does not take the token in the Secret {namespace}/{secret}"
+            ),
+            format!(
+                "a controller reads its token when it starts, so one from before an upgrade or a change of the Secret may still work: \
+                 see `kubectl -n {namespace} rollout status deployment/{service}` and try again; \
+                 where only the Secret was changed, `kubectl -n {namespace} rollout restart deployment/{service}`"
+            ),
+        )
+    }
 }
 
 impl Aside {
     /// Finds out which it is.
     pub(super) async fn find(client: &Client) -> Result<Self, Error> {
         let Some(service) = elsewhere(client).await? else { return Ok(Self::Here) };
-        let (namespace, name) = (service.namespace().unwrap_or_default(), service.name_any());
-        let token = token(client, &service).await?;
-        let prefix = format!("/api/v1/namespaces/{namespace}/services/https:{name}:management/proxy");
-        Ok(Self::Behind { prefix, token })
+        let (secret, token) = token(client, &service).await?;
+        let namespace = service.namespace().unwrap_or_default();
+        Ok(Self::Behind(Behind { namespace, service: service.name_any(), secret, token }))
     }
 
     /// The path as it is asked for.
     pub(super) fn path(&self, path: &str) -> String {
         match self {
             Self::Here => path.to_owned(),
-            Self::Behind { prefix, .. } => format!("{prefix}{path}"),
+            Self::Behind(Behind { namespace, service, .. }) => {
+                format!("/api/v1/namespaces/{namespace}/services/https:{service}:management/proxy{path}")
+            }
         }
     }
 
@@ -57,7 +77,9 @@ impl Aside {
     pub(super) fn header(&self) -> Option<(HeaderName, HeaderValue)> {
         match self {
             Self::Here => None,
-            Self::Behind { token, .. } => Some((HeaderName::from_static(TOKEN_HEADER), token.clone())),
+            Self::Behind(Behind { token, .. }) => {
+                Some((HeaderName::from_static(TOKEN_HEADER), token.clone()))
+            }
         }
     }
 
@@ -83,48 +105,13 @@ pub(super) async fn elsewhere(client: &Client) -> Result<Option<Service>, Error>
     if version.get("hearth").is_some() {
         return Ok(None);
     }
-    controller(client).await.map(Some)
+    service::find(client).await.map(Some)
 }
 
 /// The cluster key that this Service's controllers have, if it may be read and has the name that the chart gives it.
 pub(super) async fn key(client: &Client, service: &Service) -> Option<Key> {
     let secret = read(client, service, &usual(service, "key")).await.ok()?;
     secret.data?.get("key").map(|key| Key::of(&key.0))
-}
-
-/// The controller's Service.
-async fn controller(client: &Client) -> Result<Service, Error> {
-    let named = std::env::var(NAMESPACE_VARIABLE).ok().filter(|name| !name.is_empty());
-    let parameters = ListParams::default().labels(CONTROLLER);
-    let in_namespace = |namespace: &str| Api::<Service>::namespaced(client.clone(), namespace);
-    let listed = match &named {
-        Some(namespace) => in_namespace(namespace).list(&parameters).await,
-        // Not everybody may look everywhere.
-        None => match Api::<Service>::all(client.clone()).list(&parameters).await {
-            Err(kube::Error::Api(status)) if status.is_forbidden() => {
-                in_namespace(NAMESPACE).list(&parameters).await
-            }
-            listed => listed,
-        },
-    };
-    let found = listed
-        .map_err(|error| Error::failed(format!("cannot look for Hearth's controller: {}", said(&error))))?;
-    let mut services = found.items.into_iter();
-    match (services.next(), services.next()) {
-        (Some(service), None) => Ok(service),
-        (None, _) => Err(Error::fixable(
-            "there is no Hearth in this cluster: no Service of a controller was found",
-            format!("install the chart, or name the namespace that it is in by {NAMESPACE_VARIABLE}"),
-        )),
-        (Some(one), Some(other)) => Err(Error::fixable(
-            format!(
-                "there are several of Hearth in this cluster: {} and {}",
-                one.namespace().unwrap_or_default(),
-                other.namespace().unwrap_or_default()
-            ),
-            format!("name the one that is meant by {NAMESPACE_VARIABLE}"),
-        )),
-    }
 }
 
 /// What an API server says, for people; kube's own form has the whole answer in it.
@@ -146,8 +133,8 @@ async fn read(client: &Client, service: &Service, name: &str) -> Result<Secret, 
     Api::<Secret>::namespaced(client.clone(), &namespace).get(name).await
 }
 
-/// What the controller asks for: the `token` of its Secret, or what is derived from the `key` in it.
-async fn token(client: &Client, service: &Service) -> Result<HeaderValue, Error> {
+/// What the controller asks for, and the Secret that it is from: the `token` in that, or what is derived from the `key` in it.
+async fn token(client: &Client, service: &Service) -> Result<(String, HeaderValue), Error> {
     let namespace = service.namespace().unwrap_or_default();
     let named = service.annotations().get(SECRET).cloned();
     let mut name = named.clone().unwrap_or_else(|| usual(service, "token"));
@@ -171,8 +158,9 @@ async fn token(client: &Client, service: &Service) -> Result<HeaderValue, Error>
             return Err(Error::failed(format!("the Secret {namespace}/{name} has neither token nor key")));
         }
     };
-    HeaderValue::from_str(&text)
-        .map_err(|_| Error::failed(format!("the token in the Secret {namespace}/{name} is none")))
+    let value = HeaderValue::from_str(&text)
+        .map_err(|_| Error::failed(format!("the token in the Secret {namespace}/{name} is none")))?;
+    Ok((name, value))
 }
 
 #[cfg(test)]
@@ -184,10 +172,17 @@ mod tests {
         let request = || Request::get("/bundles/sha256:0?x=1").body(()).unwrap();
         let here = Aside::Here.send(request()).unwrap();
         assert_eq!((here.uri().to_string().as_str(), here.headers().len()), ("/bundles/sha256:0?x=1", 0));
-        let behind =
-            Aside::Behind { prefix: "/p/proxy".to_owned(), token: HeaderValue::from_static("secret") };
+        let behind = Aside::Behind(Behind {
+            namespace: "n".to_owned(),
+            service: "a-controller".to_owned(),
+            secret: "a-token".to_owned(),
+            token: HeaderValue::from_static("secret"),
+        });
         let sent = behind.send(request()).unwrap();
-        assert_eq!(sent.uri(), "/p/proxy/bundles/sha256:0?x=1");
+        assert_eq!(
+            sent.uri(),
+            "/api/v1/namespaces/n/services/https:a-controller:management/proxy/bundles/sha256:0?x=1"
+        );
         assert_eq!(sent.headers()[TOKEN_HEADER], "secret");
     }
 
@@ -221,14 +216,16 @@ mod tests {
 
     #[tokio::test]
     async fn the_token_is_in_the_secret_that_is_named_or_in_the_usual_one_or_follows_from_the_key() {
-        let given = "0123456789abcdef0123456789abcdef";
+        let given = HeaderValue::from_static("0123456789abcdef0123456789abcdef");
+        let derived = Key::of(given.as_bytes()).management_token();
+        let derived = HeaderValue::from_str(&derived).unwrap();
+        let from = |secret: &str, value: &HeaderValue| (secret.to_owned(), value.clone());
         let named = service(serde_json::json!({ SECRET: "mine" }));
-        assert_eq!(token(&cluster("mine", "token"), &named).await.unwrap(), given);
+        assert_eq!(token(&cluster("mine", "token"), &named).await.unwrap(), from("mine", &given));
         assert!(token(&cluster("a-token", "token"), &named).await.is_err(), "that one and no other");
         let unnamed = service(serde_json::json!({}));
-        assert_eq!(token(&cluster("a-token", "token"), &unnamed).await.unwrap(), given);
-        let derived = Key::of(given.as_bytes()).management_token();
-        assert_eq!(token(&cluster("a-key", "key"), &unnamed).await.unwrap(), derived.as_str());
-        assert_eq!(token(&cluster("mine", "key"), &named).await.unwrap(), derived.as_str());
+        assert_eq!(token(&cluster("a-token", "token"), &unnamed).await.unwrap(), from("a-token", &given));
+        assert_eq!(token(&cluster("a-key", "key"), &unnamed).await.unwrap(), from("a-key", &derived));
+        assert_eq!(token(&cluster("mine", "key"), &named).await.unwrap(), from("mine", &derived));
     }
 }

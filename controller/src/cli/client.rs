@@ -4,8 +4,10 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use arc_swap::ArcSwapOption;
 use bytes::Bytes;
 use futures_util::AsyncBufRead;
+use hearth_function::{Function, Revision};
 use http::{Request, Response, StatusCode};
 use http_body_util::BodyExt;
 use http_body_util::combinators::UnsyncBoxBody;
@@ -16,13 +18,11 @@ use kube::config::{Config as KubeConfig, KubeConfigOptions, Kubeconfig};
 use kube::{Api, ResourceExt as _};
 use secrecy::ExposeSecret as _;
 use serde::de::DeserializeOwned;
-use tokio::sync::OnceCell;
-
-use hearth_function::{Function, Revision};
 
 use super::args;
 use super::aside::Aside;
 use super::error::Error;
+use super::patience::Why;
 use super::waits;
 use crate::serve::config::{self, Layers};
 
@@ -37,7 +37,7 @@ pub(super) struct Server {
     /// The namespace of a command that names none.
     usual: String,
     /// How what stands beside the objects is reached; found out when it is needed.
-    aside: Arc<OnceCell<Aside>>,
+    aside: Arc<ArcSwapOption<Aside>>,
 }
 
 const START_ONE: &str =
@@ -125,8 +125,31 @@ impl Server {
         )
     }
 
-    async fn aside(&self) -> Result<&Aside, Error> {
-        self.aside.get_or_try_init(|| Aside::find(&self.client)).await
+    async fn aside(&self) -> Result<Arc<Aside>, Error> {
+        if let Some(known) = self.aside.load_full() {
+            return Ok(known);
+        }
+        let found = Arc::new(Aside::find(&self.client).await?);
+        self.aside.store(Some(Arc::clone(&found)));
+        Ok(found)
+    }
+
+    /// The next request beside the objects looks anew how it gets there, and with which token.
+    pub(super) fn look_again(&self) {
+        self.aside.store(None);
+    }
+
+    /// Why an answer of this status from beside the objects is none yet.
+    pub(super) fn unsettled(&self, status: StatusCode) -> Option<Why> {
+        Why::of(status, self.not_taken().is_some())
+    }
+
+    /// The error for a token that is not taken; `None` for a server of its own, which is asked with the kubeconfig's.
+    fn not_taken(&self) -> Option<Error> {
+        match self.aside.load().as_deref()? {
+            Aside::Behind(behind) => Some(behind.not_taken()),
+            Aside::Here => None,
+        }
     }
 
     /// Where nobody answers: which controller is waited for, as far as that can be known.
@@ -144,12 +167,10 @@ impl Server {
             Err(error) => error,
         };
         let told = self.explain(&refused);
-        match refused {
-            kube::Error::Api(status) if status.code == StatusCode::SERVICE_UNAVAILABLE => {
-                Err(self.nobody_works(told).await)
-            }
-            _ => Err(told),
-        }
+        Err(match refused {
+            kube::Error::Api(status) => self.said_beside(status.code, told).await,
+            _ => told,
+        })
     }
 
     /// Sends a request to a path beside the objects; an answer of 400 or more is the server's error object.
@@ -212,7 +233,16 @@ impl Server {
             Some(status) => self.explain(&kube::Error::Api(Box::new(status))),
             None => Error::failed(format!("{} answered {code}", self.address)),
         };
-        if code == StatusCode::SERVICE_UNAVAILABLE { self.nobody_works(told).await } else { told }
+        self.said_beside(code.as_u16(), told).await
+    }
+
+    /// The error that an answer of this code is to a request beside the objects; `told` is what the answer itself says.
+    async fn said_beside(&self, code: u16, told: Error) -> Error {
+        match StatusCode::from_u16(code) {
+            Ok(StatusCode::SERVICE_UNAVAILABLE) => self.nobody_works(told).await,
+            Ok(StatusCode::UNAUTHORIZED) => self.not_taken().unwrap_or(told),
+            _ => told,
+        }
     }
 
     /// The error that an answer of 503 is, and who is waited for.
@@ -401,33 +431,4 @@ pub(super) fn read(path: &Path) -> Result<Kubeconfig, Error> {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[tokio::test]
-    async fn what_is_to_be_typed_next_names_the_namespace_unless_it_is_meant_without() {
-        let kubeconfig = serde_json::from_value(serde_json::json!({
-            "apiVersion": "v1", "kind": "Config", "current-context": "c",
-            "clusters": [{ "name": "c", "cluster": { "server": "http://127.0.0.1:1" } }],
-            "contexts": [{ "name": "c", "context": { "cluster": "c", "user": "u", "namespace": "team" } }],
-            "users": [{ "name": "u", "user": {} }],
-        }));
-        let mut server = Server::from_kubeconfig(kubeconfig.unwrap()).await.unwrap();
-        // As `-n other` does.
-        "other".clone_into(&mut server.namespace);
-        assert_eq!((server.place("team").as_str(), server.place("other").as_str()), ("", " -n other"));
-        assert_eq!(server.place("default"), " -n default");
-    }
-
-    #[test]
-    fn a_lost_connection_is_told_from_no_server() {
-        #[derive(Debug, thiserror::Error)]
-        #[error("client error (SendRequest)")]
-        struct Outer(#[source] io::Error);
-        let of =
-            |kind: io::ErrorKind| Loss::of(&Outer(io::Error::new(kind, "https://docs.rs/rustls/manual")));
-        assert_eq!(of(io::ErrorKind::ConnectionRefused), Loss::NoServer);
-        assert_eq!(of(io::ErrorKind::UnexpectedEof), Loss::WentAway);
-        assert_eq!(of(io::ErrorKind::InvalidData), Loss::Other);
-    }
-}
+mod tests;

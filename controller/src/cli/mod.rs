@@ -26,6 +26,7 @@ mod kubectl;
 mod logs;
 mod manifest;
 mod out;
+mod patience;
 mod progress;
 mod record;
 mod runtime;

@@ -14,6 +14,7 @@
 
 mod collecting;
 mod function;
+mod isolation;
 mod missing;
 mod parts;
 mod plan;
@@ -34,8 +35,10 @@ use tokio::sync::{Notify, mpsc, watch};
 use tokio::task::{Id, JoinError, JoinSet};
 use tokio_util::sync::CancellationToken;
 
+pub use isolation::Isolation;
 pub use parts::{Depot, Keyring, Sources, interpreter_of};
 pub use routes::{Gateway, Routes};
+pub use status::reservation;
 pub use table::table;
 use unknown::Unknown;
 
@@ -69,6 +72,8 @@ pub struct Config {
     /// What holds a deleted Function back until its instances have ended: where the store is not this process's alone, its objects would be
     /// gone before.
     pub finalizer: Option<&'static str>,
+    /// Where `network: none` has an effect.
+    pub isolation: Isolation,
 }
 
 /// How long, and how much, is kept of bundles, dependencies and images that no Function uses.

@@ -14,7 +14,7 @@ use crate::gateway::{self, Served, Unready};
 
 /// What is told of the Functions that serve. The gateway is one; tests have another.
 pub trait Gateway: Send + Sync + fmt::Debug + 'static {
-    /// Replaces all Functions at once, and returns the routes that a Function did not get because an older one has them.
+    /// Replaces all Functions at once, and returns the routes that a Function did not get because somebody older has them.
     ///
     /// Who asks for one of `unready` is told why nothing of it serves yet.
     fn serve(&self, functions: Vec<Served>, unready: Vec<Unready>) -> Vec<Conflict>;
@@ -172,7 +172,8 @@ fn claim(trigger: &HttpTrigger) -> Claim {
     }
 }
 
-/// Where a Function answers: the first of its routes that no older Function has, or the path that every Function has.
+/// Where a Function answers: the first of its routes that nobody older has, or the path that every Function has. A wildcard is no address:
+/// nobody can call it as it stands.
 pub(super) fn url(base: &str, function: &Function, id: &FunctionId, conflicts: &[Conflict]) -> String {
     let is_own = |trigger: &&HttpTrigger| {
         let asked = claim(trigger);
@@ -182,7 +183,8 @@ pub(super) fn url(base: &str, function: &Function, id: &FunctionId, conflicts: &
         let whole = |lost: &Claim| lost.methods.is_empty() || lost.methods.len() >= asked.methods.len();
         !conflicts.iter().any(|conflict| same(&conflict.claim) && whole(&conflict.claim))
     };
-    match function.spec.http_triggers().find(is_own) {
+    let is_address = |trigger: &&HttpTrigger| !trigger.host.starts_with('*');
+    match function.spec.http_triggers().filter(is_address).find(is_own) {
         Some(trigger) if trigger.host.is_empty() => format!("{base}{}", trigger.path),
         Some(trigger) => {
             let port = base
@@ -198,6 +200,8 @@ pub(super) fn url(base: &str, function: &Function, id: &FunctionId, conflicts: &
 
 #[cfg(test)]
 mod tests {
+    use hearth_dispatch::routes::Holder;
+
     use super::*;
 
     #[test]
@@ -219,7 +223,7 @@ mod tests {
                 kind: PathKind::Prefix,
                 methods: methods.iter().map(ToString::to_string).collect(),
             },
-            holder: FunctionId::parse("a/hello").unwrap(),
+            holder: Holder::Function(FunctionId::parse("a/hello").unwrap()),
         };
         for (conflicts, expected) in [
             (vec![], "http://h/a"),
@@ -239,6 +243,38 @@ mod tests {
             ("http://gateway.system", "http://x.org/"),
         ] {
             assert_eq!(url(base, &hosted, &id, &[]), expected);
+        }
+        let own = claim(hosted.spec.http_triggers().next().unwrap());
+        let holder = Holder::Namespace { namespace: "a".to_owned(), host: own.host.clone() };
+        let of_another = [Conflict { function: id.clone(), claim: own, holder }];
+        assert_eq!(url("http://h", &hosted, &id, &of_another), "http://h/function/b/hello");
+    }
+
+    #[test]
+    fn a_wildcard_is_nobodys_url() {
+        let id = FunctionId::parse("b/hello").unwrap();
+        for (triggers, expected) in [
+            (
+                serde_json::json!([{ "http": { "path": "/a", "host": "*.x.org" } }]),
+                "http://h/function/b/hello",
+            ),
+            (
+                serde_json::json!([
+                    { "http": { "path": "/a", "host": "*.x.org" } },
+                    { "http": { "path": "/a", "host": "www.x.org" } },
+                ]),
+                "http://www.x.org/a",
+            ),
+        ] {
+            let function: Function = serde_json::from_value(serde_json::json!({
+                "metadata": { "name": "hello", "namespace": "b" },
+                "spec": {
+                    "runtime": "exec", "source": { "inline": { "run.sh": "" } }, "command": ["/bin/true"],
+                    "triggers": triggers,
+                },
+            }))
+            .unwrap();
+            assert_eq!(url("http://h", &function, &id, &[]), expected);
         }
     }
 

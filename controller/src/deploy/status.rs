@@ -1,6 +1,6 @@
 //! What a Function's status says: a pure function of what is known of it.
 
-use hearth_dispatch::routes::Conflict;
+use hearth_dispatch::routes::{Conflict, Holder};
 use hearth_dispatch::{StartCode, StartFailure};
 use hearth_function::{
     Condition, ConditionStatus, ConditionType, FunctionStatus, InstanceCounts, RevisionState, set_condition,
@@ -58,7 +58,9 @@ pub(super) fn status(before: Option<&FunctionStatus>, known: &Known, now: Timest
             Stage::Underway { reason: "NotServing", message: "nothing serves yet".to_owned() }
         }
     } else {
-        let lost: Vec<String> = known.conflicts.iter().map(lost).collect();
+        let mut lost: Vec<String> = known.conflicts.iter().map(lost).collect();
+        // A host that is another's is said once, however many of its paths were asked for.
+        lost.dedup();
         let message = format!("{}; reachable at {}", lost.join("; "), known.url);
         Stage::Failed { reason: "RouteTaken".to_owned(), message }
     };
@@ -96,6 +98,8 @@ pub(super) struct Facts {
     pub(super) refused: Option<String>,
     /// What of this status itself is not kept.
     pub(super) outdated: Option<String>,
+    /// What it asks for and does not get, though it serves.
+    pub(super) lack: Option<String>,
     /// When they are looked for again.
     pub(super) again: Option<Timestamp>,
     /// What an installation says.
@@ -122,6 +126,17 @@ pub(super) struct Current {
     pub(super) reason: Option<String>,
     /// When it is tried again, if it has failed.
     pub(super) again: Option<Timestamp>,
+}
+
+/// Comes before what is to be known of a Function that is Ready all the same.
+const BUT: &str = "; but ";
+
+/// What is to be known of a Function that is Ready all the same.
+#[must_use]
+pub fn reservation(status: &FunctionStatus) -> Option<&str> {
+    let ready = status.condition(ConditionType::Ready)?;
+    let (_, but) = ready.message.split_once(BUT)?;
+    status.is_ready().then_some(but)
 }
 
 /// Ready and Built.
@@ -172,10 +187,10 @@ pub(super) fn stages(facts: &Facts) -> (Stage, Stage) {
         }
         (RevisionState::Ready, _) => Stage::Done {
             reason: "Ready",
-            message: match &facts.outdated {
-                Some(outdated) => format!("{name} serves; but {outdated}"),
-                None => format!("{name} serves"),
-            },
+            message: [&facts.outdated, &facts.lack]
+                .into_iter()
+                .flatten()
+                .fold(format!("{name} serves"), |said, but| format!("{said}{BUT}{but}")),
         },
         (RevisionState::Failed, failure) => {
             let why = failure.as_ref().map(with_lines).or_else(|| current.message.clone());
@@ -264,9 +279,21 @@ pub(super) fn with_lines(failure: &StartFailure) -> String {
 
 fn lost(conflict: &Conflict) -> String {
     let Conflict { function: _, claim, holder } = conflict;
-    let methods = if claim.methods.is_empty() { String::new() } else { claim.methods.join(",") + " " };
-    let (host, path) = (&claim.host, &claim.path);
-    format!("{methods}{host}{path} belongs to {holder}, which is older: change one of the two routes")
+    let host = &claim.host;
+    match holder {
+        Holder::Function(holder) => {
+            let methods =
+                if claim.methods.is_empty() { String::new() } else { claim.methods.join(",") + " " };
+            let path = &claim.path;
+            format!("{methods}{host}{path} belongs to {holder}, which is older: change one of the two routes")
+        }
+        Holder::Namespace { namespace, host: claimed } => {
+            let claimed = if claimed == host { "it" } else { claimed };
+            format!(
+                "host {host} belongs to namespace {namespace}, which claimed {claimed} first: use another host"
+            )
+        }
+    }
 }
 
 /// `handler_missing` as a reason word: `HandlerMissing`.
@@ -331,6 +358,43 @@ mod tests {
     }
 
     #[test]
+    fn a_function_that_serves_says_what_it_does_not_get() {
+        let current = Current {
+            name: "hello-00001".to_owned(),
+            state: RevisionState::Ready,
+            prepared: true,
+            ready: 1,
+            failure: None,
+            message: None,
+            reason: None,
+            again: None,
+        };
+        let written = |outdated: Option<&str>, lack: Option<&str>| {
+            let facts = Facts {
+                outdated: outdated.map(str::to_owned),
+                lack: lack.map(str::to_owned),
+                current: Some(current.clone()),
+                ..Facts::default()
+            };
+            let (ready, built) = stages(&facts);
+            status(None, &Known { ready, built, ..Known::default() }, Timestamp::UNIX_EPOCH)
+        };
+        let message =
+            |status: &FunctionStatus| status.condition(ConditionType::Ready).unwrap().message.clone();
+        let whole = written(None, None);
+        assert_eq!((message(&whole).as_str(), reservation(&whole)), ("hello-00001 serves", None));
+        let lacking = written(None, Some("no wall"));
+        assert!(lacking.is_ready());
+        assert_eq!(message(&lacking), "hello-00001 serves; but no wall");
+        assert_eq!(reservation(&lacking), Some("no wall"));
+        assert_eq!(
+            message(&written(Some("old"), Some("no wall"))),
+            "hello-00001 serves; but old; but no wall"
+        );
+        assert_eq!(reservation(&FunctionStatus::default()), None);
+    }
+
+    #[test]
     fn what_an_earlier_controller_said_of_a_failure_stays_said_and_when_it_is_tried_again() {
         let current = Current {
             name: "hello-00001".to_owned(),
@@ -366,13 +430,43 @@ mod tests {
             kind: hearth_dispatch::routes::PathKind::Prefix,
             methods: Vec::new(),
         };
-        let conflict = Conflict { function: id("b/hello"), claim, holder: id("a/other") };
+        let holder = Holder::Function(id("a/other"));
+        let conflict = Conflict { function: id("b/hello"), claim, holder };
         let url = "http://h/function/b/hello".to_owned();
         let known = Known { url, conflicts: vec![conflict], ..Known::default() };
         let status = status(None, &known, Timestamp::UNIX_EPOCH);
         assert_eq!(
             status.condition(ConditionType::RoutesReady).unwrap().message,
             "/hello belongs to a/other, which is older: change one of the two routes; reachable at http://h/function/b/hello"
+        );
+    }
+
+    #[test]
+    fn a_host_of_another_namespace_is_said_once_and_names_no_function() {
+        let lost = |host: &str, path: &str, claimed: &str| Conflict {
+            function: hearth_function::FunctionId::parse("b/hello").unwrap(),
+            claim: hearth_dispatch::routes::Claim {
+                host: host.to_owned(),
+                path: path.to_owned(),
+                kind: hearth_dispatch::routes::PathKind::Prefix,
+                methods: vec!["GET".to_owned()],
+            },
+            holder: Holder::Namespace { namespace: "a".to_owned(), host: claimed.to_owned() },
+        };
+        let conflicts = vec![
+            lost("x.org", "/", "x.org"),
+            lost("x.org", "/more", "x.org"),
+            lost("w.x.org", "/", "*.x.org"),
+        ];
+        let known = Known { url: "http://h/function/b/hello".to_owned(), conflicts, ..Known::default() };
+        let status = status(None, &known, Timestamp::UNIX_EPOCH);
+        let condition = status.condition(ConditionType::RoutesReady).unwrap();
+        assert_eq!((condition.status, condition.reason.as_str()), (ConditionStatus::False, "RouteTaken"));
+        assert_eq!(
+            condition.message,
+            "host x.org belongs to namespace a, which claimed it first: use another host; \
+             host w.x.org belongs to namespace a, which claimed *.x.org first: use another host; \
+             reachable at http://h/function/b/hello"
         );
     }
 

@@ -149,6 +149,7 @@ impl Rig {
                 url_inside: None,
                 keeping: Keeping { age: Duration::from_secs(60), unused_bytes: 1 << 30 },
                 finalizer,
+                isolation: Isolation::Everywhere,
             },
             parts,
             &metrics,

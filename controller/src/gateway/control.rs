@@ -3,6 +3,7 @@
 use std::net::SocketAddr;
 use std::rc::Rc;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
@@ -11,6 +12,8 @@ use tokio::net::TcpListener;
 use tokio::sync::{Semaphore, mpsc};
 use tokio::task::{JoinSet, LocalSet};
 use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+use tokio_util::task::task_tracker::TaskTrackerToken;
 
 use super::config::Config;
 use super::lane::{Lane, Shared};
@@ -23,7 +26,7 @@ use crate::telemetry::metrics::Registry;
 /// The gateway's threads.
 #[derive(Debug)]
 pub(super) struct Threads {
-    shared: Arc<Shared>,
+    pub(super) shared: Arc<Shared>,
     lanes: Vec<JoinHandle<()>>,
     control: Option<JoinHandle<()>>,
 }
@@ -42,15 +45,21 @@ impl Threads {
         self.shared.leaving.cancel();
     }
 
-    /// Drains, then cuts.
+    /// Drains, then cuts. Returns how many connections were cut, those among them that still waited for a place.
     pub(super) async fn shutdown(mut self, grace: Duration) -> usize {
         let connections = self.shared.config.limits.connections;
         let open = || connections.saturating_sub(self.shared.connections.available_permits());
         self.leave();
         self.shared.drain.cancel();
+        self.shared.listeners.close();
         let permits = u32::try_from(connections).unwrap_or(u32::MAX);
-        let all = tokio::time::timeout(grace, self.shared.connections.acquire_many(permits)).await;
-        let cut = if all.is_ok() { 0 } else { open() };
+        let all = async {
+            // Who asks for a place after this would never get one: first everybody has one who waits for it.
+            self.shared.listeners.wait().await;
+            self.shared.connections.acquire_many(permits).await
+        };
+        let all = tokio::time::timeout(grace, all).await;
+        let cut = if all.is_ok() { 0 } else { open() + self.shared.unplaced.load(Ordering::Relaxed) };
         drop(all);
         self.shared.cut.cancel();
         for thread in self.lanes.drain(..).chain(self.control.take()) {
@@ -81,6 +90,8 @@ pub(super) fn start(config: Config, channels: Channels, metrics: &Registry) -> R
         calls,
         strain,
         connections: Arc::new(Semaphore::new(connections)),
+        listeners: TaskTracker::new(),
+        unplaced: AtomicUsize::new(0),
         leaving: CancellationToken::new(),
         drain: CancellationToken::new(),
         cut: CancellationToken::new(),
@@ -89,6 +100,7 @@ pub(super) fn start(config: Config, channels: Channels, metrics: &Registry) -> R
     let mut threads = Threads { shared: Arc::clone(&shared), lanes: Vec::new(), control: None };
     for (number, sockets) in listeners.drain(..).enumerate() {
         let shared = Arc::clone(&shared);
+        let sockets: Vec<_> = sockets.into_iter().map(|socket| (socket, shared.listeners.token())).collect();
         let runtime =
             tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(Error::Thread)?;
         let thread = std::thread::Builder::new()
@@ -137,8 +149,11 @@ fn listen(config: &Config) -> Result<(Vec<SocketAddr>, Vec<Vec<std::net::TcpList
     Ok((addresses.into_iter().map(|(address, _)| address).collect(), threads))
 }
 
+/// A socket that listens, and the word that it may still bring connections.
+type Listening = (std::net::TcpListener, TaskTrackerToken);
+
 /// A gateway thread, until all its connections have ended or are cut.
-async fn lane(shared: Arc<Shared>, sockets: Vec<std::net::TcpListener>) {
+async fn lane(shared: Arc<Shared>, sockets: Vec<Listening>) {
     let lane = Lane::new(shared);
     let tasks = LocalSet::new();
     tasks.run_until(serve(&lane, sockets)).await;
@@ -147,11 +162,17 @@ async fn lane(shared: Arc<Shared>, sockets: Vec<std::net::TcpListener>) {
     lane.flush_records();
 }
 
-async fn serve(lane: &Rc<Lane>, sockets: Vec<std::net::TcpListener>) {
+async fn serve(lane: &Rc<Lane>, sockets: Vec<Listening>) {
     let mut accepting = JoinSet::new();
-    for socket in sockets {
+    for (socket, token) in sockets {
         match TcpListener::from_std(socket) {
-            Ok(listener) => drop(accepting.spawn_local(listener::accept(Rc::clone(lane), listener))),
+            Ok(listener) => {
+                let lane = Rc::clone(lane);
+                accepting.spawn_local(async move {
+                    listener::accept(lane, listener).await;
+                    drop(token);
+                });
+            }
             Err(error) => tracing::error!(%error, "a listener of the gateway cannot be used"),
         }
     }

@@ -60,6 +60,8 @@ pub(super) async fn serve(lane: &Rc<Lane>, stream: TcpStream, client: Rc<Client>
         .serve_connection(TokioIo::new(stream), service);
     let mut connection = pin!(connection);
     tokio::select! {
+        // First what the client has sent, as with HTTP/1.1.
+        biased;
         _ = connection.as_mut() => return,
         () = shared.cut.cancelled() => return,
         () = shared.drain.cancelled() => {}

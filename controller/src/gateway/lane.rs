@@ -4,6 +4,7 @@ use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
 use std::rc::Rc;
 use std::sync::Arc;
+use std::sync::atomic::AtomicUsize;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -30,9 +31,13 @@ pub(super) struct Shared {
     pub(super) strain: Option<Strain>,
     /// One permit for each client connection.
     pub(super) connections: Arc<Semaphore>,
+    /// A token for each listener that may still bring connections.
+    pub(super) listeners: TaskTracker,
+    /// Connections that were taken from listeners which have closed, and have no place yet.
+    pub(super) unplaced: AtomicUsize,
     /// The end is near: whoever is answered is told to go on elsewhere.
     pub(super) leaving: CancellationToken,
-    /// No new connections, no new requests on those that are there.
+    /// No new connections, and those that are there end with the request that runs or comes now.
     pub(super) drain: CancellationToken,
     /// The end, whatever runs.
     pub(super) cut: CancellationToken,

@@ -3,6 +3,8 @@
 //! HTTP/1.1 and HTTP/2 by prior knowledge share the port. Which of them a client speaks is seen in its first bytes, which are only looked at
 //! and not taken; a client that says nothing within the time for a head is closed here, one that stops in the middle of a head by hyper.
 
+mod closing;
+
 use std::io;
 use std::net::SocketAddr;
 use std::rc::Rc;
@@ -37,6 +39,10 @@ const PREFACE_TIME: Duration = Duration::from_secs(1);
 /// Pause after an accept that failed (no descriptors left): the backlog holds those that come.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 
+/// Once the gateway drains, how long a connection on which nothing runs may begin a last request, which may be on its way: so long after its
+/// client is accepted, too. Round the world and back.
+const LAST_REQUEST: Duration = Duration::from_millis(250);
+
 /// Silence after which the kernel asks whether a client is still there.
 const KEEPALIVE: Duration = Duration::from_secs(60);
 
@@ -58,13 +64,16 @@ pub(super) fn listen(address: SocketAddr, free_bind: bool) -> io::Result<std::ne
     Ok(socket.into())
 }
 
-/// Accepts until the gateway drains.
+/// A connection that has no place yet.
+type Accepted = (TcpStream, SocketAddr);
+
+/// Accepts until the gateway drains, then closes the listener; has ended when every connection that was made has a place.
 pub(super) async fn accept(lane: Rc<Lane>, listener: TcpListener) {
     let shared = &lane.shared;
-    loop {
+    let without_place = loop {
         // Both arms are cancel-safe: an accept that is dropped has taken nothing.
-        let (stream, peer) = tokio::select! {
-            () = shared.drain.cancelled() => return,
+        let accepted = tokio::select! {
+            () = shared.drain.cancelled() => break None,
             accepted = listener.accept() => match accepted {
                 Ok(accepted) => accepted,
                 Err(error) => {
@@ -75,15 +84,28 @@ pub(super) async fn accept(lane: Rc<Lane>, listener: TcpListener) {
             },
         };
         // With all connections taken this one waits, and the others in the kernel.
-        let permit = tokio::select! {
-            () = shared.drain.cancelled() => return,
-            permit = Arc::clone(&shared.connections).acquire_owned() => permit,
+        let place = tokio::select! {
+            () = shared.drain.cancelled() => break Some(accepted),
+            place = place(shared) => place,
         };
-        let Ok(permit) = permit else { return };
-        let place = Place::take(shared, permit);
-        let owner = Rc::clone(&lane);
-        lane.tasks.spawn_local(async move { serve(&owner, stream, peer, place).await });
-    }
+        let Some(place) = place else { return };
+        admit(&lane, accepted, place);
+    };
+    closing::close(&lane, listener, without_place).await;
+}
+
+/// Waits for a place; there is none when the gateway is gone.
+///
+/// # Cancel safety
+/// Who is dropped has taken none, and is no longer in the queue.
+async fn place(shared: &Arc<Shared>) -> Option<Place> {
+    let permit = Arc::clone(&shared.connections).acquire_owned().await.ok()?;
+    Some(Place::take(shared, permit))
+}
+
+fn admit(lane: &Rc<Lane>, (stream, peer): Accepted, place: Place) {
+    let owner = Rc::clone(lane);
+    lane.tasks.spawn_local(async move { serve(&owner, stream, peer, place).await });
 }
 
 /// A connection's place among all that may be open; it is free again when this is dropped.
@@ -128,18 +150,26 @@ impl Client {
 }
 
 async fn serve(lane: &Rc<Lane>, stream: TcpStream, peer: SocketAddr, place: Place) {
-    let limits = &lane.shared.config.limits;
+    let shared = &lane.shared;
+    let limits = &shared.config.limits;
     prepare(&stream, limits);
-    let Ok(Ok(is_http2)) = tokio::time::timeout(limits.head_time, begins_as_http2(&stream)).await else {
-        return;
+    let mut last_request = std::pin::pin!(async {
+        shared.drain.cancelled().await;
+        tokio::time::sleep(LAST_REQUEST).await;
+    });
+    let begins = tokio::select! {
+        // What has come counts, however late it is seen.
+        biased;
+        begins = tokio::time::timeout(limits.head_time, begins_as_http2(&stream)) => begins,
+        () = last_request.as_mut() => return,
     };
+    let Ok(Ok(is_http2)) = begins else { return };
     let client = Client::new(lane, peer, place);
     if is_http2 {
         return http2::serve(lane, stream, client).await;
     }
     let service =
         service_fn(move |request: http::Request<Incoming>| request::serve(Rc::clone(&client), request));
-    let shared = &lane.shared;
     let connection = http1::Builder::new()
         .timer(TokioTimer::new())
         .header_read_timeout(limits.head_time)
@@ -154,7 +184,8 @@ async fn serve(lane: &Rc<Lane>, stream: TcpStream, peer: SocketAddr, place: Plac
         // What goes wrong on a client's connection is the client's affair; hyper has answered what can be answered.
         _ = connection.as_mut() => return,
         () = shared.cut.cancelled() => return,
-        () = shared.drain.cancelled() => connection.as_mut().graceful_shutdown(),
+        // A request that comes until then is answered, with the word that it was the last.
+        () = last_request.as_mut() => connection.as_mut().graceful_shutdown(),
     }
     tokio::select! {
         _ = connection => {}

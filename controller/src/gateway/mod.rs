@@ -128,7 +128,8 @@ impl Handle {
         self.threads.leave();
     }
 
-    /// Stops accepting, closes idle connections, lets running requests end for at most `grace`, then cuts them. Returns how many were cut.
+    /// Takes no new connections, closes those on which no request comes in the next moment, lets running requests end for at most `grace`, then
+    /// cuts them. Connections that the kernel had made already are served, as places become free. Returns how many were cut.
     pub async fn shutdown(self, grace: Duration) -> usize {
         self.threads.shutdown(grace).await
     }

@@ -94,6 +94,12 @@ impl Class {
         }
     }
 
+    /// What is kept for one of its instances from the beginning, whatever it uses of that, in bytes: a node keeps a Pod's. `None`: it takes
+    /// what it uses.
+    pub(crate) fn kept_bytes(&self) -> Option<u64> {
+        self.namespace.as_ref().map(|_| self.memory_bytes)
+    }
+
     /// The beginning of its instances' names.
     pub(super) fn prefix(&self) -> &'static str {
         match self.language {
@@ -204,6 +210,17 @@ mod tests {
         // Elsewhere it has no effect, on the pool neither.
         let own = json!({ "kubernetes": { "nodeSelector": { "zone": "a" } } });
         assert!(of(own, Fixity::Free).is_some());
+    }
+
+    #[test]
+    fn what_cannot_move_holds_its_limit_from_the_beginning() {
+        let of = |fixity| {
+            let fields = json!({ "resources": { "memory": "256Mi" } });
+            let places = Places { fixity, ..Places::default() };
+            let template = Template::new(&revision("hello-00001", fields), places).unwrap();
+            template.class().and_then(Class::kept_bytes)
+        };
+        assert_eq!((of(Fixity::Fixed), of(Fixity::Free)), (Some(256 << 20), None));
     }
 
     #[test]

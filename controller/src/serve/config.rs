@@ -155,12 +155,12 @@ options! {
         max: u32 = 16,
         /// How long a demand above `size` is remembered. Default: a pool that a burst has made grow is small again after ten minutes.
         ttl: Duration = Duration::from_secs(600),
-        /// Memory that all pooled instances together may hold, in bytes. Default: some twenty of them.
-        memory: Size = Size::mib(512),
+        /// Memory that all pooled instances together may hold, in bytes; in a cluster each counts with its memory limit. Default: none given, 512Mi on one machine, which is some twenty of them, and 4Gi in a cluster, 32 of 128Mi.
+        memory: Option<Size> = None,
     }
     /// The machine's memory.
     memory: Memory {
-        /// Memory of this machine that is kept free, in bytes: with less available, idle, paused and pooled instances are stopped, those first whose loss costs least (start time × use / memory). Default: none given, a twentieth of all.
+        /// Memory of this machine that is kept free, in bytes: with less available, idle, paused and pooled instances are stopped, those first whose loss costs least (start time × use / memory); 0: none is, and what is available limits no pool. Default: none given, a twentieth of all.
         keep_free: Option<Size> = None,
     }
     /// Installing the dependencies of bundles.
@@ -236,6 +236,8 @@ options! {
         token_file: Option<PathBuf> = None,
         /// Largest uploaded bundle, in bytes, packed, that is kept in ConfigMaps of Hearth's namespace too, so that a controller with another disk has it. Default: sources without their dependencies stay below it, and the API server's database is not filled; 0 for none.
         keep_bundles: Size = Size::mib(4),
+        /// Namespaces of Functions that have a network policy for Pods with the label `hearth.dev/network: none`, and so keep `network: none`; `*` for all. Default: none given; a Function of another namespace that asks for it says in its status, and by an Event, that it has no effect. The chart names those that it writes policies for.
+        network_policies: Vec<String> = Vec::new(),
         /// How long a leader that was killed is waited for before another controller takes over. Default: requests wait three times as long for a slot.
         lease_duration: Duration = crate::lease::DURATION,
     }

@@ -31,6 +31,12 @@ pub(super) const MESSAGES: usize = 1024;
 /// Batches of call records that wait for the log.
 pub(super) const CALLS: usize = 64;
 
+/// What pooled instances may hold together on one machine where nothing is configured: some twenty of them.
+const POOLED: Size = Size::mib(512);
+
+/// And in a cluster, where each is a Pod, for which its node keeps its whole limit: 32 with the default of a manifest.
+pub(super) const POOLED_IN_CLUSTER: Size = Size::mib(4096);
+
 /// Why the server does not start.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
@@ -174,7 +180,7 @@ impl Start {
         let scaling = autoscale::Config {
             parallelism: NonZeroU32::new(self.config.start_parallelism()).unwrap_or(NonZeroU32::MIN),
             drain: self.config.drain.deadline,
-            prewarm: prewarming(&self.config),
+            prewarm: prewarming(&self.config, POOLED),
             keep_free_bytes: self.config.memory.keep_free.map(Size::as_bytes),
         };
         let pool = Pool::new(Arc::clone(&self.backend), self.logs.clone());
@@ -199,6 +205,7 @@ impl Start {
                 url_inside: self.bridge.map(|bridge| format!("http://{bridge}")),
                 keeping: stores::keeping(&self.config),
                 finalizer: None,
+                isolation: deploy::Isolation::Everywhere,
             },
             deploy::Parts {
                 store: self.store.clone(),
@@ -299,14 +306,15 @@ fn embedded_config(config: &Config, listen: SocketAddr, shim: PathBuf) -> Result
     })
 }
 
-pub(super) fn prewarming(config: &Config) -> autoscale::Prewarming {
+/// `memory`: what pooled instances may hold where it is not configured.
+pub(super) fn prewarming(config: &Config, memory: Size) -> autoscale::Prewarming {
     let configured = &config.prewarm;
     autoscale::Prewarming {
         enabled: configured.enabled,
         size: configured.size,
         max: configured.max,
         ttl: configured.ttl,
-        memory_bytes: configured.memory.as_bytes(),
+        memory_bytes: configured.memory.unwrap_or(memory).as_bytes(),
     }
 }
 

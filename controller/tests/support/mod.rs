@@ -307,6 +307,8 @@ pub(crate) fn eventually<T>(mut ask: impl FnMut() -> Option<T>) -> Option<T> {
             return Some(answer);
         }
         if Instant::now() > deadline {
+            // Shown when the test fails of it; `.ci/again` reads it.
+            eprintln!("waited in vain for {PATIENCE:?}");
             return None;
         }
         std::thread::sleep(Duration::from_millis(25));

@@ -1,15 +1,20 @@
 //! Which Function answers a request. The table is immutable: a change makes a new one, which is swapped in whole.
 //!
 //! A claim is a host (or any), a path (`Exact`, or `Prefix` on segment borders) and methods (or any). The most specific claim wins, in
-//! this order: its host equals the request's before none; `Exact` before `Prefix`; the longer prefix before the shorter. Only then the
-//! method is looked at: a path that exists with other methods is [`Match::MethodNotAllowed`]. `HEAD` goes where `GET` goes.
-//! Two Functions with the same claim: the older keeps it, and the younger gets a [`Conflict`].
+//! this order: its host equals the request's before a wildcard, and that before none; `Exact` before `Prefix`; the longer prefix before
+//! the shorter. Only then the method is looked at: a path that exists with other methods is [`Match::MethodNotAllowed`]. `HEAD` goes where
+//! `GET` goes. Two Functions with the same claim: the older keeps it, and the younger gets a [`Conflict`]. So does who claims a host that
+//! belongs to another namespace (`hosts.rs`); claims without a host are in one space for all.
 //!
 //! Every Function also answers at `/function/<namespace>/<name>` and below, whatever is claimed.
+
+mod hosts;
 
 use std::collections::HashMap;
 
 use hearth_function::FunctionId;
+
+use hosts::Hosts;
 
 /// Below this path every Function answers: `/function/<namespace>/<name>/…`.
 pub const FUNCTION_PREFIX: &str = "/function/";
@@ -26,7 +31,7 @@ pub enum PathKind {
 /// What a Function's `http` trigger asks for.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Claim {
-    /// The host name without port, in any case; empty: every host.
+    /// The host name without port, in any case; `*.` at its beginning stands for one more label; empty: every host.
     pub host: String,
     /// The path, from the slash on.
     pub path: String,
@@ -41,7 +46,7 @@ pub struct Claim {
 pub struct Claimant<T> {
     /// Which Function.
     pub function: FunctionId,
-    /// Its age: the smaller number is the older and keeps a route that two claim. Equal: the smaller name.
+    /// Its age: the smaller number is the older and keeps a route, or a host, that two claim. Equal: the smaller name.
     pub created: u64,
     /// What [`Table::find`] returns for it.
     pub target: T,
@@ -49,7 +54,7 @@ pub struct Claimant<T> {
     pub claims: Vec<Claim>,
 }
 
-/// A claim that another, older Function holds already.
+/// A claim that somebody older holds already.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Conflict {
     /// The Function that does not get the route.
@@ -57,7 +62,21 @@ pub struct Conflict {
     /// What it asked for, less the methods that it did get.
     pub claim: Claim,
     /// Who holds it.
-    pub holder: FunctionId,
+    pub holder: Holder,
+}
+
+/// Who has what a Function asks for.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Holder {
+    /// A Function that claims the same.
+    Function(FunctionId),
+    /// A namespace that the host belongs to.
+    Namespace {
+        /// Which.
+        namespace: String,
+        /// What it has claimed: that host, or the wildcard that stands for it.
+        host: String,
+    },
 }
 
 /// What a request meets.
@@ -83,7 +102,7 @@ pub enum Match<'a, T> {
 /// The routes of all Functions.
 #[derive(Debug)]
 pub struct Table<T> {
-    hosts: HashMap<Box<str>, Paths>,
+    hosts: Hosts,
     any_host: Paths,
     /// `namespace/name` → index into `targets`.
     functions: HashMap<Box<str>, usize>,
@@ -117,7 +136,7 @@ impl Methods {
 impl<T> Default for Table<T> {
     fn default() -> Self {
         Self {
-            hosts: HashMap::new(),
+            hosts: Hosts::default(),
             any_host: Paths::default(),
             functions: HashMap::new(),
             targets: Vec::new(),
@@ -137,9 +156,7 @@ impl<T> Table<T> {
             table.functions.insert(function.as_str().into(), index);
             table.targets.push((function.clone(), target));
             for claim in claims {
-                if let Some((claim, holder)) = table.claim(index, claim) {
-                    let holder =
-                        table.targets.get(holder).map_or_else(|| function.clone(), |(id, _)| id.clone());
+                if let Some((claim, holder)) = table.claim(&function, index, claim) {
                     conflicts.push(Conflict { function: function.clone(), claim, holder });
                 }
             }
@@ -147,13 +164,17 @@ impl<T> Table<T> {
         (table, conflicts)
     }
 
-    /// Enters a claim; returns what of it another Function holds already.
-    fn claim(&mut self, index: usize, claim: Claim) -> Option<(Claim, usize)> {
-        let host = claim.host.to_ascii_lowercase();
-        let paths = if host.is_empty() {
+    /// Enters a claim; returns what of it somebody else holds already.
+    fn claim(&mut self, function: &FunctionId, index: usize, claim: Claim) -> Option<(Claim, Holder)> {
+        let paths = if claim.host.is_empty() {
             &mut self.any_host
         } else {
-            self.hosts.entry(host.into_boxed_str()).or_default()
+            match self.hosts.enter(&claim.host, function.namespace()) {
+                Ok(paths) => paths,
+                Err(hosts::Refused { namespace, host }) => {
+                    return Some((claim, Holder::Namespace { namespace, host }));
+                }
+            }
         };
         let methods = match claim.kind {
             PathKind::Exact => paths.exact.entry(claim.path.as_str().into()).or_default(),
@@ -186,7 +207,8 @@ impl<T> Table<T> {
         }
         names.sort_unstable();
         methods.allow = names.join(", ");
-        holder.map(|holder| (Claim { methods: lost, ..claim }, holder))
+        let (holder, _) = self.targets.get(holder?)?;
+        Some((Claim { methods: lost, ..claim }, Holder::Function(holder.clone())))
     }
 
     /// Who answers this request. `host` is without port; `path` without query.
@@ -195,15 +217,8 @@ impl<T> Table<T> {
         if let Some(rest) = path.strip_prefix(FUNCTION_PREFIX) {
             return self.find_function(rest);
         }
-        let named = host.filter(|_| !self.hosts.is_empty()).and_then(|host| {
-            // Host names rarely come in capitals: no copy for those that do not.
-            if host.bytes().any(|byte| byte.is_ascii_uppercase()) {
-                self.hosts.get(host.to_ascii_lowercase().as_str())
-            } else {
-                self.hosts.get(host)
-            }
-        });
-        let found = named.and_then(|paths| paths.get(path)).or_else(|| self.any_host.get(path));
+        let named = host.and_then(|host| self.hosts.find(host, path));
+        let found = named.or_else(|| self.any_host.get(path));
         let Some((methods, prefix)) = found else { return Match::NotFound };
         match methods.get(method).and_then(|index| self.targets.get(index)) {
             Some((_, target)) => Match::Found { target, prefix },

@@ -62,7 +62,7 @@ fn add_rules(crd: &mut CustomResourceDefinition, rules: &[(&str, &str, &str)]) {
 
 #[cfg(test)]
 mod tests {
-    use serde_json::Value;
+    use serde_json::{Value, json};
 
     use super::*;
 
@@ -108,6 +108,69 @@ mod tests {
         // Three of the rules stand at one place.
         assert_eq!((count(&crds()), count(&crds_with_rules())), (0, 3));
         assert!(crds_with_rules().iter().all(|crd| crd.spec.versions[0].selectable_fields.is_some()));
+    }
+
+    /// What of a rule, given a Function's spec as it is written, an API server says; the schema's defaults are filled in first, as it does.
+    fn said_of(spec: &Value) -> Vec<String> {
+        fn fill(schema: &Value, value: &mut Value) {
+            let Some(value) = value.as_object_mut() else { return };
+            for (name, field) in schema["properties"].as_object().into_iter().flatten() {
+                if let Some(default) = field.get("default") {
+                    value.entry(name).or_insert_with(|| default.clone());
+                }
+                if let Some(inner) = value.get_mut(name) {
+                    fill(field, inner);
+                }
+            }
+        }
+        fn check(schema: &Value, value: &Value, said: &mut Vec<String>) {
+            for rule in schema["x-kubernetes-validations"].as_array().into_iter().flatten() {
+                let mut context = cel::Context::default();
+                context.add_variable("self", value).unwrap();
+                let program = cel::Program::compile(rule["rule"].as_str().unwrap()).unwrap();
+                match program.execute(&context).unwrap() {
+                    cel::Value::Bool(true) => {}
+                    cel::Value::Bool(false) => said.push(rule["message"].as_str().unwrap().to_owned()),
+                    other => panic!("{rule} is {other:?}"),
+                }
+            }
+            for (name, field) in schema["properties"].as_object().into_iter().flatten() {
+                if let Some(inner) = value.get(name) {
+                    check(field, inner, said);
+                }
+            }
+        }
+        let [function, _] = crds_with_rules();
+        let schema = serde_json::to_value(&function.spec.versions[0].schema).unwrap();
+        let schema = &schema["openAPIV3Schema"]["properties"]["spec"];
+        let (mut spec, mut said) = (spec.clone(), Vec::new());
+        fill(schema, &mut spec);
+        check(schema, &spec, &mut said);
+        said
+    }
+
+    #[test]
+    fn the_rules_say_what_hearth_says() {
+        let spec = |more: Value| {
+            let mut spec =
+                json!({ "runtime": "nodejs", "handler": "index.handler", "source": { "inline": {} } });
+            spec.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
+            spec
+        };
+        let nothing: [&str; 0] = [];
+        assert_eq!(said_of(&spec(json!({}))), nothing);
+        assert_eq!(
+            said_of(&spec(json!({ "scale": { "max": 3 } }))),
+            nothing,
+            "the others have their defaults"
+        );
+        let two = json!({ "source": { "inline": {}, "image": "hello" } });
+        let one_of_them = FUNCTION_RULES[0].2;
+        assert_eq!(said_of(&spec(two)), [one_of_them]);
+        assert_eq!(said_of(&spec(json!({ "source": { "path": "." } }))), [one_of_them]);
+        let scale = json!({ "scale": { "min": 5, "max": 3, "initial": 4, "activation": 6 } });
+        let all: Vec<_> = FUNCTION_RULES[1..].iter().map(|(_, _, said)| *said).collect();
+        assert_eq!(said_of(&spec(scale)), all);
     }
 
     #[test]

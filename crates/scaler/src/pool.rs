@@ -1,11 +1,11 @@
 //! How many `Pooled` instances a runtime class should have: runtime up, no code yet, for whichever function starts next.
 //!
 //! A pool hides cold starts as long as it lasts: until it is filled again, which takes a start. So what has to be in it is the most starts
-//! that came within one such time, lately ([`Demand`]). It shrinks when that has not been seen for [`PoolPolicy::ttl`], and is never larger
-//! than what memory is left for it.
+//! that came within one such time, lately ([`Demand`]). It shrinks when that has not been seen for [`PoolPolicy::ttl`]. All classes share the
+//! memory that there is for pools; where it is not enough for all, none is left without an instance for another's second (`allot.rs`).
 //!
 //! ```text
-//!  start wanted ──► Demand (most starts within a refill, over the TTL) ──► PoolObservation ──► target ──► PoolDecision
+//!  start wanted ──► Demand (most starts within a refill, over the TTL) ──► PoolObservation ──► targets ──► PoolDecision
 //! ```
 //!
 //! Worked example (a test below): five functions of one class start within 100 ms, a refill takes 200 ms. The pool should hold five; ten
@@ -16,6 +16,9 @@ use std::fmt;
 use std::time::{Duration, Instant};
 
 use crate::reason::{Counted, Rounded};
+use allot::{Wanted, allot};
+
+mod allot;
 
 /// Parts of the TTL that a peak is remembered in.
 const PARTS: u32 = 20;
@@ -30,7 +33,7 @@ pub struct PoolPolicy {
     pub most: u32,
     /// How long a peak of demand keeps the pool as large. Default 10 min, `OpenWhisk`'s expiry check.
     pub ttl: Duration,
-    /// Memory that pooled instances of this class may hold together, in bytes. Default 512 MiB: eight of a runtime that holds 64 MiB.
+    /// Memory that pooled instances of all classes may hold together, in bytes. Default 512 MiB: eight of a runtime that holds 64 MiB.
     pub memory: u64,
 }
 
@@ -49,8 +52,6 @@ pub struct PoolObservation {
     pub last_wanted: Option<Instant>,
     /// Memory that one pooled instance holds, in bytes; 0: not known.
     pub size: u64,
-    /// Memory that is left on the node beyond what its pools hold now and what they may not touch, in bytes.
-    pub free: u64,
     /// Pooled instances there are, those being made with them.
     pub present: u32,
 }
@@ -116,27 +117,38 @@ impl fmt::Display for PoolReason {
     }
 }
 
-/// Says how many pooled instances a runtime class should have.
+/// Says how many pooled instances each of some runtime classes should have, which share `memory` bytes.
 ///
 /// # Guarantees
-/// * At most `policy.most`, and at least `policy.least` as far as memory goes.
-/// * More demand never means a smaller pool, nor more memory.
+/// * At most each one's `most`, and at least its `least` as far as memory goes.
+/// * More demand never means a smaller pool of that class.
+/// * What all of them come to is no more than `memory`; an eighth more where that is there already, and nobody lacks it.
 #[must_use]
-pub fn target(policy: &PoolPolicy, seen: &PoolObservation, now: Instant) -> PoolDecision {
-    let ago = seen.last_wanted.map(|at| now.saturating_duration_since(at)).filter(|ago| *ago < policy.ttl);
-    let peak = if ago.is_some() { seen.peak } else { 0 };
-    let wanted = peak.max(policy.least).min(policy.most);
-    // What is there already is paid for: only what the node has left limits it.
-    let budget =
-        policy.memory.min(seen.free.saturating_add(u64::from(seen.present).saturating_mul(seen.size)));
-    let fits = budget.checked_div(seen.size).map_or(u32::MAX, |fits| u32::try_from(fits).unwrap_or(u32::MAX));
-    let reason = match ago {
-        _ if fits < wanted => PoolReason::Memory { wanted, fits },
-        _ if peak > policy.most => PoolReason::Most { peak, most: policy.most },
-        Some(ago) if peak > policy.least => PoolReason::Demand { peak, ago },
-        _ => PoolReason::Quiet { least: policy.least },
+pub fn targets(memory: u64, pools: &[(PoolPolicy, PoolObservation)], now: Instant) -> Vec<PoolDecision> {
+    let since = |(policy, seen): &(PoolPolicy, PoolObservation)| {
+        seen.last_wanted.map(|at| now.saturating_duration_since(at)).filter(|ago| *ago < policy.ttl)
     };
-    PoolDecision { desired: wanted.min(fits), reason }
+    let wanted: Vec<Wanted> = pools
+        .iter()
+        .map(|pool| {
+            let ((policy, seen), is_asked_for) = (pool, since(pool).is_some());
+            let peak = if is_asked_for { seen.peak } else { 0 };
+            let count = peak.max(policy.least).min(policy.most);
+            Wanted { count, is_asked_for, size: seen.size, present: seen.present }
+        })
+        .collect();
+    let given = allot(memory, &wanted);
+    let decided = pools.iter().zip(&wanted).zip(given).map(|((pool, wanted), desired)| {
+        let (policy, seen) = pool;
+        let reason = match since(pool) {
+            _ if desired < wanted.count => PoolReason::Memory { wanted: wanted.count, fits: desired },
+            Some(_) if seen.peak > policy.most => PoolReason::Most { peak: seen.peak, most: policy.most },
+            Some(ago) if seen.peak > policy.least => PoolReason::Demand { peak: seen.peak, ago },
+            _ => PoolReason::Quiet { least: policy.least },
+        };
+        PoolDecision { desired, reason }
+    });
+    decided.collect()
 }
 
 /// Remembers the demand for instances of one runtime class.
@@ -234,7 +246,11 @@ mod tests {
         PoolPolicy { least: 1, most: 8, ttl: Duration::from_secs(600), memory: 512 << 20 };
 
     fn seen(peak: u32, now: Instant) -> PoolObservation {
-        PoolObservation { peak, last_wanted: Some(now), size: 64 << 20, free: 4 << 30, present: 0 }
+        PoolObservation { peak, last_wanted: Some(now), size: 64 << 20, present: 0 }
+    }
+
+    fn target(memory: u64, seen: PoolObservation, now: Instant) -> PoolDecision {
+        targets(memory, &[(POLICY, seen)], now)[0]
     }
 
     #[test]
@@ -251,12 +267,12 @@ mod tests {
             ..seen(0, start)
         };
         let soon = start + Duration::from_secs(60);
-        let decision = target(&POLICY, &at(soon), soon);
+        let decision = target(POLICY.memory, at(soon), soon);
         assert_eq!(decision.desired, 5);
         assert_eq!(decision.reason.to_string(), "up to 5 starts wanted at once, the last 55 s ago");
         let later = start + Duration::from_secs(606);
-        assert_eq!(target(&POLICY, &at(later), later).reason, PoolReason::Quiet { least: 1 });
-        assert_eq!(target(&POLICY, &at(later), later).desired, 1);
+        let decision = target(POLICY.memory, at(later), later);
+        assert_eq!((decision.desired, decision.reason), (1, PoolReason::Quiet { least: 1 }));
     }
 
     #[test]
@@ -274,32 +290,21 @@ mod tests {
     #[test]
     fn limits_are_named() {
         let now = Instant::now();
+        let (plenty, two) = (POLICY.memory, 128 << 20);
         let table = [
-            (seen(0, now), 1, "no start was wanted lately, and prewarm.size keeps 1"),
-            (seen(12, now), 8, "up to 12 starts wanted at once, and prewarm.max allows 8"),
+            (plenty, seen(0, now), 1, "no start was wanted lately, and prewarm.size keeps 1"),
+            (plenty, seen(12, now), 8, "up to 12 starts wanted at once, and prewarm.max allows 8"),
+            (two, seen(5, now), 2, "5 instances wanted, and there is memory for 2"),
+            (0, seen(5, now), 0, "5 instances wanted, and there is memory for none"),
             (
-                PoolObservation { free: 128 << 20, ..seen(5, now) },
-                2,
-                "5 instances wanted, and there is memory for 2",
-            ),
-            (
-                PoolObservation { free: 128 << 20, present: 1, ..seen(5, now) },
-                3,
-                "5 instances wanted, and there is memory for 3",
-            ),
-            (
-                PoolObservation { free: 0, ..seen(5, now) },
                 0,
-                "5 instances wanted, and there is memory for none",
-            ),
-            (
                 PoolObservation { size: 0, ..seen(5, now) },
                 5,
                 "up to 5 starts wanted at once, the last 0.0 ms ago",
             ),
         ];
-        for (seen, desired, reason) in table {
-            let decision = target(&POLICY, &seen, now);
+        for (memory, seen, desired, reason) in table {
+            let decision = target(memory, seen, now);
             assert_eq!(
                 (decision.desired, decision.reason.to_string().as_str()),
                 (desired, reason),
@@ -312,18 +317,31 @@ mod tests {
         #[test]
         fn the_pool_keeps_within_its_bounds_and_grows_with_demand(
             peak in 0u32..50, more in 0u32..50, least in 0u32..10, extra in 0u32..20, ago in 0u64..1200,
-            size in 0u64..(200 << 20), free in 0u64..(4 << 30), present in 0u32..20,
+            size in 0u64..(200 << 20), present in 0u32..20,
+            others in prop::collection::vec((0u32..20, any::<bool>(), 0u64..(200 << 20), 0u32..20), 0..6),
         ) {
             let now = Instant::now() + Duration::from_secs(1200);
             let policy = PoolPolicy { least, most: least + extra, ..POLICY };
             let last_wanted = now.checked_sub(Duration::from_secs(ago));
-            let seen = PoolObservation { peak, last_wanted, size, free, present };
-            let decision = target(&policy, &seen, now);
+            let seen = PoolObservation { peak, last_wanted, size, present };
+            let all = |seen| {
+                let other = |&(peak, asked, size, present): &(u32, bool, u64, u32)| {
+                    (POLICY, PoolObservation { peak, last_wanted: asked.then_some(now), size, present })
+                };
+                let all: Vec<_> = [(policy, seen)].into_iter().chain(others.iter().map(other)).collect();
+                let decisions = targets(policy.memory, &all, now);
+                let bytes = |((_, seen), decision): (&(_, PoolObservation), &PoolDecision)| {
+                    u64::from(decision.desired) * seen.size
+                };
+                let sum: u64 = all.iter().zip(&decisions).map(bytes).sum();
+                (decisions[0], sum)
+            };
+            let (decision, sum) = all(seen);
             prop_assert!(decision.desired <= policy.most);
             let fits = decision.desired >= least || matches!(decision.reason, PoolReason::Memory { .. });
             prop_assert!(fits);
-            prop_assert!(u64::from(decision.desired) * size <= policy.memory);
-            let greater = target(&policy, &PoolObservation { peak: peak + more, ..seen }, now);
+            prop_assert!(sum <= policy.memory + policy.memory / 8);
+            let (greater, _) = all(PoolObservation { peak: peak + more, ..seen });
             prop_assert!(greater.desired >= decision.desired);
         }
     }

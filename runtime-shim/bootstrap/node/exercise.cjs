@@ -61,6 +61,8 @@ function stage(boot, concurrency) {
       this.served++;
       this.running--;
     },
+    expected: 0,
+    expect: () => () => {},
   };
 }
 

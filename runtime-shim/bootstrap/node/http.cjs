@@ -41,14 +41,19 @@ function handler(state, application, upgrade) {
   server.requestTimeout = 0;
   server.timeout = 0;
 
+  // Requests that came by kept connections and are more than may run: a gateway that has lost its slots to others does not know. They cannot
+  // be refused (their bodies come already), so each begins when a call has ended.
+  const waiting = new Set();
+  const next = () => {
+    const [begin] = waiting;
+    if (begin !== undefined && state.running < state.concurrency) begin();
+  };
+
   // Around everything that the application does for a request. `emit` and not a listener: the application's may be there already.
   const emit = server.emit;
-  server.emit = function (event, request, response, ...rest) {
-    if (event !== 'request' && event !== 'upgrade') return Reflect.apply(emit, this, [event, request, response, ...rest]);
-    const call = new Call(state, requestId(request));
+  const begin = (event, request, response, rest) => {
+    const call = new Call(state, requestId(request), next);
     state.running++;
-    const { socket } = request;
-    if (socket && socket[ARRIVED] !== undefined) socket[ARRIVED]();
     if (event === 'request') {
       call.serves(request, response);
       if (state.draining) response.shouldKeepAlive = false;
@@ -58,9 +63,35 @@ function handler(state, application, upgrade) {
     }
     return logs.run(call, () => Reflect.apply(emit, server, [event, request, response, ...rest]));
   };
+  const wait = (event, request, response, rest) => {
+    const forget = () => waiting.delete(start);
+    const start = () => {
+      forget();
+      response.removeListener('close', forget);
+      response.removeListener('error', ignore);
+      begin(event, request, response, rest);
+    };
+    // Who is given up before it has begun does not run.
+    response.once('close', forget);
+    response.on('error', ignore);
+    waiting.add(start);
+    return true;
+  };
+  server.emit = function (event, request, response, ...rest) {
+    // One that runs may be handed on.
+    const isCall = event === 'upgrade' || (event === 'request' && response[CALL] === undefined);
+    if (!isCall) return Reflect.apply(emit, this, [event, request, response, ...rest]);
+    const { socket } = request;
+    if (socket && socket[ARRIVED] !== undefined) socket[ARRIVED]();
+    return (state.running < state.concurrency ? begin : wait)(event, request, response, rest);
+  };
 
   return {
     signature: 'http',
+    /** Whether as many calls run, or are about to, as may. */
+    full() {
+      return state.running + state.expected + waiting.size >= state.concurrency;
+    },
     attach(socket) {
       holdOpen(socket);
       // Whoever attaches has a request: an end that came in between would lose it.
@@ -81,9 +112,10 @@ const LEFT = Symbol('hearth.left'); // of a socket: its other side has ended
 
 /** One request. What logs.cjs and bootstrap.cjs want to know of a call is among its fields. */
 class Call {
-  constructor(state, id) {
+  constructor(state, id, next) {
     this.state = state;
     this.id = id;
+    this.next = next; // there may be room for another
     this.partial = undefined;
     this.fail = undefined;
     this.response = null;
@@ -146,8 +178,11 @@ class Call {
     logs.end(this);
     this.state.callEnded();
     if (this.release !== null) this.release();
+    this.next();
   }
 }
+
+function ignore() {}
 
 function listeners(request, response) {
   return response.listenerCount('close') + request.listenerCount('close') + request.listenerCount('aborted');

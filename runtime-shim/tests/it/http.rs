@@ -5,6 +5,7 @@ use std::net::TcpListener;
 use std::os::unix::net::UnixStream;
 
 use bytes::BytesMut;
+use hearth_protocol::bodies::error_type;
 use hearth_protocol::{Exit, Frame, Hello, Load, Loaded, Role, ShimProcess, Signature, decode};
 
 use crate::client::{Caller, SECRET, Setup, Shim};
@@ -190,6 +191,44 @@ fn node_handlers_of_the_http_signature_have_real_requests() {
             assert_eq!(exchange(&mut stream, "echo this", "this"), "echo this");
         }
     }
+}
+
+/// Answers when the request's body has ended, and says how many calls run and have come.
+const COUNTS: &str = "
+let running = 0, come = 0;
+exports.handler = (req, res) => {
+  res.write(`${++running} of ${++come};`);
+  req.on('end', () => { running--; res.end('done;'); }).resume();
+};
+";
+
+#[test]
+fn an_http_handler_runs_no_more_calls_than_its_limit_whoever_sends_them() {
+    let get = "GET / HTTP/1.1\r\nHost: a\r\n\r\n";
+    let post = "POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 1\r\n\r\n";
+    let shim = Setup::node().file("index.js", COUNTS).start();
+    let mut caller = shim.invoke();
+    let load = Load { handler: Some("index.handler".to_owned()), concurrency: 1, ..shim.load_request("") };
+    assert_eq!(caller.load(load), Loaded::Ok { signature: Signature::Http });
+    let mut kept = attach(&shim).unwrap();
+    assert!(exchange(&mut kept, get, "done;").contains("1 of 1;"));
+    let mut first = attach(&shim).unwrap();
+    assert!(exchange(&mut first, post, ";").contains("1 of 2;"));
+    // A new connection is refused; a request on one that is there waits, and one that is given up does not run at all.
+    let refused = attach(&shim).err().map(|frame| *frame);
+    assert!(matches!(refused, Some(Frame::Error { stream: 0, error }) if error.kind == error_type::BUSY));
+    kept.write_all(get.as_bytes()).unwrap();
+    kept.shutdown(std::net::Shutdown::Write).unwrap();
+    assert_eq!(kept.read(&mut [0]).unwrap(), 0, "it is closed without an answer");
+    exchange(&mut first, "x", "done;");
+    let mut second = attach(&shim).unwrap();
+    assert!(exchange(&mut second, post, ";").contains("1 of 3;"));
+    first.write_all(get.as_bytes()).unwrap();
+    // The process has read it by then.
+    caller.ping();
+    caller.ping();
+    exchange(&mut second, "x", "done;");
+    assert!(exchange(&mut first, "", "done;").contains("1 of 4;"));
 }
 
 #[test]

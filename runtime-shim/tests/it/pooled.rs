@@ -116,3 +116,23 @@ fn a_load_that_comes_right_behind_the_ping_is_answered() {
         assert_eq!(shim.invoke().call("r-1", &json!({}), b"").unwrap().text(), "\"ok\"");
     }
 }
+
+/// Counts the requests that the exercise's own handler gets; what goes wrong in the exercise is not told.
+const COUNTED: &str = "
+const path = require('path');
+const of = (name) => path.join(process.argv[1], name);
+const http = require(of('http.cjs'));
+const { handler } = http;
+let served = 0;
+http.handler = (state, application, upgrade) =>
+  handler(state, (request, response) => { served++; application(request, response); }, upgrade);
+require(of('exercise.cjs')).exercise({ instance: 'i', secret: 's', memoryBytes: 1 << 26 }).then(() => process.exit(served));
+";
+
+#[test]
+fn the_exercise_of_node_serves_a_request() {
+    let bootstrap = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("bootstrap/node");
+    let mut node = std::process::Command::new("node");
+    let status = node.args(["-e", COUNTED]).arg(bootstrap).env_remove("NODE_OPTIONS").status().unwrap();
+    assert_eq!(status.code(), Some(1));
+}

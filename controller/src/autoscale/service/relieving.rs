@@ -18,10 +18,14 @@ const ASSUMED_POOLED: Duration = Duration::from_millis(5);
 
 impl Service {
     /// Puts out idle, paused and pooled instances, until so much is free again as is to be kept. Looks once at each measurement: what was
-    /// put out shows in the next. What runs calls or is reserved stays.
+    /// put out shows in the next. What runs calls or is reserved stays. Where nothing is to be kept free, it is not looked at what there is:
+    /// instances may be on other machines.
     pub(super) fn relieve(&mut self, measured: &Measured, now: Instant) {
         let Some(machine) = measured.machine else { return };
         let keep = self.config.keep_free_bytes.unwrap_or(machine.total / 20);
+        if keep == 0 {
+            return;
+        }
         let lacks = machine.lacks(keep);
         self.prewarm.memory_left(machine.available.saturating_sub(keep));
         if lacks == 0 || self.shutdown.is_some() {

@@ -3,6 +3,7 @@
 use hearth_dispatch::StartKind;
 
 use super::*;
+use crate::backend::Fixity;
 
 const SETTINGS: Prewarming =
     Prewarming { enabled: true, size: 2, max: 4, ttl: Duration::from_secs(60), memory_bytes: 1 << 30 };
@@ -119,6 +120,51 @@ async fn a_pooled_instance_that_ends_is_replaced_and_one_that_cannot_start_rests
     scene.backend.stopped.notified().await;
     let again = scene.pooled_without(2, Some(&pool[0])).await;
     assert!(again.contains(&pool[1]), "{again:?}");
+}
+
+/// A Function whose instances are Pods.
+fn in_a_cluster(name: &str, memory: &str) -> Target {
+    let revision = revision(name, json!({ "resources": { "memory": memory } }));
+    let places = Places { code: Some("/code".into()), fixity: Fixity::Fixed, ..Places::default() };
+    Target { template: Arc::new(Template::new(&revision, places).unwrap()), ..hello(Reach::Routed) }
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_this_machine_has_left_limits_no_pool_on_others() {
+    let mut scene = scene(Prewarming { memory_bytes: u64::MAX, ..SETTINGS });
+    // More than any machine has that runs this.
+    scene.handle.put(in_a_cluster("hello-00001", "64Ti")).await.unwrap();
+    scene.pooled(2).await;
+    // Until it was measured.
+    tokio::time::sleep(Duration::from_secs(12)).await;
+    assert!(scene.backend.stats_asked() > 2);
+    scene.want(1, 0).await;
+    let (instance, start) = scene.granted_as().await;
+    assert_eq!(start, StartKind::Prewarmed);
+    scene.pooled_without(2, Some(&instance)).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn pools_of_pods_share_the_memory_by_their_limits_and_none_is_left_out() {
+    let scene = scene(Prewarming { memory_bytes: 820 << 20, ..SETTINGS });
+    let sizes = |snapshot: &Snapshot| -> Vec<u32> {
+        let mut pools: Vec<_> = snapshot.pools.iter().map(|pool| (&pool.class, pool.ready)).collect();
+        pools.sort();
+        pools.into_iter().map(|(_, ready)| ready).collect()
+    };
+    let mut watch = scene.handle.watch();
+    for (number, expected) in
+        [vec![2], vec![2, 2], vec![2, 1, 1], vec![1, 1, 1, 1], vec![1, 1, 1, 1, 0]].into_iter().enumerate()
+    {
+        let name = format!("hello-0000{}", number + 1);
+        scene.handle.put(in_a_cluster(&name, &format!("20{number}Mi"))).await.unwrap();
+        let settled = watch.wait_for(|snapshot| sizes(snapshot) == expected);
+        let seen = timeout(Duration::from_secs(600), settled).await;
+        assert!(seen.is_ok(), "{expected:?}, and not {:?}", sizes(&scene.handle.snapshot()));
+    }
+    let snapshot = scene.handle.snapshot();
+    let last = snapshot.pools.iter().find(|pool| pool.ready == 0).unwrap();
+    assert_eq!(last.why, "2 instances wanted, and there is memory for none");
 }
 
 #[tokio::test(start_paused = true)]

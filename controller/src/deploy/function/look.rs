@@ -182,6 +182,9 @@ impl Task {
             missing: no_code.or(no_build).or(no_parts),
             refused: self.memory.refused.step.clone(),
             outdated: self.memory.refused.outdated.clone(),
+            lack: self.memory.function.as_deref().and_then(|function| {
+                self.shared.config.isolation.lack(function.spec.network, self.id.namespace())
+            }),
             progress: self.memory.progress.clone(),
             serving: observed.served.map(|(number, _)| self.revision_name(number)),
             current: current.map(|(number, revision)| status::Current {

@@ -55,8 +55,8 @@ struct Line {
 /// Why there is no connection.
 #[derive(Debug)]
 enum Refused {
-    /// The instance is to end: it answers and runs its calls, and takes no other.
-    Ending,
+    /// The instance answers and runs its calls, and takes no other: it is to end, or another gateway uses its slots.
+    Busy,
     /// It cannot be connected to.
     Unreached(String),
     /// It does not answer, or says what it must not.
@@ -163,8 +163,10 @@ impl Pool {
             match decode(&mut buffer) {
                 // The instance has nothing to say before the first request.
                 Ok(Some(Wire::Accept { stream: 0 })) if buffer.is_empty() => return Ok(socket),
-                Ok(Some(Wire::Error { error, .. })) if error.kind == error_type::ENDING => {
-                    return Err(Refused::Ending);
+                Ok(Some(Wire::Error { error, .. }))
+                    if [error_type::ENDING, error_type::BUSY].contains(&error.kind.as_str()) =>
+                {
+                    return Err(Refused::Busy);
                 }
                 Ok(Some(Wire::Error { error, .. })) => {
                     return Err(Refused::Lost(format!("it refused the connection: {error}")));
@@ -249,7 +251,7 @@ async fn exchange(
             Some(line) => (line, true),
             None => match pool.connect(&call.client.lane).await {
                 Ok(line) => (line, false),
-                Err(Refused::Ending) => {
+                Err(Refused::Busy) => {
                     refused(slot, &call.client.lane);
                     return Err(failed(What::Busy, Accepted::Never));
                 }

@@ -1,12 +1,14 @@
 //! What clients may do and what not: routes, methods, HTTP/2, bodies, speed.
 
 use hearth_dispatch::Forwarding;
+use hearth_dispatch::routes::{Claim, Holder, PathKind};
+use hearth_function::FunctionId;
 use hearth_protocol::Frame;
 use http_body_util::BodyExt;
 use hyper_util::rt::{TokioExecutor, TokioIo};
 
-use super::rig::{Rig, event, patiently};
-use crate::gateway::Timeouts;
+use super::rig::{Rig, event, patiently, served};
+use crate::gateway::{Served, Timeouts, Unready};
 
 #[tokio::test]
 async fn errors_say_what_and_for_which_request() {
@@ -20,6 +22,54 @@ async fn errors_say_what_and_for_which_request() {
     client.write("HEAD /nowhere HTTP/1.1\r\nhost: h\r\n\r\nGET /nowhere HTTP/1.1\r\nhost: h\r\n\r\n").await;
     assert_eq!(client.reply_to("HEAD").await.status, 404);
     assert_eq!(client.reply().await.status, 404, "the first had no body");
+}
+
+#[tokio::test]
+async fn a_wildcard_answers_for_one_label_and_another_namespace_gets_no_name_below_it() {
+    let rig = Rig::new();
+    let claim = |host: &str, path: &str| Claim {
+        host: host.to_owned(),
+        path: path.to_owned(),
+        kind: PathKind::Prefix,
+        methods: Vec::new(),
+    };
+    let hello = served(Timeouts::default());
+    let hello = Served { claims: vec![claim("*.example.com", "/")], ..hello };
+    let other = Unready {
+        function: FunctionId::parse("other/late").unwrap(),
+        created: 2,
+        claims: vec![claim("a.example.com", "/pay"), claim("", "/pay")],
+        reason: "installing".to_owned(),
+        retry_after: None,
+    };
+    let conflicts = rig.handle.serve_all(vec![hello], vec![other]);
+    let [conflict] = conflicts.as_slice() else { panic!("{conflicts:?}") };
+    let owner = Holder::Namespace { namespace: "default".to_owned(), host: "*.example.com".to_owned() };
+    assert_eq!((conflict.claim.host.as_str(), &conflict.holder), ("a.example.com", &owner));
+
+    let instance = rig.grant("i1", Forwarding::Event, 1).await;
+    let mut client = rig.client().await;
+    let mut wire = None;
+    for host in ["a.example.com", "B.Example.com:8080", "c.example.com.", "d.example.com.:80"] {
+        client.write(format!("GET /pay HTTP/1.1\r\nhost: {host}\r\n\r\n")).await;
+        let wire = match &mut wire {
+            Some(wire) => wire,
+            none => none.insert(instance.accept().await),
+        };
+        let (stream, invoke) = wire.call().await;
+        assert_eq!(event(&invoke)["headers"]["host"], host);
+        wire.answer(stream, "ok").await;
+        assert_eq!(client.reply().await.status, 200, "{host}");
+    }
+    for (host, path, status) in [
+        ("example.com", "/pay", 503),
+        ("b.a.example.com", "/pay", 503),
+        ("b.a.example.com", "/", 404),
+        ("a.example.com", "/function/other/late", 503),
+    ] {
+        client.write(format!("GET {path} HTTP/1.1\r\nhost: {host}\r\n\r\n")).await;
+        assert_eq!(client.reply().await.status, status, "{host}{path}");
+    }
 }
 
 #[tokio::test]

@@ -40,7 +40,7 @@ exports.http = (req, res) => {
 /// A Node process with the bootstrap, loaded and granted to the gateway. It ends with this.
 struct Node {
     _process: tokio::process::Child,
-    _directory: tempfile::TempDir,
+    directory: tempfile::TempDir,
 }
 
 async fn node(rig: &Rig, export: &str) -> Node {
@@ -77,20 +77,27 @@ async fn node_with(rig: &Rig, export: &str, slots: u32) -> Node {
         Signature::Http => Forwarding::Attach,
         _ => Forwarding::Frames,
     };
-    let endpoint = Endpoint {
-        instance: id("i1"),
-        address: EndpointAddress::Unix(path("s")),
-        secret: "5".repeat(64),
-        forwarding,
-        start: StartKind::Cold,
-        start_time: Duration::ZERO,
-        single_use: false,
-        reserved: false,
-        own_server: false,
-    };
-    rig.scaler.send(ToGateway::Grant { revision: revision(), endpoint, slots }).await.unwrap();
-    rig.until(|handle| handle.revisions.takes_calls(&id("i1"))).await;
-    Node { _process: process, _directory: directory }
+    let node = Node { _process: process, directory };
+    node.grant(rig, forwarding, slots).await;
+    node
+}
+
+impl Node {
+    async fn grant(&self, rig: &Rig, forwarding: Forwarding, slots: u32) {
+        let endpoint = Endpoint {
+            instance: id("i1"),
+            address: EndpointAddress::Unix(self.directory.path().join("s")),
+            secret: "5".repeat(64),
+            forwarding,
+            start: StartKind::Cold,
+            start_time: Duration::ZERO,
+            single_use: false,
+            reserved: false,
+            own_server: false,
+        };
+        rig.scaler.send(ToGateway::Grant { revision: revision(), endpoint, slots }).await.unwrap();
+        rig.until(|handle| handle.revisions.takes_calls(&id("i1"))).await;
+    }
 }
 
 fn start(socket: &Path, boot: &Path) -> tokio::process::Child {
@@ -188,6 +195,19 @@ async fn a_handler_that_runs_on_after_its_client_left_keeps_its_slot() {
         assert!(begun.ends_with("1 runs"), "{begun}");
     }
     drop(node);
+}
+
+#[tokio::test]
+async fn gateways_that_use_one_slot_both_do_not_make_a_handler_run_two_calls() {
+    let (rig, other) = (Rig::new(), Rig::new());
+    let node = node_with(&rig, "lasts", 1).await;
+    node.grant(&other, Forwarding::Attach, 1).await;
+    // First by new connections, which are refused, then by those that were kept.
+    for _ in 0..3 {
+        for reply in <[_; 2]>::from(tokio::join!(rig.get("/hello"), other.get("/hello"))) {
+            assert_eq!((reply.status, reply.text().as_str()), (200, "1 runs"));
+        }
+    }
 }
 
 #[tokio::test]

@@ -204,11 +204,11 @@ async fn an_instance_that_refused_is_tried_again_though_the_connection_was_close
     assert_eq!(client.reply().await.text(), "again");
 }
 
-/// Refuses a dedicated connection as one does that is to end.
-async fn refuse_attach(instance: &Instance) {
+/// Refuses a dedicated connection.
+async fn refuse_attach(instance: &Instance, kind: &str) {
     let mut wire = instance.raw().await;
     let Frame::Attach(_) = wire.receive().await else { panic!("no attach") };
-    let error = CallError::new(error_type::ENDING, "the instance is to end and takes no new calls");
+    let error = CallError::new(kind, "it takes no new calls");
     wire.send(Frame::Error { stream: 0, error }).await;
 }
 
@@ -238,7 +238,7 @@ async fn an_instance_that_is_to_end_and_takes_no_connection_is_not_lost_and_the_
     let other = rig.grant("i2", Forwarding::Attach, 1).await;
     let mut client = rig.client().await;
     client.write(POST).await;
-    refuse_attach(&ends).await;
+    refuse_attach(&ends, error_type::ENDING).await;
     answer_attached(&other, "other").await;
     assert_eq!(client.reply().await.text(), "other");
     let record = rig.record().await;
@@ -255,8 +255,8 @@ async fn a_call_whose_connection_is_refused_for_want_of_room_waits_for_some() {
     let instance = rig.grant("i1", Forwarding::Attach, 1).await;
     let mut client = rig.client().await;
     client.write(POST).await;
-    for _ in 0..3 {
-        refuse_attach(&instance).await;
+    for kind in [error_type::ENDING, error_type::BUSY, error_type::BUSY] {
+        refuse_attach(&instance, kind).await;
         let wanted = ToScaler::CapacityWanted { revision: revision(), waiting: 1, in_flight: 0 };
         assert_eq!(rig.told().await, wanted);
     }

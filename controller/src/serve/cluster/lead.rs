@@ -103,7 +103,9 @@ pub(super) async fn start(ground: &Ground, ends: Ends) -> Result<Leading, Error>
         Ok(())
     });
     let (remarks, remarked) = mpsc::channel(REMARKS);
-    let (events, sender) = Events::new(store.clone(), autoscaler.watch(), remarked, ground.place.clone());
+    let (store_of_events, reporter) = (store.clone(), ground.place.clone());
+    let (events, sender) =
+        Events::new(store_of_events, autoscaler.watch(), remarked, isolation(ground), reporter);
     let client = ground.client.clone();
     tasks.spawn("events", async move {
         tokio::join!(events.run(), sender.run(client));
@@ -197,7 +199,7 @@ fn scaling(ground: &Ground) -> autoscale::Config {
     autoscale::Config {
         parallelism: config.start.parallelism.and_then(NonZeroU32::new).unwrap_or(STARTS),
         drain: config.drain.deadline,
-        prewarm: wire::prewarming(config),
+        prewarm: wire::prewarming(config, wire::POOLED_IN_CLUSTER),
         // Instances are on other machines, whose kubelets see to it.
         keep_free_bytes: Some(0),
     }
@@ -212,7 +214,12 @@ fn deploying_config(ground: &Ground) -> deploy::Config {
         url,
         keeping: stores::keeping(config),
         finalizer: Some(FINALIZER),
+        isolation: isolation(ground),
     }
+}
+
+fn isolation(ground: &Ground) -> deploy::Isolation {
+    deploy::Isolation::listed(&ground.config.controller.network_policies)
 }
 
 /// Host and port of the gateways, for calls by the management API.

@@ -5,7 +5,7 @@ use std::time::Instant;
 
 use super::Machine;
 use super::contender::Contender;
-use crate::pool::{Demand, PoolObservation, PoolPolicy, target};
+use crate::pool::{Demand, PoolObservation, PoolPolicy, targets};
 
 /// Pooled instances, and how many there should be.
 #[derive(Debug)]
@@ -54,10 +54,9 @@ impl Pool {
                     peak: demand.peak(now),
                     last_wanted: demand.last_wanted(),
                     size: *bytes,
-                    free: u64::MAX,
                     present: self.count(),
                 };
-                target(policy, &seen, now).desired
+                targets(policy.memory, &[(*policy, seen)], now).first().map_or(0, |decision| decision.desired)
             }
         }
     }

@@ -16,7 +16,7 @@ use tokio::sync::{mpsc, watch};
 use tokio::time::timeout;
 
 use crate::autoscale::{RevisionView, Snapshot};
-use crate::deploy::Remark;
+use crate::deploy::{Isolation, Remark};
 use crate::store::{self, Store, Watch};
 use told::{Allowance, Happening, Kind, Told};
 
@@ -35,6 +35,7 @@ pub(super) struct Events {
     store: Store,
     snapshots: watch::Receiver<Arc<Snapshot>>,
     remarks: mpsc::Receiver<Remark>,
+    isolation: Isolation,
     functions: BTreeMap<FunctionId, Known>,
     views: BTreeMap<RevisionId, (Arc<RevisionView>, Told)>,
     began: Timestamp,
@@ -55,17 +56,19 @@ pub(super) struct Sender {
 }
 
 impl Events {
-    /// From now on; what was before another controller has told. `reporter` is this process.
+    /// From now on; what was before another controller has told. `isolation` is where `network: none` has an effect, `reporter` this process.
     pub(super) fn new(
         store: Store,
         snapshots: watch::Receiver<Arc<Snapshot>>,
         remarks: mpsc::Receiver<Remark>,
+        isolation: Isolation,
         reporter: String,
     ) -> (Self, Sender) {
         let (out, waiting) = mpsc::channel(WAITING);
         let (functions, views) = (BTreeMap::new(), BTreeMap::new());
         let began = Timestamp::now();
-        (Self { store, snapshots, remarks, functions, views, began, out, reporter }, Sender { waiting })
+        let events = Self { store, snapshots, remarks, isolation, functions, views, began, out, reporter };
+        (events, Sender { waiting })
     }
 
     /// Until the store is closed.
@@ -149,7 +152,9 @@ impl Events {
         if let store::Event::Added(revision) = event
             && let Ok(id) = revision.function_id()
         {
-            self.tell(&id, told::of_revision(revision));
+            for happening in told::of_revision(revision, id.namespace(), &self.isolation) {
+                self.tell(&id, happening);
+            }
         }
     }
 
@@ -272,7 +277,9 @@ mod tests {
             let directory = tempfile::tempdir().unwrap();
             let store = Store::open(store::Config::new(directory.path().join("hearth.redb"))).await.unwrap();
             let (snapshots, remarks) = (watch::Sender::default().subscribe(), mpsc::channel(1).1);
-            let (events, sender) = Events::new(store.clone(), snapshots, remarks, "test".to_owned());
+            let isolation = Isolation::listed(&[]);
+            let (events, sender) =
+                Events::new(store.clone(), snapshots, remarks, isolation, "test".to_owned());
             Self { events, store, sender, _directory: directory }
         }
 
@@ -331,6 +338,22 @@ mod tests {
         assert_eq!(scene.told(), [""; 0]);
         scene.events.snapshot(&Snapshot::default());
         assert!(scene.events.views.is_empty());
+    }
+
+    #[tokio::test]
+    async fn a_revision_whose_network_is_open_warns_when_it_is_made_and_not_again() {
+        let mut scene = Scene::new().await;
+        scene.create("a").await;
+        scene.events.look().unwrap();
+        let mut revision = crate::pool::template::tests::revision("a-00001", json!({ "network": "none" }));
+        revision.metadata.namespace = Some("n".to_owned());
+        let revision = Arc::new(revision);
+        scene.events.revision(&store::Event::Added(Arc::clone(&revision)));
+        let told = scene.told();
+        assert!(told.len() == 2 && told[1].starts_with("`network: none` has no effect"), "{told:?}");
+        scene.events.revision(&store::Event::Modified(revision));
+        scene.events.look().unwrap();
+        assert_eq!(scene.told(), [""; 0]);
     }
 
     #[test]

@@ -4,6 +4,7 @@ use hearth_function::{ConditionStatus, ConditionType, Function, Revision};
 use jiff::Timestamp;
 
 use crate::autoscale::RevisionView;
+use crate::deploy::Isolation;
 
 /// Something that a person would want to read in `kubectl describe`.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -62,10 +63,12 @@ pub(super) fn of_function(before: &Function, after: &Function) -> Vec<Happening>
     happened
 }
 
-/// A Revision that was made.
-pub(super) fn of_revision(revision: &Revision) -> Happening {
+/// A Revision that was made, and what it asks for and does not get in this namespace.
+pub(super) fn of_revision(revision: &Revision, namespace: &str, isolation: &Isolation) -> Vec<Happening> {
     let name = revision.metadata.name.as_deref().unwrap_or_default();
-    normal("RevisionCreated", format!("made {name} of generation {}", revision.spec.generation))
+    let made = normal("RevisionCreated", format!("made {name} of generation {}", revision.spec.generation));
+    let lack = isolation.lack(revision.spec.template.network, namespace);
+    std::iter::once(made).chain(lack.map(|lack| warning("NoNetworkPolicy", lack))).collect()
 }
 
 /// Up to when a Revision's decisions and starts are told.
@@ -171,6 +174,20 @@ mod tests {
         assert_eq!(reasons(&ready, &lost), [(Kind::Warning, "RouteTaken".to_owned())]);
         assert_eq!(reasons(&lost, &ready), [(Kind::Normal, "Routed".to_owned())]);
         assert_eq!(reasons(&ready, &failed), [(Kind::Warning, "BuildFailed".to_owned())]);
+    }
+
+    #[test]
+    fn a_revision_without_network_warns_where_no_policy_is_known() {
+        let happened = |network: &str, namespaces: &[String]| {
+            let template = json!({ "network": network });
+            let revision = crate::pool::template::tests::revision("a-00001", template);
+            of_revision(&revision, "n", &Isolation::listed(namespaces))
+        };
+        let open = happened("none", &["other".to_owned()]);
+        let said: Vec<_> = open.iter().map(|one| (one.kind, one.reason.as_str())).collect();
+        assert_eq!(said, [(Kind::Normal, "RevisionCreated"), (Kind::Warning, "NoNetworkPolicy")]);
+        assert_eq!(happened("none", &["n".to_owned()]).len(), 1);
+        assert_eq!(happened("outbound", &[]).len(), 1);
     }
 
     #[test]
