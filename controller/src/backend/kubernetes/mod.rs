@@ -22,6 +22,7 @@ mod blobs;
 mod door;
 mod instance;
 mod keys;
+mod origin;
 mod pod;
 mod reports;
 mod results;
@@ -31,6 +32,7 @@ mod stop;
 mod transfers;
 mod waited;
 mod watch;
+mod whereabouts;
 mod why;
 
 #[cfg(test)]
@@ -59,11 +61,13 @@ use tokio_util::task::TaskTracker;
 use self::instance::Instance;
 use self::keys::Keys;
 use self::transfers::Transfers;
+pub use self::whereabouts::Compared;
 use super::ends::Ends;
 use super::{
     Ability, Address, Backend, Capability, CodeMount, Ended, Error, Exit, Fixity, Found, Hindered, ImageForm,
     InstanceSpec, Limits, OpenError, Owner, Started, Stats, TakenAway,
 };
+use crate::telemetry::Seldom;
 use crate::telemetry::metrics::Registry;
 
 /// Hindrances that nobody has taken yet. Starts that tell of them wait when it is full.
@@ -94,6 +98,8 @@ pub struct Config {
     pub pull_policy: String,
     /// An image that has the shim in it, for Pods of other images.
     pub shim_image: Option<String>,
+    /// When the address that an instance reports from is compared with its Pod's.
+    pub compared: Compared,
     /// How much of their nodes' disks Pods may take.
     pub sizes: Sizes,
     /// Unpacks what an installation leaves.
@@ -147,6 +153,8 @@ struct Shared {
     hinder: mpsc::Sender<Hindered>,
     take_away: mpsc::Sender<TakenAway>,
     tasks: TaskTracker,
+    /// Of reports from elsewhere.
+    said: Seldom<()>,
 }
 
 impl fmt::Debug for Shared {
@@ -212,6 +220,7 @@ impl Shared {
             hinder,
             take_away,
             tasks: TaskTracker::new(),
+            said: Seldom::new(),
         }
     }
 

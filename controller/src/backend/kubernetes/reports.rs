@@ -15,6 +15,7 @@ use tokio::time::timeout;
 
 use super::door::{Door, Guest, Place};
 use super::instance::{Instance, Order, Reported};
+use super::whereabouts::Verdict;
 use super::why::{Lack, Obstacle};
 use super::{Shared, pod, results};
 
@@ -111,6 +112,20 @@ async fn attend(shared: &Weak<Shared>, stream: TcpStream, peer: SocketAddr, plac
         };
         return line.send(&answer).await;
     };
+    let from = peer.ip().to_canonical();
+    if let Purpose::Report { .. } = &purpose {
+        match here.judged(&instance, from).await {
+            Verdict::Its => {}
+            // Closed without a word, it comes again.
+            Verdict::NotYet => return Ok(()),
+            Verdict::Another => {
+                let why = here.turn_away(&instance, from);
+                return line.refuse(&why).await;
+            }
+        }
+    } else if !here.is_from(&instance, from) {
+        return line.refuse("this instance is elsewhere").await;
+    }
     let guest = match &purpose {
         Purpose::Report { .. } => Guest::Report,
         Purpose::Fetch { .. } | Purpose::Result { .. } => Guest::Transfer(instance.id.clone()),
@@ -119,7 +134,7 @@ async fn attend(shared: &Weak<Shared>, stream: TcpStream, peer: SocketAddr, plac
     let Some(_place) = place.becomes(guest) else { return Ok(()) };
     match purpose {
         Purpose::Report { running, invoke, control } => {
-            let reported = Reported::at(peer.ip(), invoke, control);
+            let reported = Reported::at(from, invoke, control);
             drop(here);
             reports(shared, line, &instance, running, reported).await
         }
@@ -151,8 +166,9 @@ async fn reports(
     reported: Reported,
 ) -> io::Result<()> {
     let before = *instance.reported.borrow();
+    let from = reported.invoke.ip();
     if let Some(before) = before
-        && (!running || before.invoke.ip() != reported.invoke.ip())
+        && (!running || (before.invoke.ip() != from && !instance.whereabouts.borrow().has(from)))
     {
         // Whoever has read the token somewhere must not take an instance's place.
         return line.refuse("this instance has reported already, from elsewhere").await;
@@ -171,6 +187,10 @@ async fn reports(
         line.send(&ToShim::Start { config, mounts }).await?;
     }
     instance.reported.send_replace(Some(reported));
+    if let Some(shared) = shared.upgrade() {
+        // Its node may have written its address down in the same moment.
+        shared.compare(instance).await;
+    }
     let mut number = START;
     let mut waiting: HashMap<u32, oneshot::Sender<Result<(), String>>> = HashMap::new();
     loop {

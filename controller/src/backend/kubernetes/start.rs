@@ -142,7 +142,8 @@ impl Shared {
             }),
             exit = end.wait_for(Option::is_some) => {
                 let exit = exit.ok().and_then(|exit| *exit).unwrap_or_default();
-                Err(other(format!("it ended before it reported: {exit}")))
+                let turned_away = instance.turned_away.get().map(|why| format!("; {why}")).unwrap_or_default();
+                Err(other(format!("it ended before it reported: {exit}{turned_away}")))
             }
         }
     }

@@ -66,6 +66,7 @@ pub(super) fn config(client: Client) -> Config {
         key: [7; 32],
         pull_policy: "Never".to_owned(),
         shim_image: None,
+        compared: Compared::Later,
         sizes: Sizes { code_bytes: 1 << 20, dependencies_bytes: 2 << 20, build_bytes: 3 << 20 },
         unpack: Arc::new(|packed, into| tar::Archive::new(packed).unpack(into)),
     }

@@ -13,10 +13,11 @@ use kube::runtime::WatchStreamExt as _;
 use kube::runtime::watcher::{self, Event, watcher};
 
 use super::instance::Instance;
+use super::whereabouts::Whereabouts;
 use super::{Shared, why};
 
 /// How a Pod ended that nobody has seen end: it was taken away, as by a node that is gone.
-const TAKEN_AWAY: Exit = Exit { code: None, signal: Some(9), out_of_memory: false };
+pub(super) const TAKEN_AWAY: Exit = Exit { code: None, signal: Some(9), out_of_memory: false };
 
 /// Follows the Pods of one namespace, or of all, until the backend is gone.
 pub(super) async fn follow(shared: Weak<Shared>, api: Api<Pod>, selector: String) {
@@ -62,8 +63,17 @@ async fn take(shared: &Arc<Shared>, event: Event<Pod>, listed: &mut Option<HashS
     }
 }
 
-async fn seen(shared: &Arc<Shared>, pod: &Pod) {
+pub(super) async fn seen(shared: &Arc<Shared>, pod: &Pod) {
     let Some(instance) = shared.of_pod(pod) else { return };
+    let whereabouts = Whereabouts::of(pod);
+    let moved = instance.whereabouts.send_if_modified(|known| {
+        let news = *known != whereabouts;
+        *known = whereabouts;
+        news
+    });
+    if moved {
+        shared.compare(&instance).await;
+    }
     if let Some(exit) = why::ended(pod) {
         shared.end(&instance, exit).await;
     } else if let Some(left) = why::leaves_within(pod) {
