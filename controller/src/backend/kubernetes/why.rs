@@ -3,7 +3,9 @@
 use std::time::Duration;
 
 use hearth_protocol::Exit;
-use k8s_openapi::api::core::v1::{ContainerState, Pod};
+use k8s_openapi::api::core::v1::{ContainerState, ContainerStatus, Pod, PodStatus};
+
+use super::pod::CONTAINER;
 
 /// The shell's way to say that a signal ended a program: its number, and this.
 const BY_SIGNAL: i32 = 128;
@@ -40,12 +42,15 @@ impl Obstacle {
     }
 }
 
+/// What is told of the function's container. Who admits Pods may have put others beside it, with ends of their own.
+fn function(status: &PodStatus) -> Option<&ContainerStatus> {
+    status.container_statuses.iter().flatten().find(|one| one.name == CONTAINER)
+}
+
 /// How the instance ended; `None` while it runs, or has not begun.
 pub(super) fn ended(pod: &Pod) -> Option<Exit> {
     let status = pod.status.as_ref()?;
-    let states = status.container_statuses.iter().flatten();
-    let terminated = states.filter_map(|one| one.state.as_ref()?.terminated.as_ref()).next();
-    if let Some(terminated) = terminated {
+    if let Some(terminated) = function(status).and_then(|one| one.state.as_ref()?.terminated.as_ref()) {
         let out_of_memory = terminated.reason.as_deref() == Some("OOMKilled");
         let signal = terminated
             .signal
@@ -78,7 +83,8 @@ pub(super) fn taker(pod: &Pod) -> String {
 /// What keeps it from starting.
 pub(super) fn obstacle(pod: &Pod) -> Option<Obstacle> {
     let status = pod.status.as_ref()?;
-    let all = status.init_container_statuses.iter().chain(&status.container_statuses).flatten();
+    // What comes before it; it does not wait for what is beside it.
+    let all = status.init_container_statuses.iter().flatten().chain(function(status));
     let waiting = all.filter_map(|one| Some((one, waiting(one.state.as_ref()?)?)));
     for (container, (reason, message)) in waiting {
         let (lack, what) = match reason {
@@ -139,6 +145,21 @@ mod tests {
             Some(Exit { signal: Some(9), out_of_memory: true, code: None })
         );
         assert_eq!(ended(&state(json!({ "running": {} }))), None);
+        let beside = |state: Value, its: Value| {
+            let one = |name: &str, state: Value| json!({ "name": name, "image": "i", "imageID": "", "ready": false, "restartCount": 0, "state": state });
+            pod(
+                json!({ "phase": "Running", "containerStatuses": [one("proxy", state), one("function", its)] }),
+            )
+        };
+        let killed = json!({ "terminated": { "exitCode": 137, "reason": "OOMKilled" } });
+        assert_eq!(ended(&beside(killed, json!({ "running": {} }))), None, "a proxy beside it");
+        let over = json!({ "terminated": { "exitCode": 0 } });
+        assert_eq!(
+            ended(&beside(json!({ "running": {} }), over)),
+            Some(Exit { code: Some(0), ..Exit::default() })
+        );
+        let stuck = json!({ "waiting": { "reason": "ImagePullBackOff" } });
+        assert_eq!(obstacle(&beside(stuck, json!({ "running": {} }))), None);
         assert_eq!(ended(&pod(json!({ "phase": "Failed", "reason": "Evicted" }))), Some(Exit::default()));
         assert_eq!(ended(&pod(json!({ "phase": "Pending" }))), None);
     }
