@@ -108,11 +108,17 @@ pub(super) fn obstacle(pod: &Pod) -> Option<Obstacle> {
         return Some(Obstacle { what, lack: Lack::Other });
     }
     let conditions = status.conditions.iter().flatten();
-    let unscheduled = conditions
-        .filter(|one| one.type_ == "PodScheduled" && one.status == "False")
-        .find(|one| one.reason.as_deref() == Some("Unschedulable"))?;
-    let message = unscheduled.message.as_deref().unwrap_or_default();
-    Some(Obstacle { what: format!("no node takes its Pod: {message}"), lack: Lack::Node })
+    let mut unscheduled = conditions.filter(|one| one.type_ == "PodScheduled" && one.status == "False");
+    let what = unscheduled.find_map(|one| {
+        let message = one.message.as_deref().unwrap_or_default();
+        match one.reason.as_deref()? {
+            "Unschedulable" => Some(format!("no node takes its Pod: {message}")),
+            // Whoever set the gates, as one who admits Pods, opens them.
+            "SchedulingGated" => Some(format!("its Pod may not be scheduled yet: {message}")),
+            _ => None,
+        }
+    })?;
+    Some(Obstacle { what, lack: Lack::Node })
 }
 
 fn waiting(state: &ContainerState) -> Option<(&str, &str)> {
@@ -192,8 +198,14 @@ mod tests {
         assert!(said.what.starts_with("the image i cannot be pulled"), "{said:?}");
         assert_eq!((said.lack, said.passes()), (Lack::Image, false));
         assert_eq!(obstacle(&state(json!({ "waiting": { "reason": "ContainerCreating" } }))), None);
-        let condition = json!({ "type": "PodScheduled", "status": "False", "reason": "Unschedulable", "message": "0/1 nodes are available" });
-        let said = obstacle(&pod(json!({ "phase": "Pending", "conditions": [condition] }))).unwrap();
-        assert!(said.passes() && said.what.contains("0/1 nodes"), "{said:?}");
+        for (reason, message) in [
+            ("Unschedulable", "0/1 nodes are available"),
+            ("SchedulingGated", "Scheduling is blocked due to non-empty scheduling gates"),
+        ] {
+            let condition =
+                json!({ "type": "PodScheduled", "status": "False", "reason": reason, "message": message });
+            let said = obstacle(&pod(json!({ "phase": "Pending", "conditions": [condition] }))).unwrap();
+            assert!(said.passes() && said.what.contains(message), "{said:?}");
+        }
     }
 }
