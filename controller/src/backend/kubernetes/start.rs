@@ -18,7 +18,7 @@ use super::instance::{Instance, Order, Reported};
 use super::waited::Waited;
 use super::why::{Lack, Obstacle};
 use super::{Shared, plain, pod, started};
-use crate::backend::{CodeMount, Error, Hindered, InstanceSpec, Owner, Process, Started};
+use crate::backend::{CodeMount, Error, Hindered, Hindrance, InstanceSpec, Owner, Process, Started};
 
 /// How long what may pass by itself (no node has room) is waited for before anybody is told. Then an installation fails, and an instance goes on
 /// waiting: an autoscaler of nodes looks at Pods that stay.
@@ -26,6 +26,9 @@ const PASSES_WITHIN: Duration = Duration::from_secs(10);
 
 /// Longest wait for a Pod to report, once a node has taken it: large images take their time.
 const REPORTS_WITHIN: Duration = Duration::from_secs(600);
+
+/// A node that has the image has made a container ready by then. Nobody needs to hear of it.
+const AS_A_RULE: Duration = Duration::from_secs(1);
 
 /// How long an instance that waits may take to fetch code.
 const FETCHES_WITHIN: Duration = Duration::from_secs(60);
@@ -81,7 +84,7 @@ impl Shared {
         let reported = self.report(instance, patient, &waited).await;
         if waited.end() {
             // Its node may have had it, and the shim have reported, before the obstacle was seen to be gone.
-            self.tell_hindered(instance, None).await;
+            self.tell_hindered(instance, Hindrance::Over).await;
         }
         Ok((reported?, begin.elapsed().saturating_sub(waited.total())))
     }
@@ -96,10 +99,11 @@ impl Shared {
         let (mut reported, mut end, mut obstacle) =
             (instance.reported.subscribe(), instance.end.subscribe(), instance.obstacle.subscribe());
         let stuck = async {
-            let late = || {
+            let late = |last: Option<Obstacle>| {
                 let within = humantime::format_duration(REPORTS_WITHIN);
                 let to = &self.config.report_advertise;
-                let what = format!("its shim has not reported to {to} within {within}");
+                let last = last.map(|last| format!(": {}", last.what)).unwrap_or_default();
+                let what = format!("its shim has not reported to {to} within {within}{last}");
                 Obstacle { what, lack: Lack::Other }
             };
             let begin = Instant::now();
@@ -109,8 +113,15 @@ impl Shared {
                 let met = timeout_at(deadline, obstacle.wait_for(Option::is_some)).await;
                 let Some(found) = met.map(|met| met.ok().and_then(|found| found.clone())).unwrap_or_default()
                 else {
-                    return late();
+                    return late(None);
                 };
+                if found.lack == Lack::Time {
+                    let made = self.make_ready(instance, &found, &mut obstacle, waited);
+                    if timeout_at(deadline, made).await.is_err() {
+                        return late(Some(found));
+                    }
+                    continue;
+                }
                 if !found.passes() {
                     return found;
                 }
@@ -138,7 +149,7 @@ impl Shared {
             Obstacle { what, lack } = stuck => Err(match lack {
                 Lack::Image => Error::Image(what),
                 Lack::Settings => Error::Lacking(what),
-                Lack::Node | Lack::Other => other(what),
+                Lack::Node | Lack::Time | Lack::Other => other(what),
             }),
             exit = end.wait_for(Option::is_some) => {
                 let exit = exit.ok().and_then(|exit| *exit).unwrap_or_default();
@@ -163,19 +174,39 @@ impl Shared {
             if !told.passes() {
                 return Err(told);
             }
-            self.tell_hindered(instance, Some(told.what.clone())).await;
+            self.tell_hindered(instance, Hindrance::Outside(told.what.clone())).await;
             // The sender is the instance's, which is here.
             let _closed = obstacle.wait_for(|now| now.as_ref() != Some(&told)).await.is_err();
             // The scheduler says the same in other words whenever nodes come and go.
             still = stays(obstacle).await;
         }
-        self.tell_hindered(instance, None).await;
+        self.tell_hindered(instance, Hindrance::Over).await;
         Ok(())
     }
 
-    async fn tell_hindered(&self, instance: &Instance, why: Option<String>) {
+    /// Waits while its node makes it ready, which is no part of the time that a start may take.
+    async fn make_ready(
+        &self,
+        instance: &Instance,
+        found: &Obstacle,
+        obstacle: &mut watch::Receiver<Option<Obstacle>>,
+        waited: &Waited,
+    ) {
+        let is_over = |now: &Option<Obstacle>| now.as_ref() != Some(found);
+        // The sender is the instance's, which is here.
+        if timeout(AS_A_RULE, obstacle.wait_for(is_over)).await.is_ok() {
+            return;
+        }
+        waited.tell();
+        self.tell_hindered(instance, Hindrance::Time).await;
+        let _closed = obstacle.wait_for(is_over).await.is_err();
+        let _told_of_its_end = waited.end();
+        self.tell_hindered(instance, Hindrance::Over).await;
+    }
+
+    async fn tell_hindered(&self, instance: &Instance, by: Hindrance) {
         // Without a subscriber nobody wants to know.
-        self.hinder.send(Hindered { instance: instance.id.clone(), why }).await.ok();
+        self.hinder.send(Hindered { instance: instance.id.clone(), by }).await.ok();
     }
 
     /// See [`super::Backend::inject`].
@@ -289,7 +320,8 @@ impl Shared {
 async fn stays(obstacle: &mut watch::Receiver<Option<Obstacle>>) -> Option<Obstacle> {
     let over = obstacle.wait_for(|now| now.as_ref().is_none_or(|now| !now.passes()));
     let _still = timeout(PASSES_WITHIN, over).await.is_err();
-    obstacle.borrow_and_update().clone()
+    // What takes its time has a node.
+    obstacle.borrow_and_update().clone().filter(|now| now.lack != Lack::Time)
 }
 
 /// Has the shim fetch code.
@@ -340,3 +372,6 @@ fn refused(id: &InstanceId, namespace: &str, error: &kube::Error) -> Error {
     };
     Error::Step { step: "create the Pod", instance: id.clone(), source: io::Error::other(source) }
 }
+
+#[cfg(test)]
+mod tests;

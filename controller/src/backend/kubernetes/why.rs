@@ -31,6 +31,8 @@ pub(super) enum Lack {
     Image,
     /// A Secret or a ConfigMap, or a key in it.
     Settings,
+    /// Time: its node makes it ready, and pulls its image where it has none.
+    Time,
     /// Something else.
     Other,
 }
@@ -85,8 +87,8 @@ pub(super) fn obstacle(pod: &Pod) -> Option<Obstacle> {
     let status = pod.status.as_ref()?;
     // What comes before it; it does not wait for what is beside it.
     let all = status.init_container_statuses.iter().flatten().chain(function(status));
-    let waiting = all.filter_map(|one| Some((one, waiting(one.state.as_ref()?)?)));
-    for (container, (reason, message)) in waiting {
+    let stands = all.filter_map(|one| Some((one, waiting(one.state.as_ref()?)?)));
+    for (container, (reason, message)) in stands {
         let (lack, what) = match reason {
             "ErrImagePull" | "ImagePullBackOff" | "InvalidImageName" | "ErrImageNeverPull" => {
                 (Lack::Image, format!("the image {} cannot be pulled ({reason}): {message}", container.image))
@@ -117,8 +119,15 @@ pub(super) fn obstacle(pod: &Pod) -> Option<Obstacle> {
             "SchedulingGated" => Some(format!("its Pod may not be scheduled yet: {message}")),
             _ => None,
         }
-    })?;
-    Some(Obstacle { what, lack: Lack::Node })
+    });
+    if let Some(what) = what {
+        return Some(Obstacle { what, lack: Lack::Node });
+    }
+    // Told by its node: one that is lost says nothing, and takes no time.
+    let (reason, _) = waiting(function(status)?.state.as_ref()?)?;
+    let takes_time = matches!(reason, "ContainerCreating" | "PodInitializing");
+    let what = || format!("its node still makes it ready ({reason}), for which it pulls the image");
+    takes_time.then(|| Obstacle { what: what(), lack: Lack::Time })
 }
 
 fn waiting(state: &ContainerState) -> Option<(&str, &str)> {
@@ -197,7 +206,10 @@ mod tests {
         let said = obstacle(&image).unwrap();
         assert!(said.what.starts_with("the image i cannot be pulled"), "{said:?}");
         assert_eq!((said.lack, said.passes()), (Lack::Image, false));
-        assert_eq!(obstacle(&state(json!({ "waiting": { "reason": "ContainerCreating" } }))), None);
+        let creating = obstacle(&state(json!({ "waiting": { "reason": "ContainerCreating" } }))).unwrap();
+        assert_eq!((creating.lack, creating.passes()), (Lack::Time, false));
+        assert_eq!(obstacle(&state(json!({ "running": {} }))), None);
+        assert_eq!(obstacle(&pod(json!({ "phase": "Pending" }))), None, "its node has said nothing");
         for (reason, message) in [
             ("Unschedulable", "0/1 nodes are available"),
             ("SchedulingGated", "Scheduling is blocked due to non-empty scheduling gates"),

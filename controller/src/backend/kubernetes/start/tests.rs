@@ -1,0 +1,74 @@
+//! What is waited for, and what is told of it.
+
+use std::net::Ipv4Addr;
+
+use super::*;
+use crate::backend::kubernetes::tests::{config, spec};
+
+fn shared() -> (Arc<Shared>, mpsc::Receiver<Hindered>) {
+    let (hinder, hindered) = mpsc::channel(4);
+    let client = kube::Client::new(axum::Router::new(), "default");
+    (Arc::new(Shared::new(config(client), mpsc::channel(1).0, hinder, mpsc::channel(1).0)), hindered)
+}
+
+fn lacks(lack: Lack) -> Option<Obstacle> {
+    Some(Obstacle { what: format!("{lack:?}"), lack })
+}
+
+fn somewhere() -> Reported {
+    Reported::at(Ipv4Addr::LOCALHOST.into(), 1, 2)
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_time_that_an_image_takes_is_told_to_be_none_of_the_starts() {
+    let (shared, mut hindered) = shared();
+    let instance = Instance::new(spec("hello-a"), "default");
+    let waited = Waited::default();
+    let node = async {
+        instance.obstacle.send_replace(lacks(Lack::Node));
+        let mut told = Vec::new();
+        told.extend(hindered.recv().await.map(|one| one.by));
+        instance.obstacle.send_replace(lacks(Lack::Time));
+        for _ in 0..2 {
+            told.extend(hindered.recv().await.map(|one| one.by));
+        }
+        tokio::time::sleep(REPORTS_WITHIN / 2).await;
+        instance.obstacle.send_replace(None);
+        told.extend(hindered.recv().await.map(|one| one.by));
+        instance.reported.send_replace(Some(somewhere()));
+        told
+    };
+    let (reported, told) = tokio::join!(shared.report(&instance, true, &waited), node);
+    assert_eq!(reported.unwrap(), somewhere());
+    let outside = Hindrance::Outside("Node".to_owned());
+    assert_eq!(told, [outside, Hindrance::Over, Hindrance::Time, Hindrance::Over]);
+    assert_eq!(waited.total(), PASSES_WITHIN, "an image is a part of what it takes, a node is not");
+    assert!(!waited.end(), "nothing is left to be told");
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_image_that_never_comes_fails_the_start_with_what_was_seen_last() {
+    let (shared, mut hindered) = shared();
+    let instance = Instance::new(spec("hello-a"), "default");
+    instance.obstacle.send_replace(lacks(Lack::Time));
+    let (begin, waited) = (Instant::now(), Waited::default());
+    let error = crate::telemetry::chain(&shared.report(&instance, true, &waited).await.unwrap_err());
+    assert!(error.ends_with("within 10m: Time"), "{error}");
+    assert_eq!(begin.elapsed(), REPORTS_WITHIN);
+    assert_eq!(hindered.recv().await.unwrap().by, Hindrance::Time);
+    assert!(waited.end(), "whoever started it tells the end");
+}
+
+#[tokio::test(start_paused = true)]
+async fn of_a_container_that_is_there_in_a_moment_nobody_is_told() {
+    let (shared, mut hindered) = shared();
+    let instance = Instance::new(spec("hello-a"), "default");
+    instance.obstacle.send_replace(lacks(Lack::Time));
+    let node = async {
+        tokio::time::sleep(AS_A_RULE / 2).await;
+        instance.reported.send_replace(Some(somewhere()));
+    };
+    let waited = Waited::default();
+    let (reported, ()) = tokio::join!(shared.report(&instance, true, &waited), node);
+    assert!(reported.is_ok() && !waited.end() && hindered.try_recv().is_err());
+}
