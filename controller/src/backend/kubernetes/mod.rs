@@ -25,6 +25,7 @@ mod keys;
 mod origin;
 mod pod;
 mod reports;
+pub(crate) mod request;
 mod results;
 mod standing;
 mod start;
@@ -60,6 +61,7 @@ use tokio_util::task::TaskTracker;
 
 use self::instance::Instance;
 use self::keys::Keys;
+use self::request::asked;
 use self::transfers::Transfers;
 pub use self::whereabouts::Compared;
 use super::ends::Ends;
@@ -386,7 +388,7 @@ impl Backend for Kubernetes {
         let mut all = Vec::new();
         for api in self.shared.apis() {
             let nobody = || InstanceId::parse("none").expect("a label");
-            let listed = api.list(&parameters).await;
+            let listed = request::within(request::LIST, api.list(&parameters)).await;
             let pods = listed.map_err(|error| Shared::step("list the Pods", &nobody(), &error))?;
             all.extend(pods.items);
         }
@@ -415,7 +417,7 @@ impl Backend for Kubernetes {
     }
 
     async fn probe(&self) -> Vec<Capability> {
-        let version = self.shared.config.client.apiserver_version().await;
+        let version = asked(self.shared.config.client.apiserver_version()).await;
         let (works, detail) = match &version {
             Ok(version) => (true, format!("Kubernetes {}", version.git_version)),
             Err(error) => (false, plain(error)),

@@ -15,6 +15,7 @@ use tokio::time::{Instant, timeout, timeout_at};
 
 use super::blobs::{Blob, measure};
 use super::instance::{Instance, Order, Reported};
+use super::request::{self, repeated};
 use super::waited::Waited;
 use super::why::{Lack, Obstacle};
 use super::{Shared, plain, pod, started};
@@ -77,7 +78,8 @@ impl Shared {
         let (packed, owner) = tokio::join!(packed, self.owner(&spec.id, spec.owner.as_ref()));
         instance.may_fetch(packed?);
         let pod = pod::of(spec, &self.config, &self.keys, owner?)?;
-        let created = self.pods(&instance.namespace).create(&PostParams::default(), &pod).await;
+        let pods = self.pods(&instance.namespace);
+        let created = request::within(request::CREATE, pods.create(&PostParams::default(), &pod)).await;
         created.map_err(|error| refused(&spec.id, &instance.namespace, &error))?;
         let patient = !matches!(spec.process, Process::Job { .. });
         let waited = Waited::default();
@@ -257,9 +259,9 @@ impl Shared {
             "annotations": pod::annotations(spec, &instance.namespace, &self.keys)?,
             "ownerReferences": reference.into_iter().collect::<Vec<_>>(),
         } });
-        let pods = self.pods(&instance.namespace);
-        let patched =
-            pods.patch_metadata(instance.id.as_str(), &PatchParams::default(), &Patch::Merge(&patch)).await;
+        let (pods, how, patch) =
+            (self.pods(&instance.namespace), PatchParams::default(), Patch::Merge(&patch));
+        let patched = repeated(|| pods.patch_metadata(instance.id.as_str(), &how, &patch)).await;
         patched
             .map(drop)
             .map_err(|error| Self::step("write down the function of the Pod", &instance.id, &error))
@@ -300,7 +302,7 @@ impl Shared {
             // Told by a controller that did not say it.
             None => {
                 let api: Api<Revision> = Api::namespaced(self.config.client.clone(), revision.namespace());
-                let found = api.get_metadata(revision.name()).await;
+                let found = repeated(|| api.get_metadata(revision.name())).await;
                 let found = found.map_err(|error| Self::step("look up the revision", id, &error))?;
                 found.metadata.uid.unwrap_or_default()
             }

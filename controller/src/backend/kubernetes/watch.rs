@@ -13,6 +13,7 @@ use kube::runtime::WatchStreamExt as _;
 use kube::runtime::watcher::{self, Event, watcher};
 
 use super::instance::Instance;
+use super::request::repeated;
 use super::whereabouts::Whereabouts;
 use super::{Shared, why};
 
@@ -101,7 +102,8 @@ async fn missing(shared: &Arc<Shared>, listed: &HashSet<InstanceId>) {
     let known: Vec<_> = shared.books().values().filter(|one| one.is_started()).cloned().collect();
     for instance in known.into_iter().filter(|one| !listed.contains(&one.id)) {
         // This watch may be of another namespace, or older than the Pod.
-        let found = shared.pods(&instance.namespace).get_metadata_opt(instance.id.as_str()).await;
+        let pods = shared.pods(&instance.namespace);
+        let found = repeated(|| pods.get_metadata_opt(instance.id.as_str())).await;
         if matches!(found, Ok(None)) {
             leaves(shared, &instance, why::TAKEN.to_owned(), Duration::ZERO).await;
             shared.end(&instance, TAKEN_AWAY).await;
