@@ -13,7 +13,7 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::oneshot;
 use tokio::time::timeout;
 
-use super::door::{Door, Guest, Place};
+use super::door::{Door, Guest, Unknown};
 use super::instance::{Instance, Order, Reported};
 use super::whereabouts::Verdict;
 use super::why::{Lack, Obstacle};
@@ -31,12 +31,14 @@ pub(super) async fn serve(shared: Weak<Shared>, listener: TcpListener, door: Arc
         match listener.accept().await {
             Ok((stream, peer)) => {
                 let Some(here) = shared.upgrade() else { return };
-                let Some(place) = door.admit(Guest::Stranger(peer.ip().to_canonical())) else { continue };
                 let shared = Weak::clone(&shared);
-                here.tasks.spawn(async move {
-                    if let Err(error) = attend(&shared, stream, peer, place).await {
-                        tracing::debug!(%peer, %error, "a report connection ended");
-                    }
+                door.welcome(peer.ip().to_canonical(), |place| {
+                    let attended = async move {
+                        if let Err(error) = attend(&shared, stream, peer, place).await {
+                            tracing::debug!(%peer, %error, "a report connection ended");
+                        }
+                    };
+                    here.tasks.spawn(attended).abort_handle()
                 });
             }
             Err(error) => {
@@ -88,7 +90,12 @@ impl Line {
     }
 }
 
-async fn attend(shared: &Weak<Shared>, stream: TcpStream, peer: SocketAddr, place: Place) -> io::Result<()> {
+async fn attend(
+    shared: &Weak<Shared>,
+    stream: TcpStream,
+    peer: SocketAddr,
+    place: Unknown,
+) -> io::Result<()> {
     stream.set_nodelay(true)?;
     let mut line = Line { stream, buffer: BytesMut::new() };
     let first = timeout(PATIENCE, line.next_within(HELLO_BYTES)).await.map_err(io::Error::other)??;
@@ -131,7 +138,7 @@ async fn attend(shared: &Weak<Shared>, stream: TcpStream, peer: SocketAddr, plac
         Purpose::Fetch { .. } | Purpose::Result { .. } => Guest::Transfer(instance.id.clone()),
     };
     // Until it ends. Closed without a word, it comes again.
-    let Some(_place) = place.becomes(guest) else { return Ok(()) };
+    let Some(_place) = place.becomes(&guest) else { return Ok(()) };
     match purpose {
         Purpose::Report { running, invoke, control } => {
             let reported = Reported::at(from, invoke, control);
