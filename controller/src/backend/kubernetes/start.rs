@@ -362,6 +362,12 @@ fn refused(id: &InstanceId, namespace: &str, error: &kube::Error) -> Error {
                 "the namespace {namespace} has no room for it ({what}): raise the quota, or lower scale.max or resources"
             )
         }
+        // Of one that limits cpu; memory each container has.
+        403 if what.contains("failed quota") => {
+            format!(
+                "a quota of the namespace {namespace} asks for more than the Function says ({what}): set spec.resources.cpu, or give the namespace a LimitRange with a default"
+            )
+        }
         403 if what.contains("error looking up service account") => {
             format!(
                 "{namespace} lacks its service account ({what}): make it, or change spec.kubernetes.serviceAccount"

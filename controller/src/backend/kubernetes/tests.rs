@@ -135,6 +135,25 @@ async fn a_pod_that_only_says_that_it_is_an_instance_gets_no_calls() {
 }
 
 #[tokio::test]
+async fn each_container_has_limits_for_a_quota_that_asks_for_them() {
+    let config =
+        Config { shim_image: Some("shim".to_owned()), ..config(Client::new(Router::new(), "hearth")) };
+    let mut spec = spec("hello-a");
+    spec.root = Root::Image("somebodys".to_owned());
+    spec.limits.cpu_millis = Some(500);
+    let pod = pod::of(&spec, &config, &Keys::new(&[7; 32]), None).unwrap().spec.unwrap();
+    let containers: Vec<_> = pod.init_containers.into_iter().flatten().chain(pod.containers).collect();
+    assert_eq!(containers.len(), 2);
+    for container in containers {
+        let resources = container.resources.unwrap();
+        for given in [resources.limits.unwrap(), resources.requests.unwrap()] {
+            let named: Vec<&String> = given.keys().collect();
+            assert_eq!(named, ["cpu", "memory"], "{}", container.name);
+        }
+    }
+}
+
+#[tokio::test]
 async fn each_volume_of_a_pod_has_a_size() {
     let config = config(Client::new(Router::new(), "hearth"));
     let sizes = |change: fn(&mut InstanceSpec)| {

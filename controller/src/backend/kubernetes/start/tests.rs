@@ -19,6 +19,19 @@ fn somewhere() -> Reported {
     Reported::at(Ipv4Addr::LOCALHOST.into(), 1, 2)
 }
 
+#[test]
+fn a_quota_that_asks_for_limits_has_an_advice_of_its_own() {
+    let said = |message: &str| {
+        let status = json!({ "status": "Failure", "message": message, "reason": "Forbidden", "code": 403 });
+        let error = kube::Error::Api(serde_json::from_value(status).unwrap());
+        crate::telemetry::chain(&refused(&spec("hello-a").id, "shop", &error))
+    };
+    let asks = said("pods \"hello-a\" is forbidden: failed quota: compute: must specify limits.cpu");
+    assert!(asks.contains("shop asks for more") && asks.contains("set spec.resources.cpu"), "{asks}");
+    let full = said("pods \"hello-a\" is forbidden: exceeded quota: compute, requested: limits.memory=72Mi");
+    assert!(full.contains("raise the quota"), "{full}");
+}
+
 #[tokio::test(start_paused = true)]
 async fn the_time_that_an_image_takes_is_told_to_be_none_of_the_starts() {
     let (shared, mut hindered) = shared();
