@@ -56,6 +56,8 @@ pub(super) struct Instance {
     pub(super) turned_away: OnceLock<String>,
     pub(super) obstacle: watch::Sender<Option<Obstacle>>,
     pub(super) end: watch::Sender<Option<Exit>>,
+    /// Held while its Pod is being made.
+    pub(super) making: Arc<tokio::sync::Mutex<()>>,
     /// Nothing of its Pod is left.
     pub(super) gone: watch::Sender<bool>,
     /// What it may fetch.
@@ -85,6 +87,7 @@ impl Instance {
             turned_away: OnceLock::new(),
             obstacle: watch::Sender::new(None),
             end: watch::Sender::new(None),
+            making: Arc::default(),
             gone: watch::Sender::new(false),
             blobs: Mutex::default(),
             intake: Intake::new(),

@@ -30,6 +30,7 @@ mod results;
 mod standing;
 mod start;
 mod stop;
+mod strays;
 mod transfers;
 mod waited;
 mod watch;
@@ -155,6 +156,7 @@ struct Shared {
     hinder: mpsc::Sender<Hindered>,
     take_away: mpsc::Sender<TakenAway>,
     tasks: TaskTracker,
+    strays: strays::Strays,
     /// Of reports from elsewhere.
     said: Seldom<()>,
 }
@@ -199,6 +201,13 @@ impl Kubernetes {
                 }
             });
         }
+        let (weak, ended) = (Arc::downgrade(&shared), closing.clone());
+        shared.tasks.spawn(async move {
+            tokio::select! {
+                () = ended.cancelled() => {}
+                () = strays::keep_away(weak) => {}
+            }
+        });
         let (hindrances, taken_away) = (Mutex::new(Some(hindrances)), Mutex::new(Some(taken_away)));
         Ok(Arc::new(Self { shared, ends, hindrances, taken_away, _work: closing.drop_guard() }))
     }
@@ -222,6 +231,7 @@ impl Shared {
             hinder,
             take_away,
             tasks: TaskTracker::new(),
+            strays: strays::Strays::default(),
             said: Seldom::new(),
         }
     }

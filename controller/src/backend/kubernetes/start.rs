@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use hearth_function::{InstanceId, Revision};
 use hearth_protocol::report::Mount;
+use k8s_openapi::api::core::v1::Pod;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::OwnerReference;
 use kube::api::{Api, Patch, PatchParams, PostParams};
 use serde_json::json;
@@ -78,8 +79,7 @@ impl Shared {
         let (packed, owner) = tokio::join!(packed, self.owner(&spec.id, spec.owner.as_ref()));
         instance.may_fetch(packed?);
         let pod = pod::of(spec, &self.config, &self.keys, owner?)?;
-        let pods = self.pods(&instance.namespace);
-        let created = request::within(request::CREATE, pods.create(&PostParams::default(), &pod)).await;
+        let created = self.make(instance, pod).await;
         created.map_err(|error| refused(&spec.id, &instance.namespace, &error))?;
         let patient = !matches!(spec.process, Process::Job { .. });
         let waited = Waited::default();
@@ -89,6 +89,17 @@ impl Shared {
             self.tell_hindered(instance, Hindrance::Over).await;
         }
         Ok((reported?, begin.elapsed().saturating_sub(waited.total())))
+    }
+
+    /// Makes its Pod. What is asked for may be stored after nobody waits for it any more; so it is asked to its end, and a stop waits for that.
+    async fn make(&self, instance: &Instance, pod: Pod) -> kube::Result<Pod> {
+        let (pods, turn) = (self.pods(&instance.namespace), Arc::clone(&instance.making).lock_owned().await);
+        let made = self.tasks.spawn(async move {
+            let made = request::within(request::CREATE, pods.create(&PostParams::default(), &pod)).await;
+            drop(turn);
+            made
+        });
+        made.await.unwrap_or_else(|error| Err(kube::Error::Service(error.into())))
     }
 
     /// Waits until the shim has reported, or something keeps it from doing so; `patient`: as long as it takes for a node to have it, which is

@@ -31,6 +31,8 @@ impl Shared {
         instance.intake.close().await;
         // Nobody is told of what we do ourselves.
         let _news = instance.leaves();
+        // Whoever began it may not wait for its Pod any more, which there may be only in a moment.
+        drop(instance.making.lock().await);
         let pods = self.pods(&instance.namespace);
         let grace = if grace.is_zero() { grace } else { left_of(&instance, grace).await };
         // In whole seconds; 0 is at once.

@@ -44,7 +44,7 @@ pub(super) fn spec(name: &str) -> InstanceSpec {
     }
 }
 
-fn pod(name: &str, metadata: &Value, status: &Value) -> Value {
+pub(super) fn pod(name: &str, metadata: &Value, status: &Value) -> Value {
     let annotations = pod::annotations(&spec(name), "default", &Keys::new(&[7; 32])).unwrap();
     let owner = json!({ "apiVersion": "hearth.dev/v1", "kind": "Revision", "name": "hello-00001", "uid": "uid-1", "controller": true });
     let mut pod = json!({

@@ -61,6 +61,7 @@ async fn take(
         Event::Apply(pod) => seen(shared, &pod).await,
         Event::Delete(pod) => {
             seen(shared, &pod).await;
+            shared.forget_stray(&pod);
             if let Some(instance) = shared.of_pod(&pod) {
                 leaves(shared, &instance, why::taker(&pod), Duration::ZERO).await;
                 shared.end(&instance, TAKEN_AWAY).await;
@@ -71,7 +72,7 @@ async fn take(
 }
 
 pub(super) async fn seen(shared: &Arc<Shared>, pod: &Pod) {
-    let Some(instance) = shared.of_pod(pod) else { return };
+    let Some(instance) = shared.of_pod(pod) else { return shared.note_stray(pod) };
     let whereabouts = Whereabouts::of(pod);
     let moved = instance.whereabouts.send_if_modified(|known| {
         let news = *known != whereabouts;

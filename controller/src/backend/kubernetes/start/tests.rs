@@ -2,12 +2,20 @@
 
 use std::net::Ipv4Addr;
 
+use axum::routing::{delete, post};
+use axum::{Json, Router};
+use serde_json::Value;
+
 use super::*;
 use crate::backend::kubernetes::tests::{config, spec};
 
 fn shared() -> (Arc<Shared>, mpsc::Receiver<Hindered>) {
+    shared_over(Router::new())
+}
+
+fn shared_over(router: Router) -> (Arc<Shared>, mpsc::Receiver<Hindered>) {
     let (hinder, hindered) = mpsc::channel(4);
-    let client = kube::Client::new(axum::Router::new(), "default");
+    let client = kube::Client::new(router, "default");
     (Arc::new(Shared::new(config(client), mpsc::channel(1).0, hinder, mpsc::channel(1).0)), hindered)
 }
 
@@ -17,6 +25,36 @@ fn lacks(lack: Lack) -> Option<Obstacle> {
 
 fn somewhere() -> Reported {
     Reported::at(Ipv4Addr::LOCALHOST.into(), 1, 2)
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_stop_deletes_the_pod_that_a_start_was_making_when_it_was_dropped() {
+    let (asked, mut asks) = mpsc::channel(1);
+    let stored = watch::Sender::new(false);
+    let (taking, looking) = (stored.clone(), stored.clone());
+    let make = post(move |Json(pod): Json<Value>| async move {
+        asked.send(()).await.unwrap();
+        // Webhooks look at it.
+        tokio::time::sleep(Duration::from_secs(20)).await;
+        taking.send_replace(true);
+        Json(pod)
+    });
+    let unmake = delete(move || async move {
+        assert!(looking.send_replace(false), "it is not there yet");
+        Json(json!({ "kind": "Status", "apiVersion": "v1", "status": "Success" }))
+    });
+    let router = Router::new()
+        .route("/api/v1/namespaces/default/pods", make)
+        .route("/api/v1/namespaces/default/pods/hello-a", unmake);
+    let shared = shared_over(router).0;
+    let mut spec = spec("hello-a");
+    spec.owner.as_mut().unwrap().uid = Some("uid-1".to_owned());
+    tokio::select! {
+        started = shared.start(&spec) => panic!("{started:?}"),
+        asked = asks.recv() => assert!(asked.is_some()),
+    }
+    shared.stop(&spec.id, Duration::ZERO).await.unwrap();
+    assert!(!*stored.borrow() && asks.is_empty() && shared.find(&spec.id).is_none());
 }
 
 #[test]
