@@ -6,7 +6,10 @@
 use std::collections::{HashMap, VecDeque};
 use std::hash::Hash;
 use std::net::IpAddr;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use tokio::task::AbortHandle;
 
 /// Places, counted in all and of each. Cloning it gives another handle on the same.
 #[derive(Debug)]
@@ -104,9 +107,51 @@ pub(crate) trait Passer {
     fn has_left(&self) -> bool;
 }
 
-impl Passer for tokio::task::AbortHandle {
+impl Passer for AbortHandle {
     fn has_left(&self) -> bool {
         self.is_finished()
+    }
+}
+
+/// Whether it is known whose a connection is. Cloning it gives another handle on the same.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Known(Arc<AtomicBool>);
+
+impl Known {
+    /// It is, from now on.
+    pub(crate) fn note(&self) {
+        self.0.store(true, Ordering::Release);
+    }
+
+    fn is(&self) -> bool {
+        self.0.load(Ordering::Acquire)
+    }
+}
+
+/// A connection of which nobody knows yet whose it is.
+#[derive(Debug)]
+pub(crate) struct Stranger {
+    address: IpAddr,
+    task: AbortHandle,
+    known: Known,
+}
+
+impl Stranger {
+    /// One from there, which `task` serves.
+    pub(crate) fn new(address: IpAddr, task: AbortHandle, known: Known) -> Self {
+        Self { address, task, known }
+    }
+
+    /// Closes the connection, as a newcomer from `of` takes its place; for whom there were too many.
+    pub(crate) fn leave_to(self, of: IpAddr) -> Full {
+        self.task.abort();
+        if self.address == of { Full::ForOne } else { Full::ForAll }
+    }
+}
+
+impl Passer for Stranger {
+    fn has_left(&self) -> bool {
+        self.known.is() || self.task.is_finished()
     }
 }
 
@@ -168,6 +213,26 @@ mod tests {
         fn has_left(&self) -> bool {
             self.1.get()
         }
+    }
+
+    #[tokio::test]
+    async fn a_stranger_that_is_known_by_now_is_in_nobodys_way() {
+        let mut tasks = tokio::task::JoinSet::new();
+        let mut passing = Passing::new(2, 2);
+        let mut come = |address: u8| {
+            let (address, known) = (IpAddr::from([127, 0, 0, address]), Known::default());
+            let task = tasks.spawn(std::future::pending::<()>());
+            let leaves = passing.welcome(address, Stranger::new(address, task, known.clone()));
+            (known, leaves.map(|stranger| stranger.leave_to(address)))
+        };
+        let (known, _) = come(1);
+        known.note();
+        assert_eq!([come(1).1, come(1).1, come(1).1], [None, None, Some(Full::ForOne)]);
+        assert_eq!(come(2).1, Some(Full::ForAll));
+        for _ in 0..2 {
+            assert!(tasks.join_next().await.unwrap().unwrap_err().is_cancelled());
+        }
+        assert_eq!(tasks.len(), 3);
     }
 
     #[test]

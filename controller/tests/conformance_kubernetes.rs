@@ -18,7 +18,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use hearth::backend::conformance::{Fixture, Suite};
-use hearth::backend::kubernetes::{Config, Kubernetes, Sizes};
+use hearth::backend::kubernetes::{Compared, Config, Kubernetes, Sizes};
 use hearth::backend::{Backend, InCluster, InstanceSpec, Limits, Network, Process, Root};
 use hearth::telemetry::metrics::Registry;
 use hearth_function::{Digest, InstanceId, Revision, RevisionSpec, Template};
@@ -54,6 +54,7 @@ async fn open(namespace: &str, host: &str, image: &str) -> Arc<Kubernetes> {
         key: [7; 32],
         pull_policy: "Never".to_owned(),
         shim_image: Some(image.to_owned()),
+        compared: Compared::Later,
         sizes: Sizes { code_bytes: 1 << 30, dependencies_bytes: 4 << 30, build_bytes: 4 << 30 },
         unpack: Arc::new(|packed, into| hearth::build::unpack_result(packed, into, 2 << 30)),
     };

@@ -21,7 +21,7 @@ mod socket;
 mod supervisor;
 mod wire;
 
-use std::io;
+use std::io::{self, Write as _};
 use std::os::unix::net::UnixListener;
 use std::path::Path;
 use std::process::ExitCode;
@@ -51,7 +51,8 @@ fn main() -> ExitCode {
         }
         Err(error) => {
             // Into whatever the backend has put there: nothing else can be reached.
-            eprintln!("hearth-shim: {error}");
+            // A full pipe is no reason to panic.
+            writeln!(io::stderr(), "hearth-shim: {error}").ok();
             ExitCode::FAILURE
         }
     }

@@ -17,7 +17,7 @@ use tokio::time::{sleep, timeout};
 
 use crate::confine::{self, Filters};
 use crate::control::Control;
-use crate::logs::Logs;
+use crate::logs::{Logs, Printer};
 use crate::process::{Group, Processes};
 use crate::report::Reporting;
 use crate::socket::Listener;
@@ -31,6 +31,9 @@ const LAST_WORDS: Duration = Duration::from_millis(500);
 
 /// How long controllers may take to fetch the last lines and the exit.
 const FAREWELL: Duration = Duration::from_secs(1);
+
+/// How long the container's own streams may take for the last lines.
+const PRINTED: Duration = Duration::from_millis(250);
 
 /// How long a runtime's end waits for the first controller: one that crashed at once was faster than the connection.
 const FIRST_CONTROLLER: Duration = Duration::from_secs(2);
@@ -158,6 +161,11 @@ pub(crate) async fn live(
         Backing::Directory(directory) => (Some(directory), None),
         Backing::Report(reporting) => (None, Some(reporting.keep(&shim, &control, &mut background))),
     };
+    // Without a directory it is in a Pod.
+    let printer = report.as_ref().map(|_| Rc::new(Printer::on_own_streams(shim.logs.clone())));
+    if let Some(printer) = printer.clone() {
+        background.spawn_local(async move { printer.run().await });
+    }
     if let (Some(relay), Some(directory)) = (shim.config.relay, directory) {
         relay::start(relay, directory, &mut background).await?;
     }
@@ -221,6 +229,9 @@ pub(crate) async fn live(
         (false, true) => Duration::ZERO,
     };
     timeout(patience, control.farewell(exit)).await.ok();
+    if let Some(printer) = printer {
+        timeout(PRINTED, printer.caught_up()).await.ok();
+    }
     if let Some(report) = report {
         // Last, for the controller may end the container at once.
         report.farewell(exit, asked).await;

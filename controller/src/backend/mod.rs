@@ -256,8 +256,19 @@ pub struct Ended {
 pub struct Hindered {
     /// Which.
     pub instance: InstanceId,
-    /// For what, for people; `None`: it goes on.
-    pub why: Option<String>,
+    /// For what.
+    pub by: Hindrance,
+}
+
+/// What a start waits for.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Hindrance {
+    /// Something outside, for people. It may take very long: whoever waits for the start is told, and no others are begun beside it.
+    Outside(String),
+    /// Something that takes its time and comes by itself, as an image that is pulled: it is no part of the start's time, and nobody is told.
+    Time,
+    /// Nothing any more: it goes on.
+    Over,
 }
 
 /// Something outside has begun to take an instance away.

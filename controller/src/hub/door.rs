@@ -1,7 +1,8 @@
 //! Who may come in, and what each connection carries. Those who have not proved yet that they know the key have few places, at one address
-//! fewer, and take none of gateways. Who finds no place is closed without a word, and a gateway tries again.
+//! fewer, and take none of gateways; a newcomer takes the place of the one that has been there longest, for a gateway proves it at once. Who
+//! loses his place is closed without a word, and a gateway tries again.
 
-use std::net::{IpAddr, SocketAddr};
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
@@ -17,7 +18,7 @@ use super::Stats;
 use super::core::{Event, TOLD};
 use super::proof::{self, Side};
 use super::wire::{self, BEAT, FromGateway, FromHub, GREETING, Reader, VERSION, Writer};
-use crate::door::{Full, Place, Places};
+use crate::door::{Full, Known, Passing, Places, Stranger};
 use crate::label_set;
 use crate::telemetry::Seldom;
 use crate::telemetry::chain;
@@ -74,7 +75,6 @@ pub(super) struct Door {
     events: mpsc::Sender<Event>,
     calls: mpsc::Sender<Calls>,
     stats: Stats,
-    strangers: Places<IpAddr>,
     gateways: Places<()>,
     said: Arc<Seldom<Refusal>>,
 }
@@ -86,9 +86,8 @@ impl Door {
         calls: mpsc::Sender<Calls>,
         stats: Stats,
     ) -> Self {
-        let strangers = Places::new(STRANGERS, STRANGERS_OF_ONE);
         let gateways = Places::new(GATEWAYS, GATEWAYS);
-        Self { key, events, calls, stats, strangers, gateways, said: Arc::new(Seldom::new()) }
+        Self { key, events, calls, stats, gateways, said: Arc::new(Seldom::new()) }
     }
 
     /// Accepts and serves, for ever. Dropped, every connection ends.
@@ -96,15 +95,19 @@ impl Door {
         // Never the same again, for as long as this hub lives.
         let next = AtomicU64::new(1);
         let mut connections = JoinSet::new();
+        let mut strangers = Passing::new(STRANGERS, STRANGERS_OF_ONE);
         loop {
             // Both are cancel-safe.
             tokio::select! {
                 accepted = listener.accept() => match accepted {
                     Ok((stream, peer)) => {
-                        let Some(place) = self.admit(peer) else { continue };
                         let id = GatewayId(next.fetch_add(1, Ordering::Relaxed));
+                        let (address, known) = (peer.ip().to_canonical(), Known::default());
                         let visitor = Visitor { id, peer, door: self.clone() };
-                        connections.spawn(visitor.serve(stream, place));
+                        let task = connections.spawn(visitor.serve(stream, known.clone()));
+                        if let Some(longest) = strangers.welcome(address, Stranger::new(address, task, known)) {
+                            self.too_many(longest.leave_to(address), peer);
+                        }
                     }
                     Err(error) => {
                         tracing::warn!(%error, "a gateway's connection was not accepted");
@@ -116,16 +119,10 @@ impl Door {
         }
     }
 
-    /// The place of one that has not said yet who it is.
-    fn admit(&self, peer: SocketAddr) -> Option<Place<IpAddr>> {
-        match self.strangers.take(peer.ip().to_canonical()) {
-            Ok(place) => Some(place),
-            Err(full) => {
-                let why = if full == Full::ForOne { Refusal::Address } else { Refusal::Strangers };
-                self.refused(why, peer, "too many that have not said who they are");
-                None
-            }
-        }
+    /// One that had not said yet who it is has left its place to that peer.
+    fn too_many(&self, full: Full, peer: SocketAddr) {
+        let why = if full == Full::ForOne { Refusal::Address } else { Refusal::Strangers };
+        self.refused(why, peer, "too many that have not said who they are: the longest was closed");
     }
 
     fn refused(&self, why: Refusal, peer: SocketAddr, error: &str) {
@@ -144,7 +141,7 @@ struct Visitor {
 }
 
 impl Visitor {
-    async fn serve(self, stream: TcpStream, place: Place<IpAddr>) {
+    async fn serve(self, stream: TcpStream, known: Known) {
         let peer = self.peer;
         // Small messages that somebody waits for.
         if let Err(error) = stream.set_nodelay(true) {
@@ -157,7 +154,7 @@ impl Visitor {
             Ok(name) => name,
             Err(error) => return self.door.refused(Refusal::from(&error), peer, &chain(&error)),
         };
-        drop(place);
+        known.note();
         let Ok(_place) = self.door.gateways.take(()) else {
             return self.door.refused(Refusal::Gateways, peer, "too many gateways");
         };

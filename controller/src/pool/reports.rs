@@ -9,7 +9,7 @@ use super::failure::{Failure, INTERNAL};
 use super::instance::{Report, What};
 use super::life::{self, State};
 use super::{Entry, Pool};
-use crate::backend::{Ended, Exit, Hindered, TakenAway};
+use crate::backend::{Ended, Exit, Hindered, Hindrance, TakenAway};
 
 /// By which SIGTERM ends a process: the signal's number, and the shell's word for it.
 const SIGTERM: i32 = 15;
@@ -81,13 +81,17 @@ impl Pool {
     }
 
     pub(super) fn note_hindered(&mut self, hindered: Hindered) -> Option<Event> {
-        let Hindered { instance, why } = hindered;
+        let Hindered { instance, by } = hindered;
         let entry = self.instances.get(&instance)?;
-        if why.is_some() && !entry.state.is_starting() {
+        if by != Hindrance::Over && !entry.state.is_starting() {
             return None;
         }
-        entry.orders.send_modify(|orders| orders.hindered = why.is_some());
-        let what = Happened::Hindered(why.map(Failure::hindered));
+        entry.orders.send_modify(|orders| orders.hindered = by != Hindrance::Over);
+        let what = match by {
+            Hindrance::Outside(why) => Happened::Hindered(Some(Failure::hindered(why))),
+            Hindrance::Over => Happened::Hindered(None),
+            Hindrance::Time => return None,
+        };
         let revision = entry.subject.revision();
         Some(Event { instance, revision, what })
     }

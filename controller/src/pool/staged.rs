@@ -16,8 +16,8 @@ use tokio::sync::{Notify, mpsc, watch};
 use tokio::task::JoinSet;
 
 use crate::backend::{
-    Address, Backend, Capability, CodeMount, Ended, Error, Exit, Found, Hindered, InstanceSpec, Limits,
-    Owner, Started, Stats, TakenAway,
+    Address, Backend, Capability, CodeMount, Ended, Error, Exit, Found, Hindered, Hindrance, InstanceSpec,
+    Limits, Owner, Started, Stats, TakenAway,
 };
 use instances::{Calls, Serving, serve, serve_control};
 
@@ -42,6 +42,8 @@ pub(crate) enum Act {
     Panics,
     /// No node takes it until [`Staged::make_room`]; then it comes up.
     Hindered,
+    /// Its image is pulled until then.
+    Pulled,
 }
 
 #[derive(Debug)]
@@ -134,12 +136,11 @@ impl Staged {
         self.room.send_replace(true);
     }
 
-    async fn wait_for_room(&self, instance: &InstanceId) {
-        let hindered =
-            |why: Option<&str>| Hindered { instance: instance.clone(), why: why.map(str::to_owned) };
-        self.hinder.send(hindered(Some("no node takes it"))).await.unwrap();
+    async fn wait_for_room(&self, instance: &InstanceId, by: Hindrance) {
+        let hindered = |by: Hindrance| Hindered { instance: instance.clone(), by };
+        self.hinder.send(hindered(by)).await.unwrap();
         self.room.subscribe().wait_for(|room| *room).await.unwrap();
-        self.hinder.send(hindered(None)).await.unwrap();
+        self.hinder.send(hindered(Hindrance::Over)).await.unwrap();
     }
 
     /// How long making a container takes.
@@ -280,8 +281,12 @@ impl Backend for Staged {
         };
         tokio::time::sleep(time).await;
         assert_ne!(act, Act::Panics, "on purpose");
-        if act == Act::Hindered {
-            self.wait_for_room(&spec.id).await;
+        match act {
+            Act::Hindered => {
+                self.wait_for_room(&spec.id, Hindrance::Outside("no node takes it".to_owned())).await;
+            }
+            Act::Pulled => self.wait_for_room(&spec.id, Hindrance::Time).await,
+            _ => {}
         }
         if act == Act::NotMade {
             let source = std::io::Error::other("no space left");

@@ -18,6 +18,7 @@ use std::time::Duration;
 
 use super::addresses;
 use super::cluster::Runtimes;
+use crate::backend::kubernetes::Compared;
 pub use layers::{Effective, Flags, Layers, Problem, Problems, Source, load};
 pub use value::{Secret, Size, Value};
 
@@ -228,6 +229,8 @@ options! {
         report_listen: SocketAddr = SocketAddr::from(([0, 0, 0, 0], 7072)),
         /// How instances reach that, as `host:port`: a Service that leads to the controller that works. Default: none given, this process's own address, which the next leader does not have.
         report_advertise: Option<String> = None,
+        /// When the address that an instance reports from is compared with its Pod's, for its token is seen by whoever may read Pods: `later` (calls do not wait for that, and it is ended if it reported from elsewhere), `first` (it is told nothing before its node has written the address down, which makes starts up to a second longer) or `never` (Pods are seen with other addresses than their own). Default: a start is to be short, and the chart's network policies keep all but instances away.
+        pod_addresses: Compared = Compared::Later,
         /// How clients reach the gateways; `status.url` begins with it. Default: the Service of the chart.
         gateway_url: String = "http://hearth-gateway.hearth-system".to_owned(),
         /// How instances and `hearth invoke` reach the gateways, where that is another way. Default: `gateway_url`.

@@ -169,6 +169,8 @@ fn the_command_line_uploads_code_and_reads_logs_through_the_api_server() {
     assert!(said.contains("uploaded"), "{said}");
     let logged = eventually(|| cluster.cli(&["logs", "uploaded"]).contains("a line").then_some(()));
     assert!(logged.is_some(), "{}", cluster.logs());
+    let of_pods = || cluster.kubectl(&["logs", "-l", "hearth.dev/function=uploaded"]);
+    assert!(eventually(|| of_pods().contains("a line\n").then_some(())).is_some(), "{}", of_pods());
     assert!(cluster.cli(&["describe", "uploaded"]).contains("uploaded-00001"));
     assert!(cluster.cli(&["get", "instances"]).contains("uploaded"));
     cluster.kubectl(&["delete", "pod", "hearth-controller", "--wait=false"]);

@@ -3,7 +3,7 @@
 //! ```text
 //!  stdout, stderr (pipes) ── lines ──┐
 //!                                    ├──► ring ──► control connections, each at its own place
-//!  descriptor 4 (records) ───────────┘
+//!  descriptor 4 (records) ───────────┘        └──► in a Pod, the container's own streams (`print`)
 //! ```
 //!
 //! The pipes are read whatever happens, so that printing never waits for a controller: what nobody fetches in time is lost from the ring's
@@ -15,6 +15,7 @@
 
 mod lines;
 mod pace;
+mod print;
 mod records;
 mod ring;
 
@@ -28,6 +29,8 @@ use hearth_protocol::{LogStream, RequestId};
 use tokio::net::unix::pipe;
 use tokio::sync::Notify;
 use tokio::time::{Instant, sleep};
+
+pub(crate) use print::Printer;
 
 use lines::{Item, Lines};
 use pace::Pace;
@@ -84,11 +87,16 @@ impl Logs {
         self.ring.borrow().fetch(after, limit, out)
     }
 
+    /// Sequence number of the newest record; 0: there was none.
+    fn newest(&self) -> u64 {
+        self.ring.borrow().newest()
+    }
+
     /// Waits until there is a record after `after`.
     pub(crate) async fn after(&self, after: u64) {
         loop {
             let grown = self.grown.notified();
-            if self.ring.borrow().newest() > after {
+            if self.newest() > after {
                 return;
             }
             grown.await;

@@ -10,20 +10,33 @@ use tokio::time::Instant;
 /// Bytes a second, of an instance with all its pipes: 32 MiB. An interpreter prints some five times as much when nothing stops it.
 const BYTES_PER_SECOND: u32 = 32 << 20;
 
-/// So much of it may come at once after a rest: 8 MiB.
+/// So much of it may come at once after a rest: 8 MiB of what is read.
 const BURST: Duration = Duration::from_millis(250);
 
 /// The pace of one instance.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct Pace {
+    bytes_per_second: u32,
     /// When everything that was read so far is paid for.
     paid: Option<Instant>,
 }
 
+impl Default for Pace {
+    /// That of what is read.
+    fn default() -> Self {
+        Self::of(BYTES_PER_SECOND)
+    }
+}
+
 impl Pace {
-    /// Counts bytes that were read; how long nothing more is read now.
+    /// So fast, and a quarter of a second's worth at once.
+    pub(super) const fn of(bytes_per_second: u32) -> Self {
+        Self { bytes_per_second, paid: None }
+    }
+
+    /// Counts bytes that were moved; how long nothing more is now.
     pub(super) fn read(&mut self, bytes: usize, now: Instant) -> Duration {
-        let cost = Duration::from_secs(1) * u32::try_from(bytes).unwrap_or(u32::MAX) / BYTES_PER_SECOND;
+        let cost = Duration::from_secs(1) * u32::try_from(bytes).unwrap_or(u32::MAX) / self.bytes_per_second;
         let paid = self.paid.map_or(now, |paid| paid.max(now)) + cost;
         self.paid = Some(paid);
         paid.saturating_duration_since(now).saturating_sub(BURST)

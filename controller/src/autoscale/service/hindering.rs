@@ -20,12 +20,13 @@ impl Service {
         why: Option<StartFailure>,
         now: Instant,
     ) {
-        self.turns.done(instance, now);
         let Some(record) = self.records.get_mut(revision) else { return };
         let is_first = record.hindered() == 0;
+        // What nobody was told of may be over too.
         if !record.hinder(instance, why.as_ref()) {
             return;
         }
+        self.turns.done(instance, now);
         let Some(why) = why else {
             tracing::info!(%revision, %instance, "the start goes on");
             return;

@@ -41,6 +41,20 @@ async fn a_start_that_no_node_takes_goes_on_and_whoever_waits_is_told_at_once() 
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_start_whose_image_is_pulled_is_not_cut_and_whoever_waits_goes_on_waiting() {
+    let mut scene = Scene::new();
+    scene.backend.always(Act::Pulled);
+    scene.handle.put(hello(Reach::Routed)).await.unwrap();
+    scene.want(1, 0).await;
+    // Longer than any start may take.
+    tokio::time::sleep(Duration::from_secs(500)).await;
+    assert_eq!((scene.backend.starts(), view(&scene).failure), (1, None));
+    scene.backend.make_room();
+    scene.granted().await;
+    assert_eq!((scene.backend.starts(), scene.backend.stops().len()), (1, 0));
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_start_that_no_node_takes_holds_up_no_other() {
     let mut scene = Scene::new();
     scene.backend.will([Act::Hindered]);

@@ -7,6 +7,7 @@ use k8s_openapi::api::core::v1::Pod;
 
 use super::instance::{self, Instance};
 use super::standing::{self, Judged, Proof};
+use super::whereabouts::Whereabouts;
 use super::{Shared, pod, started, why};
 use crate::backend::Found;
 
@@ -65,6 +66,7 @@ impl Shared {
             let known = books.entry(spec.id.clone());
             Arc::clone(known.or_insert_with(|| Arc::new(Instance::new(spec.clone(), &namespace))))
         };
+        instance.whereabouts.send_replace(Whereabouts::of(pod));
         instance.reported.send_if_modified(|known| {
             let news = known.is_none() && reported.is_some();
             if news {

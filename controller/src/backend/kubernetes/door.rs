@@ -2,19 +2,22 @@
 //! they are have few places, at one address fewer, and take none of those who have.
 //!
 //! ```text
-//!  accept ── Stranger, of an address ── hello, token ──┬── Report: for an instance's life; a new one takes the place of the last
-//!             for 10 s at most                         └── Transfer: what an instance fetches or brings
+//!  accept ── stranger, of an address ── hello, token ──┬── Report: for an instance's life; a new one takes the place of the last
+//!             for some seconds at most                 └── Transfer: what an instance fetches or brings
 //! ```
 //!
-//! Who finds no place is closed without a word, and a shim tries again. Each such bound counts on its own in `hearth_reports_refused_total`.
+//! Of strangers a newcomer takes the place of the one that has been there longest: a shim says at once who it is, and whoever says nothing
+//! keeps none out. Who finds no place, or loses it, is closed without a word, and a shim tries again. Each such bound counts on its own in
+//! `hearth_reports_refused_total`.
 
 use std::fmt;
 use std::net::IpAddr;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use hearth_function::InstanceId;
+use tokio::task::AbortHandle;
 
-use crate::door::{self, Full, Places};
+use crate::door::{self, Full, Known, Passing, Places, Stranger};
 use crate::label_set;
 use crate::telemetry::Seldom;
 use crate::telemetry::metrics::{Counters, Label as _, Registry};
@@ -50,11 +53,9 @@ label_set! {
     }
 }
 
-/// Who a connection is of.
+/// Whose a connection is.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Guest {
-    /// Nobody knows yet.
-    Stranger(IpAddr),
     /// An instance, for its life.
     Report,
     /// An instance, for one tar.
@@ -64,7 +65,6 @@ pub(super) enum Guest {
 impl fmt::Display for Guest {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Stranger(address) => address.fmt(f),
             Self::Report => f.write_str("an instance"),
             Self::Transfer(instance) => instance.fmt(f),
         }
@@ -74,7 +74,7 @@ impl fmt::Display for Guest {
 /// See the module's page.
 #[derive(Debug)]
 pub(super) struct Door {
-    strangers: Places<IpAddr>,
+    strangers: Mutex<Passing<Stranger>>,
     reports: Places<()>,
     transfers: Places<InstanceId>,
     refused: Counters<Bound>,
@@ -84,14 +84,19 @@ pub(super) struct Door {
 /// A place; dropped, it is another's.
 #[derive(Debug)]
 pub(super) struct Place {
-    door: Arc<Door>,
     _taken: Taken,
+}
+
+/// The place of a stranger.
+#[derive(Debug)]
+pub(super) struct Unknown {
+    door: Arc<Door>,
+    known: Known,
 }
 
 /// Held until it is dropped.
 #[derive(Debug)]
 enum Taken {
-    Stranger { _place: door::Place<IpAddr> },
     Report { _place: door::Place<()> },
     Transfer { _place: door::Place<InstanceId> },
 }
@@ -103,7 +108,7 @@ impl Door {
             "Connections of instances, or of others to their port, that were closed because there were too many.",
         );
         Arc::new(Self {
-            strangers: Places::new(STRANGERS, STRANGERS_OF_ONE),
+            strangers: Mutex::new(Passing::new(STRANGERS, STRANGERS_OF_ONE)),
             reports: Places::new(REPORTS, REPORTS),
             transfers: Places::new(TRANSFERS, TRANSFERS_OF_ONE),
             refused,
@@ -111,94 +116,136 @@ impl Door {
         })
     }
 
+    /// Takes a stranger from there in, whom the task serves that `serve` begins. One that was there longer may have to leave, and is counted.
+    pub(super) fn welcome(self: &Arc<Self>, address: IpAddr, serve: impl FnOnce(Unknown) -> AbortHandle) {
+        let known = Known::default();
+        let task = serve(Unknown { door: Arc::clone(self), known: known.clone() });
+        let mut strangers = self.strangers.lock().unwrap_or_else(PoisonError::into_inner);
+        let leaves = strangers.welcome(address, Stranger::new(address, task, known));
+        drop(strangers);
+        if let Some(longest) = leaves {
+            let full = longest.leave_to(address);
+            self.refuse(if full == Full::ForOne { Bound::Address } else { Bound::Strangers }, &address);
+        }
+    }
+
     /// A place, if there is one. Who gets none has been counted.
-    pub(super) fn admit(self: &Arc<Self>, guest: Guest) -> Option<Place> {
-        match self.take(&guest) {
-            Ok(taken) => Some(Place { door: Arc::clone(self), _taken: taken }),
+    fn admit(&self, guest: &Guest) -> Option<Place> {
+        match self.take(guest) {
+            Ok(taken) => Some(Place { _taken: taken }),
             Err(bound) => {
-                self.refused.get(bound).inc();
-                if self.said.is_news(bound) {
-                    let bound = bound.as_str();
-                    tracing::warn!(bound, of = %guest, "too many connections of instances: one was closed");
-                }
+                self.refuse(bound, guest);
                 None
             }
         }
     }
 
+    fn refuse(&self, bound: Bound, of: &dyn fmt::Display) {
+        self.refused.get(bound).inc();
+        if self.said.is_news(bound) {
+            let bound = bound.as_str();
+            tracing::warn!(bound, %of, "too many connections of instances: one was closed");
+        }
+    }
+
     fn take(&self, guest: &Guest) -> Result<Taken, Bound> {
-        let bound = |for_one, for_all| move |full| if full == Full::ForOne { for_one } else { for_all };
+        let bound = |full| if full == Full::ForOne { Bound::Instance } else { Bound::Transfers };
         match guest {
-            Guest::Stranger(address) => {
-                let taken = self.strangers.take(*address).map_err(bound(Bound::Address, Bound::Strangers));
-                Ok(Taken::Stranger { _place: taken? })
-            }
             Guest::Report => {
                 let taken = self.reports.take(()).map_err(|_| Bound::Reports);
                 Ok(Taken::Report { _place: taken? })
             }
             Guest::Transfer(instance) => {
                 let taken = self.transfers.take(instance.clone());
-                Ok(Taken::Transfer { _place: taken.map_err(bound(Bound::Instance, Bound::Transfers))? })
+                Ok(Taken::Transfer { _place: taken.map_err(bound)? })
             }
         }
     }
 }
 
-impl Place {
+impl Unknown {
     /// Another place for the same connection, now that it is known whose it is.
-    pub(super) fn becomes(self, guest: Guest) -> Option<Self> {
+    pub(super) fn becomes(self, guest: &Guest) -> Option<Place> {
+        self.known.note();
         self.door.admit(guest)
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use std::future::pending;
+
+    use tokio::task::JoinSet;
+
     use super::*;
 
-    fn stranger(number: usize) -> Guest {
-        Guest::Stranger(IpAddr::from(u32::try_from(number).unwrap().to_be_bytes()))
+    fn address(number: usize) -> IpAddr {
+        IpAddr::from(u32::try_from(number).unwrap().to_be_bytes())
     }
 
-    fn refused(registry: &Registry, bound: &str) -> bool {
+    /// So often somebody was refused, or had to leave.
+    fn refused(registry: &Registry, bound: &str) -> u32 {
         let shown = registry.render();
         let line = format!("hearth_reports_refused_total{{bound=\"{bound}\"}} ");
-        !shown.lines().any(|one| one.strip_prefix(&line) == Some("0"))
+        shown.lines().find_map(|one| one.strip_prefix(&line)).unwrap().parse().unwrap()
+    }
+
+    /// Strangers, each with a task that serves it.
+    struct Scene {
+        door: Arc<Door>,
+        registry: Registry,
+        tasks: JoinSet<()>,
+    }
+
+    impl Scene {
+        fn new() -> Self {
+            let registry = Registry::new();
+            Self { door: Door::new(&registry), registry, tasks: JoinSet::new() }
+        }
+
+        fn come(&mut self, number: usize) -> Unknown {
+            let mut place = None;
+            self.door.welcome(address(number), |unknown| {
+                place = Some(unknown);
+                self.tasks.spawn(pending())
+            });
+            place.unwrap()
+        }
     }
 
     #[tokio::test]
-    async fn one_address_has_only_a_few_places_and_they_come_back() {
-        let registry = Registry::new();
-        let door = Door::new(&registry);
-        let mut places: Vec<_> = (0..STRANGERS_OF_ONE).map(|_| door.admit(stranger(1)).unwrap()).collect();
-        assert!(!refused(&registry, "address"));
-        assert!(door.admit(stranger(1)).is_none());
-        assert!(refused(&registry, "address"));
-        assert!(door.admit(stranger(2)).is_some(), "another has his own");
-        places.pop();
-        places.extend(door.admit(stranger(1)));
-        assert_eq!(places.len(), STRANGERS_OF_ONE);
-        drop(places);
-        assert_eq!(door.strangers.taken(), 0);
+    async fn whoever_says_nothing_leaves_to_the_next_of_his_address_or_of_all() {
+        let mut scene = Scene::new();
+        for _ in 0..STRANGERS_OF_ONE {
+            let _silent = scene.come(1);
+        }
+        assert_eq!(refused(&scene.registry, "address"), 0);
+        let newcomer = scene.come(1);
+        assert_eq!(refused(&scene.registry, "address"), 1);
+        assert!(scene.tasks.join_next().await.unwrap().unwrap_err().is_cancelled(), "the longest is closed");
+        assert!(newcomer.becomes(&Guest::Report).is_some());
+        // Many addresses, each with as many as it may have.
+        for number in STRANGERS_OF_ONE..STRANGERS * 2 {
+            let _silent = scene.come(number / STRANGERS_OF_ONE);
+        }
+        assert!(refused(&scene.registry, "strangers") > 0);
+        assert!(scene.come(STRANGERS).becomes(&Guest::Report).is_some(), "and none of them is in its way");
     }
 
     #[tokio::test]
     async fn ten_thousand_instances_have_a_place_and_take_none_of_strangers() {
-        let registry = Registry::new();
-        let door = Door::new(&registry);
+        let mut scene = Scene::new();
         // All of one address, as behind the address of their node: who is known takes none of its places.
-        let come = |_| door.admit(stranger(1)).unwrap().becomes(Guest::Report);
-        let mut reports: Vec<_> = (0..10_000).map(|number| come(number).expect("a place")).collect();
-        let taken = || (door.reports.taken(), door.strangers.taken());
-        assert_eq!(taken(), (10_000, 0));
-        let strangers: Vec<_> = (0..STRANGERS).map(|number| door.admit(stranger(number)).unwrap()).collect();
-        assert!(door.admit(stranger(STRANGERS)).is_none());
-        assert!(refused(&registry, "strangers") && !refused(&registry, "reports"));
-        reports.extend((10_000..REPORTS).map(|_| door.admit(Guest::Report).unwrap()));
-        assert!(door.admit(Guest::Report).is_none(), "strangers or not, this is the end");
-        assert!(refused(&registry, "reports"));
-        drop((reports, strangers));
-        assert_eq!(taken(), (0, 0));
+        let mut reports: Vec<_> =
+            (0..10_000).map(|_| scene.come(1).becomes(&Guest::Report).expect("a place")).collect();
+        assert_eq!(scene.door.reports.taken(), 10_000);
+        assert_eq!((refused(&scene.registry, "address"), refused(&scene.registry, "strangers")), (0, 0));
+        let report = |_| scene.door.admit(&Guest::Report);
+        reports.extend((10_000..REPORTS).map(|number| report(number).unwrap()));
+        assert!(scene.door.admit(&Guest::Report).is_none(), "strangers or not, this is the end");
+        assert_eq!(refused(&scene.registry, "reports"), 1);
+        drop(reports);
+        assert_eq!(scene.door.reports.taken(), 0);
     }
 
     #[tokio::test]
@@ -206,8 +253,8 @@ mod tests {
         let registry = Registry::new();
         let door = Door::new(&registry);
         let of = |name: &str| Guest::Transfer(InstanceId::parse(name).unwrap());
-        let _places: Vec<_> = (0..TRANSFERS_OF_ONE).map(|_| door.admit(of("a")).unwrap()).collect();
-        assert!(door.admit(of("a")).is_none() && door.admit(of("b")).is_some());
-        assert!(refused(&registry, "instance") && !refused(&registry, "transfers"));
+        let _places: Vec<_> = (0..TRANSFERS_OF_ONE).map(|_| door.admit(&of("a")).unwrap()).collect();
+        assert!(door.admit(&of("a")).is_none() && door.admit(&of("b")).is_some());
+        assert_eq!((refused(&registry, "instance"), refused(&registry, "transfers")), (1, 0));
     }
 }

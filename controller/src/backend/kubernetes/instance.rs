@@ -12,6 +12,7 @@ use tokio::sync::{mpsc, oneshot, watch};
 
 use super::blobs::Blob;
 use super::results::Intake;
+use super::whereabouts::Whereabouts;
 use super::why::Obstacle;
 use crate::backend::InstanceSpec;
 use crate::backend::code_place::CodePlace;
@@ -49,8 +50,14 @@ pub(super) struct Instance {
     /// Changes when a pooled one gets its function.
     pub(super) spec: Mutex<InstanceSpec>,
     pub(super) reported: watch::Sender<Option<Reported>>,
+    /// Where its Pod is.
+    pub(super) whereabouts: watch::Sender<Whereabouts>,
+    /// Why somebody who reported was not believed to be it.
+    pub(super) turned_away: OnceLock<String>,
     pub(super) obstacle: watch::Sender<Option<Obstacle>>,
     pub(super) end: watch::Sender<Option<Exit>>,
+    /// Held while its Pod is being made.
+    pub(super) making: Arc<tokio::sync::Mutex<()>>,
     /// Nothing of its Pod is left.
     pub(super) gone: watch::Sender<bool>,
     /// What it may fetch.
@@ -76,8 +83,11 @@ impl Instance {
             code_place: CodePlace::new(spec.code.is_some()),
             spec: Mutex::new(spec),
             reported: watch::Sender::new(None),
+            whereabouts: watch::Sender::default(),
+            turned_away: OnceLock::new(),
             obstacle: watch::Sender::new(None),
             end: watch::Sender::new(None),
+            making: Arc::default(),
             gone: watch::Sender::new(false),
             blobs: Mutex::default(),
             intake: Intake::new(),

@@ -22,15 +22,19 @@ mod blobs;
 mod door;
 mod instance;
 mod keys;
+mod origin;
 mod pod;
 mod reports;
+pub(crate) mod request;
 mod results;
 mod standing;
 mod start;
 mod stop;
+mod strays;
 mod transfers;
 mod waited;
 mod watch;
+mod whereabouts;
 mod why;
 
 #[cfg(test)]
@@ -58,12 +62,15 @@ use tokio_util::task::TaskTracker;
 
 use self::instance::Instance;
 use self::keys::Keys;
+use self::request::asked;
 use self::transfers::Transfers;
+pub use self::whereabouts::Compared;
 use super::ends::Ends;
 use super::{
     Ability, Address, Backend, Capability, CodeMount, Ended, Error, Exit, Fixity, Found, Hindered, ImageForm,
     InstanceSpec, Limits, OpenError, Owner, Started, Stats, TakenAway,
 };
+use crate::telemetry::Seldom;
 use crate::telemetry::metrics::Registry;
 
 /// Hindrances that nobody has taken yet. Starts that tell of them wait when it is full.
@@ -94,6 +101,8 @@ pub struct Config {
     pub pull_policy: String,
     /// An image that has the shim in it, for Pods of other images.
     pub shim_image: Option<String>,
+    /// When the address that an instance reports from is compared with its Pod's.
+    pub compared: Compared,
     /// How much of their nodes' disks Pods may take.
     pub sizes: Sizes,
     /// Unpacks what an installation leaves.
@@ -147,6 +156,9 @@ struct Shared {
     hinder: mpsc::Sender<Hindered>,
     take_away: mpsc::Sender<TakenAway>,
     tasks: TaskTracker,
+    strays: strays::Strays,
+    /// Of reports from elsewhere.
+    said: Seldom<()>,
 }
 
 impl fmt::Debug for Shared {
@@ -189,6 +201,13 @@ impl Kubernetes {
                 }
             });
         }
+        let (weak, ended) = (Arc::downgrade(&shared), closing.clone());
+        shared.tasks.spawn(async move {
+            tokio::select! {
+                () = ended.cancelled() => {}
+                () = strays::keep_away(weak) => {}
+            }
+        });
         let (hindrances, taken_away) = (Mutex::new(Some(hindrances)), Mutex::new(Some(taken_away)));
         Ok(Arc::new(Self { shared, ends, hindrances, taken_away, _work: closing.drop_guard() }))
     }
@@ -212,6 +231,8 @@ impl Shared {
             hinder,
             take_away,
             tasks: TaskTracker::new(),
+            strays: strays::Strays::default(),
+            said: Seldom::new(),
         }
     }
 
@@ -382,7 +403,7 @@ impl Backend for Kubernetes {
         let apis = self.shared.apis();
         let mut listed = 0;
         for api in &apis {
-            match api.list(&parameters).await {
+            match request::within(request::LIST, api.list(&parameters)).await {
                 Ok(pods) => {
                     listed += 1;
                     all.extend(pods.items);
@@ -429,7 +450,7 @@ impl Backend for Kubernetes {
     }
 
     async fn probe(&self) -> Vec<Capability> {
-        let version = self.shared.config.client.apiserver_version().await;
+        let version = asked(self.shared.config.client.apiserver_version()).await;
         let (works, detail) = match &version {
             Ok(version) => (true, format!("Kubernetes {}", version.git_version)),
             Err(error) => (false, plain(error)),

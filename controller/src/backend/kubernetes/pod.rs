@@ -85,7 +85,7 @@ pub(super) fn of(
     let pod = PodSpec {
         containers: vec![container],
         init_containers: (!brings_shim)
-            .then(|| config.shim_image.as_deref().map(|shim| vec![bring_shim(shim, config)]))
+            .then(|| config.shim_image.as_deref().map(|shim| vec![bring_shim(shim, config, &spec.limits)]))
             .flatten(),
         automount_service_account_token: Some(false),
         enable_service_links: Some(false),
@@ -314,13 +314,15 @@ fn mounts(spec: &InstanceSpec, brings_shim: bool) -> Vec<VolumeMount> {
     places(spec, brings_shim).into_iter().map(mount).collect()
 }
 
-/// Copies the shim into a Pod of somebody else's image.
-fn bring_shim(image: &str, config: &Config) -> Container {
+/// Copies the shim into a Pod of somebody else's image. It has what the function's container has, which it runs before: a quota may ask for
+/// limits of every container, and a Pod counts with the larger of both.
+fn bring_shim(image: &str, config: &Config, limits: &Limits) -> Container {
     Container {
         name: "shim".to_owned(),
         image: Some(image.to_owned()),
         image_pull_policy: Some(config.pull_policy.clone()),
         command: Some(vec![format!("{PROGRAMS}/hearth-shim"), "copy".to_owned(), "/into".to_owned()]),
+        resources: Some(resources(limits)),
         security_context: Some(restricted()),
         volume_mounts: Some(vec![VolumeMount {
             name: "hearth".to_owned(),

@@ -13,8 +13,9 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::oneshot;
 use tokio::time::timeout;
 
-use super::door::{Door, Guest, Place};
+use super::door::{Door, Guest, Unknown};
 use super::instance::{Instance, Order, Reported};
+use super::whereabouts::Verdict;
 use super::why::{Lack, Obstacle};
 use super::{Shared, pod, results};
 
@@ -30,12 +31,14 @@ pub(super) async fn serve(shared: Weak<Shared>, listener: TcpListener, door: Arc
         match listener.accept().await {
             Ok((stream, peer)) => {
                 let Some(here) = shared.upgrade() else { return };
-                let Some(place) = door.admit(Guest::Stranger(peer.ip().to_canonical())) else { continue };
                 let shared = Weak::clone(&shared);
-                here.tasks.spawn(async move {
-                    if let Err(error) = attend(&shared, stream, peer, place).await {
-                        tracing::debug!(%peer, %error, "a report connection ended");
-                    }
+                door.welcome(peer.ip().to_canonical(), |place| {
+                    let attended = async move {
+                        if let Err(error) = attend(&shared, stream, peer, place).await {
+                            tracing::debug!(%peer, %error, "a report connection ended");
+                        }
+                    };
+                    here.tasks.spawn(attended).abort_handle()
                 });
             }
             Err(error) => {
@@ -87,7 +90,12 @@ impl Line {
     }
 }
 
-async fn attend(shared: &Weak<Shared>, stream: TcpStream, peer: SocketAddr, place: Place) -> io::Result<()> {
+async fn attend(
+    shared: &Weak<Shared>,
+    stream: TcpStream,
+    peer: SocketAddr,
+    place: Unknown,
+) -> io::Result<()> {
     stream.set_nodelay(true)?;
     let mut line = Line { stream, buffer: BytesMut::new() };
     let first = timeout(PATIENCE, line.next_within(HELLO_BYTES)).await.map_err(io::Error::other)??;
@@ -111,15 +119,29 @@ async fn attend(shared: &Weak<Shared>, stream: TcpStream, peer: SocketAddr, plac
         };
         return line.send(&answer).await;
     };
+    let from = peer.ip().to_canonical();
+    if let Purpose::Report { .. } = &purpose {
+        match here.judged(&instance, from).await {
+            Verdict::Its => {}
+            // Closed without a word, it comes again.
+            Verdict::NotYet => return Ok(()),
+            Verdict::Another => {
+                let why = here.turn_away(&instance, from);
+                return line.refuse(&why).await;
+            }
+        }
+    } else if !here.is_from(&instance, from) {
+        return line.refuse("this instance is elsewhere").await;
+    }
     let guest = match &purpose {
         Purpose::Report { .. } => Guest::Report,
         Purpose::Fetch { .. } | Purpose::Result { .. } => Guest::Transfer(instance.id.clone()),
     };
     // Until it ends. Closed without a word, it comes again.
-    let Some(_place) = place.becomes(guest) else { return Ok(()) };
+    let Some(_place) = place.becomes(&guest) else { return Ok(()) };
     match purpose {
         Purpose::Report { running, invoke, control } => {
-            let reported = Reported::at(peer.ip(), invoke, control);
+            let reported = Reported::at(from, invoke, control);
             drop(here);
             reports(shared, line, &instance, running, reported).await
         }
@@ -151,8 +173,9 @@ async fn reports(
     reported: Reported,
 ) -> io::Result<()> {
     let before = *instance.reported.borrow();
+    let from = reported.invoke.ip();
     if let Some(before) = before
-        && (!running || before.invoke.ip() != reported.invoke.ip())
+        && (!running || (before.invoke.ip() != from && !instance.whereabouts.borrow().has(from)))
     {
         // Whoever has read the token somewhere must not take an instance's place.
         return line.refuse("this instance has reported already, from elsewhere").await;
@@ -171,6 +194,10 @@ async fn reports(
         line.send(&ToShim::Start { config, mounts }).await?;
     }
     instance.reported.send_replace(Some(reported));
+    if let Some(shared) = shared.upgrade() {
+        // Its node may have written its address down in the same moment.
+        shared.compare(instance).await;
+    }
     let mut number = START;
     let mut waiting: HashMap<u32, oneshot::Sender<Result<(), String>>> = HashMap::new();
     loop {

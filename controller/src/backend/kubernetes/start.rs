@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use hearth_function::{InstanceId, Revision};
 use hearth_protocol::report::Mount;
+use k8s_openapi::api::core::v1::Pod;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::OwnerReference;
 use kube::api::{Api, Patch, PatchParams, PostParams};
 use serde_json::json;
@@ -15,10 +16,11 @@ use tokio::time::{Instant, timeout, timeout_at};
 
 use super::blobs::{Blob, measure};
 use super::instance::{Instance, Order, Reported};
+use super::request::{self, repeated};
 use super::waited::Waited;
 use super::why::{Lack, Obstacle};
 use super::{Shared, plain, pod, started};
-use crate::backend::{CodeMount, Error, Hindered, InstanceSpec, Owner, Process, Started};
+use crate::backend::{CodeMount, Error, Hindered, Hindrance, InstanceSpec, Owner, Process, Started};
 
 /// How long what may pass by itself (no node has room) is waited for before anybody is told. Then an installation fails, and an instance goes on
 /// waiting: an autoscaler of nodes looks at Pods that stay.
@@ -26,6 +28,9 @@ const PASSES_WITHIN: Duration = Duration::from_secs(10);
 
 /// Longest wait for a Pod to report, once a node has taken it: large images take their time.
 const REPORTS_WITHIN: Duration = Duration::from_secs(600);
+
+/// A node that has the image has made a container ready by then. Nobody needs to hear of it.
+const AS_A_RULE: Duration = Duration::from_secs(1);
 
 /// How long an instance that waits may take to fetch code.
 const FETCHES_WITHIN: Duration = Duration::from_secs(60);
@@ -74,16 +79,27 @@ impl Shared {
         let (packed, owner) = tokio::join!(packed, self.owner(&spec.id, spec.owner.as_ref()));
         instance.may_fetch(packed?);
         let pod = pod::of(spec, &self.config, &self.keys, owner?)?;
-        let created = self.pods(&instance.namespace).create(&PostParams::default(), &pod).await;
+        let created = self.make(instance, pod).await;
         created.map_err(|error| refused(&spec.id, &instance.namespace, &error))?;
         let patient = !matches!(spec.process, Process::Job { .. });
         let waited = Waited::default();
         let reported = self.report(instance, patient, &waited).await;
         if waited.end() {
             // Its node may have had it, and the shim have reported, before the obstacle was seen to be gone.
-            self.tell_hindered(instance, None).await;
+            self.tell_hindered(instance, Hindrance::Over).await;
         }
         Ok((reported?, begin.elapsed().saturating_sub(waited.total())))
+    }
+
+    /// Makes its Pod. What is asked for may be stored after nobody waits for it any more; so it is asked to its end, and a stop waits for that.
+    async fn make(&self, instance: &Instance, pod: Pod) -> kube::Result<Pod> {
+        let (pods, turn) = (self.pods(&instance.namespace), Arc::clone(&instance.making).lock_owned().await);
+        let made = self.tasks.spawn(async move {
+            let made = request::within(request::CREATE, pods.create(&PostParams::default(), &pod)).await;
+            drop(turn);
+            made
+        });
+        made.await.unwrap_or_else(|error| Err(kube::Error::Service(error.into())))
     }
 
     /// Waits until the shim has reported, or something keeps it from doing so; `patient`: as long as it takes for a node to have it, which is
@@ -96,10 +112,11 @@ impl Shared {
         let (mut reported, mut end, mut obstacle) =
             (instance.reported.subscribe(), instance.end.subscribe(), instance.obstacle.subscribe());
         let stuck = async {
-            let late = || {
+            let late = |last: Option<Obstacle>| {
                 let within = humantime::format_duration(REPORTS_WITHIN);
                 let to = &self.config.report_advertise;
-                let what = format!("its shim has not reported to {to} within {within}");
+                let last = last.map(|last| format!(": {}", last.what)).unwrap_or_default();
+                let what = format!("its shim has not reported to {to} within {within}{last}");
                 Obstacle { what, lack: Lack::Other }
             };
             let begin = Instant::now();
@@ -109,8 +126,15 @@ impl Shared {
                 let met = timeout_at(deadline, obstacle.wait_for(Option::is_some)).await;
                 let Some(found) = met.map(|met| met.ok().and_then(|found| found.clone())).unwrap_or_default()
                 else {
-                    return late();
+                    return late(None);
                 };
+                if found.lack == Lack::Time {
+                    let made = self.make_ready(instance, &found, &mut obstacle, waited);
+                    if timeout_at(deadline, made).await.is_err() {
+                        return late(Some(found));
+                    }
+                    continue;
+                }
                 if !found.passes() {
                     return found;
                 }
@@ -138,11 +162,12 @@ impl Shared {
             Obstacle { what, lack } = stuck => Err(match lack {
                 Lack::Image => Error::Image(what),
                 Lack::Settings => Error::Lacking(what),
-                Lack::Node | Lack::Other => other(what),
+                Lack::Node | Lack::Time | Lack::Other => other(what),
             }),
             exit = end.wait_for(Option::is_some) => {
                 let exit = exit.ok().and_then(|exit| *exit).unwrap_or_default();
-                Err(other(format!("it ended before it reported: {exit}")))
+                let turned_away = instance.turned_away.get().map(|why| format!("; {why}")).unwrap_or_default();
+                Err(other(format!("it ended before it reported: {exit}{turned_away}")))
             }
         }
     }
@@ -162,19 +187,39 @@ impl Shared {
             if !told.passes() {
                 return Err(told);
             }
-            self.tell_hindered(instance, Some(told.what.clone())).await;
+            self.tell_hindered(instance, Hindrance::Outside(told.what.clone())).await;
             // The sender is the instance's, which is here.
             let _closed = obstacle.wait_for(|now| now.as_ref() != Some(&told)).await.is_err();
             // The scheduler says the same in other words whenever nodes come and go.
             still = stays(obstacle).await;
         }
-        self.tell_hindered(instance, None).await;
+        self.tell_hindered(instance, Hindrance::Over).await;
         Ok(())
     }
 
-    async fn tell_hindered(&self, instance: &Instance, why: Option<String>) {
+    /// Waits while its node makes it ready, which is no part of the time that a start may take.
+    async fn make_ready(
+        &self,
+        instance: &Instance,
+        found: &Obstacle,
+        obstacle: &mut watch::Receiver<Option<Obstacle>>,
+        waited: &Waited,
+    ) {
+        let is_over = |now: &Option<Obstacle>| now.as_ref() != Some(found);
+        // The sender is the instance's, which is here.
+        if timeout(AS_A_RULE, obstacle.wait_for(is_over)).await.is_ok() {
+            return;
+        }
+        waited.tell();
+        self.tell_hindered(instance, Hindrance::Time).await;
+        let _closed = obstacle.wait_for(is_over).await.is_err();
+        let _told_of_its_end = waited.end();
+        self.tell_hindered(instance, Hindrance::Over).await;
+    }
+
+    async fn tell_hindered(&self, instance: &Instance, by: Hindrance) {
         // Without a subscriber nobody wants to know.
-        self.hinder.send(Hindered { instance: instance.id.clone(), why }).await.ok();
+        self.hinder.send(Hindered { instance: instance.id.clone(), by }).await.ok();
     }
 
     /// See [`super::Backend::inject`].
@@ -225,9 +270,9 @@ impl Shared {
             "annotations": pod::annotations(spec, &instance.namespace, &self.keys)?,
             "ownerReferences": reference.into_iter().collect::<Vec<_>>(),
         } });
-        let pods = self.pods(&instance.namespace);
-        let patched =
-            pods.patch_metadata(instance.id.as_str(), &PatchParams::default(), &Patch::Merge(&patch)).await;
+        let (pods, how, patch) =
+            (self.pods(&instance.namespace), PatchParams::default(), Patch::Merge(&patch));
+        let patched = repeated(|| pods.patch_metadata(instance.id.as_str(), &how, &patch)).await;
         patched
             .map(drop)
             .map_err(|error| Self::step("write down the function of the Pod", &instance.id, &error))
@@ -268,7 +313,7 @@ impl Shared {
             // Told by a controller that did not say it.
             None => {
                 let api: Api<Revision> = Api::namespaced(self.config.client.clone(), revision.namespace());
-                let found = api.get_metadata(revision.name()).await;
+                let found = repeated(|| api.get_metadata(revision.name())).await;
                 let found = found.map_err(|error| Self::step("look up the revision", id, &error))?;
                 found.metadata.uid.unwrap_or_default()
             }
@@ -288,7 +333,8 @@ impl Shared {
 async fn stays(obstacle: &mut watch::Receiver<Option<Obstacle>>) -> Option<Obstacle> {
     let over = obstacle.wait_for(|now| now.as_ref().is_none_or(|now| !now.passes()));
     let _still = timeout(PASSES_WITHIN, over).await.is_err();
-    obstacle.borrow_and_update().clone()
+    // What takes its time has a node.
+    obstacle.borrow_and_update().clone().filter(|now| now.lack != Lack::Time)
 }
 
 /// Has the shim fetch code.
@@ -327,6 +373,12 @@ fn refused(id: &InstanceId, namespace: &str, error: &kube::Error) -> Error {
                 "the namespace {namespace} has no room for it ({what}): raise the quota, or lower scale.max or resources"
             )
         }
+        // Of one that limits cpu; memory each container has.
+        403 if what.contains("failed quota") => {
+            format!(
+                "a quota of the namespace {namespace} asks for more than the Function says ({what}): set spec.resources.cpu, or give the namespace a LimitRange with a default"
+            )
+        }
         403 if what.contains("error looking up service account") => {
             format!(
                 "{namespace} lacks its service account ({what}): make it, or change spec.kubernetes.serviceAccount"
@@ -339,3 +391,6 @@ fn refused(id: &InstanceId, namespace: &str, error: &kube::Error) -> Error {
     };
     Error::Step { step: "create the Pod", instance: id.clone(), source: io::Error::other(source) }
 }
+
+#[cfg(test)]
+mod tests;

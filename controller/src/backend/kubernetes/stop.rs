@@ -11,6 +11,7 @@ use tokio::time::timeout;
 
 use super::Shared;
 use super::instance::{Instance, Order};
+use super::request::repeated;
 use crate::backend::Error;
 
 /// A Pod's end takes its kubelet some seconds longer than its grace; one that has missed a container's end looks again a minute later.
@@ -30,13 +31,15 @@ impl Shared {
         instance.intake.close().await;
         // Nobody is told of what we do ourselves.
         let _news = instance.leaves();
+        // Whoever began it may not wait for its Pod any more, which there may be only in a moment.
+        drop(instance.making.lock().await);
         let pods = self.pods(&instance.namespace);
         let grace = if grace.is_zero() { grace } else { left_of(&instance, grace).await };
         // In whole seconds; 0 is at once.
         let seconds = grace.as_secs() + u64::from(grace.subsec_nanos() > 0);
         let seconds = u32::try_from(seconds).unwrap_or(u32::MAX);
         let how = DeleteParams::default().grace_period(seconds);
-        match pods.delete(id.as_str(), &how).await {
+        match repeated(|| pods.delete(id.as_str(), &how)).await {
             Ok(deleting) => {
                 let mut gone = instance.gone.subscribe();
                 let left = async {
@@ -45,7 +48,7 @@ impl Shared {
                         if timeout(LOOK_AGAIN, gone.wait_for(|gone| *gone)).await.is_ok() {
                             return Ok(());
                         }
-                        if pods.get_metadata_opt(id.as_str()).await?.is_none() {
+                        if repeated(|| pods.get_metadata_opt(id.as_str())).await?.is_none() {
                             return Ok(());
                         }
                     }

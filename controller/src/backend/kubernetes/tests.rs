@@ -44,7 +44,7 @@ pub(super) fn spec(name: &str) -> InstanceSpec {
     }
 }
 
-fn pod(name: &str, metadata: &Value, status: &Value) -> Value {
+pub(super) fn pod(name: &str, metadata: &Value, status: &Value) -> Value {
     let annotations = pod::annotations(&spec(name), "default", &Keys::new(&[7; 32])).unwrap();
     let owner = json!({ "apiVersion": "hearth.dev/v1", "kind": "Revision", "name": "hello-00001", "uid": "uid-1", "controller": true });
     let mut pod = json!({
@@ -66,6 +66,7 @@ pub(super) fn config(client: Client) -> Config {
         key: [7; 32],
         pull_policy: "Never".to_owned(),
         shim_image: None,
+        compared: Compared::Later,
         sizes: Sizes { code_bytes: 1 << 20, dependencies_bytes: 2 << 20, build_bytes: 3 << 20 },
         unpack: Arc::new(|packed, into| tar::Archive::new(packed).unpack(into)),
     }
@@ -131,6 +132,25 @@ async fn a_pod_that_only_says_that_it_is_an_instance_gets_no_calls() {
     let ours = backend.shared.named("hello-ours").unwrap();
     assert_eq!(ours.namespace, "default");
     assert!(backend.shared.named("hello-evil").is_none(), "nothing is ever deleted that is not in the books");
+}
+
+#[tokio::test]
+async fn each_container_has_limits_for_a_quota_that_asks_for_them() {
+    let config =
+        Config { shim_image: Some("shim".to_owned()), ..config(Client::new(Router::new(), "hearth")) };
+    let mut spec = spec("hello-a");
+    spec.root = Root::Image("somebodys".to_owned());
+    spec.limits.cpu_millis = Some(500);
+    let pod = pod::of(&spec, &config, &Keys::new(&[7; 32]), None).unwrap().spec.unwrap();
+    let containers: Vec<_> = pod.init_containers.into_iter().flatten().chain(pod.containers).collect();
+    assert_eq!(containers.len(), 2);
+    for container in containers {
+        let resources = container.resources.unwrap();
+        for given in [resources.limits.unwrap(), resources.requests.unwrap()] {
+            let named: Vec<&String> = given.keys().collect();
+            assert_eq!(named, ["cpu", "memory"], "{}", container.name);
+        }
+    }
 }
 
 #[tokio::test]

@@ -3,7 +3,9 @@
 use std::time::Duration;
 
 use hearth_protocol::Exit;
-use k8s_openapi::api::core::v1::{ContainerState, Pod};
+use k8s_openapi::api::core::v1::{ContainerState, ContainerStatus, Pod, PodStatus};
+
+use super::pod::CONTAINER;
 
 /// The shell's way to say that a signal ended a program: its number, and this.
 const BY_SIGNAL: i32 = 128;
@@ -29,6 +31,8 @@ pub(super) enum Lack {
     Image,
     /// A Secret or a ConfigMap, or a key in it.
     Settings,
+    /// Time: its node makes it ready, and pulls its image where it has none.
+    Time,
     /// Something else.
     Other,
 }
@@ -40,12 +44,15 @@ impl Obstacle {
     }
 }
 
+/// What is told of the function's container. Who admits Pods may have put others beside it, with ends of their own.
+fn function(status: &PodStatus) -> Option<&ContainerStatus> {
+    status.container_statuses.iter().flatten().find(|one| one.name == CONTAINER)
+}
+
 /// How the instance ended; `None` while it runs, or has not begun.
 pub(super) fn ended(pod: &Pod) -> Option<Exit> {
     let status = pod.status.as_ref()?;
-    let states = status.container_statuses.iter().flatten();
-    let terminated = states.filter_map(|one| one.state.as_ref()?.terminated.as_ref()).next();
-    if let Some(terminated) = terminated {
+    if let Some(terminated) = function(status).and_then(|one| one.state.as_ref()?.terminated.as_ref()) {
         let out_of_memory = terminated.reason.as_deref() == Some("OOMKilled");
         let signal = terminated
             .signal
@@ -78,9 +85,10 @@ pub(super) fn taker(pod: &Pod) -> String {
 /// What keeps it from starting.
 pub(super) fn obstacle(pod: &Pod) -> Option<Obstacle> {
     let status = pod.status.as_ref()?;
-    let all = status.init_container_statuses.iter().chain(&status.container_statuses).flatten();
-    let waiting = all.filter_map(|one| Some((one, waiting(one.state.as_ref()?)?)));
-    for (container, (reason, message)) in waiting {
+    // What comes before it; it does not wait for what is beside it.
+    let all = status.init_container_statuses.iter().flatten().chain(function(status));
+    let stands = all.filter_map(|one| Some((one, waiting(one.state.as_ref()?)?)));
+    for (container, (reason, message)) in stands {
         let (lack, what) = match reason {
             "ErrImagePull" | "ImagePullBackOff" | "InvalidImageName" | "ErrImageNeverPull" => {
                 (Lack::Image, format!("the image {} cannot be pulled ({reason}): {message}", container.image))
@@ -102,11 +110,24 @@ pub(super) fn obstacle(pod: &Pod) -> Option<Obstacle> {
         return Some(Obstacle { what, lack: Lack::Other });
     }
     let conditions = status.conditions.iter().flatten();
-    let unscheduled = conditions
-        .filter(|one| one.type_ == "PodScheduled" && one.status == "False")
-        .find(|one| one.reason.as_deref() == Some("Unschedulable"))?;
-    let message = unscheduled.message.as_deref().unwrap_or_default();
-    Some(Obstacle { what: format!("no node takes its Pod: {message}"), lack: Lack::Node })
+    let mut unscheduled = conditions.filter(|one| one.type_ == "PodScheduled" && one.status == "False");
+    let what = unscheduled.find_map(|one| {
+        let message = one.message.as_deref().unwrap_or_default();
+        match one.reason.as_deref()? {
+            "Unschedulable" => Some(format!("no node takes its Pod: {message}")),
+            // Whoever set the gates, as one who admits Pods, opens them.
+            "SchedulingGated" => Some(format!("its Pod may not be scheduled yet: {message}")),
+            _ => None,
+        }
+    });
+    if let Some(what) = what {
+        return Some(Obstacle { what, lack: Lack::Node });
+    }
+    // Told by its node: one that is lost says nothing, and takes no time.
+    let (reason, _) = waiting(function(status)?.state.as_ref()?)?;
+    let takes_time = matches!(reason, "ContainerCreating" | "PodInitializing");
+    let what = || format!("its node still makes it ready ({reason}), for which it pulls the image");
+    takes_time.then(|| Obstacle { what: what(), lack: Lack::Time })
 }
 
 fn waiting(state: &ContainerState) -> Option<(&str, &str)> {
@@ -139,6 +160,21 @@ mod tests {
             Some(Exit { signal: Some(9), out_of_memory: true, code: None })
         );
         assert_eq!(ended(&state(json!({ "running": {} }))), None);
+        let beside = |state: Value, its: Value| {
+            let one = |name: &str, state: Value| json!({ "name": name, "image": "i", "imageID": "", "ready": false, "restartCount": 0, "state": state });
+            pod(
+                json!({ "phase": "Running", "containerStatuses": [one("proxy", state), one("function", its)] }),
+            )
+        };
+        let killed = json!({ "terminated": { "exitCode": 137, "reason": "OOMKilled" } });
+        assert_eq!(ended(&beside(killed, json!({ "running": {} }))), None, "a proxy beside it");
+        let over = json!({ "terminated": { "exitCode": 0 } });
+        assert_eq!(
+            ended(&beside(json!({ "running": {} }), over)),
+            Some(Exit { code: Some(0), ..Exit::default() })
+        );
+        let stuck = json!({ "waiting": { "reason": "ImagePullBackOff" } });
+        assert_eq!(obstacle(&beside(stuck, json!({ "running": {} }))), None);
         assert_eq!(ended(&pod(json!({ "phase": "Failed", "reason": "Evicted" }))), Some(Exit::default()));
         assert_eq!(ended(&pod(json!({ "phase": "Pending" }))), None);
     }
@@ -170,9 +206,18 @@ mod tests {
         let said = obstacle(&image).unwrap();
         assert!(said.what.starts_with("the image i cannot be pulled"), "{said:?}");
         assert_eq!((said.lack, said.passes()), (Lack::Image, false));
-        assert_eq!(obstacle(&state(json!({ "waiting": { "reason": "ContainerCreating" } }))), None);
-        let condition = json!({ "type": "PodScheduled", "status": "False", "reason": "Unschedulable", "message": "0/1 nodes are available" });
-        let said = obstacle(&pod(json!({ "phase": "Pending", "conditions": [condition] }))).unwrap();
-        assert!(said.passes() && said.what.contains("0/1 nodes"), "{said:?}");
+        let creating = obstacle(&state(json!({ "waiting": { "reason": "ContainerCreating" } }))).unwrap();
+        assert_eq!((creating.lack, creating.passes()), (Lack::Time, false));
+        assert_eq!(obstacle(&state(json!({ "running": {} }))), None);
+        assert_eq!(obstacle(&pod(json!({ "phase": "Pending" }))), None, "its node has said nothing");
+        for (reason, message) in [
+            ("Unschedulable", "0/1 nodes are available"),
+            ("SchedulingGated", "Scheduling is blocked due to non-empty scheduling gates"),
+        ] {
+            let condition =
+                json!({ "type": "PodScheduled", "status": "False", "reason": reason, "message": message });
+            let said = obstacle(&pod(json!({ "phase": "Pending", "conditions": [condition] }))).unwrap();
+            assert!(said.passes() && said.what.contains(message), "{said:?}");
+        }
     }
 }

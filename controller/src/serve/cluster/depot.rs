@@ -15,6 +15,7 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use kube::api::{DeleteParams, ListParams, PostParams};
 use kube::{Api, Client};
 
+use crate::backend::kubernetes::request::{asked, repeated};
 use crate::deploy;
 use crate::lease::MADE_BY;
 use crate::telemetry::chain;
@@ -57,7 +58,7 @@ impl Depot {
             return false;
         }
         let parameters = ListParams::default().labels(&format!("{BUNDLE}={}", label(digest)));
-        match self.maps.list_metadata(&parameters).await {
+        match repeated(|| self.maps.list_metadata(&parameters)).await {
             Ok(listed) => !all_there(listed.items.iter().map(|part| &part.metadata)),
             Err(error) => {
                 tracing::debug!(%digest, error = chain(&error), "cannot look for a bundle in the cluster");
@@ -93,7 +94,8 @@ impl Depot {
             return Err("what was uploaded has another digest".to_owned());
         }
         for part in parts(digest, &packed) {
-            match self.maps.create(&PostParams::default(), &part).await {
+            let how = PostParams::default();
+            match repeated(|| self.maps.create(&how, &part)).await {
                 Ok(_) => {}
                 // Of an upload that was cut off, or a second one at the same time: the content is the same.
                 Err(kube::Error::Api(status)) if status.is_already_exists() => {}
@@ -104,7 +106,8 @@ impl Depot {
     }
 
     async fn list(&self, selector: &str) -> Result<Vec<ConfigMap>, String> {
-        let listed = self.maps.list(&ListParams::default().labels(selector)).await;
+        let parameters = ListParams::default().labels(selector);
+        let listed = repeated(|| self.maps.list(&parameters)).await;
         listed.map(|listed| listed.items).map_err(|error| chain(&error))
     }
 }
@@ -118,7 +121,7 @@ impl deploy::Depot for Depot {
 
     async fn retain(&self, live: &HashSet<Digest>, age: Duration) {
         let parameters = ListParams::default().labels(BUNDLE);
-        let listed = match self.maps.list_metadata(&parameters).await {
+        let listed = match repeated(|| self.maps.list_metadata(&parameters)).await {
             Ok(listed) => listed.items,
             Err(error) => {
                 return tracing::warn!(error = chain(&error), "bundles of the cluster are not cleaned up");
@@ -132,7 +135,7 @@ impl deploy::Depot for Depot {
                 continue;
             }
             let name = metadata.name.unwrap_or_default();
-            if let Err(error) = self.maps.delete(&name, &DeleteParams::default()).await {
+            if let Err(error) = asked(self.maps.delete(&name, &DeleteParams::default())).await {
                 tracing::warn!(name, error = chain(&error), "a bundle of the cluster stays");
             }
         }

@@ -58,6 +58,7 @@ fn pods(ground: &Ground) -> kubernetes::Config {
         pull_policy: cluster.pull_policy.clone(),
         // Every runtime image has it.
         shim_image: cluster.runtimes.program_image().map(str::to_owned),
+        compared: ground.config.controller.pod_addresses,
         sizes: stores::pod_sizes(&ground.config),
         unpack: Arc::new(move |packed, into| build::unpack_result(packed, into, installed_bytes)),
     }

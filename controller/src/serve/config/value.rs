@@ -7,6 +7,8 @@ use std::time::Duration;
 
 use serde_json::Value as Json;
 
+use crate::backend::kubernetes::Compared;
+
 /// A kind of value.
 pub trait Value: Sized {
     /// What it looks like, for messages and documentation.
@@ -88,6 +90,25 @@ impl Value for bool {
     }
     fn show(&self) -> Json {
         Json::from(*self)
+    }
+}
+
+impl Value for Compared {
+    const FORM: &'static str = "one of later, first and never";
+    fn read(value: &Json) -> Result<Self, String> {
+        match text::<Self>(value)? {
+            "later" => Ok(Self::Later),
+            "first" => Ok(Self::First),
+            "never" => Ok(Self::Never),
+            _ => Err(not::<Self>(value)),
+        }
+    }
+    fn show(&self) -> Json {
+        Json::from(match self {
+            Self::Later => "later",
+            Self::First => "first",
+            Self::Never => "never",
+        })
     }
 }
 

@@ -2,6 +2,8 @@
 
 use std::net::IpAddr;
 
+use k8s_openapi::api::core::v1::Pod;
+use serde_json::json;
 use tokio::net::TcpSocket;
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
@@ -9,6 +11,8 @@ use tokio::task::JoinSet;
 use super::super::door::STRANGERS_OF_ONE;
 use super::*;
 use crate::backend::kubernetes::tests::{config, spec};
+use crate::backend::kubernetes::watch;
+use crate::backend::kubernetes::whereabouts::Whereabouts;
 use crate::telemetry::metrics::Registry;
 
 /// Nothing in these tests takes so long unless it is broken.
@@ -37,6 +41,7 @@ impl Scene {
     /// An instance that is in the books.
     fn instance(&self, name: &str) -> Arc<Instance> {
         let instance = Arc::new(Instance::new(spec(name), "default"));
+        instance.whereabouts.send_replace(Whereabouts::of(&pod(name, Some("node1"), None)));
         self.shared.books().insert(instance.id.clone(), Arc::clone(&instance));
         instance
     }
@@ -69,6 +74,17 @@ impl Scene {
     }
 }
 
+/// The Pod of that instance, as its node tells of it.
+fn pod(name: &str, node: Option<&str>, address: Option<[u8; 4]>) -> Pod {
+    let address = address.map(|address| IpAddr::from(address).to_string());
+    let pod = json!({
+        "metadata": { "name": name, "namespace": "default" },
+        "spec": { "containers": [], "nodeName": node },
+        "status": { "phase": "Pending", "podIP": address },
+    });
+    serde_json::from_value(pod).unwrap()
+}
+
 /// What the controller says next; `None` when it closes.
 async fn hear(line: &mut Line) -> Option<ToShim> {
     let heard = async {
@@ -96,11 +112,57 @@ async fn who_says_nothing_keeps_no_instance_from_reporting() {
     for _ in 0..STRANGERS_OF_ONE {
         silent.push(scene.connect(HERE).await);
     }
-    assert_eq!(hear(&mut scene.connect(HERE).await).await, None, "one too many of one address");
+    // Of the same address, as where all Pods of a node are seen with one.
+    let mut line = scene.report(HERE, &instance).await;
+    assert_eq!(hear(&mut line).await, Some(ToShim::GoOn));
     let shown = scene.registry.render();
     assert!(shown.contains("hearth_reports_refused_total{bound=\"address\"} 1"), "{shown}");
-    let mut line = scene.report(THERE, &instance).await;
+    assert_eq!(hear(&mut silent[0]).await, None, "the longest has left");
+}
+
+#[tokio::test]
+async fn an_instance_that_reported_from_elsewhere_than_its_pod_is_ended_when_that_is_known() {
+    let scene = Scene::new().await;
+    let [ours, stolen] = ["hello-00001-a", "hello-00001-b"].map(|name| scene.instance(name));
+    let mut lines = Vec::new();
+    for (from, instance) in [(HERE, &ours), (THERE, &stolen)] {
+        let mut line = scene.report(from, instance).await;
+        assert_eq!(hear(&mut line).await, Some(ToShim::GoOn), "its address is not waited for");
+        lines.push(line);
+    }
+    for instance in [&ours, &stolen] {
+        watch::seen(&scene.shared, &pod(instance.id.as_str(), Some("node1"), Some(HERE))).await;
+    }
+    assert!(!ours.has_ended() && stolen.has_ended());
+}
+
+#[tokio::test]
+async fn a_pod_that_no_node_has_does_not_report() {
+    let scene = Scene::new().await;
+    let instance = scene.instance("hello-00001-a");
+    instance.whereabouts.send_replace(Whereabouts::default());
+    let mut line = scene.report(HERE, &instance).await;
+    let answer = async { line.stream.peek(&mut [0]).await };
+    assert!(timeout(Duration::from_millis(100), answer).await.is_err(), "it waits");
+    watch::seen(&scene.shared, &pod("hello-00001-a", Some("node1"), None)).await;
     assert_eq!(hear(&mut line).await, Some(ToShim::GoOn));
+}
+
+#[tokio::test]
+async fn what_is_fetched_goes_to_the_pod_alone() {
+    let scene = Scene::new().await;
+    let instance = scene.instance("hello-00001-a");
+    let fetch = || Purpose::Fetch { digest: "sha256:00".to_owned() };
+    let refused = |answer| match answer {
+        Some(ToShim::Refused { reason }) => reason,
+        other => panic!("{other:?}"),
+    };
+    let mut line = scene.report(HERE, &instance).await;
+    assert_eq!(hear(&mut line).await, Some(ToShim::GoOn));
+    let mut elsewhere = scene.hello(THERE, &instance, fetch()).await;
+    assert_eq!(refused(hear(&mut elsewhere).await), "this instance is elsewhere");
+    let mut its = scene.hello(HERE, &instance, fetch()).await;
+    assert_eq!(refused(hear(&mut its).await), "this instance has nothing of that digest");
 }
 
 #[tokio::test]
@@ -149,6 +211,7 @@ async fn an_instance_brings_one_result_at_a_time_and_none_once_it_is_stopped() {
     std::fs::create_dir(&build).unwrap();
     let instance = scene.instance("job-a");
     instance.spec.lock().unwrap().build_dir = Some(build.clone());
+    instance.whereabouts.send_replace(Whereabouts::of(&pod("job-a", Some("node1"), Some(HERE))));
     let mut tar = tar::Builder::new(Vec::new());
     let mut header = tar::Header::new_gnu();
     header.set_size(1);

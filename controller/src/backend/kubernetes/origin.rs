@@ -1,0 +1,143 @@
+//! From where instances report, compared with where their Pods are: when one comes, and again when its node has written its address down.
+
+use std::net::IpAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::time::timeout;
+
+use super::Shared;
+use super::instance::Instance;
+use super::watch::TAKEN_AWAY;
+use super::whereabouts::{Compared, Verdict, Whereabouts};
+
+/// How long one that reports waits until it is known whether it is the instance's. Then it comes again, or is refused. A shim that runs
+/// already takes ten seconds without an answer for a connection that leads nowhere.
+const JUDGED_WITHIN: Duration = Duration::from_secs(8);
+
+impl Shared {
+    /// Whether a report from there is the instance's. Waits for what is not known yet.
+    pub(super) async fn judged(&self, instance: &Instance, from: IpAddr) -> Verdict {
+        let mut whereabouts = instance.whereabouts.subscribe();
+        let judge =
+            |now: Whereabouts| now.judge(from, self.config.compared, || self.is_of_another(instance, from));
+        let its = async {
+            loop {
+                // Copied: others are looked at, and nothing is held for that.
+                let now = whereabouts.borrow_and_update().clone();
+                // A Pod may be moved to another address before its container begins, and that be told late.
+                if judge(now) == Verdict::Its || whereabouts.changed().await.is_err() {
+                    return;
+                }
+            }
+        };
+        let _over = timeout(JUDGED_WITHIN, its).await.is_err();
+        let now = instance.whereabouts.borrow().clone();
+        judge(now)
+    }
+
+    /// Whether what comes from there is an instance's that has reported.
+    pub(super) fn is_from(&self, instance: &Instance, from: IpAddr) -> bool {
+        let reported = instance.reported.borrow().is_some_and(|reported| reported.invoke.ip() == from);
+        reported || self.config.compared == Compared::Never || instance.whereabouts.borrow().has(from)
+    }
+
+    fn is_of_another(&self, instance: &Instance, address: IpAddr) -> bool {
+        let books = self.books();
+        let mut others = books.values().filter(|other| other.id != instance.id && !other.has_ended());
+        others.any(|other| other.whereabouts.borrow().has(address))
+    }
+
+    /// Notes, and says, that somebody reported from elsewhere; why that is not believed.
+    pub(super) fn turn_away(&self, instance: &Instance, from: IpAddr) -> String {
+        let why = belied(from, &instance.whereabouts.borrow());
+        if self.said.is_news(()) {
+            tracing::warn!(instance = %instance.id, why, "a report was refused");
+        }
+        // The first will do.
+        let _known = instance.turned_away.set(why.clone()).is_err();
+        why
+    }
+
+    /// Ends the instance if it has not reported from its Pod: somebody has read its token there.
+    pub(super) async fn compare(&self, instance: &Arc<Instance>) {
+        let Some(reported) = *instance.reported.borrow() else { return };
+        let from = reported.invoke.ip();
+        let whereabouts = instance.whereabouts.borrow().clone();
+        if self.config.compared == Compared::Never || !whereabouts.belie(from) || instance.has_ended() {
+            return;
+        }
+        let why = belied(from, &whereabouts);
+        tracing::warn!(instance = %instance.id, why, "an instance is ended that is not in its Pod");
+        if instance.leaves() {
+            self.tell_taken_away(instance, why, Duration::ZERO).await;
+        }
+        self.end(instance, TAKEN_AWAY).await;
+    }
+}
+
+/// What is said of a report from elsewhere.
+fn belied(from: IpAddr, its: &Whereabouts) -> String {
+    format!(
+        "it reports from {from}, and its Pod has {its}: somebody else has its token, or Pods are seen with other addresses than their own (controller.pod_addresses)"
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::{Value, json};
+    use tokio::sync::mpsc;
+
+    use super::*;
+    use crate::backend::kubernetes::tests::{config, spec};
+
+    fn address(text: &str) -> IpAddr {
+        text.parse().unwrap()
+    }
+
+    fn at(status: &Value) -> Whereabouts {
+        let pod =
+            json!({ "metadata": {}, "spec": { "containers": [], "nodeName": "node1" }, "status": status });
+        Whereabouts::of(&serde_json::from_value(pod).unwrap())
+    }
+
+    fn shared() -> Shared {
+        let client = kube::Client::new(axum::Router::new(), "default");
+        Shared::new(config(client), mpsc::channel(1).0, mpsc::channel(1).0, mpsc::channel(1).0)
+    }
+
+    fn instance(shared: &Shared, name: &str, at: Whereabouts) -> Arc<Instance> {
+        let instance = Arc::new(Instance::new(spec(name), "default"));
+        instance.whereabouts.send_replace(at);
+        shared.books().insert(instance.id.clone(), Arc::clone(&instance));
+        instance
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn who_reports_from_elsewhere_is_waited_for_a_moment_and_refused() {
+        let shared = shared();
+        let known = at(&json!({ "podIP": "10.0.0.7" }));
+        let instance = instance(&shared, "hello-a", known);
+        assert_eq!(shared.judged(&instance, address("10.0.0.8")).await, Verdict::Another);
+        assert_eq!(shared.judged(&instance, address("10.0.0.7")).await, Verdict::Its);
+        // Its sandbox was made anew, which is told late.
+        let moves = async {
+            tokio::time::sleep(JUDGED_WITHIN / 2).await;
+            instance.whereabouts.send_replace(at(&json!({ "podIP": "10.0.0.8" })));
+        };
+        let (verdict, ()) = tokio::join!(shared.judged(&instance, address("10.0.0.8")), moves);
+        assert_eq!(verdict, Verdict::Its);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn an_instance_does_not_report_for_another() {
+        let shared = shared();
+        let other = instance(&shared, "hello-a", at(&json!({ "podIP": "10.0.0.7" })));
+        let starting = instance(&shared, "hello-b", at(&json!({})));
+        assert_eq!(shared.judged(&starting, address("10.0.0.7")).await, Verdict::NotYet);
+        assert_eq!(shared.judged(&starting, address("10.0.0.8")).await, Verdict::Its);
+        // Its address may be another's by now.
+        other.note_end(TAKEN_AWAY);
+        assert_eq!(shared.judged(&starting, address("10.0.0.7")).await, Verdict::Its);
+    }
+}
