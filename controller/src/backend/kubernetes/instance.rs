@@ -50,6 +50,8 @@ pub(super) struct Instance {
     /// Changes when a pooled one gets its function.
     pub(super) spec: Mutex<InstanceSpec>,
     pub(super) reported: watch::Sender<Option<Reported>>,
+    /// From where the last report came that was believed: known before the shim is answered, which fetches at once then.
+    pub(super) believed: Mutex<Option<IpAddr>>,
     /// Where its Pod is.
     pub(super) whereabouts: watch::Sender<Whereabouts>,
     /// Why somebody who reported was not believed to be it.
@@ -83,6 +85,7 @@ impl Instance {
             code_place: CodePlace::new(spec.code.is_some()),
             spec: Mutex::new(spec),
             reported: watch::Sender::new(None),
+            believed: Mutex::default(),
             whereabouts: watch::Sender::default(),
             turned_away: OnceLock::new(),
             obstacle: watch::Sender::new(None),

@@ -1,7 +1,7 @@
 //! From where instances report, compared with where their Pods are: when one comes, and again when its node has written its address down.
 
 use std::net::IpAddr;
-use std::sync::Arc;
+use std::sync::{Arc, PoisonError};
 use std::time::Duration;
 
 use tokio::time::timeout;
@@ -36,10 +36,12 @@ impl Shared {
         judge(now)
     }
 
-    /// Whether what comes from there is an instance's that has reported.
+    /// Whether what comes from there is of the instance that has reported.
     pub(super) fn is_from(&self, instance: &Instance, from: IpAddr) -> bool {
-        let reported = instance.reported.borrow().is_some_and(|reported| reported.invoke.ip() == from);
-        reported || self.config.compared == Compared::Never || instance.whereabouts.borrow().has(from)
+        let believed = *instance.believed.lock().unwrap_or_else(PoisonError::into_inner);
+        believed == Some(from)
+            || self.config.compared == Compared::Never
+            || instance.whereabouts.borrow().has(from)
     }
 
     fn is_of_another(&self, instance: &Instance, address: IpAddr) -> bool {
@@ -127,6 +129,16 @@ mod tests {
         };
         let (verdict, ()) = tokio::join!(shared.judged(&instance, address("10.0.0.8")), moves);
         assert_eq!(verdict, Verdict::Its);
+    }
+
+    #[tokio::test]
+    async fn what_was_believed_may_fetch_before_its_report_is_noted() {
+        let shared = shared();
+        let starting = instance(&shared, "hello-a", at(&json!({})));
+        assert!(!shared.is_from(&starting, address("10.0.0.8")));
+        *starting.believed.lock().unwrap() = Some(address("10.0.0.8"));
+        assert!(shared.is_from(&starting, address("10.0.0.8")));
+        assert!(!shared.is_from(&starting, address("10.0.0.7")));
     }
 
     #[tokio::test(start_paused = true)]

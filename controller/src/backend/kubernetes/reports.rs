@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 use std::io;
 use std::net::SocketAddr;
-use std::sync::{Arc, Weak};
+use std::sync::{Arc, PoisonError, Weak};
 use std::time::Duration;
 
 use bytes::BytesMut;
@@ -180,6 +180,7 @@ async fn reports(
         // Whoever has read the token somewhere must not take an instance's place.
         return line.refuse("this instance has reported already, from elsewhere").await;
     }
+    *instance.believed.lock().unwrap_or_else(PoisonError::into_inner) = Some(from);
     let mut orders = instance.connected();
     let mut gone = instance.gone.subscribe();
     if running {
@@ -188,7 +189,7 @@ async fn reports(
         let spec = instance.spec();
         let config = Box::new(pod::config(&spec).map_err(io::Error::other)?);
         let places: HashMap<_, _> = pod::contents(&spec).into_iter().collect();
-        let blobs = instance.blobs.lock().unwrap_or_else(std::sync::PoisonError::into_inner).clone();
+        let blobs = instance.blobs.lock().unwrap_or_else(PoisonError::into_inner).clone();
         let mounts =
             blobs.iter().filter_map(|blob| Some(blob.mount(places.get(blob.path.as_path())?))).collect();
         line.send(&ToShim::Start { config, mounts }).await?;
@@ -217,6 +218,7 @@ async fn reports(
             () = async { drop(gone.wait_for(|gone| *gone).await) } => return Ok(()),
             message = line.next() => match message? {
                 Some(FromShim::Mounted { number: START, error: Some(what) }) => {
+                    tracing::warn!(instance = %instance.id, why = what, "an instance did not get its code");
                     instance.obstacle.send_replace(Some(Obstacle { what, lack: Lack::Other }));
                 }
                 Some(FromShim::Mounted { number, error }) => {
