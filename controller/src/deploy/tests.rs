@@ -5,7 +5,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use hearth_dispatch::routes::Conflict;
 use hearth_function::{
-    Code, ConditionType, Digest, Revision, RevisionSpec, RevisionState, RevisionStatus, Template,
+    Code, ConditionStatus, ConditionType, Digest, Revision, RevisionSpec, RevisionState, RevisionStatus,
+    Template,
 };
 use jiff::Timestamp;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::OwnerReference;
@@ -244,5 +245,39 @@ async fn a_trial_that_waits_for_a_node_is_no_failed_one_and_says_why_it_waits() 
     timeout(Duration::from_secs(60), reason("Ready")).await.expect("it comes up");
     assert_eq!(status().ready_revision.as_deref(), Some("late-00001"));
     assert_eq!(rig.backend.starts(), 1, "it is the same instance");
+    rig.shutdown.cancel();
+}
+
+#[tokio::test]
+async fn what_failed_and_is_mended_is_ready_without_another_word_of_what_was_wrong() {
+    let directory = tempfile::tempdir().unwrap();
+    let store = open(&directory).await;
+    let rig = Rig::begin(directory.path(), &store, HashMap::new()).await;
+    rig.backend.always(Act::CannotLoad);
+    store.create(function("mended"), Timestamp::UNIX_EPOCH).await.unwrap();
+    let mut watch = store.watch::<Function>(store.list::<Function>(None).resource_version).unwrap();
+    let mut next = async || {
+        let function = watch.next().await.unwrap();
+        let ready = function.object().status.as_ref()?.condition(ConditionType::Ready).cloned();
+        ready.map(|ready| (ready.status, ready.reason))
+    };
+    let failed = async { while next().await.is_none_or(|(status, _)| status != ConditionStatus::False) {} };
+    timeout(Duration::from_secs(60), failed).await.expect("it fails");
+    rig.backend.always(Act::ComeUp);
+    let mut again = Function::clone(&store.get::<Function>("default", "mended").unwrap());
+    let wish = (hearth_function::RETRY_ANNOTATION.to_owned(), "now".to_owned());
+    again.metadata.annotations.get_or_insert_default().extend([wish]);
+    again.metadata.resource_version = None;
+    store.update(again).await.unwrap();
+    let mut said = Vec::new();
+    let mended = async {
+        while said.last().is_none_or(|(status, _)| *status != ConditionStatus::True) {
+            said.extend(next().await);
+        }
+    };
+    timeout(Duration::from_secs(60), mended).await.expect("it is ready");
+    // The first is that it is to be tried again, with what was said before.
+    let after = said.iter().skip_while(|(status, _)| *status == ConditionStatus::False);
+    assert!(after.clone().all(|(status, _)| *status != ConditionStatus::False), "{said:?}");
     rig.shutdown.cancel();
 }
