@@ -43,7 +43,7 @@ pub(super) struct Record {
     pub(super) instances: BTreeMap<InstanceId, Member>,
     /// Instances that are to go and are not gone yet.
     pub(super) leaving: u32,
-    pub(super) trials: Vec<oneshot::Sender<Result<(), TrialError>>>,
+    pub(super) trials: Vec<Trial>,
     /// It is to be forgotten when nothing of it is left; who waits for that.
     pub(super) removing: Option<Vec<oneshot::Sender<()>>>,
     /// Starts that are wanted and not begun, and since when.
@@ -71,6 +71,28 @@ pub(super) struct Record {
     hindrance: Option<StartFailure>,
     decisions: Decisions,
     starts: std::collections::VecDeque<Start>,
+}
+
+/// A trial that goes on.
+#[derive(Debug)]
+pub(super) struct Trial {
+    began: Instant,
+    reply: oneshot::Sender<Result<(), TrialError>>,
+}
+
+/// A trial that is over. What came of it is told once it is shown, so that whoever hears of it sees the same.
+#[derive(Debug)]
+#[must_use]
+pub(super) struct Over {
+    reply: oneshot::Sender<Result<(), TrialError>>,
+    outcome: Result<(), TrialError>,
+}
+
+impl Over {
+    pub(super) fn tell(self) {
+        // Who asked may have gone.
+        let _gone = self.reply.send(self.outcome).is_err();
+    }
 }
 
 /// An instance as the autoscaler counts it.
@@ -358,15 +380,34 @@ impl Record {
         snapshot::keep(&mut self.starts, start);
     }
 
-    pub(super) fn note_ready(&mut self) {
+    /// A trial begins. What was wrong before says nothing of it: its first start is due now, and why an earlier one failed is forgotten.
+    pub(super) fn begin_trial(
+        &mut self,
+        reply: oneshot::Sender<Result<(), TrialError>>,
+        now: Instant,
+    ) -> Vec<Over> {
+        self.trials.push(Trial { began: now, reply });
+        if self.ready() > 0 || self.target.policy.initial == 0 {
+            return self.end_trials(&Ok(()));
+        }
+        self.backoff.hurry(now.into_std());
+        // A start that waits for something outside still does.
+        self.failure = self.hindrance.clone().filter(|_| self.hindered() > 0);
+        Vec::new()
+    }
+
+    /// Whether a start is from before every trial that goes on: why it failed is old news, and another follows at once.
+    pub(super) fn is_before_trial(&self, start: &Member) -> bool {
+        !self.trials.is_empty() && self.trials.iter().all(|trial| start.began < trial.began)
+    }
+
+    pub(super) fn note_ready(&mut self) -> Vec<Over> {
         self.backoff.succeeded();
         self.came_up = true;
         self.failure = None;
         self.mending.came_up();
         let needed = self.target.policy.initial.min(self.target.policy.max.get()).max(1);
-        if self.ready() >= needed {
-            self.end_trials(&Ok(()));
-        }
+        if self.ready() >= needed { self.end_trials(&Ok(())) } else { Vec::new() }
     }
 
     pub(super) fn note_failure(&mut self, failure: &StartFailure, now: Instant) {
@@ -383,11 +424,9 @@ impl Record {
         }
     }
 
-    pub(super) fn end_trials(&mut self, result: &Result<(), TrialError>) {
-        for trial in self.trials.drain(..) {
-            // Who asked may have gone.
-            let _gone = trial.send(result.clone()).is_err();
-        }
+    pub(super) fn end_trials(&mut self, outcome: &Result<(), TrialError>) -> Vec<Over> {
+        let over = |trial: Trial| Over { reply: trial.reply, outcome: outcome.clone() };
+        self.trials.drain(..).map(over).collect()
     }
 
     pub(super) fn is_gone(&self) -> bool {

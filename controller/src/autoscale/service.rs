@@ -25,7 +25,7 @@ use tokio::time::{Instant, sleep_until};
 use super::ladder::Ladder;
 use super::metrics::Metrics;
 use super::prewarm::Prewarm;
-use super::record::{Member, Record};
+use super::record::{Member, Over, Record};
 use super::snapshot::{RevisionView, Snapshot};
 use super::turns::Turns;
 use super::{COMMANDS, Command, Config, Handle, Left, TICK, Target, TrialError};
@@ -90,6 +90,8 @@ pub struct Service {
     stale: BTreeSet<RevisionId>,
     shown: watch::Sender<Arc<Snapshot>>,
     show_at: Option<Instant>,
+    /// Trials that are over, until what came of them is shown.
+    over: Vec<Over>,
     shutdown: Option<Shutdown>,
     metrics: Metrics,
 }
@@ -138,6 +140,7 @@ impl Service {
             stale: BTreeSet::new(),
             shown,
             show_at: None,
+            over: Vec::new(),
             shutdown: None,
             metrics: Metrics::new(registry),
         };
@@ -203,6 +206,7 @@ impl Service {
             let now = Instant::now();
             self.kill_suspects(now);
             self.decide(now);
+            self.tell_trials();
             self.show_at.get_or_insert(now + SHOW_EVERY);
             if self.end_if_done(now) {
                 return;
@@ -226,10 +230,7 @@ impl Service {
             Command::Put(target) => self.put(target, now),
             Command::Try { revision, reply } => {
                 if let Some(record) = self.records.get_mut(&revision) {
-                    record.trials.push(reply);
-                    if record.ready() > 0 || record.target.policy.initial == 0 {
-                        record.end_trials(&Ok(()));
-                    }
+                    self.over.extend(record.begin_trial(reply, now));
                     self.dirty.insert(revision);
                 } else {
                     let _gone = reply.send(Err(TrialError::Removed)).is_err();
@@ -241,7 +242,7 @@ impl Service {
                     return;
                 };
                 record.removing.get_or_insert_default().push(reply);
-                record.end_trials(&Err(TrialError::Removed));
+                self.over.extend(record.end_trials(&Err(TrialError::Removed)));
                 let members: Vec<InstanceId> = record.instances.keys().cloned().collect();
                 for instance in members {
                     self.drain(&instance, "its revision is taken away");
@@ -453,7 +454,7 @@ impl Service {
         self.views.remove(revision);
         if let Some(mut record) = self.records.remove(revision) {
             // Who asked in between would else wait for ever.
-            record.end_trials(&Err(TrialError::Removed));
+            self.over.extend(record.end_trials(&Err(TrialError::Removed)));
             self.metrics.remove(record.target.template.as_ref());
             for reply in record.removing.unwrap_or_default() {
                 let _gone = reply.send(()).is_err();

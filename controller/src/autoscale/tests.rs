@@ -22,6 +22,7 @@ mod removal;
 mod restart;
 mod resting;
 mod straining;
+mod trials;
 
 /// How long a call in an instance of an earlier controller may run: longer than a drain takes.
 const EXECUTE: Duration = Duration::from_secs(45);

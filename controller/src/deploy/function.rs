@@ -338,6 +338,7 @@ impl Task {
             Err(store::Error::NotFound { .. } | store::Error::Conflict { .. }) => {}
             Ok(newest) => {
                 self.keep(newest);
+                self.memory.refused.status = None;
                 // It still says what was wrong until now.
                 self.memory.unwritten = u32::from(self.memory.refused.outdated.take().is_some());
             }
@@ -346,8 +347,7 @@ impl Task {
                 self.memory.unwritten = refused + 1;
             }
             Err(error) => {
-                let error = crate::telemetry::chain(&error);
-                tracing::warn!(function = %self.id, error, "status not written");
+                self.note_unwritten(&error);
                 self.memory.unwritten = refused + 1;
             }
         }

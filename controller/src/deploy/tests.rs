@@ -5,7 +5,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use hearth_dispatch::routes::Conflict;
 use hearth_function::{
-    Code, ConditionType, Digest, Revision, RevisionSpec, RevisionState, RevisionStatus, Template,
+    Code, ConditionStatus, ConditionType, Digest, Revision, RevisionSpec, RevisionState, RevisionStatus,
+    Template,
 };
 use jiff::Timestamp;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::OwnerReference;
@@ -74,6 +75,7 @@ struct Rig {
     backend: Arc<Staged>,
     depot: Arc<Away>,
     logs: Logs,
+    autoscaler: autoscale::Handle,
     metrics: Registry,
     shutdown: CancellationToken,
     _tasks: JoinSet<()>,
@@ -137,7 +139,7 @@ impl Rig {
         let parts = Parts {
             store: store.clone(),
             sources,
-            autoscaler,
+            autoscaler: autoscaler.clone(),
             routes,
             logs: logs.clone(),
             left,
@@ -166,6 +168,7 @@ impl Rig {
             backend: staged,
             depot,
             logs,
+            autoscaler,
             metrics,
             shutdown,
             _tasks: tasks,
@@ -369,5 +372,47 @@ async fn of_a_namespace_that_cannot_be_listed_nothing_is_taken_away() {
         "{functions:?}"
     );
     assert!(!rig.depot.has_been_cleaned.load(Ordering::Relaxed), "it may be of use to those");
+    rig.shutdown.cancel();
+}
+
+#[tokio::test]
+async fn what_failed_and_is_mended_is_ready_without_another_word_of_what_was_wrong() {
+    let directory = tempfile::tempdir().unwrap();
+    let store = open(&directory).await;
+    let rig = Rig::begin(directory.path(), &store, HashMap::new()).await;
+    rig.backend.always(Act::CannotLoad);
+    store.create(function("mended"), Timestamp::UNIX_EPOCH).await.unwrap();
+    let mut watch = store.watch::<Function>(store.list::<Function>(None).resource_version).unwrap();
+    let mut next = async || {
+        let function = watch.next().await.unwrap();
+        let ready = function.object().status.as_ref()?.condition(ConditionType::Ready).cloned();
+        ready.map(|ready| (ready.status, ready.message))
+    };
+    let failed = async { while next().await.is_none_or(|(status, _)| status != ConditionStatus::False) {} };
+    timeout(Duration::from_secs(60), failed).await.expect("it fails");
+    let id = RevisionId::parse("default/mended-00001").unwrap();
+    let mut shown = rig.autoscaler.watch();
+    let fails = |snapshot: &Arc<Snapshot>| snapshot.revisions[&id].failure.is_some();
+    timeout(Duration::from_secs(60), shown.wait_for(fails)).await.expect("it is shown").unwrap();
+    rig.backend.always(Act::ComeUp);
+    let mut again = Function::clone(&store.get::<Function>("default", "mended").unwrap());
+    let wish = (hearth_function::RETRY_ANNOTATION.to_owned(), "now".to_owned());
+    again.metadata.annotations.get_or_insert_default().extend([wish]);
+    again.metadata.resource_version = None;
+    store.update(again).await.unwrap();
+    let mut said = Vec::new();
+    let mended = async {
+        while said.last().is_none_or(|(status, _)| *status != ConditionStatus::True) {
+            said.extend(next().await);
+        }
+    };
+    timeout(Duration::from_secs(60), mended).await.expect("it is ready");
+    // As long as it has failed, it says so; no failure is told of a revision that came up.
+    let outdated = |message: &str| !message.starts_with("mended-00001 did not come up");
+    let wrong: Vec<_> = said
+        .iter()
+        .filter(|(status, message)| *status == ConditionStatus::False && outdated(message))
+        .collect();
+    assert!(wrong.is_empty(), "{said:?}");
     rig.shutdown.cancel();
 }

@@ -117,7 +117,8 @@ impl Edge {
         let (calls, ended_calls) = mpsc::channel(CALLS);
         // Instances are on other machines: none is paused.
         let channels = gateway::Channels { to_scaler, from_scaler, calls, freezer: None, strain: None };
-        let gateway = Gateway::start(config.gateway.clone(), channels, &registry)?;
+        let settings = gateway::Config { callers: gateway::Callers::Anybody, ..config.gateway.clone() };
+        let gateway = Gateway::start(settings, channels, &registry)?;
         let ends = Ends { from_gateway, to_gateway, calls: ended_calls };
         Ok(Self { config, gateway, probes, registry, ends })
     }

@@ -22,6 +22,18 @@ pub struct Config {
     pub limits: Limits,
     /// How calls are carried to instances.
     pub forwarding: ForwardingLimits,
+    /// Who calls. Default: whoever runs Hearth.
+    pub callers: Callers,
+}
+
+/// Who calls functions, and so what they are told of an instance that does not come up.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Callers {
+    /// Those who wrote them, as on a machine of one's own: what went wrong, in full.
+    Owners,
+    /// Anybody, as in a cluster: the code and its reason. What names Secrets, service accounts or images, and what code has printed, is in the
+    /// Function's condition, its events and its log.
+    Anybody,
 }
 
 /// Limits on clients. Each protects all the others from one.
@@ -79,6 +91,7 @@ impl Default for Config {
             threads: NonZeroUsize::new(cores / 2).unwrap_or(NonZeroUsize::MIN),
             limits: Limits::default(),
             forwarding: ForwardingLimits::default(),
+            callers: Callers::Owners,
         }
     }
 }

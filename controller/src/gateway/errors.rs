@@ -8,12 +8,13 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use hearth_dispatch::{Refusal, StartCode, StartFailure};
+use hearth_function::FunctionId;
 use hearth_protocol::CallError;
 use http::{HeaderValue, Response, StatusCode, header};
 use serde::Serialize;
 use std::sync::Arc;
 
-use super::config::Unready;
+use super::config::{Callers, Unready};
 use crate::label_set;
 
 label_set! {
@@ -99,6 +100,27 @@ struct Body<'a> {
     last_lines: &'a [String],
 }
 
+/// What says more of a Function to whoever may look at it.
+fn describe(function: &FunctionId) -> String {
+    format!("`hearth describe function {} -n {}`", function.name(), function.namespace())
+}
+
+/// Why a start failed, without a word of what the function, its machine or its cluster said.
+const fn in_general(code: StartCode) -> &'static str {
+    match code {
+        StartCode::HandlerFileMissing | StartCode::HandlerMissing | StartCode::HandlerUnsupported => {
+            "its code has not the handler that it names"
+        }
+        StartCode::LoadFailed => "its code could not be loaded",
+        StartCode::ProcessEnded => "its process ended while it started",
+        StartCode::OutOfMemory => "it needs more memory than it may have",
+        StartCode::StartTimeout => "it takes too long",
+        StartCode::Unschedulable => "there is no room for it now",
+        StartCode::ImageMissing => "an image cannot be had",
+        StartCode::Invalid | StartCode::Unsupported | StartCode::StartFailed => "it could not be started",
+    }
+}
+
 impl Failure {
     pub(super) fn new(code: Code, message: impl Into<Cow<'static, str>>) -> Self {
         Self { code, message: message.into(), retry_after: None, allow: None, reason: None, start: None }
@@ -114,13 +136,27 @@ impl Failure {
         let message = match unready.retry_after {
             Some(_) => format!("{function} is not ready yet: it is being built or started"),
             None => format!(
-                "{function} is not ready, and will not be by waiting: `hearth describe function {} -n {}` says why",
-                function.name(),
-                function.namespace()
+                "{function} is not ready, for something is wrong: {} says what, and whether it is tried again",
+                describe(function)
             ),
         };
         let reason = Some(unready.reason.clone().into());
         Self { retry_after: unready.retry_after, reason, ..Self::new(Code::FunctionNotReady, message) }
+    }
+
+    /// An instance was not to be had for it. Callers who need not be the Function's owners hear of a failed start in Hearth's words alone.
+    pub(super) fn refused(refusal: Refusal, function: &FunctionId, callers: Callers) -> Self {
+        let mut failure = Self::from(refusal);
+        if callers == Callers::Anybody
+            && let Some(start) = &failure.start
+        {
+            let (what, more) = (in_general(start.code), describe(function));
+            failure.message =
+                format!("no instance of {function} comes up: {what}; {more} says more to its owner").into();
+            failure.reason = Some(start.code.as_str().into());
+            failure.start = None;
+        }
+        failure
     }
 
     /// The process of a call has failed; how. What it printed is its own and may tell its secrets: it is in the function's log.
@@ -246,6 +282,30 @@ mod tests {
             "reason": "handler_missing", "lastLines": ["boom"],
         });
         assert_eq!(body, expected);
+    }
+
+    #[test]
+    fn anybody_hears_of_a_failed_start_in_general_and_its_owner_all() {
+        let told = |code, callers| {
+            let failure = StartFailure {
+                code,
+                message: "pods is forbidden: User \"hearth\" cannot create resource \"pods\"".to_owned(),
+                last_lines: vec!["TOKEN=secret".to_owned()],
+            };
+            let refusal = Refusal::StartFailed { failure: Arc::new(failure), retry_after: Duration::ZERO };
+            let function = FunctionId::parse("team/hello").unwrap();
+            let response = Failure::refused(refusal, &function, callers).response("r1");
+            assert_eq!(response.headers().get("retry-after").unwrap(), "1");
+            String::from_utf8(response.into_body().to_vec()).unwrap()
+        };
+        for code in [StartCode::StartFailed, StartCode::Unschedulable, StartCode::LoadFailed] {
+            let (in_general, in_full) = (told(code, Callers::Anybody), told(code, Callers::Owners));
+            for word in ["forbidden", "secret"] {
+                assert!(!in_general.contains(word) && in_full.contains(word), "{in_general} {in_full}");
+            }
+            assert!(in_general.contains(&format!("\"reason\":\"{code}\"")), "{in_general}");
+            assert!(in_general.contains("`hearth describe function hello -n team`"), "{in_general}");
+        }
     }
 
     #[test]

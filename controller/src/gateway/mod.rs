@@ -47,7 +47,7 @@ use crate::pool::{Freezer, Strain};
 use crate::telemetry::logs::Calls;
 use crate::telemetry::metrics::Registry;
 
-pub use config::{Config, ForwardingLimits, Limits, Served, Timeouts, Unready};
+pub use config::{Callers, Config, ForwardingLimits, Limits, Served, Timeouts, Unready};
 
 /// What connects the gateway with the other parts. All channels are bounded.
 #[derive(Debug)]

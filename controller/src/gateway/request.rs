@@ -157,7 +157,7 @@ async fn way(story: &mut Story, call: &mut Call) -> Result<Answer, Failure> {
             Err(Denied::Refused(refusal)) => {
                 let waited = now().saturating_duration_since(asked);
                 story.timing.queue = waited.saturating_sub(story.timing.init);
-                return Err(refusal.into());
+                return Err(Failure::refused(refusal, &target.function, shared.config.callers));
             }
             Err(Denied::Moved) => {
                 story.target = Some(present(&client, &target)?);

@@ -292,6 +292,7 @@ impl Config {
                 ..crate::gateway::Limits::default()
             },
             forwarding: crate::gateway::ForwardingLimits::default(),
+            callers: crate::gateway::Callers::Owners,
         }
     }
 

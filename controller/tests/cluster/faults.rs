@@ -102,12 +102,14 @@ fn a_secret_a_node_and_an_image_that_are_missing_are_named_and_waited_for() {
     cluster.tells("node", &["Warning", "StartFailed", "no node takes its Pod"]);
     let (status, body) = cluster.call("secret");
     assert!(status >= 500 && body.contains("start_failed"), "{status} {body}");
+    assert!(body.contains("hearth describe function secret") && !body.contains("keys"), "{body}");
 
     cluster.kubectl(&["create", "secret", "generic", "keys", "--from-literal=token=s3cret"]);
     run("docker", &["tag", &made, &image], "").expect("Docker tags an image of its own");
     let labelled = self::label(&cluster, &label);
     for name in ["secret", "node", "image"] {
         cluster.ready(name);
+        cluster.tells(name, &["Normal", "Ready", "serves"]);
     }
     assert_eq!(cluster.call("secret"), (200, "s3cret".to_owned()));
     drop(labelled);
@@ -286,6 +288,15 @@ fn rights_that_are_taken_away_are_named_and_all_goes_on_when_they_are_back() {
     cluster.tells("unmade", &["Warning", "Refused", "forbidden"]);
     cluster.grant(&["work"], true);
     cluster.ready("unmade");
+
+    // The one over the status alone: an Event says what the status cannot.
+    let mut less = rules("ClusterRole", "-controller");
+    less.retain(|rule| rule["resources"] != json!(["functions/status"]));
+    cluster.apply(&role("work", &less).to_string());
+    cluster.apply(&node("mute", HELLO));
+    cluster.tells("mute", &["Warning", "Refused", "status cannot be written", "functions/status"]);
+    cluster.grant(&["work"], true);
+    cluster.ready("mute");
 
     // All of them, but for the Lease: nothing can be written, and the log says it.
     cluster.kubectl(&["delete", "rolebinding", "work"]);

@@ -103,6 +103,11 @@ impl Backoff {
         self.verdict(others, until, now)
     }
 
+    /// Somebody has a reason to think that it comes up now: a trial is due at once. That those before failed still counts.
+    pub fn hurry(&mut self, now: Instant) {
+        self.until = self.until.map(|until| until.min(now));
+    }
+
     /// A start succeeded: all is forgotten.
     pub fn succeeded(&mut self) {
         *self = Self::new(self.policy);
@@ -151,6 +156,19 @@ mod tests {
     use super::*;
 
     const SECOND: Duration = Duration::from_secs(1);
+
+    #[test]
+    fn one_that_is_hurried_is_tried_at_once_and_alone_and_waits_longer_when_it_fails() {
+        let now = Instant::now();
+        let mut backoff = Backoff::new(BackoffPolicy::default());
+        backoff.hurry(now);
+        assert_eq!(backoff.allowance(now), Allowance::Free);
+        backoff.failed(Fault::Function, 0, 0.5, now);
+        backoff.hurry(now);
+        assert_eq!((backoff.allow(3, 0, now), backoff.allow(3, 1, now)), (1, 0));
+        let verdict = backoff.failed(Fault::Function, 0, 0.5, now);
+        assert_eq!(verdict, AfterFailure::FailWaiting { retry_after: 2 * SECOND });
+    }
 
     #[test]
     fn it_doubles_up_to_the_longest_and_forgets_at_a_success() {

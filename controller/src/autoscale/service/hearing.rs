@@ -118,7 +118,7 @@ impl Service {
                         Start { time: Timestamp::now(), instance: instance.clone(), phases, failure: None };
                     record.note_start(start, took);
                 }
-                record.note_ready();
+                self.over.extend(record.note_ready());
                 // Nobody asked for it but the minimum.
                 endpoint.reserved =
                     record.waiting == 0 && record.ready() <= record.reserved(Timestamp::now());
@@ -243,12 +243,15 @@ impl Service {
             self.logs.remark(function, about, lines.join("\n"));
         }
         record.note_start(start, None);
-        record.note_failure(&failure.told, now);
         self.metrics.failed(record.target.template.as_ref());
+        if member.is_some_and(|member| record.is_before_trial(&member)) {
+            return;
+        }
+        record.note_failure(&failure.told, now);
         let others = record.ready() + record.starting();
         let verdict = record.backoff.failed(failure.fault, others, jitter(), now.into_std());
         if failure.fault == Fault::Function || matches!(verdict, AfterFailure::FailWaiting { .. }) {
-            record.end_trials(&Err(TrialError::Failed(failure.told.clone())));
+            self.over.extend(record.end_trials(&Err(TrialError::Failed(failure.told.clone()))));
         }
         if let AfterFailure::FailWaiting { retry_after } = verdict {
             self.outbox.push_back(ToGateway::StartFailed { revision, failure: failure.told, retry_after });

@@ -9,6 +9,7 @@ use tokio::time::Instant;
 
 use super::Service;
 use crate::autoscale::ladder::Rung;
+use crate::autoscale::record::Over;
 use crate::autoscale::snapshot::Snapshot;
 use crate::pool::View;
 
@@ -45,6 +46,15 @@ impl Service {
             pools: self.prewarm.views(Instant::now()),
         };
         self.shown.send_replace(Arc::new(snapshot));
+    }
+
+    /// Says what came of trials that are over, and shows it before: whoever hears it looks at once.
+    pub(super) fn tell_trials(&mut self) {
+        if self.over.is_empty() {
+            return;
+        }
+        self.show();
+        self.over.drain(..).for_each(Over::tell);
     }
 
     /// On which rung of the ladder an instance stands.

@@ -15,6 +15,8 @@ pub(super) struct Refused {
     times: u32,
     /// What of the status was not kept, and what to do.
     pub(super) outdated: Option<String>,
+    /// Why the status was not written at all.
+    pub(super) status: Option<String>,
 }
 
 impl Refused {
@@ -50,7 +52,23 @@ impl Task {
         }
         tracing::warn!(function = %self.id, message, "the status is not kept");
         self.memory.refused.outdated = Some(message.clone());
-        let remark = Remark { function: self.id.clone(), reason: "DefinitionOutdated", message };
+        self.remark("DefinitionOutdated", message);
+    }
+
+    /// The status was not written: that it is refused is said once, for the status cannot say it.
+    pub(super) fn note_unwritten(&mut self, error: &store::Error) {
+        let message = chain(error);
+        tracing::warn!(function = %self.id, error = message, "status not written");
+        if matches!(error, store::Error::Refused { .. })
+            && self.memory.refused.status.as_ref() != Some(&message)
+        {
+            self.memory.refused.status = Some(message.clone());
+            self.remark("Refused", format!("its status cannot be written: {message}"));
+        }
+    }
+
+    fn remark(&self, reason: &'static str, message: String) {
+        let remark = Remark { function: self.id.clone(), reason, message };
         if let Some(remarks) = &self.shared.parts.remarks
             && remarks.try_send(remark).is_err()
         {

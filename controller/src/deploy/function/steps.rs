@@ -41,6 +41,8 @@ impl Task {
                 self.end_trial(number);
                 if state == RevisionState::Ready {
                     self.memory.trials.forget(number);
+                    // A call may have brought it up that came after the trial.
+                    self.memory.failures.remove(&number);
                 }
             }
             Action::Serve(number) => self.serve(number, observed.generation),

@@ -1,4 +1,5 @@
-//! Events on Functions, for `kubectl describe`: what `told` finds worth it, a few for each Function, dropped rather than waited for.
+//! Events on Functions, for `kubectl describe`: what `told` finds worth it, a few for each Function. What has passed is dropped rather than waited
+//! for; the state that a Function is in is told in the end.
 
 mod told;
 
@@ -13,15 +14,18 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, Time};
 use kube::api::PostParams;
 use kube::{Api, Client, Resource};
 use tokio::sync::{mpsc, watch};
-use tokio::time::timeout;
+use tokio::time::{MissedTickBehavior, timeout};
 
 use crate::autoscale::{RevisionView, Snapshot};
 use crate::deploy::{Isolation, Remark};
 use crate::store::{self, Store, Watch};
-use told::{Allowance, Happening, Kind, Told};
+use told::{Happening, Kind, Told, Voice};
 
 /// Events that wait to be sent; more are dropped.
 const WAITING: usize = 256;
+
+/// How often is looked whether what waits may be told.
+const LOOK: Duration = Duration::from_secs(1);
 
 /// One request.
 const REQUEST: Duration = Duration::from_secs(5);
@@ -37,6 +41,8 @@ pub(super) struct Events {
     remarks: mpsc::Receiver<Remark>,
     isolation: Isolation,
     functions: BTreeMap<FunctionId, Known>,
+    /// Those of which something is to be told later.
+    pending: BTreeSet<FunctionId>,
     views: BTreeMap<RevisionId, (Arc<RevisionView>, Told)>,
     began: Timestamp,
     out: mpsc::Sender<Event>,
@@ -46,7 +52,7 @@ pub(super) struct Events {
 #[derive(Debug)]
 struct Known {
     function: Arc<Function>,
-    allowance: Allowance,
+    voice: Voice,
 }
 
 /// Sends them.
@@ -65,9 +71,18 @@ impl Events {
         reporter: String,
     ) -> (Self, Sender) {
         let (out, waiting) = mpsc::channel(WAITING);
-        let (functions, views) = (BTreeMap::new(), BTreeMap::new());
-        let began = Timestamp::now();
-        let events = Self { store, snapshots, remarks, isolation, functions, views, began, out, reporter };
+        let events = Self {
+            store,
+            snapshots,
+            remarks,
+            isolation,
+            functions: BTreeMap::new(),
+            pending: BTreeSet::new(),
+            views: BTreeMap::new(),
+            began: Timestamp::now(),
+            out,
+            reporter,
+        };
         (events, Sender { waiting })
     }
 
@@ -75,6 +90,8 @@ impl Events {
     pub(super) async fn run(mut self) {
         let Ok((mut functions, mut revisions)) = self.look() else { return };
         let mut snapshots = self.snapshots.clone();
+        let mut looks = tokio::time::interval(LOOK);
+        looks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
             let heard = tokio::select! {
                 event = functions.next() => event.map(|event| self.function(&event)),
@@ -91,6 +108,10 @@ impl Events {
                     self.tell(&function, told::warning(reason, message));
                     Ok(())
                 }
+                _ = looks.tick(), if !self.pending.is_empty() => {
+                    self.tell_pending(Timestamp::now());
+                    Ok(())
+                }
             };
             match heard {
                 Ok(()) => {}
@@ -103,7 +124,7 @@ impl Events {
         }
     }
 
-    /// Everything as it is, told of by nobody.
+    /// Everything as it is. Of what was known before is told what it has become.
     fn look(&mut self) -> Result<(Watch<Function>, Watch<Revision>), store::Error> {
         let listed = self.store.list::<Function>(None);
         // Those that went while nobody looked have told nothing of it.
@@ -111,40 +132,36 @@ impl Events {
             listed.items.iter().filter_map(|function| function.id().ok()).collect();
         self.functions.retain(|id, _| ids.contains(id));
         for function in listed.items {
-            self.know(&function);
+            self.follow(&function);
         }
         let watches =
             (self.store.watch(listed.resource_version)?, self.store.watch(listed.resource_version)?);
         Ok(watches)
     }
 
-    fn know(&mut self, function: &Arc<Function>) {
+    /// Takes a Function as it is now, and tells what has become of it since it was known.
+    fn follow(&mut self, function: &Arc<Function>) {
         let Ok(id) = function.id() else { return };
-        match self.functions.get_mut(&id) {
-            Some(known) => known.function = Arc::clone(function),
-            None => {
-                let allowance = Allowance::new(Timestamp::now());
-                self.functions.insert(id, Known { function: Arc::clone(function), allowance });
+        let Some(known) = self.functions.get_mut(&id) else {
+            let voice = Voice::new(Timestamp::now());
+            self.functions.insert(id, Known { function: Arc::clone(function), voice });
+            return;
+        };
+        let before = std::mem::replace(&mut known.function, Arc::clone(function));
+        // One that was made anew begins with nothing.
+        if before.metadata.uid == function.metadata.uid {
+            for happening in told::of_function(&before, function) {
+                self.tell(&id, happening);
             }
         }
     }
 
     fn function(&mut self, event: &store::Event<Function>) {
         let function = event.object();
-        let Ok(id) = function.id() else { return };
-        match event {
-            store::Event::Deleted(_) => {
-                self.functions.remove(&id);
-            }
-            store::Event::Added(_) => self.know(function),
-            store::Event::Modified(_) => {
-                let before = self.functions.get(&id).map(|known| Arc::clone(&known.function));
-                self.know(function);
-                for happening in before.map(|before| told::of_function(&before, function)).unwrap_or_default()
-                {
-                    self.tell(&id, happening);
-                }
-            }
+        match (event, function.id()) {
+            (store::Event::Deleted(_), Ok(id)) => drop(self.functions.remove(&id)),
+            (store::Event::Added(_) | store::Event::Modified(_), _) => self.follow(function),
+            (store::Event::Deleted(_), Err(_)) => {}
         }
     }
 
@@ -180,12 +197,39 @@ impl Events {
     fn tell(&mut self, function: &FunctionId, happening: Happening) {
         let now = Timestamp::now();
         let Some(known) = self.functions.get_mut(function) else { return };
-        if !known.allowance.take(happening.kind, now) {
-            return;
+        if let Some(happening) = known.voice.hear(happening, now) {
+            say(known, happening, &self.out, &self.reporter, now);
         }
-        let event = event(&known.function.metadata, happening, &self.reporter, now);
-        if self.out.try_send(event).is_err() {
-            tracing::debug!(%function, "an event was dropped: too many wait");
+        if known.voice.is_waiting() {
+            self.pending.insert(function.clone());
+        }
+    }
+
+    /// Tells what has waited, of the Functions of which something may be told again.
+    fn tell_pending(&mut self, now: Timestamp) {
+        let Self { pending, functions, out, reporter, .. } = self;
+        pending.retain(|function| {
+            let Some(known) = functions.get_mut(function) else { return false };
+            if let Some(happening) = known.voice.next(now) {
+                say(known, happening, out, reporter, now);
+            }
+            known.voice.is_waiting()
+        });
+    }
+}
+
+/// Hands one over to be sent, or keeps it if too many wait.
+fn say(known: &mut Known, happening: Happening, out: &mpsc::Sender<Event>, reporter: &str, now: Timestamp) {
+    match out.try_reserve() {
+        Ok(place) => place.send(event(&known.function.metadata, happening, reporter, now)),
+        Err(_) => {
+            let (function, reason) = (known.function.metadata.name.as_deref(), &happening.reason);
+            tracing::debug!(
+                function,
+                reason,
+                "too many events wait: this is told later, or not if it passes"
+            );
+            known.voice.keep(happening);
         }
     }
 }
@@ -306,12 +350,59 @@ mod tests {
         scene.events.look().unwrap();
         assert!(scene.events.functions.contains_key(&gone));
         scene.events.tell(&stays, told::warning("Reason", "once".to_owned()));
-        let allowance = scene.events.functions[&stays].allowance;
+        let voice = scene.events.functions[&stays].voice.clone();
         let at_once = store::Preconditions::default();
         scene.store.delete::<Function>("n", "gone", at_once, Timestamp::UNIX_EPOCH).await.unwrap();
         scene.events.look().unwrap();
         assert_eq!(scene.events.functions.keys().collect::<Vec<_>>(), [&stays]);
-        assert_eq!(scene.events.functions[&stays].allowance, allowance);
+        assert_eq!(scene.events.functions[&stays].voice, voice);
+    }
+
+    #[tokio::test]
+    async fn a_function_that_is_ready_after_many_failures_is_told_to_be_so_in_the_end() {
+        let mut scene = Scene::new().await;
+        let id = scene.create("a").await;
+        scene.events.look().unwrap();
+        for attempt in 0..20 {
+            scene.events.tell(&id, told::warning("StartFailed", attempt.to_string()));
+        }
+        assert_eq!(scene.told().len(), 12);
+        let mut ready = Function::clone(&scene.store.get::<Function>("n", "a").unwrap());
+        let condition = json!({
+            "type": "Ready", "status": "True", "reason": "Ready", "message": "a-00001 serves",
+            "lastTransitionTime": "2026-01-01T00:00:00Z",
+        });
+        ready.status = Some(serde_json::from_value(json!({ "conditions": [condition] })).unwrap());
+        scene.events.function(&store::Event::Modified(Arc::new(ready)));
+        scene.events.tell_pending(Timestamp::now());
+        assert_eq!(scene.told(), [""; 0]);
+        let later = Timestamp::now() + Duration::from_secs(30);
+        scene.events.tell_pending(later);
+        scene.events.tell_pending(later + Duration::from_secs(30));
+        assert_eq!(scene.told(), ["a-00001 serves"]);
+        assert!(scene.events.pending.is_empty());
+    }
+
+    #[tokio::test]
+    async fn a_state_for_which_there_is_no_room_is_told_later_and_one_that_is_gone_is_not() {
+        let mut scene = Scene::new().await;
+        let (a, b) = (scene.create("a").await, scene.create("b").await);
+        scene.events.look().unwrap();
+        while scene.events.out.try_reserve().is_ok_and(|place| {
+            place.send(Event::default());
+            true
+        }) {}
+        let mut happening = told::warning("RouteTaken", "taken".to_owned());
+        happening.state = Some(hearth_function::ConditionType::RoutesReady);
+        scene.events.tell(&a, happening.clone());
+        scene.events.tell(&b, happening);
+        let now = Timestamp::now();
+        scene.events.tell_pending(now);
+        while scene.sender.waiting.try_recv().is_ok() {}
+        scene.events.functions.remove(&b);
+        scene.events.tell_pending(now);
+        assert_eq!(scene.told(), ["taken"]);
+        assert!(scene.events.pending.is_empty());
     }
 
     #[tokio::test]

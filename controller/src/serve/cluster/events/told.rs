@@ -10,8 +10,16 @@ use crate::deploy::Isolation;
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Happening {
     pub(super) kind: Kind,
+    /// The state that it tells of; `None`: it has passed when it is told.
+    pub(super) state: Option<ConditionType>,
     pub(super) reason: String,
     pub(super) message: String,
+}
+
+impl Happening {
+    fn of(self, state: ConditionType) -> Self {
+        Self { state: Some(state), ..self }
+    }
 }
 
 /// How it is shown.
@@ -22,11 +30,11 @@ pub(super) enum Kind {
 }
 
 fn normal(reason: &str, message: impl Into<String>) -> Happening {
-    Happening { kind: Kind::Normal, reason: reason.to_owned(), message: message.into() }
+    Happening { kind: Kind::Normal, state: None, reason: reason.to_owned(), message: message.into() }
 }
 
 pub(super) fn warning(reason: &str, message: impl Into<String>) -> Happening {
-    Happening { kind: Kind::Warning, reason: reason.to_owned(), message: message.into() }
+    Happening { kind: Kind::Warning, state: None, reason: reason.to_owned(), message: message.into() }
 }
 
 /// What a Function's conditions say that they did not say before.
@@ -49,13 +57,15 @@ pub(super) fn of_function(before: &Function, after: &Function) -> Vec<Happening>
             (ConditionType::Built, ConditionStatus::Unknown) if reason == "Installing" => {
                 happened.push(normal(&reason, message));
             }
-            (ConditionType::Ready, ConditionStatus::True) => happened.push(normal("Ready", message)),
+            (ConditionType::Ready, ConditionStatus::True) => {
+                happened.push(normal("Ready", message).of(about));
+            }
             (ConditionType::RoutesReady, ConditionStatus::True) if was_false => {
-                happened.push(normal(&reason, message));
+                happened.push(normal(&reason, message).of(about));
             }
             // What Built lacks, Ready says too.
             (ConditionType::Ready | ConditionType::RoutesReady, ConditionStatus::False) => {
-                happened.push(warning(&reason, message));
+                happened.push(warning(&reason, message).of(about));
             }
             _ => {}
         }
@@ -101,27 +111,62 @@ pub(super) fn of_view(revision: &str, view: &RevisionView, told: &mut Told) -> V
     happened
 }
 
-/// How often a Function may be heard of: so many at once, and one more after each pause.
-#[derive(Debug, Clone, Copy, PartialEq)]
-pub(super) struct Allowance {
+/// Says what of a Function is told now, what later, and what not: so many at once, and one more after each pause. The state that it is in is told
+/// in the end; of states that came while none could be told, the newest stands for all.
+#[derive(Debug, Clone, PartialEq)]
+pub(super) struct Voice {
     left: f64,
     at: Timestamp,
+    /// At most one for each condition.
+    pending: Vec<Happening>,
 }
 
-impl Allowance {
+impl Voice {
     const AT_ONCE: f64 = 12.0;
     const PAUSE_SECONDS: f64 = 20.0;
 
     pub(super) fn new(now: Timestamp) -> Self {
-        Self { left: Self::AT_ONCE, at: now }
+        Self { left: Self::AT_ONCE, at: now, pending: Vec::new() }
     }
 
-    /// Whether one more may be told now. What is wrong comes before what goes well: the last quarter is for warnings.
-    pub(super) fn take(&mut self, kind: Kind, now: Timestamp) -> bool {
+    /// Something has happened: whether it is to be told now. A state that is not is kept.
+    pub(super) fn hear(&mut self, happening: Happening, now: Timestamp) -> Option<Happening> {
+        if let Some(state) = happening.state {
+            self.pending.retain(|other| other.state != Some(state));
+        }
+        // Where things stand comes before what passes, and what is wrong before what goes well: the last quarter is for these.
+        let passes = happening.state.is_none();
+        let reserve = if passes && happening.kind == Kind::Normal { Self::AT_ONCE / 4.0 } else { 0.0 };
+        if !(passes && self.is_waiting()) && self.take(reserve, now) {
+            return Some(happening);
+        }
+        self.keep(happening);
+        None
+    }
+
+    /// It could not be told: a state is told later.
+    pub(super) fn keep(&mut self, happening: Happening) {
+        if happening.state.is_some() {
+            self.pending.push(happening);
+        }
+    }
+
+    /// What was kept and is to be told now.
+    pub(super) fn next(&mut self, now: Timestamp) -> Option<Happening> {
+        let may = self.is_waiting() && self.take(0.0, now);
+        may.then(|| self.pending.remove(0))
+    }
+
+    /// Whether something is kept.
+    pub(super) fn is_waiting(&self) -> bool {
+        !self.pending.is_empty()
+    }
+
+    /// Takes one of those that are left, if `reserve` stay.
+    fn take(&mut self, reserve: f64, now: Timestamp) -> bool {
         let passed = now.duration_since(self.at).as_secs_f64().max(0.0);
         self.at = now;
         self.left = (self.left + passed / Self::PAUSE_SECONDS).min(Self::AT_ONCE);
-        let reserve = if kind == Kind::Warning { 0.0 } else { Self::AT_ONCE / 4.0 };
         let may = self.left >= reserve + 1.0;
         if may {
             self.left -= 1.0;
@@ -228,12 +273,37 @@ mod tests {
     #[test]
     fn a_function_that_comes_and_goes_is_not_told_of_for_ever_but_its_failures_are() {
         let at = |second| Timestamp::from_second(second).unwrap();
-        let mut allowance = Allowance::new(at(0));
-        let told = (0..20).filter(|_| allowance.take(Kind::Normal, at(0))).count();
+        let mut voice = Voice::new(at(0));
+        let scaled = || normal("Scaled", "");
+        let told = (0..20).filter_map(|_| voice.hear(scaled(), at(0))).count();
         assert_eq!(told, 9);
-        assert!(allowance.take(Kind::Warning, at(0)));
-        assert!(!allowance.take(Kind::Normal, at(20)));
-        let later = (60..3660).filter(|second| allowance.take(Kind::Normal, at(*second))).count();
+        assert!(voice.hear(warning("StartFailed", ""), at(0)).is_some());
+        assert_eq!(voice.hear(scaled(), at(20)), None);
+        let later = (60..3660).filter_map(|second| voice.hear(scaled(), at(second))).count();
         assert!((170..=182).contains(&later), "{later}");
+        assert!(!voice.is_waiting());
+    }
+
+    #[test]
+    fn the_last_state_is_told_in_the_end_and_stands_for_those_before_it() {
+        let at = |second| Timestamp::from_second(second).unwrap();
+        let mut voice = Voice::new(at(0));
+        let failed = || warning("StartFailed", "").of(ConditionType::Ready);
+        let ready = |message: &str| normal("Ready", message).of(ConditionType::Ready);
+        let routed = || normal("Routed", "").of(ConditionType::RoutesReady);
+        while voice.hear(warning("StartFailed", ""), at(0)).is_some() {}
+        assert_eq!((voice.hear(ready("first"), at(1)), voice.hear(routed(), at(1))), (None, None));
+        assert_eq!((voice.hear(failed(), at(2)), voice.hear(ready("second"), at(3))), (None, None));
+        assert_eq!(voice.next(at(3)), None);
+        // One for each condition, a pause apart; what goes well does not wait until the reserve is full.
+        assert_eq!(voice.next(at(20)), Some(routed()));
+        assert_eq!((voice.next(at(21)), voice.hear(warning("StartFailed", ""), at(40))), (None, None));
+        assert_eq!(voice.next(at(40)), Some(ready("second")));
+        assert!(!voice.is_waiting() && voice.next(at(400)).is_none());
+        // A newer one that is told at once leaves none behind.
+        while voice.hear(warning("StartFailed", ""), at(400)).is_some() {}
+        assert_eq!(voice.hear(failed(), at(400)), None);
+        assert_eq!(voice.hear(ready("third"), at(420)), Some(ready("third")));
+        assert!(!voice.is_waiting());
     }
 }
