@@ -225,7 +225,7 @@ options! {
         hub_listen: SocketAddr = SocketAddr::from(([0, 0, 0, 0], 7071)),
         /// Address where instances report themselves. Default: every address of its Pod.
         report_listen: SocketAddr = SocketAddr::from(([0, 0, 0, 0], 7072)),
-        /// How instances reach that, as `host:port`: a Service that leads to the controller that works. Default: none given, this process's own address, which the next leader does not have.
+        /// How instances reach that, as `host:port`: a Service that leads to the controller that works. Default: none given, the address of this Pod (`cluster.address`), which the next leader does not have; outside of a cluster it must be given.
         report_advertise: Option<String> = None,
         /// How clients reach the gateways; `status.url` begins with it. Default: the Service of the chart.
         gateway_url: String = "http://hearth-gateway.hearth-system".to_owned(),
