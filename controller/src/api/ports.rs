@@ -296,6 +296,9 @@ pub struct LogLine {
     /// Of which request, where that is certain.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub request: Option<String>,
+    /// The number of the line in its instance, from 1; absent for what Hearth says itself. The same from every controller.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub sequence: Option<u64>,
     /// Several calls ran and nobody knows which wrote it.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub shared: bool,

@@ -155,6 +155,11 @@ impl Server {
     /// Where nobody answers: which controller is waited for, as far as that can be known.
     pub(super) async fn waits_for(&self) -> Option<waits::Whom> {
         waits::whom(&self.client).await
+    /// Whether it is a cluster's controller that was asked last: another one comes when it ends.
+    pub(super) fn is_one_of_several(&self) -> bool {
+        matches!(self.aside.load().as_deref(), Some(Aside::Behind(_)))
+    }
+
     }
 
     /// Opens a stream beside the objects, to be read by the line.
@@ -431,4 +436,4 @@ pub(super) fn read(path: &Path) -> Result<Kubeconfig, Error> {
 }
 
 #[cfg(test)]
-mod tests;
+pub(super) mod tests;

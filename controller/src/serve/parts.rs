@@ -293,6 +293,7 @@ fn line(entry: Entry) -> LogLine {
             }
             .to_owned(),
             request: line.request,
+            sequence: Some(line.sequence),
             shared: line.shared,
             text: line.text,
             call: None,
@@ -318,6 +319,7 @@ fn line(entry: Entry) -> LogLine {
                 revision: call.revision,
                 stream: "hearth".to_owned(),
                 request: Some(call.request),
+                sequence: None,
                 shared: false,
                 text,
                 call: Some(LoggedCall { queue_us: micros(call.queue), exec_us: micros(call.exec) }),
@@ -329,6 +331,7 @@ fn line(entry: Entry) -> LogLine {
             revision: RevisionId::parse("none/none").expect("two labels"),
             stream: "hearth".to_owned(),
             request: note.request,
+            sequence: None,
             shared: false,
             text: note.text,
             call: None,
