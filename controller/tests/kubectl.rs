@@ -287,6 +287,27 @@ fn a_watch_tells_what_changes() {
     kubectl.ok_with(&["apply", "-f", "-"], &hello("other"));
     assert!(next("other"));
     end(&mut watch);
+
+    // Of those in the selection, and of no other.
+    let mut watch = kubectl
+        .command(&["get", "fn", "-w", "-l", "color=blue", "--output-watch-events", "--request-timeout=30s"])
+        .spawn()
+        .expect("kubectl runs");
+    let lines = BufReader::new(watch.stdout.take().expect("its output is a pipe")).lines();
+    let mut told = lines
+        .map_while(Result::ok)
+        .map(|line| line.split_whitespace().take(2).map(str::to_owned).collect::<Vec<_>>().join(" "));
+    assert_eq!((told.next().as_deref(), told.next().as_deref()), (Some("EVENT NAME"), Some("ADDED a")));
+    kubectl.ok(&["label", "fn", "other", "color=red"]);
+    kubectl.ok(&["label", "fn", "other", "color=blue", "--overwrite"]);
+    kubectl.ok(&["label", "fn", "a", "color-"]);
+    kubectl.ok(&["annotate", "fn", "a", "note=x"]);
+    kubectl.ok(&["delete", "fn", "other"]);
+    let mut told: Vec<_> = told.take_while(|line| line != "DELETED other").collect();
+    // Its status may have changed meanwhile.
+    told.retain(|line| !line.starts_with("MODIFIED"));
+    assert_eq!(told, ["ADDED other", "DELETED a"]);
+    end(&mut watch);
     kubectl.stop();
 }
 

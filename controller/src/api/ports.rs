@@ -181,8 +181,9 @@ pub struct Rung {
     pub rung: String,
     /// Instances that stand on it.
     pub instances: u32,
-    /// What they hold together, in bytes, as last measured.
-    pub held_bytes: u64,
+    /// What they hold together, in bytes, as last measured; absent where the backend does not measure.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub held_bytes: Option<u64>,
     /// How many of the last restorations from it the times are of.
     pub restored: u64,
     /// Half of them took less than so many milliseconds; absent when there was none.
@@ -207,8 +208,9 @@ pub struct PoolSize {
     pub target: u32,
     /// Why so many.
     pub why: String,
-    /// What one holds, in bytes.
-    pub bytes_each: u64,
+    /// What one holds, in bytes; absent where the backend does not measure.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub bytes_each: Option<u64>,
 }
 
 /// What happened around a Function lately, for `describe`.
@@ -294,6 +296,9 @@ pub struct LogLine {
     /// Of which request, where that is certain.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub request: Option<String>,
+    /// The number of the line in its instance, from 1; absent for what Hearth says itself. The same from every controller.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub sequence: Option<u64>,
     /// Several calls ran and nobody knows which wrote it.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub shared: bool,

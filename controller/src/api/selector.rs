@@ -50,13 +50,8 @@ impl Selector {
         Ok(Self { labels, fields, namespace: namespace.map(str::to_owned) })
     }
 
-    /// Whether an object can begin or cease to match while it lives.
-    pub(super) fn can_change(&self) -> bool {
-        !self.labels.is_empty() || self.fields.iter().any(|term| !FIELDS.contains(&key(term)))
-    }
-
-    /// Whether name and namespace match, which never change.
-    pub(super) fn concerns<K: Resource>(&self, object: &K) -> bool {
+    /// Whether name and namespace match.
+    fn concerns<K: Resource>(&self, object: &K) -> bool {
         let meta = object.meta();
         let namespace = meta.namespace.as_deref().unwrap_or_default();
         self.namespace.as_deref().is_none_or(|wanted| wanted == namespace)

@@ -108,8 +108,8 @@ impl<O: Object> Following<O> {
                     return Some(self.asked.bookmark::<O>(watch, &Value::Null));
                 }
                 // Cancel-safe: a dropped `next` has taken nothing.
-                event = watch.next() => match event {
-                    Ok(event) => if let Some(event) = self.asked.wanted(&event) {
+                event = watch.next_and_before() => match event {
+                    Ok((event, before)) => if let Some(event) = self.asked.wanted(&event, before.as_deref()) {
                         return Some(event);
                     },
                     Err(Error::Closed) => return None,
@@ -124,20 +124,18 @@ impl<O: Object> Following<O> {
 }
 
 impl Asked {
-    /// The event as the client sees it: an object that no longer matches is deleted for it.
-    fn wanted<O: Object>(&self, event: &Event<O>) -> Option<Value> {
+    /// The event as the client sees it: an object that begins to match is added for it, and one that ceases to is deleted.
+    fn wanted<O: Object>(&self, event: &Event<O>, before: Option<&O>) -> Option<Value> {
         let object = event.object().as_ref();
-        if self.selector.matches(object) {
-            Some(self.event(event.name(), object))
-        } else if self.selector.can_change()
-            && self.selector.concerns(object)
-            && matches!(event, Event::Modified(_))
-        {
-            // Whether the client had it is not known here; a deletion of what it did not have does no harm.
-            Some(self.event("DELETED", object))
-        } else {
-            None
-        }
+        let was = before.is_some_and(|before| self.selector.matches(before));
+        let is = !matches!(event, Event::Deleted(_)) && self.selector.matches(object);
+        let name = match (was, is) {
+            (false, true) => "ADDED",
+            (true, true) => "MODIFIED",
+            (true, false) => "DELETED",
+            (false, false) => return None,
+        };
+        Some(self.event(name, object))
     }
 
     fn event<O: Object>(&self, name: &str, object: &O) -> Value {

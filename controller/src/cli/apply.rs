@@ -228,9 +228,10 @@ async fn upload(server: &Server, name: &str, packed: &Packed) -> Result<(), Erro
             // The controller may have been the newer of the two, or the Secret.
             server.look_again();
         }
-        let head = request(Request::head(&path), Vec::new());
+        // Not HEAD: a refusal of that has no reason in it.
+        let look = request(Request::get(&path), Vec::new());
         async move {
-            let answer = server.send_raw(head?).await?;
+            let answer = server.send_raw(look?).await?;
             let why = server.unsettled(answer.status());
             Ok((answer, why))
         }
@@ -283,7 +284,7 @@ pub(super) async fn ready(server: &Server, applied: &Function, outcome: Outcome)
     let config = watcher::Config::default().fields(&format!("metadata.name={name}"));
     let mut events = Box::pin(watcher(functions.clone(), config.clone()));
     let progress = Progress::new(&name);
-    let mut last_error = None;
+    let mut failures = 0;
     let mut unseen = Some(tokio::time::Instant::now() + UNSEEN);
     loop {
         let event = match old_news {
@@ -316,16 +317,17 @@ pub(super) async fn ready(server: &Server, applied: &Function, outcome: Outcome)
                 return Err(Error::failed(format!("function {name} was deleted meanwhile")));
             }
             Ok(Some(watcher::Event::Init | watcher::Event::InitDone)) => continue,
-            // The watcher tries again by itself; a server that stays away is told.
-            Err(error) if last_error.is_none() => {
-                last_error = Some(error);
+            // The watcher tries again by itself; a server that stays away is told, and one that refuses at once.
+            Err(error) if failures == 0 && !super::get::is_refused(&error) => {
+                failures += 1;
                 continue;
             }
-            Ok(None) | Err(_) => {
+            Ok(None) => {
                 return Err(Error::failed(format!("lost the server while waiting for function {name}")));
             }
+            Err(error) => return Err(not_waited_for(server, &name, &error)),
         };
-        last_error = None;
+        failures = 0;
         match verdict(&function) {
             Verdict::Ready => {
                 progress.done(&format!(
@@ -353,6 +355,26 @@ pub(super) async fn ready(server: &Server, applied: &Function, outcome: Outcome)
                 progress.say(&what);
             }
         }
+    }
+}
+
+/// The Function is stored, and how it goes cannot be seen.
+fn not_waited_for(server: &Server, name: &str, error: &watcher::Error) -> Error {
+    let cause = super::get::lost(server, error);
+    if !super::get::is_refused(error) {
+        let Error::Failed { what, mut details, fix } = cause else { return cause };
+        details.insert(0, what);
+        return Error::Failed {
+            what: format!("lost the server while waiting for function {name}"),
+            details,
+            fix,
+        };
+    }
+    let Error::Failed { what, details, .. } = cause else { return cause };
+    Error::Failed {
+        what: format!("function {name} is applied, and may not be waited for: {what}"),
+        details,
+        fix: Some("waiting needs `list` and `watch` on functions; --no-wait does without".to_owned()),
     }
 }
 
@@ -412,49 +434,4 @@ pub(super) fn is_ignored(path: &Path) -> bool {
 }
 
 #[cfg(test)]
-mod tests {
-    use hearth_function::{Side, from_value};
-    use serde_json::json;
-
-    use super::*;
-
-    fn function(change: impl FnOnce(&mut serde_json::Value)) -> Function {
-        let mut value = json!({
-            "apiVersion": "hearth.dev/v1", "kind": "Function", "metadata": { "name": "hello" },
-            "spec": { "runtime": "nodejs", "source": { "inline": { "index.js": "" } }, "handler": "index.handler" },
-        });
-        change(&mut value);
-        from_value(&value, Side::Server).unwrap()
-    }
-
-    #[test]
-    fn routes_and_scale_are_no_new_revision() {
-        let before = function(|_| {}).spec;
-        let routes = function(|value| value["spec"]["triggers"] = json!([{ "http": { "path": "/x" } }])).spec;
-        let scale = function(|value| value["spec"]["scale"] = json!({ "max": 3 })).spec;
-        assert!(same_template(&before, &routes) && same_template(&before, &scale));
-        let env = function(|value| value["spec"]["env"] = json!([{ "name": "A", "value": "b" }])).spec;
-        let code = function(|value| value["spec"]["source"]["inline"]["index.js"] = json!("1")).spec;
-        assert!(!same_template(&before, &env) && !same_template(&before, &code));
-    }
-
-    #[test]
-    fn what_editors_and_tools_leave_is_no_change() {
-        for path in [
-            "a/.git/index",
-            "a/.index.js.swp",
-            "a/4913",
-            "a/index.js~",
-            "a/.#index.js",
-            "a/#index.js#",
-            "a/__pycache__/main.cpython-311.pyc",
-            "a/.DS_Store",
-            "a/node_modules/x/index.js",
-        ] {
-            assert!(is_ignored(Path::new(path)), "{path}");
-        }
-        for path in ["a/index.js", "a/.env", "a/49130", "a/#1.txt", "a/.well-known/x"] {
-            assert!(!is_ignored(Path::new(path)), "{path}");
-        }
-    }
-}
+mod tests;

@@ -90,8 +90,8 @@ pub(super) enum Command {
     Explain(Explain),
     /// Print the resource definitions of functions and revisions, for a Kubernetes cluster
     Crd(Crd),
-    /// Print the kubeconfig of the server, for kubectl and other clients
-    Kubeconfig(Client),
+    /// Print the kubeconfig of the server of this machine, for kubectl and other clients
+    Kubeconfig(LocalServer),
     /// Say what this machine can and cannot do, and how to get it
     Doctor(Doctor),
     /// Print every option of the server, its value and where it comes from
@@ -143,11 +143,25 @@ impl ServerOptions {
 #[derive(Debug, Clone, Default, Args)]
 #[command(next_help_heading = "Which server")]
 pub(super) struct Client {
-    /// Kubeconfig of the server [default: `kubeconfig` in the data directory] [env: KUBECONFIG]
+    /// Kubeconfig of the server or cluster; ~/.kube/config is used only if it is named [default: `kubeconfig` in the data directory] [env: KUBECONFIG]
     #[arg(long, value_name = "FILE")]
     pub(super) kubeconfig: Option<PathBuf>,
     /// Data directory of a server on this machine [default: /var/lib/hearth] [env: HEARTH_DATA_DIR]
     #[arg(long, value_name = "DIR", conflicts_with = "kubeconfig")]
+    pub(super) data_dir: Option<String>,
+}
+
+/// `hearth kubeconfig`.
+#[derive(Debug, Args)]
+#[command(after_help = "\
+The server writes the file when it starts. KUBECONFIG, which may name a cluster, counts for nothing here.
+
+Examples:
+  hearth kubeconfig > hearth.kubeconfig
+  kubectl --kubeconfig hearth.kubeconfig get functions")]
+pub(super) struct LocalServer {
+    /// Data directory of the server [default: /var/lib/hearth] [env: HEARTH_DATA_DIR]
+    #[arg(long, value_name = "DIR")]
     pub(super) data_dir: Option<String>,
 }
 

@@ -1,5 +1,6 @@
 //! Finding the server and talking to it: a kube client, and messages for when there is nobody.
 
+use std::ffi::OsStr;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -43,15 +44,25 @@ pub(super) struct Server {
 const START_ONE: &str =
     "start one with `hearth serve` or `hearth up PATH`, or name another with --kubeconfig";
 
+/// What to do where no server is. A cluster that kubectl works with is never taken by itself: what is meant for this machine must not change it.
+fn start_one() -> String {
+    let usual = std::env::home_dir().map(|home| home.join(".kube/config")).filter(|file| file.is_file());
+    match usual {
+        Some(_) => format!(
+            "{START_ONE}; for the cluster that kubectl works with, `export KUBECONFIG=~/.kube/config`"
+        ),
+        None => START_ONE.to_owned(),
+    }
+}
+
 impl Server {
     /// The server that these arguments, `KUBECONFIG` or the data directory name. Does not connect yet.
     pub(super) async fn find(arguments: &args::Client) -> Result<Self, Error> {
-        let kubeconfig = match (&arguments.kubeconfig, &arguments.data_dir) {
-            (Some(path), _) => read(path)?,
-            (None, None) if std::env::var_os("KUBECONFIG").is_some_and(|value| !value.is_empty()) => {
-                from_environment()?
-            }
-            (None, data_dir) => read(&in_data_dir(data_dir.as_deref())?)?,
+        let listed = std::env::var_os("KUBECONFIG").filter(|list| !list.is_empty());
+        let kubeconfig = match (&arguments.kubeconfig, &arguments.data_dir, listed) {
+            (Some(path), ..) => read(path)?,
+            (None, None, Some(list)) => from_list(&list)?,
+            (None, data_dir, _) => read(&in_data_dir(data_dir.as_deref())?)?,
         };
         Self::from_kubeconfig(kubeconfig).await
     }
@@ -142,6 +153,11 @@ impl Server {
     /// Why an answer of this status from beside the objects is none yet.
     pub(super) fn unsettled(&self, status: StatusCode) -> Option<Why> {
         Why::of(status, self.not_taken().is_some())
+    }
+
+    /// Whether it is a cluster's controller that was asked last: another one comes when it ends.
+    pub(super) fn is_one_of_several(&self) -> bool {
+        matches!(self.aside.load().as_deref(), Some(Aside::Behind(_)))
     }
 
     /// The error for a token that is not taken; `None` for a server of its own, which is asked with the kubeconfig's.
@@ -309,7 +325,7 @@ impl Server {
     fn unreachable(&self, error: &kube::Error) -> Error {
         match Loss::of(error) {
             Loss::NoServer => {
-                Error::fixable(format!("no Hearth server answers at {}", self.address), START_ONE)
+                Error::fixable(format!("no Hearth server answers at {}", self.address), start_one())
             }
             Loss::WentAway => Error::fixable(
                 format!("the server at {} went away before it answered", self.address),
@@ -386,18 +402,20 @@ pub(super) fn in_data_dir(data_dir: Option<&str>) -> Result<PathBuf, Error> {
     Ok(effective.config.kubeconfig())
 }
 
-fn from_environment() -> Result<Kubeconfig, Error> {
-    match Kubeconfig::from_env() {
-        Ok(Some(kubeconfig)) => Ok(kubeconfig),
-        Ok(None) => Err(Error::fixable(
-            "KUBECONFIG names no file that is there",
-            "unset it, or give --kubeconfig FILE",
-        )),
-        Err(error) => Err(Error::fixable(
-            format!("KUBECONFIG cannot be read: {}", crate::telemetry::chain(&error)),
-            "unset it, or give --kubeconfig FILE",
-        )),
+/// The files of `KUBECONFIG`, those before counting for more; as kubectl, without those that are not there.
+fn from_list(list: &OsStr) -> Result<Kubeconfig, Error> {
+    const FIX: &str = "unset it, or give --kubeconfig FILE";
+    let mut files = std::env::split_paths(list)
+        .filter(|path| !path.as_os_str().is_empty() && path.try_exists().unwrap_or(true))
+        .peekable();
+    if files.peek().is_none() {
+        return Err(Error::fixable("KUBECONFIG names no file that is there", FIX));
     }
+    let merged =
+        files.try_fold(Kubeconfig::default(), |merged, path| merged.merge(Kubeconfig::read_from(path)?));
+    merged.map_err(|error| {
+        Error::fixable(format!("KUBECONFIG cannot be read: {}", crate::telemetry::chain(&error)), FIX)
+    })
 }
 
 /// Reads a kubeconfig, and says what to do when it is not there or not ours to read.
@@ -407,7 +425,7 @@ pub(super) fn read(path: &Path) -> Result<Kubeconfig, Error> {
         Err(error) if error.kind() == io::ErrorKind::NotFound => {
             return Err(Error::fixable(
                 format!("no server has run here: there is no {}", path.display()),
-                START_ONE,
+                start_one(),
             ));
         }
         Err(error) if error.kind() == io::ErrorKind::PermissionDenied => {
@@ -431,4 +449,4 @@ pub(super) fn read(path: &Path) -> Result<Kubeconfig, Error> {
 }
 
 #[cfg(test)]
-mod tests;
+pub(super) mod tests;

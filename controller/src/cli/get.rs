@@ -120,7 +120,18 @@ where
     }
 }
 
-fn lost(server: &Server, error: &watcher::Error) -> Error {
+/// Whether the server does not allow it, and trying again changes nothing.
+pub(super) fn is_refused(error: &watcher::Error) -> bool {
+    match error {
+        watcher::Error::InitialListFailed(kube::Error::Api(status))
+        | watcher::Error::WatchStartFailed(kube::Error::Api(status)) => status.is_forbidden(),
+        watcher::Error::WatchError(status) => status.is_forbidden(),
+        _ => false,
+    }
+}
+
+/// Why what is watched cannot be followed further.
+pub(super) fn lost(server: &Server, error: &watcher::Error) -> Error {
     match error {
         watcher::Error::InitialListFailed(error)
         | watcher::Error::WatchStartFailed(error)

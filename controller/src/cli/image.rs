@@ -119,7 +119,8 @@ pub(super) fn transfer_bar(total: u64, what: &'static str) -> ProgressBar {
 }
 
 async fn has(server: &Server, path: &str) -> Result<bool, Error> {
-    let request = Request::head(path).body(Body::empty());
+    // Not HEAD: a refusal of that has no reason in it.
+    let request = Request::get(path).body(Body::empty());
     let there = server.send_raw(request.map_err(|error| Error::failed(error.to_string()))?).await?;
     match there.status() {
         status if status.is_success() => Ok(true),

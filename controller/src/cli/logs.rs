@@ -1,5 +1,9 @@
 //! `hearth logs`.
 
+mod following;
+
+use std::time::Duration;
+
 use futures_util::{AsyncBufReadExt, TryStreamExt};
 
 use super::args::{Format, Logs};
@@ -26,7 +30,7 @@ pub(super) async fn run(arguments: Logs) -> Result<(), Error> {
     }
     let mut lines: u64 = 0;
     for name in &names {
-        follow(&server, &path(&namespace, name, &arguments), |line| {
+        let show = |line: LogLine| {
             lines += 1;
             match arguments.output {
                 Some(Format::Json) => out::line(
@@ -36,8 +40,13 @@ pub(super) async fn run(arguments: Logs) -> Result<(), Error> {
                 None if several => out::text(&prefixed(name, &plain(&line, arguments.details))),
                 None => out::line(&plain(&line, arguments.details)),
             }
-        })
-        .await?;
+        };
+        if arguments.follow {
+            following::run(&server, &namespace, name, &arguments, show).await?;
+        } else {
+            let path = path(&namespace, name, arguments.tail, arguments.since, &arguments);
+            follow(&server, &path, show).await?;
+        }
     }
     match &arguments.request {
         // One that printed nothing is known by its call.
@@ -93,7 +102,13 @@ fn encoded(request: &str) -> String {
     request.bytes().map(byte).collect()
 }
 
-fn path(namespace: &str, name: &str, arguments: &Logs) -> String {
+fn path(
+    namespace: &str,
+    name: &str,
+    tail: Option<usize>,
+    since: Option<Duration>,
+    arguments: &Logs,
+) -> String {
     let mut query: Vec<String> = Vec::new();
     if arguments.follow {
         query.push("follow=true".to_owned());
@@ -101,10 +116,10 @@ fn path(namespace: &str, name: &str, arguments: &Logs) -> String {
     if let Some(request) = &arguments.request {
         query.push(format!("request={}", encoded(request)));
     }
-    if let Some(tail) = arguments.tail {
+    if let Some(tail) = tail {
         query.push(format!("tail={tail}"));
     }
-    if let Some(since) = arguments.since {
+    if let Some(since) = since {
         query.push(format!("sinceSeconds={}", since.as_secs()));
     }
     format!("/apis/hearth.dev/v1/namespaces/{namespace}/functions/{name}/logs?{}", query.join("&"))
@@ -122,11 +137,14 @@ pub(super) async fn follow(
         if line.is_empty() {
             continue;
         }
-        let line = serde_json::from_str(&line)
-            .map_err(|error| Error::failed(format!("a line of the log cannot be read: {error}")))?;
-        each(line)?;
+        each(read(&line)?)?;
     }
     Ok(())
+}
+
+fn read(line: &str) -> Result<LogLine, Error> {
+    serde_json::from_str(line)
+        .map_err(|error| Error::failed(format!("a line of the log cannot be read: {error}")))
 }
 
 /// As [`follow`], into a channel: the next line is read when the one before was taken.

@@ -8,11 +8,8 @@ use super::error::Error;
 use super::out;
 
 /// `hearth kubeconfig`: the file as it is, so that it can be redirected.
-pub(super) fn kubeconfig(arguments: &args::Client) -> Result<(), Error> {
-    let path = match (&arguments.kubeconfig, &arguments.data_dir) {
-        (Some(path), _) => path.clone(),
-        (None, data_dir) => in_data_dir(data_dir.as_deref())?,
-    };
+pub(super) fn kubeconfig(arguments: &args::LocalServer) -> Result<(), Error> {
+    let path = in_data_dir(arguments.data_dir.as_deref())?;
     // The same messages as for any other command.
     super::client::read(&path)?;
     let text = std::fs::read_to_string(&path)

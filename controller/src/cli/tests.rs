@@ -181,10 +181,10 @@ fn a_directory_of_code_without_a_manifest_is_told_what_to_add() {
 fn a_server_that_never_ran_is_named_with_the_fix() {
     let directory = tempfile::tempdir().unwrap();
     let error = client::read(&directory.path().join("kubeconfig")).unwrap_err();
-    assert_eq!(
-        shown(error, directory.path()),
-        "error: no server has run here: there is no DIR/kubeconfig\n  fix: start one with `hearth serve` or `hearth up PATH`, or name another with --kubeconfig"
-    );
+    // Where kubectl knows a cluster, that is what the rest of the fix is about.
+    let expected = "error: no server has run here: there is no DIR/kubeconfig\n  fix: start one with `hearth serve` or `hearth up PATH`, or name another with --kubeconfig";
+    let text = shown(error, directory.path());
+    assert!(text.starts_with(expected), "{text}");
 }
 
 #[test]

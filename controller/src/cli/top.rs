@@ -45,9 +45,12 @@ pub(super) async fn run(arguments: Top) -> Result<(), Error> {
 fn part(mut ladder: Ladder, instances: &[Instance]) -> Ladder {
     for rung in &mut ladder.rungs {
         let on_it = instances.iter().filter(|instance| instance.rung.as_ref() == Some(&rung.rung));
-        (rung.instances, rung.held_bytes) = on_it.fold((0, 0), |(count, bytes), instance| {
+        let (count, bytes) = on_it.fold((0, 0), |(count, bytes), instance| {
             (count + 1, bytes + instance.memory_bytes.unwrap_or_default())
         });
+        rung.instances = count;
+        // Not known here where it is not known of the whole.
+        rung.held_bytes = rung.held_bytes.map(|_| bytes);
     }
     ladder.pools.clear();
     ladder
@@ -61,6 +64,7 @@ fn in_place(page: &str, rows: usize) -> String {
 }
 
 fn page(ladder: &Ladder, instances: &[Instance]) -> String {
+    let bytes = |bytes: Option<u64>| bytes.map(out::bytes_for_people).unwrap_or_default();
     let millis = |time: Option<f64>| time.map(|time| format!("{time:.1} ms")).unwrap_or_default();
     let rungs: Vec<Vec<String>> = ladder
         .rungs
@@ -69,7 +73,7 @@ fn page(ladder: &Ladder, instances: &[Instance]) -> String {
             vec![
                 rung.rung.clone(),
                 rung.instances.to_string(),
-                out::bytes_for_people(rung.held_bytes),
+                bytes(rung.held_bytes),
                 millis(rung.restore_p50_ms),
                 millis(rung.restore_p99_ms),
                 rung.restored.to_string(),
@@ -86,7 +90,7 @@ fn page(ladder: &Ladder, instances: &[Instance]) -> String {
                     pool.class.clone(),
                     format!("{}/{}", pool.ready, pool.target),
                     pool.starting.to_string(),
-                    out::bytes_for_people(pool.bytes_each),
+                    bytes(pool.bytes_each),
                     pool.why.clone(),
                 ]
             })
@@ -103,7 +107,7 @@ fn page(ladder: &Ladder, instances: &[Instance]) -> String {
                     instance.function.as_ref().map(ToString::to_string).unwrap_or_default(),
                     instance.rung.clone().unwrap_or_else(|| instance.state.to_lowercase()),
                     format!("{}/{}", instance.in_flight, instance.slots),
-                    instance.memory_bytes.map(out::bytes_for_people).unwrap_or_default(),
+                    bytes(instance.memory_bytes),
                     instance.cpu_seconds.map(|seconds| format!("{seconds:.1}s")).unwrap_or_default(),
                 ]
             })
@@ -127,8 +131,10 @@ mod tests {
     #[test]
     fn a_namespace_has_its_own_instances_of_the_ladder_and_no_pools() {
         let rung =
-            |rung: &str| Rung { rung: rung.to_owned(), instances: 9, held_bytes: 9, ..Rung::default() };
-        let whole = Ladder { rungs: vec![rung("paused"), rung("active")], pools: vec![PoolSize::default()] };
+            |rung: &str| Rung { rung: rung.to_owned(), instances: 9, held_bytes: Some(9), ..Rung::default() };
+        let unmeasured = Rung { held_bytes: None, ..rung("reserved") };
+        let rungs = vec![rung("paused"), rung("active"), unmeasured];
+        let whole = Ladder { rungs, pools: vec![PoolSize::default()] };
         let instance = |rung: &str, bytes: u64| {
             let value = json!({
                 "name": format!("i-{bytes}"), "state": "Ready", "rung": rung, "inFlight": 0, "slots": 1,
@@ -138,7 +144,7 @@ mod tests {
         };
         let ladder = part(whole, &[instance("active", 2), instance("active", 3)]);
         let counted: Vec<_> = ladder.rungs.iter().map(|rung| (rung.instances, rung.held_bytes)).collect();
-        assert_eq!((counted, ladder.pools.len()), (vec![(0, 0), (2, 5)], 0));
+        assert_eq!((counted, ladder.pools.len()), (vec![(0, Some(0)), (2, Some(5)), (0, None)], 0));
     }
 
     #[test]
@@ -152,7 +158,12 @@ mod tests {
                     restore_p99_ms: Some(93.0),
                     ..Rung::default()
                 },
-                Rung { rung: "pooled".to_owned(), instances: 2, held_bytes: 15 << 20, ..Rung::default() },
+                Rung {
+                    rung: "pooled".to_owned(),
+                    instances: 2,
+                    held_bytes: Some(15 << 20),
+                    ..Rung::default()
+                },
             ],
             pools: vec![PoolSize {
                 class: "nodejs, 128Mi, outbound".to_owned(),
@@ -160,7 +171,7 @@ mod tests {
                 starting: 0,
                 target: 2,
                 why: "no start was wanted lately, and prewarm.size keeps 2".to_owned(),
-                bytes_each: 7 << 20,
+                bytes_each: Some(7 << 20),
             }],
         };
         let instance = serde_json::from_value(json!({
@@ -172,7 +183,7 @@ mod tests {
             page.lines().map(|line| line.split_whitespace().collect::<Vec<_>>().join(" ")).collect();
         let expected = [
             "RUNG INSTANCES HELD RESTORE P50 P99 OF THE LAST",
-            "built 0 0B 81.3 ms 93.0 ms 3",
+            "built 0 - 81.3 ms 93.0 ms 3",
             "pooled 2 15.0Mi - - 0",
             "",
             "POOL POOLED STARTING EACH WHY",

@@ -227,7 +227,7 @@ options! {
         hub_listen: SocketAddr = SocketAddr::from(([0, 0, 0, 0], 7071)),
         /// Address where instances report themselves. Default: every address of its Pod.
         report_listen: SocketAddr = SocketAddr::from(([0, 0, 0, 0], 7072)),
-        /// How instances reach that, as `host:port`: a Service that leads to the controller that works. Default: none given, this process's own address, which the next leader does not have.
+        /// How instances reach that, as `host:port`: a Service that leads to the controller that works. Default: none given, the address of this Pod (`cluster.address`), which the next leader does not have; outside of a cluster it must be given.
         report_advertise: Option<String> = None,
         /// When the address that an instance reports from is compared with its Pod's, for its token is seen by whoever may read Pods: `later` (calls do not wait for that, and it is ended if it reported from elsewhere), `first` (it is told nothing before its node has written the address down, which makes starts up to a second longer) or `never` (Pods are seen with other addresses than their own). Default: a start is to be short, and the chart's network policies keep all but instances away.
         pod_addresses: Compared = Compared::Later,

@@ -16,7 +16,7 @@ use crate::api::ports::{
     Rung, StartRecord,
 };
 use crate::autoscale;
-use crate::backend::{Backend, Capability};
+use crate::backend::{Ability, Backend, Capability};
 use crate::build::images;
 use crate::build::{Bundles, Images};
 use crate::pool::life::State;
@@ -52,6 +52,13 @@ impl Health {
     }
 }
 
+impl Wired {
+    /// Whether the backend tells what instances use; what they were promised is no answer to that.
+    fn measures(&self) -> bool {
+        !self.backend.lacks().iter().any(|(ability, _)| *ability == Ability::Measure)
+    }
+}
+
 #[async_trait]
 impl Parts for Wired {
     async fn instances(&self) -> Vec<Instance> {
@@ -62,7 +69,7 @@ impl Parts for Wired {
                 matches!(view.state, State::Pooled | State::Ready | State::Paused | State::Draining { .. });
             let revision = view.revision.as_ref().and_then(|revision| snapshot.revisions.get(revision));
             let calls = revision.and_then(|revision| revision.calls.get(&view.id));
-            let stats = if runs { self.backend.stats(&view.id).await.ok() } else { None };
+            let stats = if runs && self.measures() { self.backend.stats(&view.id).await.ok() } else { None };
             instances.push(Instance {
                 name: view.id.clone(),
                 function: view.function.clone(),
@@ -89,7 +96,7 @@ impl Parts for Wired {
             Rung {
                 rung: rung.as_str().to_owned(),
                 instances: u32::try_from(standing().count()).unwrap_or(u32::MAX),
-                held_bytes: standing().filter_map(|view| view.memory_bytes).sum(),
+                held_bytes: self.measures().then(|| standing().filter_map(|view| view.memory_bytes).sum()),
                 restored: restored.map_or(0, |restored| restored.count as u64),
                 restore_p50_ms: restored.map(|restored| restored.p50.as_secs_f64() * 1e3),
                 restore_p99_ms: restored.map(|restored| restored.p99.as_secs_f64() * 1e3),
@@ -101,7 +108,7 @@ impl Parts for Wired {
             starting: pool.starting,
             target: pool.target,
             why: pool.why.clone(),
-            bytes_each: pool.bytes_each,
+            bytes_each: self.measures().then_some(pool.bytes_each),
         };
         Ladder {
             rungs: autoscale::Rung::ALL.iter().map(rung).collect(),
@@ -286,6 +293,7 @@ fn line(entry: Entry) -> LogLine {
             }
             .to_owned(),
             request: line.request,
+            sequence: Some(line.sequence),
             shared: line.shared,
             text: line.text,
             call: None,
@@ -311,6 +319,7 @@ fn line(entry: Entry) -> LogLine {
                 revision: call.revision,
                 stream: "hearth".to_owned(),
                 request: Some(call.request),
+                sequence: None,
                 shared: false,
                 text,
                 call: Some(LoggedCall { queue_us: micros(call.queue), exec_us: micros(call.exec) }),
@@ -322,6 +331,7 @@ fn line(entry: Entry) -> LogLine {
             revision: RevisionId::parse("none/none").expect("two labels"),
             stream: "hearth".to_owned(),
             request: note.request,
+            sequence: None,
             shared: false,
             text: note.text,
             call: None,

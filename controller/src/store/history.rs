@@ -8,7 +8,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use tokio::sync::watch;
 
 use super::error::Error;
-use super::object::Object;
+use super::object::{Object, Stored};
 use super::plan::ResourceVersion;
 use super::state::{Change, State};
 
@@ -20,10 +20,18 @@ pub(super) enum Happened {
     Deleted,
 }
 
+/// A change, and the object as it was before; mostly that of the change before, and so nothing that is held for it alone.
+#[derive(Debug)]
+pub(super) struct Happening {
+    pub(super) change: Change,
+    /// `None` for one that is new.
+    pub(super) before: Option<Stored>,
+}
+
 /// The last changes, oldest first, with growing versions.
 #[derive(Debug)]
 pub(super) struct History {
-    changes: VecDeque<Change>,
+    changes: VecDeque<Happening>,
     capacity: usize,
     /// Everything after this version is in `changes`.
     oldest: u64,
@@ -39,13 +47,13 @@ impl History {
         self.oldest = version;
     }
 
-    pub(super) fn push(&mut self, change: Change) {
+    pub(super) fn push(&mut self, happening: Happening) {
         if self.changes.len() == self.capacity
             && let Some(forgotten) = self.changes.pop_front()
         {
-            self.oldest = forgotten.version;
+            self.oldest = forgotten.change.version;
         }
-        self.changes.push_back(change);
+        self.changes.push_back(happening);
     }
 
     /// Whether a watch can begin at `since`, with the store at version `now`. One from the future is of a store that is no more.
@@ -60,8 +68,8 @@ impl History {
         }
     }
 
-    pub(super) fn after(&self, cursor: u64) -> impl Iterator<Item = &Change> {
-        let start = self.changes.partition_point(|change| change.version <= cursor);
+    pub(super) fn after(&self, cursor: u64) -> impl Iterator<Item = &Happening> {
+        let start = self.changes.partition_point(|happening| happening.change.version <= cursor);
         self.changes.range(start..)
     }
 }
@@ -97,6 +105,9 @@ impl<O> Event<O> {
     }
 }
 
+/// An event, and the object as it was before.
+type EventAndBefore<O> = (Event<O>, Option<Arc<O>>);
+
 /// Follows the changes of one kind of object.
 #[derive(Debug)]
 pub struct Watch<O> {
@@ -115,6 +126,17 @@ impl<O: Object> Watch<O> {
     /// # Errors
     /// [`Error::Expired`] when this watch has fallen behind the history: list again. [`Error::Closed`] when the store was closed.
     pub async fn next(&mut self) -> Result<Event<O>, Error> {
+        self.next_and_before().await.map(|(event, _)| event)
+    }
+
+    /// As [`Watch::next`], with the object as it was before the event; `None` for one that is new.
+    ///
+    /// # Cancel safety
+    /// As [`Watch::next`].
+    ///
+    /// # Errors
+    /// Those of [`Watch::next`].
+    pub async fn next_and_before(&mut self) -> Result<EventAndBefore<O>, Error> {
         loop {
             // Marked as seen before the look, so that a change after the look wakes.
             self.version.borrow_and_update();
@@ -131,18 +153,19 @@ impl<O: Object> Watch<O> {
         ResourceVersion::new(self.cursor)
     }
 
-    fn look(&mut self) -> Result<Option<Event<O>>, Error> {
+    fn look(&mut self) -> Result<Option<EventAndBefore<O>>, Error> {
         let state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
         state.history().check(self.cursor, state.version())?;
-        for change in state.history().after(self.cursor) {
+        for Happening { change, before } in state.history().after(self.cursor) {
             if let Some(object) = O::peel(&change.object) {
                 self.cursor = change.version;
                 let object = Arc::clone(object);
-                return Ok(Some(match change.happened {
+                let event = match change.happened {
                     Happened::Added => Event::Added(object),
                     Happened::Modified => Event::Modified(object),
                     Happened::Deleted => Event::Deleted(object),
-                }));
+                };
+                return Ok(Some((event, before.as_ref().and_then(O::peel).cloned())));
             }
         }
         // Nothing of this kind up to here: changes of other kinds must not let it expire.

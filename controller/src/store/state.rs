@@ -4,7 +4,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use super::history::{Happened, History};
+use super::history::{Happened, Happening, History};
 use super::object::{Key, Object, Stored};
 
 /// A change of one object, at the version that it brings the store to.
@@ -81,15 +81,11 @@ impl State {
         for change in changes {
             self.version = change.version;
             let key = change.object.key();
-            match change.happened {
-                Happened::Added | Happened::Modified => {
-                    self.objects.insert(key, change.object.clone());
-                }
-                Happened::Deleted => {
-                    self.objects.remove(&key);
-                }
-            }
-            self.history.push(change);
+            let before = match change.happened {
+                Happened::Added | Happened::Modified => self.objects.insert(key, change.object.clone()),
+                Happened::Deleted => self.objects.remove(&key),
+            };
+            self.history.push(Happening { change, before });
         }
     }
 }

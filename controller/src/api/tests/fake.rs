@@ -56,6 +56,7 @@ impl Parts for Fake {
             revision: hearth_function::RevisionId::parse("default/hello-00001").unwrap(),
             stream: "stdout".to_owned(),
             request: query.request,
+            sequence: Some(1),
             shared: false,
             text: format!("tail {:?}", query.tail),
             call: None,

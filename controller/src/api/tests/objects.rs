@@ -158,18 +158,56 @@ async fn a_watch_from_a_forgotten_version_is_told_to_list_again() {
 }
 
 #[tokio::test]
-async fn a_watch_by_label_sees_an_object_leave() {
+async fn a_watch_by_selector_tells_who_enters_and_who_leaves_and_of_nobody_else() {
     let running = running().await;
     let functions = running.functions();
-    let since =
-        functions.create(&PostParams::default(), &hello("a")).await.unwrap().resource_version().unwrap();
-    for label in [json!("web"), Value::Null] {
-        let patch = json!({ "metadata": { "labels": { "tier": label } } });
-        functions.patch("a", &PatchParams::default(), &Patch::Merge(patch)).await.unwrap();
-    }
-    let watch = functions.watch(&WatchParams::default().labels("tier=web").timeout(1), &since).await.unwrap();
-    let events: Vec<_> = watch.try_collect().await.unwrap();
-    assert!(matches!(events.as_slice(), [WatchEvent::Modified(_), WatchEvent::Deleted(_)]), "{events:?}");
+    let label = async |name: &str, tier: Value| {
+        let patch = json!({ "metadata": { "labels": { "tier": tier } } });
+        functions.patch(name, &PatchParams::default(), &Patch::Merge(patch)).await.unwrap()
+    };
+    let told = |events: Vec<WatchEvent<Function>>| -> Vec<String> {
+        let named = |what, object: &Function| {
+            format!("{what} {} at {}", object.name_any(), object.resource_version().unwrap())
+        };
+        let told = events.iter().map(|event| match event {
+            WatchEvent::Added(object) => named("added", object),
+            WatchEvent::Modified(object) => named("modified", object),
+            WatchEvent::Deleted(object) => named("deleted", object),
+            other => format!("{other:?}"),
+        });
+        told.collect()
+    };
+    let since = functions.create(&PostParams::default(), &hello("a")).await.unwrap();
+    let since = since.resource_version().unwrap();
+    // Never in it: of another label, changed, deleted.
+    functions.create(&PostParams::default(), &hello("b")).await.unwrap();
+    label("b", json!("db")).await;
+    functions.delete("b", &DeleteParams::default()).await.unwrap();
+    let entered = label("a", json!("web")).await.resource_version().unwrap();
+    let patch = json!({ "metadata": { "labels": { "other": "1" } } });
+    let within = functions.patch("a", &PatchParams::default(), &Patch::Merge(patch)).await.unwrap();
+    let within = within.resource_version().unwrap();
+    let left = label("a", json!("db")).await.resource_version().unwrap();
+    let params = WatchParams::default().labels("tier=web").timeout(1);
+    let watched =
+        async |since: &str| told(functions.watch(&params, since).await.unwrap().try_collect().await.unwrap());
+    let [entered_told, within_told, left_told] =
+        [("added", &entered), ("modified", &within), ("deleted", &left)]
+            .map(|(what, version)| format!("{what} a at {version}"));
+    assert_eq!(watched(&since).await, [&*entered_told, &*within_told, &*left_told]);
+    // What was before the watch counts as well.
+    assert_eq!(watched(&entered).await, [&*within_told, &*left_told]);
+    assert_eq!(watched(&within).await, [&*left_told]);
+
+    label("a", json!("cache")).await;
+    assert_eq!(watched(&left).await, Vec::<String>::new());
+    let again = label("a", json!("web")).await.resource_version().unwrap();
+    functions.delete("a", &DeleteParams::default()).await.unwrap();
+    assert!(matches!(watched(&again).await.as_slice(), [one] if one.starts_with("deleted a")));
+
+    let node = WatchParams::default().fields("spec.runtime=python").timeout(1);
+    let none: Vec<_> = functions.watch(&node, &since).await.unwrap().try_collect().await.unwrap();
+    assert!(none.is_empty(), "{none:?}");
     running.api.stop().await;
 }
 

@@ -11,7 +11,8 @@ use super::key_value;
 #[command(after_help = "\
 The chart runs it; by hand, against the cluster of the kubeconfig:
   hearth crd | kubectl apply -f -
-  hearth controller --namespace hearth-system --key-file key --data-dir ./data --runtime nodejs22.1.0=hearth-nodejs:22
+  hearth controller --namespace hearth-system --key-file key --data-dir ./data --runtime nodejs22.1.0=hearth-nodejs:22 --report-advertise 192.0.2.7:7072
+where 192.0.2.7 is an address of this machine that Pods reach.
 
 Several may run: one works, the others stand by and take over when it ends. It exits with 1 when it has lost its Lease.")]
 #[command(next_help_heading = "Controller options")]
@@ -25,7 +26,7 @@ pub(in crate::cli) struct Controller {
     /// Address where instances report themselves [default: 0.0.0.0:7072] [env: HEARTH_CONTROLLER_REPORT_LISTEN]
     #[arg(long, value_name = "ADDR")]
     report_listen: Option<String>,
-    /// How instances reach that, HOST:PORT [default: this process's own address] [env: HEARTH_CONTROLLER_REPORT_ADVERTISE]
+    /// How instances reach that, HOST:PORT [default: the Pod's own address; outside of a cluster loopback, which no Pod reaches] [env: HEARTH_CONTROLLER_REPORT_ADVERTISE]
     #[arg(long, value_name = "ADDR")]
     report_advertise: Option<String>,
     /// Address where gateways connect [default: 0.0.0.0:7071] [env: HEARTH_CONTROLLER_HUB_LISTEN]

@@ -215,7 +215,7 @@ Examples:
   hearth top -w                            the whole server, with its pools
   hearth top -n team                       what the functions of a namespace have of it")]
 pub(in crate::cli) struct Top {
-    /// In all namespaces, with the pools, which are in none (the default)
+    /// In all namespaces, with the pools, which are no function's yet (the default)
     #[arg(short = 'A', long, conflicts_with = "namespace")]
     pub(in crate::cli) all_namespaces: bool,
     /// Go on, once a second

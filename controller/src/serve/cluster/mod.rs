@@ -153,6 +153,14 @@ pub async fn run(config: Config, stop: CancellationToken) -> Result<(), Error> {
 
 async fn run_with(ground: Ground, stop: CancellationToken) -> Result<(), Error> {
     let _lock = lock::lock(&ground.config.main.data_dir)?;
+    let report = ground.report_advertise();
+    if is_loopback(&report) {
+        tracing::warn!(
+            report,
+            "instances are told to report to this machine's loopback address, which in a Pod is the Pod itself: none will come up; \
+             give --report-advertise HOST:PORT, by which Pods reach this process"
+        );
+    }
     // Probes are answered from the beginning, and not by the API before there is something to show.
     let mut standby = Box::pin(api::standby(ground.config.controller.management).await?);
     let held = tokio::select! {
@@ -245,6 +253,13 @@ impl Ground {
         let advertised = self.config.controller.report_advertise.as_deref();
         advertised.map(addresses::bracketed).unwrap_or_else(own)
     }
+}
+
+/// Whether this `host:port` leads a Pod to itself.
+fn is_loopback(advertised: &str) -> bool {
+    let host = advertised.rsplit_once(':').map_or(advertised, |(host, _)| host);
+    let host = host.trim_start_matches('[').trim_end_matches(']');
+    host == "localhost" || host.parse::<IpAddr>().is_ok_and(|address| address.is_loopback())
 }
 
 /// A token of fewer bytes could be guessed.

@@ -384,3 +384,15 @@ fn a_token_that_could_be_guessed_is_refused() {
         assert_eq!(read_token(&path).is_ok(), is_taken, "{content:?}");
     }
 }
+
+#[test]
+fn what_leads_a_pod_to_itself_is_known() {
+    for loopback in ["127.0.0.1:7072", "[::1]:7072", "localhost:7072", "127.1.2.3"] {
+        assert!(super::is_loopback(loopback), "{loopback}");
+    }
+    for other in
+        ["10.0.0.1:7072", "[fd00::1]:7072", "hearth-report.hearth-system:7072", "localhost.example.com:1"]
+    {
+        assert!(!super::is_loopback(other), "{other}");
+    }
+}

@@ -65,7 +65,7 @@ proptest::proptest! {
         }
         let mut replayed = std::collections::BTreeMap::new();
         let mut version = 0;
-        for change in state.history().after(0) {
+        for history::Happening { change, .. } in state.history().after(0) {
             proptest::prop_assert_eq!(change.version, version + 1, "no version is left out or given twice");
             version = change.version;
             let metadata = change.object.metadata();

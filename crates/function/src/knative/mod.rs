@@ -263,8 +263,11 @@ fn container(pod: &mut Fields, notes: &mut Notes) -> Map<String, Value> {
     let path = pod.path_of("containers");
     let count = containers.len();
     let Some(mut container) = containers.drain(..).next().filter(|_| count == 1) else {
-        let fix = "give one container: what stands beside it is a Function of its own";
-        notes.problem(&path, format!("there are {count} containers"), fix);
+        // What is not read may hold it.
+        if count > 0 || notes.problems.is_empty() {
+            let fix = "give one container: what stands beside it is a Function of its own";
+            notes.problem(&path, format!("there are {count} containers"), fix);
+        }
         return spec;
     };
     match container.text("image", notes) {

@@ -132,7 +132,11 @@ fn older_versions_are_read_where_they_have_their_fields() {
     let mut service = service();
     service["apiVersion"] = json!("serving.knative.dev/v1alpha1");
     service["spec"] = json!({ "release": { "revisions": ["a"] } });
-    assert!(refused(&service).contains(&"spec.release".to_owned()));
+    assert_eq!(refused(&service), ["spec.release"]);
+    service["spec"] = json!({});
+    assert_eq!(refused(&service), ["spec.template.spec.containers"]);
+    service["apiVersion"] = json!("serving.knative.dev/v2");
+    assert_eq!(refused(&service), ["apiVersion"]);
 }
 
 #[test]

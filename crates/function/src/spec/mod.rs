@@ -53,7 +53,7 @@ use crate::values::{Handler, RuntimeName};
 #[serde(rename_all = "camelCase")]
 pub struct FunctionSpec {
     /// What runs the code: `nodejs` or `nodejs22`, `python` or `python3.12`, `http` (any server that listens on $PORT), `exec` (one
-    /// process for each call, from standard input to standard output), `provided` (a program that speaks the AWS Lambda Runtime API).
+    /// process for each call, from standard input to standard output), `provided` (a program that speaks the AWS Lambda Runtime API; not built yet).
     pub runtime: RuntimeName,
     /// Where the code comes from: exactly one of its fields.
     pub source: Source,
@@ -96,6 +96,7 @@ pub struct FunctionSpec {
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub triggers: Vec<Trigger>,
     /// How requests are divided among Revisions; empty: everything goes to the latest that is ready.
+    /// Anything but that is not built yet.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub traffic: Vec<TrafficTarget>,
 }

@@ -12,10 +12,10 @@ pub struct Trigger {
     /// A request to the gateway.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub http: Option<HttpTrigger>,
-    /// A time.
+    /// A time; not built yet.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub cron: Option<CronTrigger>,
-    /// An event.
+    /// An event; not built yet.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub event: Option<EventTrigger>,
 }

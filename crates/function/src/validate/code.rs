@@ -36,7 +36,14 @@ fn source(spec: &FunctionSpec, side: Side, found: &mut Problems) {
     for kind in kinds {
         match kind {
             SourceKind::Path(_) if side != Side::Client => {
-                let fix = "use `hearth apply` or `hearth up`, which upload the directory, or give the files as `inline`";
+                let fix = match side {
+                    Side::Cluster => {
+                        "use `hearth apply`, which uploads the directory, or give the files as `inline`"
+                    }
+                    Side::Client | Side::Server => {
+                        "use `hearth apply` or `hearth up`, which upload the directory, or give the files as `inline`"
+                    }
+                };
                 found.add("spec.source.path", "a server does not read directories of its clients", fix);
             }
             SourceKind::Path("") => {
@@ -108,7 +115,9 @@ fn inline(spec: &FunctionSpec, files: &BTreeMap<String, String>, found: &mut Pro
             found.add(path, format!("`{name}` is a file and a directory"), "rename one of them");
         }
     }
+    // Where none is called, that is what is said.
     if let Some(handler) = &spec.handler
+        && spec.runtime.has_handler()
         && !handler.files(spec.runtime).iter().any(|file| files.contains_key(file))
     {
         let names: Vec<String> = files.keys().take(5).map(|name| format!("`{name}`")).collect();

@@ -48,12 +48,13 @@ fn without_unit(size: ByteSize, path: &str, found: &mut Problems) {
 
 fn resources(spec: &FunctionSpec, found: &mut Problems) {
     let resources = &spec.resources;
-    if spec.runtime.has_handler() && (LEAST_MEMORY..LEAST_RUNTIME_MEMORY).contains(&resources.memory) {
-        let message = format!("{} does not start with {}", spec.runtime, resources.memory);
-        let fix = format!("give at least {LEAST_RUNTIME_MEMORY}");
-        found.add_from(&["spec.runtime"], "spec.resources.memory", message, fix);
-    } else if unitless(resources.memory, LEAST_MEMORY) {
+    let least = if spec.runtime.has_handler() { LEAST_RUNTIME_MEMORY } else { LEAST_MEMORY };
+    if unitless(resources.memory, least) {
         without_unit(resources.memory, "spec.resources.memory", found);
+    } else if spec.runtime.has_handler() && resources.memory < least {
+        let message = format!("{} does not start with {}", spec.runtime, resources.memory);
+        let fix = format!("give at least {least}");
+        found.add_from(&["spec.runtime"], "spec.resources.memory", message, fix);
     } else {
         between(resources.memory, LEAST_MEMORY, MOST_MEMORY, "spec.resources.memory", found);
     }

@@ -50,7 +50,7 @@ impl FromStr for Percent {
             let meant = ratio.and_then(|digits| format!("{digits:0<2}").parse().ok()).and_then(Self::new);
             let fix = match meant {
                 Some(meant) => format!("write {meant}"),
-                None => "write a whole number from 0 to 100, as in 70%".to_owned(),
+                None => "write a whole number of at most 100, as in 70%".to_owned(),
             };
             ValueError::new(format!("{text:?} is not a percentage"), fix)
         })

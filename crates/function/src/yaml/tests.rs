@@ -252,6 +252,12 @@ fn every_mistake_is_named_with_its_fix() {
                 "  kubernetes:\n    serviceAcount: robot\n    nodeSelector: { \"a b\": c, zone: \"x/y\" }\n    tolerations:\n      - {}\n      - { key: gpu, operator: Exists, value: \"yes\" }\n      - { key: gpu, value: \"yes\", effect: NoSchedule, tolerationSeconds: 5 }\n      - { key: gpu, effect: noexecute }\n    imagePullSecrets: [{ name: My_Registry }]\n",
             ),
         ),
+        ("a memory that is too little for any", with("  resources: { memory: 1Mi }\n")),
+        ("a percentage", with("  concurrency: { target: 150% }\n")),
+        (
+            "a handler and files for a server",
+            HELLO.replace("nodejs", "http").replace("{ path: . }", "{ inline: { index.js: \"\" } }"),
+        ),
         ("sizes", with("  resources: { memory: 20Mi, cpu: 1m, tmp: 0 }\n")),
         ("tmp above memory", with("  resources: { memory: 64Mi, tmp: 128Mi }\n")),
         ("times", with("  timeouts: { queue: 0s, start: 2h, execute: 1ms, idleStream: 0s }\n")),
