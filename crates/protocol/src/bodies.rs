@@ -216,10 +216,9 @@ pub mod error_type {
     pub const ANSWER_INVALID: &str = "AnswerInvalid";
     /// The process threw outside of any call and ends.
     pub const UNCAUGHT: &str = "UncaughtException";
-    /// The instance is to end and takes nothing any more: as `busy`, for a connection. What would have come by it can go elsewhere.
+    /// No connection is taken now, as `busy` says of a call: the instance is to end, or as many calls run as may. What would have come by it
+    /// can go elsewhere.
     pub const ENDING: &str = "Ending";
-    /// As many calls run as may: as `busy`, for a connection.
-    pub const BUSY: &str = "Busy";
     /// The call was to be upgraded, or is of a kind that this signature does not serve.
     pub const NOT_SERVED: &str = "NotServed";
 }

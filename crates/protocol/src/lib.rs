@@ -29,7 +29,7 @@
 //! | 16 | `pong` | instance | the same 8 bytes |
 //! | 17 | `busy` | instance | empty: refused before anything ran; it can go elsewhere |
 //! | 18 | `drain` | both | empty, stream 0. Caller: take no new calls (`invoke` is answered by `busy`, `attach` by an `error` of type `Ending`), end the ones you have, then close. Instance: it was told so, by whomever; not on a control connection |
-//! | 19 | `attach` | caller | JSON [`Hello`]: this connection becomes plain HTTP/1.1 after `accept`; an `error` of type `Busy` where as many calls run as may |
+//! | 19 | `attach` | caller | JSON [`Hello`]: this connection becomes plain HTTP/1.1 after `accept`; an `error` of type `Ending` also where as many calls run as may |
 //! | 20 | `exit` | shim | JSON [`Exit`]: the runtime ended; control connection only |
 //!
 //! A call is over when the instance has sent END on its answer (`answer`, `data` or `trailers`), `error`, `end` or `busy`.

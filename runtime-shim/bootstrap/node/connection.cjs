@@ -132,7 +132,7 @@ class Connection {
     if (handler === null) return this.refuse('NotLoaded', 'nothing is loaded yet');
     if (handler.attach === undefined) return this.refuse('NotServed', `the ${handler.signature} signature is not served over attached connections`);
     // Callers know how many they may send; this is the net below.
-    if (handler.full()) return this.refuse('Busy', 'as many calls run as may');
+    if (handler.full()) return this.refuse('Ending', 'as many calls run as may');
     const { socket } = this;
     this.plain(ACCEPT, 0);
     this.flush();

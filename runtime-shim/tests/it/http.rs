@@ -216,7 +216,7 @@ fn an_http_handler_runs_no_more_calls_than_its_limit_whoever_sends_them() {
     assert!(exchange(&mut first, post, ";").contains("1 of 2;"));
     // A new connection is refused; a request on one that is there waits, and one that is given up does not run at all.
     let refused = attach(&shim).err().map(|frame| *frame);
-    assert!(matches!(refused, Some(Frame::Error { stream: 0, error }) if error.kind == error_type::BUSY));
+    assert!(matches!(refused, Some(Frame::Error { stream: 0, error }) if error.kind == error_type::ENDING));
     kept.write_all(get.as_bytes()).unwrap();
     kept.shutdown(std::net::Shutdown::Write).unwrap();
     assert_eq!(kept.read(&mut [0]).unwrap(), 0, "it is closed without an answer");

@@ -163,9 +163,7 @@ impl Pool {
             match decode(&mut buffer) {
                 // The instance has nothing to say before the first request.
                 Ok(Some(Wire::Accept { stream: 0 })) if buffer.is_empty() => return Ok(socket),
-                Ok(Some(Wire::Error { error, .. }))
-                    if [error_type::ENDING, error_type::BUSY].contains(&error.kind.as_str()) =>
-                {
+                Ok(Some(Wire::Error { error, .. })) if error.kind == error_type::ENDING => {
                     return Err(Refused::Busy);
                 }
                 Ok(Some(Wire::Error { error, .. })) => {
