@@ -67,14 +67,22 @@ struct Shelf {
     wanted: bool,
     /// Pooled, the oldest first.
     ready: VecDeque<InstanceId>,
-    /// On their way, since when.
-    starting: BTreeMap<InstanceId, Instant>,
+    /// On their way.
+    starting: BTreeMap<InstanceId, Begun>,
     demand: Demand,
     rate: Rate,
     /// What one holds.
     bytes: u64,
     failures: u32,
     rests_until: Option<Instant>,
+}
+
+/// An instance on its way to a pool.
+#[derive(Debug, Clone, Copy)]
+struct Begun {
+    at: Instant,
+    /// It waits for something that takes its time, as an image.
+    slow: bool,
 }
 
 impl Shelf {
@@ -147,7 +155,7 @@ impl Prewarm {
 
     pub(super) fn began(&mut self, class: &Class, instance: InstanceId, now: Instant) {
         if let Some(shelf) = self.shelves.get_mut(class) {
-            shelf.starting.insert(instance, now);
+            shelf.starting.insert(instance, Begun { at: now, slow: false });
         }
     }
 
@@ -155,11 +163,19 @@ impl Prewarm {
         self.shelves.values_mut().find(|shelf| shelf.starting.contains_key(instance))
     }
 
+    /// A start waits for what takes its time, or does so no more.
+    pub(super) fn note_slow(&mut self, instance: &InstanceId, slow: bool) {
+        let begun = self.shelf_that_starts(instance).and_then(|shelf| shelf.starting.get_mut(instance));
+        if let Some(begun) = begun {
+            begun.slow = slow;
+        }
+    }
+
     /// An instance that was begun is pooled.
     pub(super) fn pooled(&mut self, instance: &InstanceId, bytes: u64, now: Instant) {
         if let Some(shelf) = self.shelf_that_starts(instance) {
             if let Some(began) = shelf.starting.remove(instance) {
-                shelf.demand.refill(now.saturating_duration_since(began));
+                shelf.demand.refill(now.saturating_duration_since(began.at));
             }
             shelf.ready.push_back(instance.clone());
             shelf.failures = 0;
@@ -209,10 +225,10 @@ impl Prewarm {
         all
     }
 
-    /// On their way to a pool.
+    /// On their way to a pool, without those that wait for what takes its time.
     pub(super) fn starting(&self) -> u32 {
-        let all: usize = self.shelves.values().map(|shelf| shelf.starting.len()).sum();
-        u32::try_from(all).unwrap_or(u32::MAX)
+        let all = self.shelves.values().flat_map(|shelf| shelf.starting.values());
+        u32::try_from(all.filter(|begun| !begun.slow).count()).unwrap_or(u32::MAX)
     }
 
     /// How many there should be of each class, and why; within the budget of all of them.

@@ -95,6 +95,15 @@ impl Over {
     }
 }
 
+/// What a start waits for, while it does not go on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Waits {
+    /// Something outside, of which those who wait are told.
+    Outside,
+    /// Something that takes its time and comes by itself, as an image that is pulled.
+    Time,
+}
+
 /// An instance as the autoscaler counts it.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Member {
@@ -108,8 +117,7 @@ pub(super) struct Member {
     /// Since when a report has seen none; `None` while it runs some, or starts.
     pub(super) idle_since: Option<Instant>,
     pub(super) rest: Rest,
-    /// Its start waits for something outside.
-    pub(super) hindered: bool,
+    pub(super) waits: Option<Waits>,
     /// What the clock of evictions said when a call was last seen on it.
     pub(super) used_at: f64,
     /// Processes and threads that it could not make, as last measured.
@@ -125,7 +133,7 @@ impl Member {
             adopted: false,
             idle_since: None,
             rest: Rest::Awake,
-            hindered: false,
+            waits: None,
             used_at: 0.0,
             refused: 0,
         }
@@ -256,7 +264,16 @@ impl Record {
 
     /// Starts that wait for something outside.
     pub(super) fn hindered(&self) -> u32 {
-        count(self.instances.values().filter(|member| member.hindered && member.ready.is_none()))
+        self.waits_for(Waits::Outside)
+    }
+
+    /// Starts that wait for something that takes its time.
+    pub(super) fn slow(&self) -> u32 {
+        self.waits_for(Waits::Time)
+    }
+
+    fn waits_for(&self, what: Waits) -> u32 {
+        count(self.instances.values().filter(|member| member.waits == Some(what) && member.ready.is_none()))
     }
 
     /// A start waits for something outside, for this reason, or goes on (`None`); whether that is news.
@@ -264,8 +281,9 @@ impl Record {
         let Some(member) = self.instances.get_mut(instance).filter(|member| member.ready.is_none()) else {
             return false;
         };
-        let changed = member.hindered != why.is_some();
-        member.hindered = why.is_some();
+        let waits = why.map(|_| Waits::Outside);
+        let changed = (member.waits == Some(Waits::Outside)) != waits.is_some();
+        member.waits = waits;
         // What is said stays said until one has come up: those who were refused may come again only then.
         if let Some(why) = why {
             self.failure = Some(why.clone());

@@ -265,7 +265,8 @@ pub struct Hindered {
 pub enum Hindrance {
     /// Something outside, for people. It may take very long: whoever waits for the start is told, and no others are begun beside it.
     Outside(String),
-    /// Something that takes its time and comes by itself, as an image that is pulled: it is no part of the start's time, and nobody is told.
+    /// Something that takes its time and comes by itself, as an image that is pulled: it is no part of the time that a start may take, though of
+    /// what it took. Those who wait are not told.
     Time,
     /// Nothing any more: it goes on.
     Over,

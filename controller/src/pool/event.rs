@@ -49,6 +49,8 @@ pub enum Happened {
     },
     /// Its start waits for something outside, for this reason; or goes on.
     Hindered(Option<StartFailure>),
+    /// Its start waits for something that takes its time and comes by itself, as an image that is pulled; `Hindered(None)` says that it goes on.
+    Slow,
     /// It did not come up. Its remains are being taken away.
     Failed(Failure),
     /// Something outside has begun to take it away.

@@ -90,7 +90,7 @@ impl Pool {
         let what = match by {
             Hindrance::Outside(why) => Happened::Hindered(Some(Failure::hindered(why))),
             Hindrance::Over => Happened::Hindered(None),
-            Hindrance::Time => return None,
+            Hindrance::Time => Happened::Slow,
         };
         let revision = entry.subject.revision();
         Some(Event { instance, revision, what })

@@ -9,6 +9,10 @@ use tokio::time::Instant;
 use super::Service;
 use crate::autoscale::record::{Member, Record};
 
+/// So many starts for each place may wait for what takes its time (an image), in all, without holding a place. More of them hold one again: what
+/// begins is never without a bound.
+const SLOW: u32 = 4;
+
 impl Service {
     /// Decides for every Revision of which something was heard, puts out what is too much, and starts what is wanted, as far as turns go.
     pub(super) fn decide(&mut self, now: Instant) {
@@ -50,15 +54,14 @@ impl Service {
 
     /// Whose turn it is: those that requests wait for, then those with the fewest starts under way, then who has waited longest. Those out
     /// of a pool have turns of their own, which are short. Starts that nobody waits for have a quarter of the turns, so that one that
-    /// somebody begins to wait for finds a core.
+    /// somebody begins to wait for finds a core. One that is slow holds no turn, up to a bound.
     fn next_to_start(&self, now: Instant) -> Option<RevisionId> {
         let starting = self.starting();
-        let all = self.config.parallelism.get();
         let may = |record: &Record| {
             if self.has_spare(record) {
                 self.turns.is_free(now)
             } else {
-                starting < if record.waiting > 0 { all } else { (all / 4).max(1) }
+                starting < self.places(record) && !self.is_slow(record)
             }
         };
         self.records
@@ -68,9 +71,23 @@ impl Service {
             .map(|(revision, _)| revision.clone())
     }
 
-    /// Starts that keep the machine, or the cluster, busy.
+    /// How many of the turns a start of this Revision can have.
+    fn places(&self, record: &Record) -> u32 {
+        let all = self.config.parallelism.get();
+        if record.waiting > 0 { all } else { (all / 4).max(1) }
+    }
+
+    /// Whether a Revision begins no others beside its slow starts: with those that may become slow they are as many as it may have turns.
+    pub(super) fn is_slow(&self, record: &Record) -> bool {
+        record.slow() > 0 && record.starting() >= self.places(record)
+    }
+
+    /// Starts that keep the machine, or the cluster, busy: not those that wait, within the bound of the slow ones.
     pub(super) fn starting(&self) -> u32 {
-        self.records.values().map(|record| record.starting() - record.hindered()).sum()
+        let busy = |record: &Record| record.starting() - record.hindered() - record.slow();
+        let slow: u32 = self.records.values().map(|record| record.slow()).sum();
+        let over = slow.saturating_sub(self.config.parallelism.get().saturating_mul(SLOW));
+        self.records.values().map(|record| busy(record)).sum::<u32>() + over
     }
 
     fn start(&mut self, revision: &RevisionId, now: Instant) {

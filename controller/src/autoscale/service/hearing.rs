@@ -107,7 +107,7 @@ impl Service {
                 let Some(record) = self.records.get_mut(&revision) else { return };
                 let Some(member) = record.instances.get_mut(&instance) else { return };
                 (member.ready, member.idle_since) = (Some(now), Some(now));
-                member.hindered = false;
+                member.waits = None;
                 member.used_at = self.clock.now();
                 let slots = record.target.template.slots();
                 let adopted = endpoint.start == StartKind::Warm;
@@ -139,6 +139,7 @@ impl Service {
             Happened::Paused { round, frozen } => self.note_frozen(&instance, round, frozen, now),
             Happened::NotThawed => self.kill(&instance, "killed: it was paused and could not be resumed"),
             Happened::Hindered(why) => self.note_hindered(&instance, &revision, why, now),
+            Happened::Slow => self.note_slow(&instance, &revision),
             Happened::TakenAway { why, left } => self.note_taken_away(&instance, &why, left, now),
             Happened::Failed(failure) => self.note_failed(instance, revision, failure, now),
             Happened::Ended { how, as_told } => {
@@ -200,7 +201,8 @@ impl Service {
                 self.prewarm.failed(instance, now);
                 self.pool.stop(instance, "no node takes it for the pool", STOP_GRACE);
             }
-            Happened::Hindered(None) => {}
+            Happened::Hindered(None) => self.prewarm.note_slow(instance, false),
+            Happened::Slow => self.prewarm.note_slow(instance, true),
             Happened::Removed
             | Happened::Overdue
             | Happened::NotThawed

@@ -7,7 +7,7 @@ use jiff::Timestamp;
 use tokio::time::Instant;
 
 use super::Service;
-use crate::autoscale::record::TOLD_FOR;
+use crate::autoscale::record::{TOLD_FOR, Waits};
 use crate::autoscale::snapshot::Start;
 use crate::pool::Phases;
 
@@ -43,6 +43,15 @@ impl Service {
                 failure: Some(why.message),
             };
             record.note_start(start, None);
+        }
+    }
+
+    /// A start waits for what takes its time. Nobody is told: it leaves its place to others, and that is all.
+    pub(super) fn note_slow(&mut self, instance: &InstanceId, revision: &RevisionId) {
+        let record = self.records.get_mut(revision);
+        if let Some(member) = record.and_then(|record| record.instances.get_mut(instance)) {
+            tracing::debug!(%revision, %instance, "the start takes its time");
+            member.waits = Some(Waits::Time);
         }
     }
 

@@ -34,7 +34,7 @@ impl Service {
     }
 
     /// Stops pooled instances that are too many, and starts some that are missing. Starts that requests wait for come first: for those that
-    /// are wanted or begin from nothing, pools leave the cores.
+    /// are wanted or begin from nothing, pools leave the cores; not for those that wait for slow ones of their own.
     pub(super) fn prewarm(&mut self, now: Instant) {
         let lives = |record: &Record| record.target.reach != Reach::Retired && record.removing.is_none();
         let living = self.records.values().filter(|record| lives(record));
@@ -44,7 +44,8 @@ impl Service {
             self.prewarm.lost(&instance);
             self.pool.stop(&instance, "it is not needed in its pool any more", STOP_GRACE);
         }
-        if self.records.values().any(|record| record.wanted > 0) || !self.turns.leave_time(now) {
+        let comes_first = |record: &Record| record.wanted > 0 && !self.is_slow(record);
+        if self.records.values().any(|record| comes_first(record)) || !self.turns.leave_time(now) {
             return;
         }
         while self.starting() + self.prewarm.starting() < self.config.cores() {

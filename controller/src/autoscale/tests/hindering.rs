@@ -67,6 +67,50 @@ async fn a_start_that_no_node_takes_holds_up_no_other() {
     assert!(scene.granted().await.as_str().starts_with("other"));
 }
 
+fn at_least(name: &str, min: u32) -> Target {
+    target(&format!("{name}-00001"), json!({}), |policy| policy.min = min, Reach::Routed)
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_start_whose_image_is_pulled_holds_up_no_other() {
+    let mut scene = Scene::new();
+    // A quarter of two places, but one at least, is for starts that nobody waits for.
+    scene.backend.will([Act::Pulled]);
+    scene.handle.put(at_least("hello", 3)).await.unwrap();
+    shows(&scene, |view| view.counts.starting == 1).await;
+    scene.handle.put(at_least("other", 1)).await.unwrap();
+    assert!(scene.granted().await.as_str().starts_with("other"));
+    tokio::time::sleep(Duration::from_secs(500)).await;
+    assert_eq!((scene.backend.starts(), view(&scene).counts.starting), (2, 1), "it waits for its own alone");
+    // Those that somebody waits for may have both places.
+    scene.backend.will([Act::Pulled]);
+    scene.want(9, 0).await;
+    shows(&scene, |view| view.counts.starting == 2).await;
+    tokio::time::sleep(Duration::from_secs(500)).await;
+    assert_eq!(scene.backend.starts(), 3);
+    scene.handle.put(at_least("third", 1)).await.unwrap();
+    assert!(scene.granted().await.as_str().starts_with("third"));
+    scene.want(0, 0).await;
+    scene.backend.make_room();
+    shows(&scene, |view| view.counts.ready == 3 && view.counts.starting == 0).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn starts_whose_images_are_pulled_have_a_bound_of_their_own() {
+    let mut scene = Scene::new();
+    scene.backend.always(Act::Pulled);
+    for name in 'a'..='z' {
+        scene.handle.put(at_least(&name.to_string(), 1)).await.unwrap();
+    }
+    tokio::time::sleep(Duration::from_secs(500)).await;
+    // Four for each of two places, and one in the place of those that nobody waits for.
+    assert_eq!(scene.backend.starts(), 9);
+    scene.backend.make_room();
+    for _ in 'a'..='z' {
+        scene.granted().await;
+    }
+}
+
 #[tokio::test(start_paused = true)]
 async fn a_trial_lasts_until_there_is_a_node() {
     let mut scene = Scene::new();

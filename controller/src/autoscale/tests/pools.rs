@@ -110,6 +110,20 @@ async fn only_classes_that_functions_have_are_pooled() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn pools_are_filled_beside_starts_whose_images_are_pulled() {
+    let scene = scene(SETTINGS);
+    // One of the function's, which wants more, and one of its pool's.
+    scene.backend.will([Act::Pulled, Act::Pulled]);
+    let hello = target("hello-00001", json!({}), |policy| policy.min = 3, Reach::Routed);
+    scene.handle.put(hello).await.unwrap();
+    scene.pooled(1).await;
+    tokio::time::sleep(Duration::from_secs(500)).await;
+    assert_eq!(scene.backend.starts(), 3, "and a pool has no more on its way than it lacks");
+    scene.backend.make_room();
+    scene.pooled(2).await;
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_pooled_instance_that_ends_is_replaced_and_one_that_cannot_start_rests() {
     let scene = scene(SETTINGS);
     scene.backend.will([Act::NotMade, Act::NotMade]);

@@ -71,7 +71,7 @@ fn a_quota_that_asks_for_limits_has_an_advice_of_its_own() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn the_time_that_an_image_takes_is_told_to_be_none_of_the_starts() {
+async fn the_time_that_an_image_takes_is_none_that_a_start_may_take_but_a_part_of_what_it_took() {
     let (shared, mut hindered) = shared();
     let instance = Instance::new(spec("hello-a"), "default");
     let waited = Waited::default();
