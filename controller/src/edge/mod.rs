@@ -41,6 +41,10 @@ const MESSAGES: usize = 1024;
 /// Batches of call records that wait for the leader.
 const CALLS: usize = 64;
 
+/// So long a gateway is not ready for a namespace that refuses to be listed. A rollout of gateways that lack a right waits for that time, while those
+/// before them serve; one whose namespace was deleted is ready in the end.
+const PATIENCE: Duration = Duration::from_secs(300);
+
 /// What the gateway is told.
 #[derive(Clone)]
 pub struct Config {
@@ -151,7 +155,8 @@ impl Edge {
             },
         );
         let kubernetes::Opened { store, follower, listed: all, elsewhere: _ } = opened;
-        let follower = follower.measured(&registry);
+        let follower = follower.measured(&registry).patient(PATIENCE);
+        let unlisted = follower.unlisted();
         let (leader, leads) = watch::channel(None);
         let link = Link::new(config.key, config.name.clone(), leads, ends, &registry);
         let (listed, is_listed) = watch::channel(false);
@@ -176,7 +181,7 @@ impl Edge {
             "link"
         });
 
-        let mut routes = Box::pin(follow::follow(&store, all, &gateway, &listed));
+        let mut routes = Box::pin(follow::follow(&store, all, unlisted, &gateway, &listed));
         tokio::select! {
             () = stop.cancelled() => {}
             () = &mut routes => return Err(Error::Ended("routes")),

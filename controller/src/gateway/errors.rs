@@ -106,6 +106,9 @@ fn describe(function: &FunctionId) -> String {
 }
 
 /// Why a start failed, without a word of what the function, its machine or its cluster said.
+/// A namespace that could not be read is asked for again in about this time.
+const UNREAD: Duration = Duration::from_secs(10);
+
 const fn in_general(code: StartCode) -> &'static str {
     match code {
         StartCode::HandlerFileMissing | StartCode::HandlerMissing | StartCode::HandlerUnsupported => {
@@ -128,6 +131,15 @@ impl Failure {
 
     pub(super) fn not_found(path: &str) -> Self {
         Self::new(Code::RouteNotFound, format!("no function answers at {path}"))
+    }
+
+    /// Nothing is known of the Functions of this namespace, so there may be one.
+    pub(super) fn unread(namespace: &str) -> Self {
+        let message = format!(
+            "it is not known yet which functions namespace {namespace} has: Hearth cannot list them. The gateway's log says why"
+        );
+        let reason = Some("namespace_unread".into());
+        Self { retry_after: Some(UNREAD), reason, ..Self::new(Code::FunctionNotReady, message) }
     }
 
     /// Nothing of the Function serves yet.

@@ -35,6 +35,7 @@ mod revisions;
 mod stats;
 mod text;
 
+use std::collections::BTreeSet;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
@@ -120,6 +121,12 @@ impl Handle {
     /// [`Handle::serve`], and who asks for a Function of which nothing serves yet is told why.
     pub fn serve_all(&self, functions: Vec<Served>, unready: Vec<Unready>) -> Vec<Conflict> {
         self.revisions.serve(functions, unready)
+    }
+
+    /// Of these namespaces it is not known which Functions they have: who asks for one by its name is told to come again (503
+    /// `function_not_ready`), not that there is none. Replaces those that were named before.
+    pub fn unread(&self, namespaces: BTreeSet<String>) {
+        self.revisions.unread.store(Arc::new(namespaces));
     }
 
     /// Says to clients that they should go on elsewhere, and serves on: an HTTP/1.1 connection is closed with its next answer, one of HTTP/2

@@ -232,7 +232,8 @@ async fn way(story: &mut Story, call: &mut Call) -> Result<Answer, Failure> {
 /// Finds the Function; returns how long the part of the path is that its route matched.
 fn route(call: &Call, story: &mut Story) -> Result<usize, Failure> {
     let Call { client, parts, .. } = call;
-    let routes = client.lane.shared.revisions.routes.load();
+    let revisions = &client.lane.shared.revisions;
+    let routes = revisions.routes.load();
     let path = parts.uri.path();
     match routes.find(Some(host_of(authority(parts))), path, parts.method.as_str()) {
         Match::Found { target: Leads::To(target), prefix } => {
@@ -240,7 +241,11 @@ fn route(call: &Call, story: &mut Story) -> Result<usize, Failure> {
             Ok(prefix)
         }
         Match::Found { target: Leads::Nowhere(unready), .. } => Err(Failure::not_ready(unready)),
-        Match::NotFound => Err(Failure::not_found(path)),
+        Match::NotFound => {
+            let namespace = path.strip_prefix(FUNCTION_PREFIX).and_then(|rest| rest.split('/').next());
+            let unread = namespace.filter(|namespace| revisions.unread.load().contains(*namespace));
+            Err(unread.map_or_else(|| Failure::not_found(path), Failure::unread))
+        }
         Match::MethodNotAllowed { allow } => Err(Failure::method_not_allowed(&parts.method, allow)),
     }
 }

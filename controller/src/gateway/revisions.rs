@@ -1,6 +1,6 @@
 //! What the gateway's threads share: the routing table, the Revisions with their dispatch state, the instances.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeSet, HashMap, HashSet};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
@@ -209,6 +209,8 @@ type Known = (Arc<Revision>, Arc<Instance>);
 pub(super) struct Revisions {
     /// What requests are looked up in.
     pub(super) routes: ArcSwap<Table<Leads>>,
+    /// Namespaces of which it is not known which Functions they have.
+    pub(super) unread: ArcSwap<BTreeSet<String>>,
     /// One change at a time of the table, and of which Revisions and instances there are: a Revision that somebody is about to route to or
     /// to give an instance is idle still, and must not be forgotten in between.
     changing: Mutex<()>,
@@ -231,6 +233,7 @@ impl Revisions {
     ) -> Self {
         Self {
             routes: ArcSwap::default(),
+            unread: ArcSwap::default(),
             changing: Mutex::default(),
             all: Mutex::default(),
             instances: Mutex::default(),

@@ -27,8 +27,10 @@ const PAUSE: Duration = Duration::from_millis(500);
 const STEADY: Duration = Duration::from_secs(5);
 /// So many in a row that were none are enough: a controller that ends answers a while with logs that end at once.
 const SHORT: u32 = 20;
-/// Of what has no number, so much is remembered to be known again.
-const REMEMBERED: usize = 100;
+/// So many instances are remembered, and beyond that those alone of which lines may come again.
+const INSTANCES: usize = 4096;
+/// Lines without a number are remembered while they may come again, and no more than so many: all are such where a controller is older than numbers.
+const LINES: usize = 4096;
 
 /// Calls `each` with every line of the log, with those of the next controller after those of one that ended.
 ///
@@ -41,7 +43,7 @@ pub(super) async fn run(
     arguments: &Logs,
     mut each: impl FnMut(LogLine) -> Result<(), Error>,
 ) -> Result<(), Error> {
-    let mut shown = Shown::default();
+    let mut shown = Shown::new();
     let mut received = Instant::now();
     let mut short = 0;
     loop {
@@ -62,6 +64,7 @@ pub(super) async fn run(
             out::note(&format!("{name}: the log goes on"));
         }
         let began = Instant::now();
+        shown.log = Log { began, from: received };
         let bytes = answer.into_body().into_data_stream().map_err(std::io::Error::other);
         let bytes = pin!(bytes.into_async_read());
         let mut lines = bytes.lines();
@@ -71,8 +74,9 @@ pub(super) async fn run(
                 continue;
             }
             let line = super::read(&line)?;
-            if shown.is_new(&line) {
-                received = Instant::now();
+            let now = Instant::now();
+            if shown.is_new(&line, now) {
+                received = now;
                 each(line)?;
             }
         }
@@ -137,32 +141,64 @@ async fn ended(server: &Server, namespace: &str, name: &str) -> Error {
 }
 
 /// What was shown, so that no line is shown twice.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 struct Shown {
-    /// Of each instance the number of the last line.
-    last: BTreeMap<InstanceId, u64>,
-    /// The last that have no number: what Hearth says itself.
-    others: VecDeque<LogLine>,
+    /// Of each instance the number of the last line, and when it came.
+    last: BTreeMap<InstanceId, (u64, Instant)>,
+    /// With so many instances is looked for those that can be forgotten.
+    full: usize,
+    /// The last that have no number, with when they came: what Hearth says itself.
+    others: VecDeque<(LogLine, Instant)>,
+    log: Log,
     /// The log is one that goes on; before that nothing can come twice.
     again: bool,
 }
 
+/// The log that is read.
+#[derive(Debug, Clone, Copy)]
+struct Log {
+    began: Instant,
+    /// It was asked for from a margin before this.
+    from: Instant,
+}
+
+impl Log {
+    /// Whether what came `at` then may come again: at first in this log, later in the next one.
+    fn may_come_again(self, at: Instant, now: Instant) -> bool {
+        let from = if now < self.began + MARGIN { self.from } else { now };
+        at + MARGIN >= from
+    }
+}
+
 impl Shown {
-    /// Whether the line was not shown yet; it counts as shown then.
-    fn is_new(&mut self, line: &LogLine) -> bool {
+    fn new() -> Self {
+        let now = Instant::now();
+        let log = Log { began: now, from: now };
+        Self { last: BTreeMap::new(), full: INSTANCES, others: VecDeque::new(), log, again: false }
+    }
+
+    /// Whether the line, which comes now, was not shown yet; it counts as shown then.
+    fn is_new(&mut self, line: &LogLine, now: Instant) -> bool {
+        let log = self.log;
         if let Some(number) = line.sequence {
-            let last = self.last.entry(line.instance.clone()).or_default();
+            let (last, at) = self.last.entry(line.instance.clone()).or_insert((0, now));
             let is_new = number > *last || !self.again;
-            *last = number.max(*last);
+            (*last, *at) = (number.max(*last), now);
+            if self.last.len() > self.full {
+                self.last.retain(|_, (_, at)| log.may_come_again(*at, now));
+                // Not looked through again for each line while all of them are needed.
+                self.full = INSTANCES.max(2 * self.last.len());
+            }
             return is_new;
         }
-        if self.again && self.others.contains(line) {
+        if self.again && self.others.iter().any(|(other, _)| other == line) {
             return false;
         }
-        if self.others.len() == REMEMBERED {
+        let is_over = |(_, at): &mut (LogLine, Instant)| !log.may_come_again(*at, now);
+        while self.others.len() >= LINES || self.others.front_mut().is_some_and(is_over) {
             self.others.pop_front();
         }
-        self.others.push_back(line.clone());
+        self.others.push_back((line.clone(), now));
         true
     }
 }
@@ -191,17 +227,44 @@ mod tests {
 
     #[test]
     fn what_comes_again_is_shown_once_and_what_looks_alike_as_often_as_it_was_printed() {
-        let mut shown = Shown::default();
-        let mut new = |line: &LogLine| shown.is_new(line);
+        let (mut shown, now) = (Shown::new(), Instant::now());
+        let mut new = |line: &LogLine| shown.is_new(line, now);
         let note = line("none", None, "lines were lost");
         for line in [line("i", Some(1), "x"), line("i", Some(2), "x"), note.clone(), note.clone()] {
             assert!(new(&line), "{line:?}");
         }
         shown.again = true;
-        let mut new = |line: &LogLine| shown.is_new(line);
+        let mut new = |line: &LogLine| shown.is_new(line, now);
         assert!(!new(&line("i", Some(1), "x")) && !new(&line("i", Some(2), "x")) && !new(&note));
         assert!(new(&line("i", Some(3), "x")) && new(&line("j", Some(1), "x")));
         assert!(new(&line("none", None, "other lines were lost")));
+    }
+
+    #[test]
+    fn what_cannot_come_again_is_forgotten_and_what_can_is_known_however_much_it_is() {
+        let (mut shown, mut now) = (Shown::new(), Instant::now());
+        // An instance for each call, for long.
+        for call in 0..10 * INSTANCES {
+            now += MARGIN / 1000;
+            assert!(shown.is_new(&line(&format!("i-{call}"), Some(1), "x"), now));
+        }
+        assert!(shown.last.len() <= 2 * INSTANCES, "{}", shown.last.len());
+        // A controller without numbers, and one that prints much.
+        for text in 0..10 * LINES {
+            now += MARGIN / 1000;
+            assert!(shown.is_new(&line("i", None, &text.to_string()), now));
+        }
+        assert!(shown.others.len() <= 1001, "{}", shown.others.len());
+        let same_moment = (0..2 * LINES).all(|text| shown.is_new(&line("j", None, &text.to_string()), now));
+        assert!(same_moment && shown.others.len() == LINES, "{}", shown.others.len());
+
+        // It breaks off, for longer than the margin, while more instances are known than are kept without need.
+        let lines: Vec<_> = (0..2 * INSTANCES).map(|call| line(&format!("k-{call}"), Some(1), "x")).collect();
+        assert!(lines.iter().all(|line| shown.is_new(line, now)));
+        (shown.again, shown.log) = (true, Log { began: now + 6 * MARGIN, from: now });
+        now += 6 * MARGIN;
+        assert!((0..4 * INSTANCES).all(|call| shown.is_new(&line(&format!("l-{call}"), Some(1), "x"), now)));
+        assert!(!lines.iter().any(|line| shown.is_new(line, now)), "it was shown");
     }
 
     /// Follows a log that a cluster answers with these, one after the other: what was shown, the error at the end, and what was asked for.

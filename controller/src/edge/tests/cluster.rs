@@ -203,3 +203,50 @@ async fn a_gateway_serves_what_a_real_api_server_says() {
     namespaces.delete(&name, &DeleteParams::default()).await.unwrap();
     outcome.unwrap();
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_gateway_that_may_not_list_a_namespace_is_ready_late_and_does_not_say_that_nothing_is_there() {
+    let server = Server::new();
+    server.refuse("GET revisions in other", 403);
+    let local = SocketAddr::from(([127, 0, 0, 1], 0));
+    let edge = Edge::open(Config {
+        gateway: gateway::Config {
+            listen: vec![local],
+            threads: NonZeroUsize::MIN,
+            ..gateway::Config::default()
+        },
+        management: local,
+        client: server.client(),
+        namespace: "hearth".to_owned(),
+        watch_namespaces: vec!["default".to_owned(), "other".to_owned()],
+        key: KEY,
+        name: "gateway-0".to_owned(),
+        linger: Duration::ZERO,
+        drain: Duration::ZERO,
+    })
+    .await
+    .unwrap();
+    let (address, management) = (edge.addresses()[0], edge.management().unwrap());
+    let mut tasks = JoinSet::new();
+    tasks.spawn(edge.run(CancellationToken::new(), CancellationToken::new()));
+
+    // The clock goes on by itself while nothing else does.
+    let began = tokio::time::Instant::now();
+    let eventually = async |address, path, status| {
+        while get(address, path).await != status {
+            assert!(began.elapsed() < Duration::from_secs(3600), "{path} is never {status}");
+            tokio::time::sleep(Duration::from_millis(500)).await;
+        }
+    };
+    eventually(management, "/readyz", 200).await;
+    let waited = began.elapsed();
+    assert!(
+        waited >= super::super::PATIENCE,
+        "ready after {waited:?}: a rollout goes on without the namespace"
+    );
+    assert_eq!(get(address, "/function/other/hello").await, 503);
+    assert_eq!(get(address, "/function/default/hello").await, 404);
+    // It is let in, and there is no such function.
+    server.refuse("GET revisions in other", None);
+    eventually(address, "/function/other/hello", 404).await;
+}

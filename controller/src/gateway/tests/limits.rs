@@ -195,3 +195,21 @@ async fn a_function_of_which_nothing_serves_says_why() {
     assert_eq!(reply.header("retry-after"), None);
     assert!(reply.text().contains("hearth describe function new -n default"), "{}", reply.text());
 }
+
+#[tokio::test]
+async fn of_a_namespace_that_could_not_be_read_no_function_is_said_not_to_be_there() {
+    let rig = Rig::new();
+    rig.handle.unread(["other".to_owned()].into());
+    for path in ["/function/other/hello", "/function/other/hello/x", "/function/other"] {
+        let reply = rig.get(path).await;
+        assert_eq!((reply.status, reply.code().as_str()), (503, "function_not_ready"), "{path}");
+        assert_eq!(reply.header("retry-after"), Some("10"));
+        let body: serde_json::Value = serde_json::from_str(&reply.text()).unwrap();
+        assert_eq!(body["reason"], "namespace_unread");
+    }
+    for path in ["/function/others/hello", "/other/hello"] {
+        assert_eq!(rig.get(path).await.status, 404, "{path}");
+    }
+    rig.handle.unread([].into());
+    assert_eq!(rig.get("/function/other/hello").await.status, 404);
+}

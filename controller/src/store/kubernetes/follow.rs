@@ -2,10 +2,11 @@
 //!
 //! A namespace's Functions are asked for when its Revisions were listed: a Function of which none is known would be deployed as if it were new.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::pin::Pin;
 use std::sync::Arc;
+use std::time::Duration;
 
 use futures_util::FutureExt as _;
 use futures_util::stream::{BoxStream, SelectAll, StreamExt};
@@ -13,7 +14,7 @@ use hearth_function::{Function, Revision};
 use kube::runtime::WatchStreamExt;
 use kube::runtime::watcher::{self, Event, watcher};
 use kube::{Api, Client};
-use tokio::sync::{Notify, oneshot};
+use tokio::sync::{Notify, oneshot, watch};
 use tokio::time::{Instant, sleep_until};
 use tokio_util::sync::CancellationToken;
 
@@ -21,7 +22,7 @@ use crate::telemetry::Seldom;
 use crate::telemetry::metrics::{Gauge, Registry};
 
 use super::super::object::{Key, Kind, Object, Stored};
-use super::lists::Lists;
+use super::lists::{self, Lists};
 use super::reading::{Read, Unreadable};
 use super::{From, Memory, Scope};
 
@@ -33,6 +34,7 @@ pub struct Follower {
     listed: Option<oneshot::Sender<()>>,
     ended: CancellationToken,
     unlisted: Option<Gauge>,
+    patience: Duration,
 }
 
 impl fmt::Debug for Follower {
@@ -66,8 +68,9 @@ impl Follower {
             if namespaces.is_empty() { vec![None] } else { namespaces.iter().cloned().map(Some).collect() };
         let of = |kind| places.iter().cloned().map(move |namespace| Scope { kind, namespace });
         let scopes: Vec<Scope> = of(Kind::Revision).chain(of(Kind::Function)).collect();
-        memory.unlisted.replace(Lists::new(&scopes).unlisted());
-        (Self { client, scopes, memory, listed: Some(listed), ended, unlisted: None }, heard)
+        memory.unlisted.replace(Lists::new(&scopes, lists::PATIENCE).unlisted());
+        let patience = lists::PATIENCE;
+        (Self { client, scopes, memory, listed: Some(listed), ended, unlisted: None, patience }, heard)
     }
 
     /// Has the namespaces counted that cannot be listed.
@@ -76,6 +79,19 @@ impl Follower {
         let help = "Namespaces that are followed and could not be listed yet: what they hold is unknown.";
         self.unlisted = Some(metrics.gauge("hearth_store_unlisted_namespaces", help));
         self
+    }
+
+    /// Waits so long for a namespace that refuses to be listed, before it says that there is no more to wait for.
+    #[must_use]
+    pub fn patient(self, patience: Duration) -> Self {
+        Self { patience, ..self }
+    }
+
+    /// Follows of which namespaces it is not known what they hold ([`Store::unlisted`](crate::store::Store::unlisted)). What was in one that is known
+    /// now is in the store before this changes.
+    #[must_use]
+    pub fn unlisted(&self) -> watch::Receiver<BTreeSet<String>> {
+        self.memory.unlisted.follow()
     }
 
     /// Follows the API server until the store is closed. Never gives up: an API server that is away is asked again, ever more seldom.
@@ -96,7 +112,7 @@ impl Follower {
                 }
             });
         }
-        let mut lists = Lists::new(&self.scopes);
+        let mut lists = Lists::new(&self.scopes, self.patience);
         // A watch that fails goes on failing, as a rule.
         let said = Seldom::new();
         loop {

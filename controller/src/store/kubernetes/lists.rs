@@ -10,12 +10,15 @@ use tokio::time::Instant;
 
 use super::Scope;
 
-/// So long a namespace that refuses is waited for: rights that are given just now take less.
+/// So long a namespace that refuses is waited for, unless more is asked for: rights that are given just now take less.
 pub(super) const PATIENCE: Duration = Duration::from_secs(30);
 
 /// How far the lists are.
 #[derive(Debug)]
-pub(super) struct Lists(BTreeMap<Scope, Progress>);
+pub(super) struct Lists {
+    of: BTreeMap<Scope, Progress>,
+    patience: Duration,
+}
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Progress {
@@ -27,18 +30,19 @@ enum Progress {
 }
 
 impl Lists {
-    pub(super) fn new(scopes: &[Scope]) -> Self {
-        Self(scopes.iter().map(|scope| (scope.clone(), Progress::Waiting)).collect())
+    /// `patience`: how long one that refuses is waited for.
+    pub(super) fn new(scopes: &[Scope], patience: Duration) -> Self {
+        Self { of: scopes.iter().map(|scope| (scope.clone(), Progress::Waiting)).collect(), patience }
     }
 
     /// A scope was read to its end.
     pub(super) fn listed(&mut self, scope: &Scope) {
-        self.0.insert(scope.clone(), Progress::Listed);
+        self.of.insert(scope.clone(), Progress::Listed);
     }
 
     /// It cannot be read now; `refused`: the API server says no, as it will the next time.
     pub(super) fn failed(&mut self, scope: &Scope, refused: bool, now: Instant) {
-        let Some(progress) = self.0.get_mut(scope) else { return };
+        let Some(progress) = self.of.get_mut(scope) else { return };
         *progress = match (*progress, refused) {
             (Progress::Listed, _) => Progress::Listed,
             (Progress::Refused(since), true) => Progress::Refused(since),
@@ -52,17 +56,17 @@ impl Lists {
     pub(super) fn are_enough(&self, now: Instant) -> bool {
         let unlisted = self.unlisted_places();
         let refused = |place: &Option<String>| {
-            let given_up = |progress: &Progress| matches!(progress, Progress::Refused(since) if now >= *since + PATIENCE);
-            self.0.iter().any(|(scope, progress)| scope.namespace == *place && given_up(progress))
+            let given_up = |progress: &Progress| matches!(progress, Progress::Refused(since) if now >= *since + self.patience);
+            self.of.iter().any(|(scope, progress)| scope.namespace == *place && given_up(progress))
         };
-        let some = self.0.keys().any(|scope| !unlisted.contains(&scope.namespace));
+        let some = self.of.keys().any(|scope| !unlisted.contains(&scope.namespace));
         some && unlisted.iter().all(refused)
     }
 
     /// When that may change by itself.
     pub(super) fn due(&self, now: Instant) -> Option<Instant> {
-        let due = self.0.values().filter_map(|progress| match progress {
-            Progress::Refused(since) => Some(*since + PATIENCE),
+        let due = self.of.values().filter_map(|progress| match progress {
+            Progress::Refused(since) => Some(*since + self.patience),
             Progress::Waiting | Progress::Listed => None,
         });
         due.filter(|due| *due > now).min()
@@ -74,7 +78,7 @@ impl Lists {
     }
 
     fn unlisted_places(&self) -> BTreeSet<Option<String>> {
-        let waits = self.0.iter().filter(|(_, progress)| **progress != Progress::Listed);
+        let waits = self.of.iter().filter(|(_, progress)| **progress != Progress::Listed);
         waits.map(|(scope, _)| scope.namespace.clone()).collect()
     }
 }
@@ -94,7 +98,7 @@ mod tests {
     fn one_namespace_that_refuses_is_given_up_when_others_are_known() {
         let (scopes, now) = (scopes(&["a", "b"]), Instant::now());
         let [a_revisions, b_revisions, a_functions, b_functions] = &scopes[..] else { panic!() };
-        let mut lists = Lists::new(&scopes);
+        let mut lists = Lists::new(&scopes, PATIENCE);
         lists.failed(b_revisions, true, now);
         lists.listed(a_revisions);
         assert!(!lists.are_enough(now + PATIENCE), "of no namespace all is known");
@@ -118,7 +122,7 @@ mod tests {
     fn what_is_only_away_is_waited_for() {
         let (scopes, now) = (scopes(&["a", "b"]), Instant::now());
         let [a_revisions, b_revisions, a_functions, _] = &scopes[..] else { panic!() };
-        let mut lists = Lists::new(&scopes);
+        let mut lists = Lists::new(&scopes, PATIENCE);
         lists.listed(a_revisions);
         lists.listed(a_functions);
         lists.failed(b_revisions, true, now);
@@ -133,12 +137,12 @@ mod tests {
         let now = Instant::now();
         for namespaces in [&["a", "b"][..], &["a"]] {
             let scopes = scopes(namespaces);
-            let mut lists = Lists::new(&scopes);
+            let mut lists = Lists::new(&scopes, PATIENCE);
             scopes.iter().for_each(|scope| lists.failed(scope, true, now));
             assert!(!lists.are_enough(now + 10 * PATIENCE));
         }
         let everywhere = [Scope { kind: Kind::Function, namespace: None }];
-        let mut lists = Lists::new(&everywhere);
+        let mut lists = Lists::new(&everywhere, PATIENCE);
         lists.failed(&everywhere[0], true, now);
         assert!(!lists.are_enough(now + 10 * PATIENCE));
         lists.listed(&everywhere[0]);

@@ -81,16 +81,25 @@ pub fn open(client: kube::Client, config: &Config) -> Opened {
 
 /// Namespaces of which it is not known what they hold.
 #[derive(Debug, Clone, Default)]
-struct Unlisted(Arc<Mutex<BTreeSet<String>>>);
+struct Unlisted(watch::Sender<BTreeSet<String>>);
 
 impl Unlisted {
     fn get(&self) -> BTreeSet<String> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).clone()
+        self.0.borrow().clone()
     }
 
-    /// What was there before.
+    fn follow(&self) -> watch::Receiver<BTreeSet<String>> {
+        self.0.subscribe()
+    }
+
+    /// What was there before. Nobody is told of what is as it was.
     fn replace(&self, namespaces: BTreeSet<String>) -> BTreeSet<String> {
-        std::mem::replace(&mut self.0.lock().unwrap_or_else(PoisonError::into_inner), namespaces)
+        let mut before = namespaces.clone();
+        self.0.send_if_modified(|known| {
+            before = std::mem::replace(known, namespaces);
+            before != *known
+        });
+        before
     }
 }
 

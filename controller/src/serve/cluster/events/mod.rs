@@ -148,11 +148,14 @@ impl Events {
             return;
         };
         let before = std::mem::replace(&mut known.function, Arc::clone(function));
-        // One that was made anew begins with nothing.
-        if before.metadata.uid == function.metadata.uid {
-            for happening in told::of_function(&before, function) {
-                self.tell(&id, happening);
-            }
+        // One that was made anew begins with nothing: what is kept is of the one before.
+        if before.metadata.uid != function.metadata.uid {
+            known.voice = Voice::new(Timestamp::now());
+            return;
+        }
+        known.voice.forget(|state| told::is_undecided(function, state));
+        for happening in told::of_function(&before, function) {
+            self.tell(&id, happening);
         }
     }
 
@@ -337,6 +340,17 @@ mod tests {
             function.id().unwrap()
         }
 
+        /// The Function `a` says this of its `Ready`.
+        fn becomes(&mut self, status: &str, reason: &str, message: &str) {
+            let mut function = Function::clone(&self.store.get::<Function>("n", "a").unwrap());
+            let condition = json!({
+                "type": "Ready", "status": status, "reason": reason, "message": message,
+                "lastTransitionTime": "2026-01-01T00:00:00Z",
+            });
+            function.status = Some(serde_json::from_value(json!({ "conditions": [condition] })).unwrap());
+            self.events.function(&store::Event::Modified(Arc::new(function)));
+        }
+
         /// What was told since.
         fn told(&mut self) -> Vec<String> {
             std::iter::from_fn(|| self.sender.waiting.try_recv().ok()?.message).collect()
@@ -367,19 +381,39 @@ mod tests {
             scene.events.tell(&id, told::warning("StartFailed", attempt.to_string()));
         }
         assert_eq!(scene.told().len(), 12);
-        let mut ready = Function::clone(&scene.store.get::<Function>("n", "a").unwrap());
-        let condition = json!({
-            "type": "Ready", "status": "True", "reason": "Ready", "message": "a-00001 serves",
-            "lastTransitionTime": "2026-01-01T00:00:00Z",
-        });
-        ready.status = Some(serde_json::from_value(json!({ "conditions": [condition] })).unwrap());
-        scene.events.function(&store::Event::Modified(Arc::new(ready)));
+        scene.becomes("True", "Ready", "a-00001 serves");
         scene.events.tell_pending(Timestamp::now());
         assert_eq!(scene.told(), [""; 0]);
         let later = Timestamp::now() + Duration::from_secs(30);
         scene.events.tell_pending(later);
         scene.events.tell_pending(later + Duration::from_secs(30));
         assert_eq!(scene.told(), ["a-00001 serves"]);
+        assert!(scene.events.pending.is_empty());
+    }
+
+    #[tokio::test]
+    async fn a_state_that_a_function_has_left_is_not_told_nor_that_of_one_that_was_before_it() {
+        let mut scene = Scene::new().await;
+        let id = scene.create("a").await;
+        scene.events.look().unwrap();
+        let later = Timestamp::now() + Duration::from_secs(3600);
+        while scene.events.functions.get_mut(&id).unwrap().voice.hear(told::warning("x", ""), later).is_some()
+        {
+        }
+        scene.becomes("False", "StartFailed", "exit code 1");
+        assert!(scene.events.functions[&id].voice.is_waiting());
+        // A mended manifest is applied.
+        scene.becomes("Unknown", "Building", "is built");
+        assert!(!scene.events.functions[&id].voice.is_waiting());
+        scene.becomes("False", "StartFailed", "exit code 2");
+        assert!(scene.events.functions[&id].voice.is_waiting());
+        // It is deleted and made again while nobody looks.
+        let at_once = store::Preconditions::default();
+        scene.store.delete::<Function>("n", "a", at_once, Timestamp::UNIX_EPOCH).await.unwrap();
+        scene.create("a").await;
+        scene.events.look().unwrap();
+        scene.events.tell_pending(later + Duration::from_secs(3600));
+        assert_eq!(scene.told(), [""; 0]);
         assert!(scene.events.pending.is_empty());
     }
 

@@ -73,6 +73,12 @@ pub(super) fn of_function(before: &Function, after: &Function) -> Vec<Happening>
     happened
 }
 
+/// Whether the Function says nothing certain of this condition: what it said before is no more.
+pub(super) fn is_undecided(function: &Function, about: ConditionType) -> bool {
+    let condition = function.status.as_ref().and_then(|status| status.condition(about));
+    condition.is_none_or(|condition| condition.status == ConditionStatus::Unknown)
+}
+
 /// A Revision that was made, and what it asks for and does not get in this namespace.
 pub(super) fn of_revision(revision: &Revision, namespace: &str, isolation: &Isolation) -> Vec<Happening> {
     let name = revision.metadata.name.as_deref().unwrap_or_default();
@@ -149,6 +155,11 @@ impl Voice {
         if happening.state.is_some() {
             self.pending.push(happening);
         }
+    }
+
+    /// Drops what was kept of the states that the Function has left.
+    pub(super) fn forget(&mut self, has_left: impl Fn(ConditionType) -> bool) {
+        self.pending.retain(|happening| !happening.state.is_some_and(&has_left));
     }
 
     /// What was kept and is to be told now.
