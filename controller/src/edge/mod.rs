@@ -160,7 +160,9 @@ impl Edge {
         let (leader, leads) = watch::channel(None);
         let link = Link::new(config.key, config.name.clone(), leads, ends, &registry);
         let (listed, is_listed) = watch::channel(false);
-        let probing = probes::Probing { ready: is_listed, stopping: stop.clone(), registry };
+        // Once it says so, every answer does.
+        let leaves = CancellationToken::new();
+        let probing = probes::Probing { ready: is_listed, stopping: leaves.clone(), registry };
 
         let mut tasks: JoinSet<&'static str> = JoinSet::new();
         tasks.spawn(async move {
@@ -189,6 +191,7 @@ impl Edge {
         }
         tracing::info!(linger = ?config.linger, "stopping: serving on until everybody has heard of it");
         gateway.leave();
+        leaves.cancel();
         tokio::select! {
             () = tokio::time::sleep(config.linger) => {}
             () = hurry.cancelled() => {}
