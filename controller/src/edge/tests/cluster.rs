@@ -91,27 +91,35 @@ async fn until(address: SocketAddr, path: &str, status: u16) {
     tokio::time::timeout(PATIENCE, asking).await.unwrap_or_else(|_| panic!("{path} is never {status}"));
 }
 
-async fn a_gateway_serves_what_the_cluster_says(client: Client, namespace: &str) {
-    let mut scene = Scene::new(4, 2);
-    scene.namespace = namespace.to_owned();
+/// A gateway with addresses of its own, that ends at once.
+fn config(client: Client, namespace: &str, watched: &[&str]) -> Config {
     let local = SocketAddr::from(([127, 0, 0, 1], 0));
-    let edge = Edge::open(Config {
+    Config {
         gateway: gateway::Config {
             listen: vec![local],
             threads: NonZeroUsize::MIN,
             ..gateway::Config::default()
         },
         management: local,
-        client: client.clone(),
+        client,
         namespace: namespace.to_owned(),
-        watch_namespaces: vec![namespace.to_owned()],
+        watch_namespaces: watched.iter().map(|&name| name.to_owned()).collect(),
         key: KEY,
         name: "gateway-0".to_owned(),
+        linger: Duration::ZERO,
+        drain: Duration::ZERO,
+    }
+}
+
+async fn a_gateway_serves_what_the_cluster_says(client: Client, namespace: &str) {
+    let mut scene = Scene::new(4, 2);
+    scene.namespace = namespace.to_owned();
+    let config = Config {
         linger: Duration::from_secs(2),
         drain: Duration::from_secs(10),
-    })
-    .await
-    .unwrap();
+        ..config(client.clone(), namespace, &[namespace])
+    };
+    let edge = Edge::open(config).await.unwrap();
     let (address, management) = (edge.addresses()[0], edge.management().unwrap());
     let (stop, mut tasks) = (CancellationToken::new(), JoinSet::new());
     tasks.spawn(edge.run(stop.clone(), CancellationToken::new()));
@@ -208,24 +216,7 @@ async fn a_gateway_serves_what_a_real_api_server_says() {
 async fn a_gateway_that_may_not_list_a_namespace_is_ready_late_and_does_not_say_that_nothing_is_there() {
     let server = Server::new();
     server.refuse("GET revisions in other", 403);
-    let local = SocketAddr::from(([127, 0, 0, 1], 0));
-    let edge = Edge::open(Config {
-        gateway: gateway::Config {
-            listen: vec![local],
-            threads: NonZeroUsize::MIN,
-            ..gateway::Config::default()
-        },
-        management: local,
-        client: server.client(),
-        namespace: "hearth".to_owned(),
-        watch_namespaces: vec!["default".to_owned(), "other".to_owned()],
-        key: KEY,
-        name: "gateway-0".to_owned(),
-        linger: Duration::ZERO,
-        drain: Duration::ZERO,
-    })
-    .await
-    .unwrap();
+    let edge = Edge::open(config(server.client(), "hearth", &["default", "other"])).await.unwrap();
     let (address, management) = (edge.addresses()[0], edge.management().unwrap());
     let mut tasks = JoinSet::new();
     tasks.spawn(edge.run(CancellationToken::new(), CancellationToken::new()));
