@@ -106,13 +106,21 @@ class Release:
         # A cluster that is used for other things too has the definitions by another release, or by kubectl.
         kubectl("apply", "-f", "-", stdin=run(binary(), "crd"))
         self.base["crds"] = {"install": False}
+        # One that was killed has left its release; its controller lets go of the Functions.
+        with contextlib.suppress(RuntimeError):
+            helm("status", RELEASE, "-n", NAMESPACE)
+            self.remove()
         for namespace in (NAMESPACE, FUNCTIONS):
             # One of an earlier run takes its time to go.
             wait_for(lambda: "Terminating" not in kubectl("get", "namespaces", f"--field-selector=metadata.name={namespace}"), f"{namespace} to be gone")
             with contextlib.suppress(RuntimeError):
                 kubectl("create", "namespace", namespace)
-        helm("install", RELEASE, ROOT / "charts/hearth", "-n", NAMESPACE, "-f", self.write({**self.base, **self.values}), "--timeout", "180")
-        self.locate()
+        try:
+            helm("install", RELEASE, ROOT / "charts/hearth", "-n", NAMESPACE, "-f", self.write({**self.base, **self.values}), "--timeout", "180")
+            self.locate()
+        except BaseException:
+            self.remove()
+            raise
         return self
 
     def upgrade(self, **values):
@@ -126,6 +134,10 @@ class Release:
         self.url = f"http://{self.host}:{self.port}"
 
     def __exit__(self, *_):
+        self.remove()
+
+    @staticmethod
+    def remove():
         with contextlib.suppress(RuntimeError):
             kubectl("-n", FUNCTIONS, "delete", "functions", "--all", "--timeout=120s")
         with contextlib.suppress(RuntimeError):

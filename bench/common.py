@@ -28,6 +28,13 @@ def binary():
     return path.resolve()
 
 
+def stopped(*_):
+    sys.exit("stopped")
+
+
+# Whoever stops it from outside, as `timeout` does, gets what Ctrl-C gets: what it started is ended, what it installed is removed.
+signal.signal(signal.SIGTERM, stopped)
+
 GIVEN = set()
 
 
