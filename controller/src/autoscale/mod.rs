@@ -37,10 +37,11 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use hearth_dispatch::StartFailure;
-use hearth_function::RevisionId;
+use hearth_function::{FunctionId, RevisionId};
 use hearth_scaler::{Policy, Reach};
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::Instant;
+use tokio_util::task::TaskTracker;
 
 pub use ladder::{Restored, Rung};
 pub use prewarm::{PoolView, Settings as Prewarming};
@@ -128,6 +129,10 @@ enum Command {
     },
     /// With the namespaces of which that is not known.
     Settled(BTreeSet<String>),
+    Clear {
+        function: FunctionId,
+        reply: oneshot::Sender<TaskTracker>,
+    },
     Shutdown {
         deadline: Instant,
         reply: oneshot::Sender<Left>,
@@ -199,6 +204,25 @@ impl Handle {
     /// When the service has ended.
     pub async fn settled_but(&self, unknown: BTreeSet<String>) -> Result<(), Ended> {
         self.commands.send(Command::Settled(unknown)).await.map_err(|_| Ended)
+    }
+
+    /// Takes away what an earlier controller left of a Function that is gone, and returns when nothing of it is left.
+    ///
+    /// # Errors
+    /// When the service has ended, whether or not something was left.
+    pub async fn clear(&self, function: &FunctionId) -> Result<(), Ended> {
+        loop {
+            let (reply, answer) = oneshot::channel();
+            let command = Command::Clear { function: function.clone(), reply };
+            self.commands.send(command).await.map_err(|_| Ended)?;
+            let going = answer.await.map_err(|_| Ended)?;
+            if going.is_empty() {
+                return Ok(());
+            }
+            going.close();
+            // A pool that is dropped lets go of them too: it is asked again.
+            going.wait().await;
+        }
     }
 
     /// Drains and stops every instance until `deadline`, kills what is left then, and ends the service. A second call with an earlier deadline

@@ -6,6 +6,7 @@ mod hindering;
 mod leaving;
 mod prewarming;
 mod relieving;
+mod remains;
 mod resting;
 mod showing;
 mod straining;
@@ -15,7 +16,6 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use hearth_dispatch::{ToGateway, ToScaler};
-use hearth_function::spec::ProcessModel;
 use hearth_function::{InstanceId, RevisionId};
 use hearth_scaler::Reach;
 use hearth_scaler::evict::Clock;
@@ -29,10 +29,12 @@ use super::record::{Member, Over, Record};
 use super::snapshot::{RevisionView, Snapshot};
 use super::turns::Turns;
 use super::{COMMANDS, Command, Config, Handle, Left, TICK, Target, TrialError};
-use crate::backend::Found;
 use crate::pool::{Pool, STOP_GRACE};
 use crate::telemetry::logs::Logs;
 use crate::telemetry::metrics::Registry;
+
+pub use remains::Adoptable;
+use remains::Remains;
 
 /// How often what there is is shown, at most.
 const SHOW_EVERY: Duration = Duration::from_millis(50);
@@ -47,17 +49,6 @@ pub struct Channels {
     pub from_gateway: mpsc::Receiver<ToScaler>,
     /// To the gateway.
     pub to_gateway: mpsc::Sender<ToGateway>,
-}
-
-/// An instance of an earlier controller.
-#[derive(Debug)]
-pub struct Adoptable {
-    /// As the backend found it.
-    pub found: Found,
-    /// Its lines up to this number are kept.
-    pub logs_after: u64,
-    /// How long a call in it may run, as its Revision has it; zero where it has none.
-    pub execute: Duration,
 }
 
 /// Owns pool and records. [`Service::run`] is its life.
@@ -77,7 +68,7 @@ pub struct Service {
     commands: mpsc::Receiver<Command>,
     /// On the heap: a tree of them keeps room for as many again.
     records: BTreeMap<RevisionId, Box<Record>>,
-    adoptable: Vec<Adoptable>,
+    remains: Remains,
     /// What is to be said to the gateway and did not fit into its channel: at most a few messages for each instance.
     outbox: VecDeque<ToGateway>,
     /// Instances that the gateway knows.
@@ -131,7 +122,7 @@ impl Service {
             channels,
             commands: inbox,
             records: BTreeMap::new(),
-            adoptable,
+            remains: Remains::new(adoptable),
             outbox: VecDeque::new(),
             granted: BTreeSet::new(),
             suspects: BTreeMap::new(),
@@ -250,6 +241,9 @@ impl Service {
                 self.forget_if_gone(&revision);
             }
             Command::Settled(unknown) => self.settle(&unknown),
+            Command::Clear { function, reply } => {
+                let _gone = reply.send(self.clear(&function)).is_err();
+            }
             Command::Shutdown { deadline, reply } => self.begin_shutdown(deadline, reply),
         }
     }
@@ -261,8 +255,6 @@ impl Service {
             return record.put(target, now);
         }
         let mut record = Record::new(target, now);
-        // One that is for a single call may have had it.
-        let reusable = record.target.policy.process_model == ProcessModel::Resident;
         let of_the_same = |other: &Record| {
             other.target.template.function() == record.target.template.function()
                 && other.target.reach != Reach::Untried
@@ -270,52 +262,13 @@ impl Service {
         if let Some(other) = self.records.values().rfind(|other| of_the_same(other)) {
             record.inherit(other);
         }
-        let own = |adoptable: &mut Adoptable| {
-            reusable
-                && adoptable.found.stays()
-                && adoptable
-                    .found
-                    .spec
-                    .owner
-                    .as_ref()
-                    .is_some_and(|owner| record.target.template.is_of(owner))
-        };
-        for Adoptable { found, logs_after, .. } in self.adoptable.extract_if(.., own) {
+        for Adoptable { found, logs_after, .. } in self.remains.of(&record.target) {
             let window = record.target.policy.idle_timeout.max(record.target.policy.hold());
             record.hold_until = Some(now + window);
             record.instances.insert(found.spec.id.clone(), Member { adopted: true, ..Member::new(now) });
             self.pool.adopt(&record.target.template, found, logs_after);
         }
         self.records.insert(revision, Box::new(record));
-    }
-
-    /// Takes away what an earlier controller left and nobody asks for (INV-17); the log says what became of instances that ended meanwhile.
-    /// Of Functions in namespaces that are `unknown` somebody may ask yet.
-    fn settle(&mut self, unknown: &BTreeSet<String>) {
-        let is_nobodys = |one: &mut Adoptable| {
-            let owner = one.found.spec.owner.as_ref();
-            owner.is_none_or(|owner| !unknown.contains(owner.function.namespace()))
-        };
-        for Adoptable { found, execute, .. } in self.adoptable.extract_if(.., is_nobodys).collect::<Vec<_>>()
-        {
-            let instance = found.spec.id.clone();
-            if let (Some(owner), Some(exit)) = (&found.spec.owner, &found.ended) {
-                let how = exit.to_string();
-                let text = format!("the instance ended while the controller was away: {how}");
-                self.logs.remark(&owner.function, Some(&instance), text);
-            }
-            let grace = match (&found.ended, &found.spec.owner) {
-                (Some(_), _) => Duration::ZERO,
-                // Nobody has ever called it.
-                (None, None) => STOP_GRACE,
-                // Gateways of an earlier controller may have calls in it, of which this one knows nothing: one that is for a single call, of
-                // a Revision that was drained, or that leaves. It ends by itself after the last.
-                (None, Some(_)) => found.taken_away.unwrap_or_else(|| self.config.drain.max(execute)),
-            };
-            let (ended, grace_s) = (found.ended.is_some(), grace.as_secs());
-            tracing::info!(%instance, ended, grace_s, "taking away what an earlier run left");
-            self.pool.reap(instance, grace);
-        }
     }
 
     fn begin_shutdown(&mut self, deadline: Instant, reply: oneshot::Sender<Left>) {
@@ -327,7 +280,7 @@ impl Service {
         self.shutdown =
             Some(Shutdown { deadline, cut_off: BTreeSet::new(), cut: false, replies: vec![reply] });
         // What was found and not named yet is left to the next controller, as is right for one that ends while it starts.
-        self.adoptable.clear();
+        self.remains.leave();
         let members: Vec<InstanceId> =
             self.records.values().flat_map(|record| record.instances.keys().cloned()).collect();
         for instance in members {

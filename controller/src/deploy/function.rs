@@ -174,6 +174,9 @@ impl Task {
             let wanted = if gone { Wanted::Gone } else { self.wanted(&observed) };
             let Some(action) = plan(&wanted, &observed) else {
                 if gone {
+                    if !Box::pin(self.is_outlived()).await {
+                        return;
+                    }
                     Box::pin(self.forget()).await;
                     if let Err(error) = Box::pin(self.let_go()).await {
                         let error = crate::telemetry::chain(&error);

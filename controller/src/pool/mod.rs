@@ -37,6 +37,7 @@ use jiff::Timestamp;
 use tokio::sync::{mpsc, watch};
 use tokio::task::{AbortHandle, Id, JoinSet};
 use tokio::time::Instant;
+use tokio_util::task::task_tracker::TaskTrackerToken;
 
 pub use class::Class;
 pub use event::{Event, Happened, Mishaps, View};
@@ -235,9 +236,10 @@ impl Pool {
         }
     }
 
-    /// Takes away an instance that nobody wants any more, or what is left of it: as [`Pool::stop`], of one that is not here.
-    pub fn reap(&mut self, instance: InstanceId, grace: Duration) {
-        self.take_away(instance, grace);
+    /// Takes away an instance that nobody wants any more, or what is left of it: as [`Pool::stop`], of one that is not here. `going` is kept
+    /// until that is done.
+    pub fn reap(&mut self, instance: InstanceId, grace: Duration, going: Option<TaskTrackerToken>) {
+        self.take_away(instance, grace, going);
     }
 
     /// Leaves those that are being reaped, now or later, this grace at most.
@@ -407,10 +409,13 @@ impl Pool {
         entry.orders.send_if_modified(|orders| orders.go_on_to(wish));
     }
 
-    fn take_away(&mut self, instance: InstanceId, grace: Duration) -> Id {
+    fn take_away(&mut self, instance: InstanceId, grace: Duration, going: Option<TaskTrackerToken>) -> Id {
         let (backend, reports) = (Arc::clone(&self.backend), self.reporter.clone());
         let orders = self.remains.subscribe();
-        let work = async move { instance::take_away(&backend, &instance, grace, orders, &reports).await };
+        let work = async move {
+            instance::take_away(&backend, &instance, grace, orders, &reports).await;
+            drop(going);
+        };
         self.tasks.spawn(work).id()
     }
 

@@ -120,7 +120,7 @@ impl Pool {
             return None;
         };
         tracing::error!(%instance, %error, "the task of an instance has panicked: the instance is taken away");
-        let task = self.take_away(instance.clone(), Duration::ZERO);
+        let task = self.take_away(instance.clone(), Duration::ZERO, None);
         self.owners.insert(task, instance.clone());
         let entry = self.instances.get_mut(&instance)?;
         let happened = match entry.state {

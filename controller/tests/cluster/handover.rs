@@ -1,8 +1,9 @@
 //! Calls that outlive a change of leader, in instances that the next one does not go on with.
 
 use std::thread::JoinHandle;
+use std::time::Duration;
 
-use crate::cluster::Cluster;
+use crate::cluster::{Cluster, pause};
 use crate::support::http::Request;
 use crate::support::{eventually, node_with};
 
@@ -77,5 +78,29 @@ fn calls_in_instances_that_the_next_leader_does_not_adopt_come_to_their_end() {
         assert_eq!(answer, (200, "slept".to_owned()), "{name}\n{}", cluster.logs());
     }
     assert!(!cluster.logs().contains("ended while the controller was away"), "{}", cluster.logs());
+    cluster.end();
+}
+
+#[test]
+fn a_deleted_function_stays_until_its_calls_have_ended_though_the_leader_changes_meanwhile() {
+    let Some(mut cluster) = Cluster::working() else { return };
+    cluster.controller();
+    cluster.apply(&node_with("deleted", SLOW, "scale: { min: 1 }"));
+    cluster.ready("deleted");
+    let call = cluster.sleeper("deleted", 20);
+    cluster.kubectl(&["delete", "function", "deleted", "--wait=false"]);
+    drop(cluster.controllers.remove(0));
+    let found = eventually(|| {
+        cluster.controllers[0].text().contains("taking away what an earlier run left").then_some(())
+    });
+    assert!(found.is_some() && !call.is_finished(), "nothing is tried\n{}", cluster.logs());
+    while !call.is_finished() {
+        let stays = cluster.function("deleted").is_some();
+        assert!(stays || call.is_finished(), "it is gone before its call\n{}", cluster.logs());
+        pause(Duration::from_millis(200));
+    }
+    assert_eq!(call.join().expect("it was answered"), (200, "slept".to_owned()), "{}", cluster.logs());
+    let gone = eventually(|| cluster.function("deleted").is_none().then_some(()));
+    assert!(gone.is_some(), "{}", cluster.logs());
     cluster.end();
 }

@@ -108,6 +108,50 @@ async fn what_an_earlier_run_left_does_not_hold_up_a_stop_once_nobody_calls() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn what_an_earlier_run_left_of_a_function_that_is_gone_is_waited_for() {
+    let function = FunctionId::parse("default/hello").unwrap();
+    for settled in [false, true] {
+        let mut scene = Scene::new();
+        scene.handle.put(hello(Reach::Routed)).await.unwrap();
+        scene.want(1, 0).await;
+        let gone = scene.granted().await;
+        let other = target("other-00001", json!({}), |policy| policy.min = 1, Reach::Routed);
+        scene.handle.put(other).await.unwrap();
+        let kept = scene.granted().await;
+
+        let scene = scene.restart().await;
+        scene.backend.heeds_no_signal();
+        if settled {
+            let other = target("other-00001", json!({}), |policy| policy.min = 1, Reach::Routed);
+            scene.handle.put(other).await.unwrap();
+            scene.handle.settled().await.unwrap();
+        }
+        let mut clearing = std::pin::pin!(scene.handle.clear(&function));
+        assert!(timeout(EXECUTE / 2, &mut clearing).await.is_err(), "a call in it may run");
+        assert_eq!(scene.backend.stops(), [(gone, EXECUTE)]);
+        clearing.await.unwrap();
+        assert_eq!(scene.backend.running(), [kept]);
+        scene.handle.clear(&function).await.unwrap();
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn who_waits_for_what_is_left_is_told_of_an_end_of_the_service() {
+    let mut scene = Scene::new();
+    scene.handle.put(hello(Reach::Routed)).await.unwrap();
+    scene.want(1, 0).await;
+    scene.granted().await;
+    let Scene { handle, backend, mut tasks, .. } = scene.restart().await;
+    backend.heeds_no_signal();
+    let function = FunctionId::parse("default/hello").unwrap();
+    let mut clearing = std::pin::pin!(handle.clear(&function));
+    assert!(timeout(EXECUTE / 2, &mut clearing).await.is_err());
+    tasks.abort_all();
+    while tasks.join_next().await.is_some() {}
+    assert_eq!(clearing.await, Err(Ended));
+}
+
+#[tokio::test(start_paused = true)]
 async fn what_runs_for_functions_that_are_not_known_stays_until_it_is_known_that_nobody_wants_it() {
     let mut scene = Scene::new();
     scene.handle.put(hello(Reach::Routed)).await.unwrap();

@@ -76,6 +76,17 @@ impl Task {
         self.shared.parts.store.finalize(function.as_ref(), finalizer, true).await.map(drop)
     }
 
+    /// Waits until what an earlier controller left of a deleted Function has ended, if something holds its object until then. Without an
+    /// autoscaler nobody knows.
+    pub(super) async fn is_outlived(&mut self) -> bool {
+        if self.shared.config.finalizer.is_none() {
+            return true;
+        }
+        // Nobody waits for it.
+        self.settle();
+        self.shared.parts.autoscaler.clear(&self.id).await.is_ok()
+    }
+
     /// Nothing of a deleted Function is left: its object may go.
     pub(super) async fn let_go(&mut self) -> Result<(), store::Error> {
         let Some(finalizer) = self.shared.config.finalizer else { return Ok(()) };
