@@ -97,6 +97,8 @@ def options(release):
         ports = json.loads(kubectl("-n", NAMESPACE, "get", "service", backend["name"], "-o", "json"))["spec"]["ports"]
         assert backend["port"]["name"] in [port["name"] for port in ports], (backend, ports)
         scaled = got("horizontalpodautoscalers")[0]["spec"]
+        # Nobody measures here: the autoscaler changes nothing, and none was taken away before it came.
+        assert json.loads(kubectl("-n", NAMESPACE, "get", "deployment", backend["name"], "-o", "json"))["spec"]["replicas"] == 3
         assert kubectl("-n", NAMESPACE, "get", "deployment", scaled["scaleTargetRef"]["name"], "-o", "name"), scaled
         say("the API server takes Ingress, HorizontalPodAutoscaler, PodDisruptionBudget and NetworkPolicies")
         objects = json.dumps([one for kind in OPTIONAL for one in got(kind)])

@@ -72,6 +72,11 @@ def main():
     if "kind: NetworkPolicy" in open_to_all or "network_policies: []" not in open_to_all:
         print("without networkPolicy.enabled there are policies, or the controller is told of some")
         failed = True
+    # By the least number that there may be.
+    scaled = render(nothing, "--set", "gateway.replicas=1", "--set", "gateway.autoscaling.enabled=true").stdout
+    if not re.search(r"kind: PodDisruptionBudget\nmetadata:\n  name: golden-gateway\n", scaled):
+        print("gateways that an autoscaler keeps at two or more have no PodDisruptionBudget")
+        failed = True
     with reusing() as chart:
         # The defaults mean the same in both; one that does not needs a golden file of its own.
         reused = render(nothing, chart=chart)

@@ -17,11 +17,11 @@ What came after the first charts is read so that it may be missing: with `helm u
 {{- .Values.controller.replicas | default (ternary 1 2 $own) }}
 {{- end }}
 {{/*
-Namespaces whose instances get network policies, as JSON: with watchNamespaces those of all Functions; else the release's own, in which dependencies
-are installed, and what is named.
+Namespaces whose instances get network policies, as JSON: the release's own, in which dependencies are installed; with watchNamespaces those of all
+Functions; and what is named.
 */}}
 {{- define "hearth.policyNamespaces" -}}
-{{- $namespaces := concat (.Values.watchNamespaces | default (list .Release.Namespace)) (.Values.networkPolicy.functionNamespaces | default list) }}
+{{- $namespaces := concat (list .Release.Namespace) (.Values.watchNamespaces | default list) (.Values.networkPolicy.functionNamespaces | default list) }}
 {{- ternary ($namespaces | uniq) list .Values.networkPolicy.enabled | toJson }}
 {{- end }}
 {{/* The file that controllers read: what the chart knows, and over it what is given. */}}
@@ -50,7 +50,7 @@ app.kubernetes.io/part-of: hearth
 {{/* dict "root" $ "component" "gateway" */}}
 {{- define "hearth.selector" -}}
 app.kubernetes.io/name: hearth
-app.kubernetes.io/instance: {{ .root.Release.Name }}
+app.kubernetes.io/instance: {{ .root.Release.Name | quote }}
 app.kubernetes.io/component: {{ .component }}
 {{- end }}
 
