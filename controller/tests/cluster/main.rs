@@ -169,7 +169,11 @@ fn the_command_line_uploads_code_and_reads_logs_through_the_api_server() {
     assert!(said.contains("uploaded"), "{said}");
     let logged = eventually(|| cluster.cli(&["logs", "uploaded"]).contains("a line").then_some(()));
     assert!(logged.is_some(), "{}", cluster.logs());
-    let of_pods = || cluster.kubectl(&["logs", "-l", "hearth.dev/function=uploaded"]);
+    // An instance answers before its Pod's status says that it runs, without which kubectl shows nothing.
+    let of_pods = || {
+        let shown = cluster.ground.kubectl(&["logs", "-l", "hearth.dev/function=uploaded"], "");
+        shown.unwrap_or_else(|why| why)
+    };
     assert!(eventually(|| of_pods().contains("a line\n").then_some(())).is_some(), "{}", of_pods());
     assert!(cluster.cli(&["describe", "uploaded"]).contains("uploaded-00001"));
     assert!(cluster.cli(&["get", "instances"]).contains("uploaded"));
