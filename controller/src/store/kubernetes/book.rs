@@ -2,9 +2,9 @@
 //!
 //! A write is answered before or after the watch tells of it, and a watch that was lost begins with a list of everything. So an object may
 //! arrive twice, late, or not at all, and one that was deleted may seem to come back for a moment. What is older than what is known changes
-//! nothing; what a list leaves out is gone, unless it was written while the list was made.
+//! nothing; what a list leaves out is gone, unless it was written while the list was made; and what a watch has told to be gone never comes back.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, HashSet, VecDeque};
 
 use hearth_function::FunctionId;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
@@ -36,11 +36,16 @@ pub(super) enum From {
     Watch,
 }
 
+/// How many objects that are gone are remembered. A write is answered within seconds, and hardly ever are so many deleted meanwhile.
+const GONE: usize = 1024;
+
 /// What is remembered beside the objects.
 #[derive(Debug, Default)]
 pub(super) struct Book {
     /// Objects that we deleted, by uid, until their watch has told of it: until then it may still tell of them as alive.
     deleted: BTreeMap<Key, Deleted>,
+    /// Objects that watches have told to be gone: a write of ours may be answered after that, and tells of them as alive.
+    gone: Gone,
     /// Lists that are being read, each with what it holds and what was written meanwhile.
     lists: BTreeMap<Scope, BTreeSet<Key>>,
     /// Which Hearth this is; with one, Functions that another has claimed are no objects of ours.
@@ -55,6 +60,31 @@ struct Deleted {
     uid: String,
     /// Deleted before the list began that its watch is reading: that list does not hold it.
     before_list: bool,
+}
+
+/// The last uids of what is gone. None is ever given to another object.
+#[derive(Debug, Default)]
+struct Gone {
+    uids: HashSet<String>,
+    oldest_first: VecDeque<String>,
+}
+
+impl Gone {
+    fn note(&mut self, uid: &str) {
+        if !self.uids.insert(uid.to_owned()) {
+            return;
+        }
+        self.oldest_first.push_back(uid.to_owned());
+        if self.oldest_first.len() > GONE
+            && let Some(oldest) = self.oldest_first.pop_front()
+        {
+            self.uids.remove(&oldest);
+        }
+    }
+
+    fn holds(&self, uid: &str) -> bool {
+        self.uids.contains(uid)
+    }
 }
 
 impl Book {
@@ -78,6 +108,9 @@ impl Book {
         // Nobody needs them, and they are half of what an object takes.
         object.metadata_mut().managed_fields = None;
         let key = object.key();
+        if uid(&object).is_some_and(|uid| self.gone.holds(uid)) {
+            return Vec::new();
+        }
         self.note_in_lists(&key);
         if self.deleted.get(&key).is_some_and(|deleted| Some(&deleted.uid) == uid(&object)) {
             return Vec::new();
@@ -157,6 +190,9 @@ impl Book {
         let known = state.stored(key);
         let gone = last.and_then(uid).or_else(|| known.and_then(uid)).cloned();
         let is_known = gone.is_some() && known.and_then(uid) == gone.as_ref();
+        if let (From::Watch, Some(uid)) = (from, &gone) {
+            self.gone.note(uid);
+        }
         match (from, &gone) {
             // Of one that is not known its watch, or a list, was faster than the answer, and tells no more.
             (From::Answer, Some(uid)) if is_known => {

@@ -132,6 +132,21 @@ fn a_deletion_that_the_watch_told_of_before_its_answer_is_not_remembered() {
 }
 
 #[test]
+fn one_that_the_watch_told_to_be_gone_does_not_come_back_by_a_late_answer() {
+    let mut rig = Rig::new();
+    rig.arrive(function("a", "u", 1));
+    assert_eq!(rig.leave(&function("a", "u", 3), From::Watch), [Happened::Deleted]);
+    assert_eq!(rig.arrive(function("a", "u", 2)), []);
+    assert_eq!(rig.arrive(function("a", "v", 4)), [Happened::Added]);
+    // It is remembered for as long as an answer can take, and no longer.
+    for other in 0..GONE {
+        rig.leave(&function("b", &other.to_string(), 5), From::Watch);
+    }
+    let Gone { uids, oldest_first } = &rig.book.gone;
+    assert_eq!((uids.len(), oldest_first.len(), uids.contains("u")), (GONE, GONE, false));
+}
+
+#[test]
 fn a_list_takes_away_what_it_leaves_out_but_nothing_that_was_written_meanwhile() {
     let mut rig = Rig::new();
     rig.arrive(function("a", "u", 1));
@@ -186,6 +201,8 @@ enum Step {
     Delete(usize),
     /// A deletion that the watch has told of when its answer comes.
     DeleteSlowly(usize),
+    /// A write that is answered when somebody else has deleted the object, and the watch has told of both.
+    WriteSlowly(usize),
     /// The watch tells of so many events.
     Hear(usize),
     /// The watch is lost, and a list is read.
@@ -197,6 +214,7 @@ fn steps() -> impl Strategy<Value = Vec<Step>> {
         (0..3_usize).prop_map(Step::Write),
         (0..3_usize).prop_map(Step::Delete),
         (0..3_usize).prop_map(Step::DeleteSlowly),
+        (0..3_usize).prop_map(Step::WriteSlowly),
         (1..4_usize).prop_map(Step::Hear),
         Just(Step::Relist),
     ];
@@ -237,6 +255,15 @@ proptest! {
                     heard = events.len();
                     rig.leave(&object(number, uid, was), From::Answer);
                 },
+                Step::WriteSlowly(number) => {
+                    version += 2;
+                    let (uid, written) = (there.remove(&number).map_or(version, |(uid, _)| uid), version - 1);
+                    events.push((true, object(number, uid, written)));
+                    events.push((false, object(number, uid, version)));
+                    hear(&mut rig, &events[heard..]);
+                    heard = events.len();
+                    rig.arrive(object(number, uid, written));
+                }
                 Step::Hear(count) => {
                     let until = heard.saturating_add(count).min(events.len());
                     hear(&mut rig, &events[heard..until]);
