@@ -3,6 +3,7 @@
 
 mod beside;
 mod look;
+mod news;
 mod prepare;
 mod refused;
 mod retry;
@@ -30,6 +31,7 @@ use super::{RESYNC, Shared};
 use crate::pool;
 use crate::store;
 use look::numbers;
+pub(super) use news::is_news;
 
 /// How long after a build or a look for code or parts has failed it is tried again: what was missing may have come (a bundle, the network).
 const RETRY: Duration = Duration::from_secs(30);
@@ -42,24 +44,6 @@ const COUNTS: Duration = Duration::from_secs(1);
 
 /// No task looks again sooner, whatever is due: a look for which there turns out to be no step must not keep a core busy.
 const SOONEST: Duration = Duration::from_secs(1);
-
-/// Whether a Function differs in anything that its task goes by (its own status writes do not count).
-pub(super) fn is_news(known: Option<&Function>, newest: Option<&Function>) -> bool {
-    match (known, newest) {
-        (Some(known), Some(newest)) => {
-            let key = |function: &Function| {
-                let metadata = &function.metadata;
-                let wish =
-                    metadata.annotations.as_ref().and_then(|all| all.get(hearth_function::RETRY_ANNOTATION));
-                let deleted = metadata.deletion_timestamp.is_some();
-                (metadata.uid.clone(), metadata.generation, deleted, wish.cloned())
-            };
-            key(known) != key(newest)
-        }
-        (None, None) => false,
-        _ => true,
-    }
-}
 
 /// How often the progress of an installation is written, at most.
 const PROGRESS: Duration = Duration::from_millis(500);
@@ -358,7 +342,8 @@ impl Task {
 
     /// Holds on to the object as the store has it, so that the one before its last status is not kept beside it.
     fn keep(&mut self, newest: Arc<Function>) {
-        if self.memory.function.is_some() && !is_news(self.memory.function.as_deref(), Some(&newest)) {
+        let (known, finalizer) = (self.memory.function.as_deref(), self.shared.config.finalizer);
+        if known.is_some() && !is_news(known, Some(&newest), finalizer) {
             self.memory.function = Some(newest);
         }
     }

@@ -293,11 +293,12 @@ impl Service {
             return;
         };
         let newest = (!gone).then(|| Arc::clone(function));
+        let finalizer = self.shared.config.finalizer;
         match self.functions.get(&id) {
             // A task that has just ended has taken away everything; the next object begins with nothing.
             Some(task) if !task.object.is_closed() => {
                 task.object.send_if_modified(|known| {
-                    let news = function::is_news(known.as_deref(), newest.as_deref());
+                    let news = function::is_news(known.as_deref(), newest.as_deref(), finalizer);
                     // In any case: the one before would be kept in memory for nothing.
                     *known = newest;
                     news

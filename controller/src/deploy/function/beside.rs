@@ -55,13 +55,7 @@ impl Task {
     /// Whether the Function is not gone before its instances are, and no other Hearth runs it.
     pub(super) fn is_held(&self, function: &Function) -> bool {
         let Some(finalizer) = self.shared.config.finalizer else { return true };
-        let holds = |function: &Function| {
-            // Claims of others are not in the store.
-            let annotations = function.metadata.annotations.as_ref();
-            let is_claimed =
-                annotations.is_some_and(|all| all.contains_key(hearth_function::INSTALLATION_ANNOTATION));
-            has_finalizer(function, finalizer) && is_claimed
-        };
+        let holds = |function: &Function| holds(function, finalizer);
         // What was written just now is in the store before it is told.
         let newest = || self.shared.parts.store.get::<Function>(self.id.namespace(), self.id.name()).ok();
         holds(function)
@@ -101,6 +95,15 @@ impl Task {
             Err(error) => Err(error),
         }
     }
+}
+
+/// Whether a Function has this finalizer and a claim.
+pub(super) fn holds(function: &Function, finalizer: &str) -> bool {
+    // Claims of others are not in the store.
+    let annotations = function.metadata.annotations.as_ref();
+    let is_claimed =
+        annotations.is_some_and(|all| all.contains_key(hearth_function::INSTALLATION_ANNOTATION));
+    has_finalizer(function, finalizer) && is_claimed
 }
 
 fn has_finalizer(function: &Function, finalizer: &str) -> bool {
