@@ -1,11 +1,13 @@
 //! The service as a whole, over a staged backend and a gateway that only listens.
 
+mod others;
+
 use std::num::NonZeroU32;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use hearth_dispatch::routes::Conflict;
 use hearth_function::{
-    Code, ConditionStatus, ConditionType, Digest, Revision, RevisionSpec, RevisionState, RevisionStatus,
+    Code, ConditionStatus, ConditionType, Digest, FunctionStatus, Revision, RevisionSpec, RevisionState, RevisionStatus,
     Template,
 };
 use jiff::Timestamp;

@@ -33,7 +33,13 @@ impl Task {
         let times = self.memory.refused.times;
         self.memory.refused.times = times.saturating_add(1);
         // The others pass by themselves, and nothing can be written while the API server is away.
-        if matches!(error, store::Error::Refused { .. } | store::Error::Outdated { .. }) {
+        let stays = match error {
+            store::Error::Refused { .. } | store::Error::Outdated { .. } => true,
+            // As a rule the store has not heard yet of what is there.
+            store::Error::AlreadyExists { .. } => times > 0,
+            _ => false,
+        };
+        if stays {
             self.memory.refused.step = Some(chain(error));
             Box::pin(self.write_status(observed)).await;
         }

@@ -143,10 +143,12 @@ impl Task {
         let (Some(function), Some(template)) = (self.memory.function.clone(), self.template()) else {
             return Ok(());
         };
-        let known: Vec<String> =
-            observed.revisions.keys().map(|number| self.revision_name(*number)).collect();
-        let latest = function.status.as_ref().and_then(|status| status.latest_revision.clone());
-        let names = known.iter().chain(&latest).map(String::as_str);
+        // Those of a Function before it count, which was deleted without them: whoever owns it, a name is taken.
+        let prefix = format!("{}-", self.id.name());
+        let known = self.shared.parts.store.list_named::<Revision>(self.id.namespace(), &prefix);
+        let known = known.iter().filter_map(|revision| revision.metadata.name.as_deref());
+        let latest = function.status.as_ref().and_then(|status| status.latest_revision.as_deref());
+        let names = known.chain(latest);
         let name = next_revision_name(self.id.name(), names);
         let digest = template.digest();
         let spec = RevisionSpec {

@@ -1,0 +1,69 @@
+//! What others do to objects of a Hearth, and what becomes of that.
+
+use super::*;
+
+/// A Revision of `name`, which is as it was made: of its number, with what `owner` is.
+fn revision(name: &str, number: u32, owner: Option<&str>) -> serde_json::Value {
+    let template = Template::of(&function(name).spec, Digest::of(b"code"));
+    let owner = owner.map(|uid| json!([{ "apiVersion": hearth_function::API_VERSION, "kind": "Function", "name": name, "uid": uid }]));
+    json!({
+        "apiVersion": hearth_function::API_VERSION, "kind": "Revision",
+        "metadata": { "name": format!("{name}-{number:05}"), "namespace": "default", "ownerReferences": owner },
+        "spec": { "function": name, "generation": 1, "templateDigest": template.digest(), "template": template },
+    })
+}
+
+/// Waits until the status of a Function is as it should be; the status.
+async fn status_until(
+    store: &Store,
+    name: &str,
+    is: impl Fn(&FunctionStatus) -> bool,
+) -> FunctionStatus {
+    let mut changes = store.changes();
+    let until = async {
+        loop {
+            let function = store.get::<Function>("default", name).unwrap();
+            if let Some(status) = function.status.clone().filter(|status| is(status)) {
+                return status;
+            }
+            changes.changed().await.unwrap();
+        }
+    };
+    timeout(Duration::from_secs(60), until).await.expect("it says so")
+}
+
+fn ready(status: &FunctionStatus) -> Option<(ConditionStatus, &str)> {
+    let ready = status.condition(ConditionType::Ready)?;
+    Some((ready.status, ready.reason.as_str()))
+}
+
+#[tokio::test]
+async fn a_function_begins_beside_the_revisions_of_one_before_it() {
+    let directory = tempfile::tempdir().unwrap();
+    let store = open(&directory).await;
+    // As `kubectl delete --cascade=orphan` leaves it.
+    let orphan: Revision = serde_json::from_value(revision("hello", 3, None)).unwrap();
+    store.create(orphan, Timestamp::UNIX_EPOCH).await.unwrap();
+    let rig = Rig::begin(directory.path(), &store, HashMap::new()).await;
+    store.create(function("hello"), Timestamp::UNIX_EPOCH).await.unwrap();
+    let status = status_until(&store, "hello", FunctionStatus::is_ready).await;
+    assert_eq!(status.ready_revision.as_deref(), Some("hello-00004"));
+    rig.shutdown.cancel();
+}
+
+#[tokio::test]
+async fn a_name_that_stays_taken_is_said() {
+    let (directory, server, mut tasks) = (tempfile::tempdir().unwrap(), Server::new(), JoinSet::new());
+    // One that nobody is told of, as it cannot be read.
+    let mut unreadable = revision("hello", 1, None);
+    unreadable["spec"]["template"]["runtime"] = json!("cobol");
+    server.put("revisions", unreadable);
+    let store = open_cluster(&server, &mut tasks).await;
+    let rig = Rig::begin(directory.path(), &store, HashMap::new()).await;
+    store.create(function("hello"), Timestamp::UNIX_EPOCH).await.unwrap();
+    let refused = |status: &FunctionStatus| ready(status) == Some((ConditionStatus::False, "Refused"));
+    let status = status_until(&store, "hello", refused).await;
+    let said = &status.condition(ConditionType::Ready).unwrap().message;
+    assert!(said.contains("hello-00001") && said.contains("already exists"), "{said}");
+    rig.shutdown.cancel();
+}
