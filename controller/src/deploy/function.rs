@@ -31,6 +31,7 @@ use super::{RESYNC, Shared};
 use crate::pool;
 use crate::store;
 use look::numbers;
+pub(super) use look::problems;
 pub(super) use news::is_news;
 
 /// How long after a build or a look for code or parts has failed it is tried again: what was missing may have come (a bundle, the network).

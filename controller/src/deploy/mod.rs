@@ -15,6 +15,7 @@
 mod collecting;
 mod function;
 mod isolation;
+mod misnamed;
 mod missing;
 mod parts;
 mod plan;
@@ -288,8 +289,9 @@ impl Service {
     /// Hands a Function to its task, which begins with the first.
     fn tell(&mut self, function: &Arc<Function>, gone: bool) {
         let Ok(id) = function.id() else {
-            // The API takes in none without a valid name.
-            tracing::error!(name = ?function.metadata.name, "a function without a valid name is left alone");
+            if !gone {
+                drop(self.tasks.spawn(misnamed::say(Arc::clone(&self.shared), Arc::clone(function))));
+            }
             return;
         };
         let newest = (!gone).then(|| Arc::clone(function));

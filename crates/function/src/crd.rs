@@ -1,17 +1,27 @@
 //! The custom resource definitions for a cluster, from the same types.
 
+use std::collections::BTreeMap;
+
 use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::{
-    CustomResourceDefinition, ValidationRule,
+    CustomResourceDefinition, JSONSchemaProps, ValidationRule,
 };
 use kube_core::CustomResourceExt;
 
+use crate::ids::LONGEST_LABEL;
 use crate::revision::Revision;
 use crate::spec::Function;
+use crate::validate::LONGEST_NAME;
+
+/// An RFC 1123 label. Kubernetes itself takes dots in the name of an object too, and 253 characters.
+const LABEL: &str = "^[a-z0-9]([-a-z0-9]*[a-z0-9])?$";
 
 /// The definitions of `functions.hearth.dev` and `revisions.hearth.dev`, for any API server that knows `apiextensions.k8s.io/v1` (1.16).
 #[must_use]
 pub fn crds() -> [CustomResourceDefinition; 2] {
     let mut crds = [Function::crd(), Revision::crd()];
+    // A Function whose name is a label, if one too long, is held like any other. Before 1.30 an API server refuses every write of an object that
+    // does not fit, even the one that takes the finalizer off.
+    restrict_name(&mut crds[0], LONGEST_LABEL);
     // Known from 1.30 on; what came before refuses them as unknown fields.
     for version in crds.iter_mut().flat_map(|crd| &mut crd.spec.versions) {
         version.selectable_fields = None;
@@ -39,9 +49,29 @@ const REVISION_RULES: [(&str, &str, &str); 1] = [("", "self == oldSelf", "a Revi
 #[must_use]
 pub fn crds_with_rules() -> [CustomResourceDefinition; 2] {
     let [mut function, mut revision] = [Function::crd(), Revision::crd()];
+    restrict_name(&mut function, LONGEST_NAME);
     add_rules(&mut function, &FUNCTION_RULES);
     add_rules(&mut revision, &REVISION_RULES);
     [function, revision]
+}
+
+/// Has an API server refuse names that are none of a Function. Of `metadata` a structural schema may say this and nothing else. A name that is made
+/// from `generateName` is there by then.
+fn restrict_name(crd: &mut CustomResourceDefinition, longest: usize) {
+    let root = crd.spec.versions.first_mut().and_then(|version| version.schema.as_mut());
+    let Some(root) = root.and_then(|schema| schema.open_api_v3_schema.as_mut()) else { return };
+    let name = JSONSchemaProps {
+        type_: Some("string".to_owned()),
+        max_length: i64::try_from(longest).ok(),
+        pattern: Some(LABEL.to_owned()),
+        ..JSONSchemaProps::default()
+    };
+    let metadata = JSONSchemaProps {
+        type_: Some("object".to_owned()),
+        properties: Some(BTreeMap::from([("name".to_owned(), name)])),
+        ..JSONSchemaProps::default()
+    };
+    root.properties.get_or_insert_default().insert("metadata".to_owned(), metadata);
 }
 
 fn add_rules(crd: &mut CustomResourceDefinition, rules: &[(&str, &str, &str)]) {
@@ -89,6 +119,39 @@ mod tests {
             let schema = &text["spec"]["versions"][0]["schema"]["openAPIV3Schema"];
             check(&schema["properties"]["spec"], "spec");
             check(&schema["properties"]["status"], "status");
+        }
+    }
+
+    #[test]
+    fn names_that_no_function_has_are_refused() {
+        for (crds, longest) in [(crds(), 63), (crds_with_rules(), 56)] {
+            let [function, revision] = crds.map(|crd| serde_json::to_value(&crd).unwrap());
+            let properties =
+                |crd: &Value| crd["spec"]["versions"][0]["schema"]["openAPIV3Schema"]["properties"].clone();
+            assert!(properties(&revision).get("metadata").is_none(), "Hearth names them");
+            // An API server takes no definition that says more of it.
+            let name = json!({ "type": "string", "maxLength": longest, "pattern": LABEL });
+            let metadata = json!({ "type": "object", "properties": { "name": name } });
+            assert_eq!(properties(&function)["metadata"], metadata);
+        }
+    }
+
+    #[test]
+    fn the_pattern_of_names_takes_what_hearth_takes() {
+        let pattern = regex::Regex::new(LABEL).unwrap();
+        for name in ["hello", "a", "0", "a-b", "a--b", "1st", "a-"].into_iter().chain([
+            "-a",
+            "",
+            "-",
+            "hello.v2",
+            "Hello",
+            "my_function",
+            "hello\n",
+            "é",
+            "a b",
+            "a/b",
+        ]) {
+            assert_eq!(pattern.is_match(name), crate::ids::is_label(name), "{name:?}");
         }
     }
 

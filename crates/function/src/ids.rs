@@ -118,10 +118,13 @@ impl RevisionId {
     }
 }
 
+/// The most characters of a label.
+pub(crate) const LONGEST_LABEL: usize = 63;
+
 /// RFC 1123 label: 1 to 63 of `a-z`, `0-9` and `-`, a letter or digit at both ends.
 pub(crate) fn is_label(text: &str) -> bool {
     let edge = |byte: &u8| byte.is_ascii_lowercase() || byte.is_ascii_digit();
-    (1..=63).contains(&text.len())
+    (1..=LONGEST_LABEL).contains(&text.len())
         && text.bytes().all(|byte| edge(&byte) || byte == b'-')
         && text.as_bytes().first().is_some_and(edge)
         && text.as_bytes().last().is_some_and(edge)

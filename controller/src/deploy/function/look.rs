@@ -24,7 +24,7 @@ pub(super) fn numbers(observed: &Observed) -> Box<[Number]> {
 }
 
 /// What is wrong with a Function as it is declared, where instances are what `fixity` says.
-fn problems(function: &Function, fixity: Fixity) -> Vec<String> {
+pub(in super::super) fn problems(function: &Function, fixity: Fixity) -> Vec<String> {
     if let Some(error) = crate::store::unreadable(&function.metadata) {
         return vec![error.to_owned()];
     }

@@ -67,3 +67,30 @@ async fn a_name_that_stays_taken_is_said() {
     assert!(said.contains("hello-00001") && said.contains("already exists"), "{said}");
     rig.shutdown.cancel();
 }
+
+#[tokio::test]
+async fn a_name_that_hearth_does_not_take_is_said_once_and_holds_nobody_up() {
+    let (directory, server, mut tasks) = (tempfile::tempdir().unwrap(), Server::new(), JoinSet::new());
+    let store = open_cluster(&server, &mut tasks).await;
+    store.create(function("hello.v2"), Timestamp::UNIX_EPOCH).await.unwrap();
+    let rig = Rig::begin(directory.path(), &store, HashMap::new()).await;
+    let status = status_until(&store, "hello.v2", |status| ready(status).is_some()).await;
+    assert_eq!(ready(&status), Some((ConditionStatus::False, "Invalid")));
+    let said = &status.condition(ConditionType::Ready).unwrap().message;
+    assert!(said.contains("\"hello.v2\" is not a name") && said.contains("as in hello-v2"), "{said}");
+    assert_eq!((status.observed_generation, status.url), (Some(1), None));
+    let long = "x".repeat(64);
+    store.create(function(&long), Timestamp::UNIX_EPOCH).await.unwrap();
+    let status = status_until(&store, &long, |status| ready(status).is_some()).await;
+    let said = &status.condition(ConditionType::Ready).unwrap().message;
+    assert!(said.contains("use at most 56"), "{said}");
+    // Whoever writes to it hears nothing new of what has not changed.
+    let mut noted = server.object("functions", "hello.v2").unwrap();
+    noted["metadata"]["labels"] = json!({ "noted": "yes" });
+    server.put("functions", noted);
+    store.create(function("good"), Timestamp::UNIX_EPOCH).await.unwrap();
+    status_until(&store, "good", FunctionStatus::is_ready).await;
+    let written = |request: &&String| request.contains("functions/hello.v2/status");
+    assert_eq!(server.requests().iter().filter(written).count(), 1);
+    rig.shutdown.cancel();
+}

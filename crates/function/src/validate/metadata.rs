@@ -6,7 +6,7 @@ use super::Problems;
 use crate::ids::is_label;
 
 /// Room for a dash and six digits below the 63 characters of a label: the names of a Function's Revisions.
-const LONGEST_NAME: usize = 56;
+pub(crate) const LONGEST_NAME: usize = 56;
 /// As in Kubernetes: keys and values of all annotations together, in bytes.
 const ANNOTATION_BYTES: usize = 256 * 1024;
 
@@ -16,16 +16,16 @@ pub(super) fn check(metadata: &ObjectMeta, found: &mut Problems) {
         None | Some("") => {
             found.add("metadata.name", "the function has no name", "write `metadata: { name: hello }`");
         }
+        Some(name) if name.len() > LONGEST_NAME => {
+            let message = format!("the name has {} characters", name.len());
+            found.add("metadata.name", message, format!("use at most {LONGEST_NAME}"));
+        }
         Some(name) if !is_label(name) => {
             let message = format!("{name:?} is not a name");
             match proposal(name) {
                 Some(proposal) => found.add("metadata.name", message, format!("{FORM}, as in {proposal}")),
                 None => found.add("metadata.name", message, FORM),
             }
-        }
-        Some(name) if name.len() > LONGEST_NAME => {
-            let message = format!("the name has {} characters", name.len());
-            found.add("metadata.name", message, format!("use at most {LONGEST_NAME}"));
         }
         Some(_) => {}
     }

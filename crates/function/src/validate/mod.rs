@@ -8,6 +8,8 @@ mod numbers;
 mod triggers;
 mod unbuilt;
 
+pub(crate) use metadata::LONGEST_NAME;
+
 use crate::problem::Problem;
 use crate::spec::Function;
 use crate::values::HumanDuration;
