@@ -11,7 +11,7 @@ mod source;
 mod steps;
 mod trial;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -83,6 +83,10 @@ struct Memory {
     /// How often that has failed, and when it is tried again, for people.
     build_failures: u32,
     build_again: Option<Timestamp>,
+    /// The Revision that was made last, and the digest of the template that the store has then given it.
+    made: Option<(Number, Digest)>,
+    /// Revisions of which was said that somebody has changed them.
+    changed: BTreeSet<Number>,
     /// Revisions whose parts are known, or are not there until then.
     prepared: BTreeMap<Number, Made>,
     /// The Revision whose parts are to be brought here while instances of it run already, and when that is tried.
@@ -156,6 +160,7 @@ impl Task {
             }
             self.hear_of_trial();
             let observed = self.observe();
+            self.note_changed(&observed);
             let wanted = if gone { Wanted::Gone } else { self.wanted(&observed) };
             let Some(action) = plan(&wanted, &observed) else {
                 if gone {

@@ -14,6 +14,9 @@
 //! A Function that has nothing yet that serves is routed to the Revision that is being tried: its requests wait for the instance that is
 //! coming up, and are told why when it does not.
 //!
+//! A Revision that somebody has changed is not what was made, and no instance is started of what it says now. What runs of it goes on until
+//! another, made of the Function as it is, is Ready.
+//!
 //! A trial is no step that lasts but a state that is observed ([`Trial`]): while one goes on, for hours where no node has room, what serves is kept
 //! right.
 
@@ -80,6 +83,8 @@ impl Observed {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Revision {
     pub(super) digest: Digest,
+    /// Whether it still is as it was made.
+    pub(super) intact: bool,
     pub(super) state: RevisionState,
     /// Whether it is known where its parts are on this machine.
     pub(super) prepared: Prepared,
@@ -169,16 +174,25 @@ pub(super) fn plan(wanted: &Wanted, seen: &Observed) -> Option<Action> {
         return goes_on.or(Some(Action::Hold));
     }
     // The wanted Revision, once it was made: always the latest.
-    let current = latest.filter(|(_, latest)| *wanted == Wanted::Template(latest.digest.clone()));
+    let current =
+        latest.filter(|(_, latest)| latest.intact && *wanted == Wanted::Template(latest.digest.clone()));
     let serving = serving(seen);
     serve(wanted, seen, serving, current.map(|(number, _)| *number))
         .or_else(|| advance(wanted, seen, current))
         .or_else(|| tidy(seen, serving, current.map(|(number, _)| *number)))
 }
 
-/// The Revision that routes should lead to: the newest that is Ready; with none, the newest of all that can be asked at all.
+/// The Revision that routes should lead to: the newest that is Ready; with none, the newest of all that can be asked at all. One that is not intact
+/// is none of them, but goes on where it serves until there is one that is Ready.
 fn serving(seen: &Observed) -> Option<Number> {
-    serves(seen.revisions.iter().map(|(number, revision)| (*number, revision.state)))
+    let intact = seen.revisions.iter().filter(|(_, revision)| revision.intact);
+    let best = serves(intact.map(|(number, revision)| (*number, revision.state)));
+    let state = |number: &Number| seen.revisions.get(number).map(|revision| revision.state);
+    if best.as_ref().and_then(state) == Some(RevisionState::Ready) {
+        return best;
+    }
+    let served = seen.served_and_ready();
+    served.filter(|number| seen.revisions.get(number).is_some_and(|served| !served.intact)).or(best)
 }
 
 /// The same, of the Revisions of a Function in any order.
@@ -206,7 +220,8 @@ pub(super) fn awaited(wanted: &Wanted, seen: &Observed) -> Vec<Awaited> {
         return Vec::new();
     }
     let lacks_parts = |number: &Number| {
-        seen.revisions.get(number).is_some_and(|revision| revision.prepared == Prepared::Failed)
+        let revision = seen.revisions.get(number);
+        revision.is_some_and(|revision| revision.intact && revision.prepared == Prepared::Failed)
     };
     let mut awaited: Vec<Awaited> =
         serving(seen).filter(lacks_parts).map(Awaited::Parts).into_iter().collect();
@@ -214,7 +229,7 @@ pub(super) fn awaited(wanted: &Wanted, seen: &Observed) -> Vec<Awaited> {
         awaited.push(Awaited::Source);
     }
     let Wanted::Template(digest) = wanted else { return awaited };
-    match seen.revisions.last_key_value().filter(|(_, latest)| latest.digest == *digest) {
+    match seen.revisions.last_key_value().filter(|(_, latest)| latest.intact && latest.digest == *digest) {
         None if seen.build == Build::Failed => awaited.push(Awaited::Build),
         Some((&number, latest)) if is_new(latest.state) && lacks_parts(&number) => {
             awaited.push(Awaited::Parts(number));
@@ -235,7 +250,8 @@ fn serve(
     current: Option<Number>,
 ) -> Option<Action> {
     let number = serving?;
-    let revision = seen.revisions.get(&number)?;
+    // One that is not intact goes on as it is.
+    let revision = seen.revisions.get(&number).filter(|revision| revision.intact)?;
     match revision.prepared {
         Prepared::No => return Some(Action::Prepare(number)),
         Prepared::Failed => return None,
@@ -295,11 +311,9 @@ fn tidy(seen: &Observed, serving: Option<Number>, current: Option<Number>) -> Op
     };
     let needed = |number: &Number| Some(*number) == serving || on_trial(number);
     let surplus = seen.revisions.len().saturating_sub(KEPT_REVISIONS);
-    let used = |number: &Number| {
-        needed(number)
-            || seen.targets.contains_key(number)
-            || seen.served.is_some_and(|(served, _)| served == *number)
-    };
+    // Where nothing can take its place, what routes lead to stays.
+    let leads = |number: &Number| seen.served.is_some_and(|(served, _)| served == *number);
+    let used = |number: &Number| needed(number) || seen.targets.contains_key(number) || leads(number);
     if let Some(number) = seen.revisions.keys().take(surplus).find(|number| !used(number)) {
         return Some(Action::Delete(*number));
     }
@@ -308,7 +322,7 @@ fn tidy(seen: &Observed, serving: Option<Number>, current: Option<Number>) -> Op
     if !settled {
         return None;
     }
-    if let Some(number) = seen.targets.keys().find(|number| !needed(number)) {
+    if let Some(number) = seen.targets.keys().find(|number| !needed(number) && !leads(number)) {
         return Some(Action::Remove(*number));
     }
     let overtaken = |(number, revision): &(&Number, &Revision)| {

@@ -79,6 +79,7 @@ struct Rig {
     logs: Logs,
     autoscaler: autoscale::Handle,
     metrics: Registry,
+    remarked: mpsc::Receiver<Remark>,
     shutdown: CancellationToken,
     _tasks: JoinSet<()>,
     _channels: (mpsc::Sender<hearth_dispatch::ToScaler>, mpsc::Receiver<hearth_dispatch::ToGateway>),
@@ -138,6 +139,7 @@ impl Rig {
             depot: Some(depot.clone()),
             keyring: None,
         };
+        let (remarks, remarked) = mpsc::channel(64);
         let parts = Parts {
             store: store.clone(),
             sources,
@@ -145,7 +147,7 @@ impl Rig {
             routes,
             logs: logs.clone(),
             left,
-            remarks: None,
+            remarks: Some(remarks),
         };
         let service = Service::new(
             Config {
@@ -172,6 +174,7 @@ impl Rig {
             logs,
             autoscaler,
             metrics,
+            remarked,
             shutdown,
             _tasks: tasks,
             _channels: (to_scaler, from_scaler),

@@ -202,6 +202,14 @@ impl Template {
     }
 }
 
+impl Revision {
+    /// Whether its template is the one that it was made with: none is ever changed, and only newer API servers see to that by themselves.
+    #[must_use]
+    pub fn is_intact(&self) -> bool {
+        self.spec.template.digest() == self.spec.template_digest
+    }
+}
+
 /// The digest of what `spec` would run with its code at `bundle`: a new Revision is made when it differs from the latest one's.
 #[must_use]
 pub fn template_digest(spec: &FunctionSpec, bundle: &Digest) -> Digest {
@@ -307,6 +315,25 @@ mod tests {
             changed[field] = value;
             assert_eq!(digest(&changed, b"code") == before, same, "{field}");
         }
+    }
+
+    #[test]
+    fn a_revision_is_intact_as_long_as_its_template_is_that_of_its_digest() {
+        let template = Template::of(&serde_json::from_value(spec()).unwrap(), Digest::of(b"code"));
+        let mut written = serde_json::json!({
+            "metadata": { "name": "hello-00001" },
+            "spec": { "function": "hello", "generation": 1, "templateDigest": template.digest(), "template": template },
+        });
+        let is_intact = |written: &serde_json::Value| {
+            serde_json::from_value::<Revision>(written.clone()).unwrap().is_intact()
+        };
+        assert!(is_intact(&written));
+        // An API server fills in what was left out.
+        written["spec"]["template"]["command"] = serde_json::json!([]);
+        written["spec"]["template"]["env"] = serde_json::json!([]);
+        assert!(is_intact(&written));
+        written["spec"]["template"]["env"] = serde_json::json!([{ "name": "A", "value": "b" }]);
+        assert!(!is_intact(&written));
     }
 
     #[test]

@@ -5,8 +5,8 @@ use std::sync::Arc;
 
 use hearth_dispatch::routes::Conflict;
 use hearth_function::{
-    ConditionStatus, ConditionType, Function, InstanceCounts, Revision, Side, Template, revision_number,
-    validate,
+    ConditionStatus, ConditionType, Function, InstanceCounts, Revision, RevisionState, Side, Template,
+    revision_number, validate,
 };
 use tokio::time::Instant;
 
@@ -73,9 +73,11 @@ impl Task {
             let came_up = snapshot.revisions.get(&self.revision_id(number)).is_some_and(|view| view.came_up);
             let state = revision.status.as_ref().map(|status| status.state).unwrap_or_default();
             let digest = revision.spec.template_digest.clone();
+            let intact = self.is_intact(number, &revision);
             let retry = self.memory.trials.is_due(number, now);
             let trial = self.memory.trial.as_ref().map_or(Trial::No, |trial| trial.of(number));
-            revisions.insert(number, plan::Revision { digest, state, prepared, came_up, retry, trial });
+            let seen = plan::Revision { digest, intact, state, prepared, came_up, retry, trial };
+            revisions.insert(number, seen);
         }
         let template = self.template().map(|template| template.digest());
         let build = match &self.memory.build {
@@ -150,6 +152,31 @@ impl Task {
         owners.iter().any(|owner| Some(&owner.uid) == self.memory.uid.as_ref())
     }
 
+    /// Whether a Revision is as it was made. That one is not which was made just now is the API server's doing, and would be so of the next.
+    fn is_intact(&self, number: Number, revision: &Revision) -> bool {
+        // Nothing is run of those that are over, and most are.
+        let is_over = revision.status.as_ref().is_some_and(|status| status.state == RevisionState::Retired);
+        is_over
+            || revision.is_intact()
+            || self
+                .memory
+                .made
+                .as_ref()
+                .is_some_and(|made| *made == (number, revision.spec.template.digest()))
+    }
+
+    /// Says, once of each, that a Revision was changed.
+    pub(super) fn note_changed(&mut self, observed: &Observed) {
+        for (&number, _) in observed.revisions.iter().filter(|(_, revision)| !revision.intact) {
+            if self.memory.changed.insert(number) {
+                let name = self.revision_name(number);
+                tracing::warn!(function = %self.id, revision = number, "somebody has changed a revision");
+                let message = format!("{name} was changed, as no Revision may be: another takes its place");
+                self.remark("RevisionChanged", message);
+            }
+        }
+    }
+
     /// What the conditions are made from.
     pub(super) fn facts(&self, observed: &Observed, views: &[(Number, View)]) -> status::Facts {
         let fixity = self.shared.parts.sources.fixity;
@@ -165,7 +192,7 @@ impl Task {
         let current = observed
             .revisions
             .last_key_value()
-            .filter(|(_, revision)| Some(&revision.digest) == wanted.as_ref())
+            .filter(|(_, revision)| revision.intact && Some(&revision.digest) == wanted.as_ref())
             .map(|(&number, revision)| (number, revision));
         let no_parts = current.and_then(|(number, _)| match self.memory.prepared.get(&number) {
             Some(Err(lack)) => Some(missing(&lack.0)),

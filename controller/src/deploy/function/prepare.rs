@@ -86,10 +86,10 @@ impl Task {
     /// Brings the parts of a Revision that goes on without them, if that is due; whether there was something to do.
     pub(super) async fn bring_owed(&mut self, observed: &Observed) -> bool {
         let Some((number, at)) = self.memory.owed else { return false };
-        let Some(revision) =
-            self.revisions().remove(&number).filter(|_| observed.targets.contains_key(&number))
-        else {
-            // It is overtaken.
+        let is_wanted = observed.targets.contains_key(&number)
+            && observed.revisions.get(&number).is_some_and(|revision| revision.intact);
+        let Some(revision) = self.revisions().remove(&number).filter(|_| is_wanted) else {
+            // It is overtaken, or no longer what runs.
             self.memory.owed = None;
             return true;
         };

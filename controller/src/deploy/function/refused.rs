@@ -73,7 +73,7 @@ impl Task {
         }
     }
 
-    fn remark(&self, reason: &'static str, message: String) {
+    pub(super) fn remark(&self, reason: &'static str, message: String) {
         let remark = Remark { function: self.id.clone(), reason, message };
         if let Some(remarks) = &self.shared.parts.remarks
             && remarks.try_send(remark).is_err()

@@ -79,6 +79,7 @@ impl Task {
         let of_source = |revision: &&Arc<Revision>| {
             let annotations = revision.metadata.annotations.as_ref();
             annotations.and_then(|all| all.get(SOURCE)).is_some_and(|text| *text == source)
+                && revision.is_intact()
         };
         let code = revisions.values().rev().find(of_source)?.spec.template.code()?;
         match &code {

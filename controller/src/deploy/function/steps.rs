@@ -63,6 +63,7 @@ impl Task {
                 store.delete::<Revision>(self.id.namespace(), &name, Preconditions::default(), now).await?;
                 self.memory.prepared.remove(&number);
                 self.memory.trials.forget(number);
+                self.memory.changed.remove(&number);
             }
         }
         Ok(())
@@ -183,9 +184,9 @@ impl Task {
         revision.status = Some(RevisionStatus { dependencies: key, ..RevisionStatus::default() });
         let revision = self.shared.parts.store.create(revision, Timestamp::now()).await?;
         tracing::info!(function = %self.id, revision = name, "new revision");
-        if let (Some(number), Some((_, Ok(found), _))) =
-            (revision_number(self.id.name(), &name), &self.memory.build)
-        {
+        let number = revision_number(self.id.name(), &name);
+        self.memory.made = number.map(|number| (number, revision.spec.template.digest()));
+        if let (Some(number), Some((_, Ok(found), _))) = (number, &self.memory.build) {
             let template = self.pool_template(&revision, found.clone());
             self.memory.prepared.insert(number, template);
         }

@@ -39,6 +39,7 @@ fn apply(action: &Action, wanted: &mut Wanted, target: &Digest, seen: &mut Obser
             let number = seen.revisions.keys().last().map_or(1, |last| last + 1);
             let revision = Revision {
                 digest: digest.clone(),
+                intact: true,
                 state: RevisionState::Pending,
                 prepared: Prepared::No,
                 came_up: false,
@@ -218,6 +219,7 @@ fn what_it_would_not_act_on_is_not_waited_for() {
 fn after_a_restart_what_was_ready_serves_without_a_trial() {
     let revision = |digest, state| Revision {
         digest,
+        intact: true,
         state,
         prepared: Prepared::No,
         came_up: false,
@@ -305,6 +307,54 @@ fn a_trial_that_goes_on_holds_nothing_else_up() {
     (new.trial, new.came_up) = (Trial::CameUp, true);
     converge(&mut wanted, &digest(2), &mut seen, GOOD);
     assert_eq!(seen.served, Some((2, 2)));
+}
+
+#[test]
+fn one_that_was_changed_serves_until_another_is_ready_and_no_longer() {
+    let mut seen = nothing();
+    let mut wanted = Wanted::Template(digest(1));
+    converge(&mut wanted, &digest(1), &mut seen, GOOD);
+    seen.revisions.get_mut(&1).unwrap().intact = false;
+    // What it says now is not started, nor told to those who call it.
+    seen.revisions.get_mut(&1).unwrap().prepared = Prepared::No;
+    (seen.build, seen.generation) = (Build::No, 2);
+    let steps = converge(&mut wanted, &digest(1), &mut seen, World { trial: Trial::Failed, ..GOOD });
+    let expected = [
+        Action::Build,
+        Action::Create,
+        Action::Prepare(2),
+        Action::Put(2, Reach::Untried),
+        Action::Try(2),
+        Action::Mark(2, RevisionState::Failed),
+        Action::Remove(2),
+    ];
+    assert_eq!((steps.as_slice(), seen.served), (expected.as_slice(), Some((1, 1))));
+    assert_eq!(awaited(&wanted, &seen), [Awaited::Trial(2)]);
+    seen.revisions.get_mut(&2).unwrap().retry = true;
+    converge(&mut wanted, &digest(1), &mut seen, GOOD);
+    assert_eq!((seen.served, seen.targets.keys().collect::<Vec<_>>()), (Some((2, 2)), vec![&2]));
+    assert_eq!(seen.revisions[&1].state, RevisionState::Retired);
+    // Another controller knows of no instance of the one that was changed.
+    let latest = seen.revisions.get_mut(&2).unwrap();
+    (latest.intact, seen.served, seen.build) = (false, None, Build::No);
+    seen.targets.clear();
+    let steps = converge(&mut wanted, &digest(1), &mut seen, GOOD);
+    assert_eq!(steps[..2], [Action::Build, Action::Create]);
+    assert!(!steps.iter().any(|step| matches!(step, Action::Prepare(2) | Action::Put(2, _))), "{steps:?}");
+    assert_eq!(seen.served, Some((3, 2)));
+}
+
+#[test]
+fn one_that_was_changed_while_it_was_tried_keeps_its_routes_until_another_has_them() {
+    let mut seen = nothing();
+    let mut wanted = Wanted::Template(digest(1));
+    converge(&mut wanted, &digest(1), &mut seen, World { trial: Trial::Underway, ..GOOD });
+    seen.revisions.get_mut(&1).unwrap().intact = false;
+    seen.build = Build::Failed;
+    assert_eq!((plan(&wanted, &seen), seen.served), (None, Some((1, 1))));
+    seen.build = Build::Done;
+    converge(&mut wanted, &digest(1), &mut seen, GOOD);
+    assert_eq!((seen.served, seen.targets.keys().collect::<Vec<_>>()), (Some((2, 1)), vec![&2]));
 }
 
 #[test]

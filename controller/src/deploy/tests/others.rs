@@ -94,3 +94,29 @@ async fn a_name_that_hearth_does_not_take_is_said_once_and_holds_nobody_up() {
     assert_eq!(server.requests().iter().filter(written).count(), 1);
     rig.shutdown.cancel();
 }
+
+#[tokio::test]
+async fn a_revision_that_somebody_changes_gives_way_to_another() {
+    let directory = tempfile::tempdir().unwrap();
+    let store = open(&directory).await;
+    let mut rig = Rig::begin(directory.path(), &store, HashMap::new()).await;
+    store.create(function("hello"), Timestamp::UNIX_EPOCH).await.unwrap();
+    status_until(&store, "hello", FunctionStatus::is_ready).await;
+    let mut changed = Revision::clone(&store.get::<Revision>("default", "hello-00001").unwrap());
+    changed.spec.template.env = serde_json::from_value(json!([{ "name": "A", "value": "b" }])).unwrap();
+    changed.metadata.resource_version = None;
+    store.update(changed).await.unwrap();
+    // Whatever has its Function looked at.
+    let mut looked_at = Function::clone(&store.get::<Function>("default", "hello").unwrap());
+    let wish = (hearth_function::RETRY_ANNOTATION.to_owned(), "now".to_owned());
+    looked_at.metadata.annotations.get_or_insert_default().extend([wish]);
+    looked_at.metadata.resource_version = None;
+    store.update(looked_at).await.unwrap();
+    let is_new = |status: &FunctionStatus| status.ready_revision.as_deref() == Some("hello-00002");
+    status_until(&store, "hello", is_new).await;
+    let new = store.get::<Revision>("default", "hello-00002").unwrap();
+    assert!(new.is_intact() && new.spec.template.env.is_empty(), "{new:?}");
+    let remark = rig.remarked.recv().await.unwrap();
+    assert!(remark.reason == "RevisionChanged" && remark.message.contains("hello-00001"), "{remark:?}");
+    rig.shutdown.cancel();
+}
