@@ -179,14 +179,15 @@ impl Handle {
         Ok(answer)
     }
 
-    /// Drains a Revision's instances and forgets it; returns when nothing of them is left. One that is not there is gone already.
+    /// Drains a Revision's instances and forgets it; what is returned is answered when nothing of them is left. One that is not there is gone
+    /// already. It is closed when the service ends, which takes all instances away, or when the Revision is put again.
     ///
     /// # Errors
     /// When the service has ended.
-    pub async fn remove(&self, revision: RevisionId) -> Result<(), Ended> {
+    pub async fn begin_removal(&self, revision: RevisionId) -> Result<oneshot::Receiver<()>, Ended> {
         let (reply, answer) = oneshot::channel();
         self.commands.send(Command::Remove { revision, reply }).await.map_err(|_| Ended)?;
-        answer.await.map_err(|_| Ended)
+        Ok(answer)
     }
 
     /// Says that every Revision of the store was named: instances of an earlier controller that belong to none of them are taken away.

@@ -62,6 +62,11 @@ impl Handle {
     async fn try_out(&self, revision: RevisionId) -> Result<(), TrialError> {
         self.begin_trial(revision).await?.await.map_err(|_| Ended)?
     }
+
+    /// A removal, and its end.
+    async fn remove(&self, revision: RevisionId) -> Result<(), Ended> {
+        self.begin_removal(revision).await?.await.map_err(|_| Ended)
+    }
 }
 
 impl Scene {

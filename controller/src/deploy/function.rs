@@ -6,6 +6,7 @@ mod look;
 mod news;
 mod prepare;
 mod refused;
+mod removal;
 mod retry;
 mod source;
 mod steps;
@@ -93,6 +94,8 @@ struct Memory {
     owed: Option<(Number, Instant)>,
     targets: BTreeMap<Number, (Reach, i64)>,
     served: Option<(Number, i64)>,
+    /// What of it is being taken away.
+    removals: removal::Removals,
     /// The trial that is under way, or over and not yet marked.
     trial: Option<trial::Trial>,
     /// Why Revisions failed their trial.
@@ -159,11 +162,15 @@ impl Task {
                 self.note_retries();
             }
             self.hear_of_trial();
+            self.hear_of_removals();
             let observed = self.observe();
             self.note_changed(&observed);
             let wanted = if gone { Wanted::Gone } else { self.wanted(&observed) };
             let Some(action) = plan(&wanted, &observed) else {
                 if gone {
+                    if Box::pin(self.await_removal()).await {
+                        continue;
+                    }
                     if !Box::pin(self.is_outlived()).await {
                         return;
                     }
@@ -269,6 +276,7 @@ impl Task {
                     return;
                 }
                 outcome = trial::outcome(&mut self.memory.trial) => return self.note_outcome(outcome),
+                () = self.memory.removals.any_over() => return,
                 () = self.stirred.notified() => if self.shows_news(&revisions) {
                     return self.pace().await;
                 },
@@ -364,5 +372,5 @@ fn generation(function: Option<&Function>) -> i64 {
 
 /// A step that a restarted controller does not wait for before it serves.
 fn takes_long(action: &Action) -> bool {
-    matches!(action, Action::Hold | Action::Resolve | Action::Build | Action::Remove(_))
+    matches!(action, Action::Hold | Action::Resolve | Action::Build)
 }

@@ -18,12 +18,12 @@
 //! another, made of the Function as it is, is Ready.
 //!
 //! A trial is no step that lasts but a state that is observed ([`Trial`]): while one goes on, for hours where no node has room, what serves is kept
-//! right.
+//! right. Nor is a removal one, which lasts as long as the calls that its instances run.
 
 #[cfg(test)]
 mod tests;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use hearth_function::{Digest, RevisionState};
 use hearth_scaler::Reach;
@@ -62,6 +62,8 @@ pub(super) struct Observed {
     pub(super) served: Option<(Number, i64)>,
     /// The Revisions that the autoscaler knows: how they are reached, and the generation that their scale is from.
     pub(super) targets: BTreeMap<Number, (Reach, i64)>,
+    /// Those that it is still draining: no targets any more.
+    pub(super) removing: BTreeSet<Number>,
     /// Whether code and dependencies of the wanted template are there.
     pub(super) build: Build,
     /// Whether a new Revision is to be tried before it gets traffic (`scale.initial` is not 0).
@@ -154,7 +156,7 @@ pub(super) enum Action {
     Serve(Number),
     /// Take the Function's routes away.
     Unserve,
-    /// Drain a Revision's instances.
+    /// Begin to drain a Revision's instances; that it is done is observed.
     Remove(Number),
     /// Delete an old Revision.
     Delete(Number),
@@ -285,6 +287,8 @@ fn advance(wanted: &Wanted, seen: &Observed, current: Option<(&Number, &Revision
                     Prepared::No => Some(Action::Prepare(number)),
                     Prepared::Failed => None,
                     Prepared::Yes if !seen.tried_first => Some(Action::Mark(number, RevisionState::Ready)),
+                    // What is left of the trial before it is no part of the next.
+                    Prepared::Yes if seen.removing.contains(&number) => None,
                     Prepared::Yes if !seen.targets.contains_key(&number) => {
                         Some(Action::Put(number, Reach::Untried))
                     }
@@ -313,7 +317,8 @@ fn tidy(seen: &Observed, serving: Option<Number>, current: Option<Number>) -> Op
     let surplus = seen.revisions.len().saturating_sub(KEPT_REVISIONS);
     // Where nothing can take its place, what routes lead to stays.
     let leads = |number: &Number| seen.served.is_some_and(|(served, _)| served == *number);
-    let used = |number: &Number| needed(number) || seen.targets.contains_key(number) || leads(number);
+    let has_instances = |number: &Number| seen.targets.contains_key(number) || seen.removing.contains(number);
+    let used = |number: &Number| needed(number) || has_instances(number) || leads(number);
     if let Some(number) = seen.revisions.keys().take(surplus).find(|number| !used(number)) {
         return Some(Action::Delete(*number));
     }

@@ -1,14 +1,15 @@
 //! The service as a whole, over a staged backend and a gateway that only listens.
 
 mod others;
+mod removal;
 
 use std::num::NonZeroU32;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use hearth_dispatch::routes::Conflict;
 use hearth_function::{
-    Code, ConditionStatus, ConditionType, Digest, FunctionStatus, Revision, RevisionSpec, RevisionState, RevisionStatus,
-    Template,
+    Code, ConditionStatus, ConditionType, Digest, FunctionStatus, Revision, RevisionSpec, RevisionState,
+    RevisionStatus, Template,
 };
 use jiff::Timestamp;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::OwnerReference;
@@ -184,6 +185,26 @@ impl Rig {
 
 async fn open(directory: &tempfile::TempDir) -> Store {
     Store::open(store::Config::new(directory.path().join("hearth.redb"))).await.unwrap()
+}
+
+/// Waits until the status of a Function is as it should be; the status.
+async fn status_until(store: &Store, name: &str, is: impl Fn(&FunctionStatus) -> bool) -> FunctionStatus {
+    let mut changes = store.changes();
+    let until = async {
+        loop {
+            let function = store.get::<Function>("default", name).unwrap();
+            if let Some(status) = function.status.clone().filter(|status| is(status)) {
+                return status;
+            }
+            changes.changed().await.unwrap();
+        }
+    };
+    timeout(Duration::from_secs(60), until).await.expect("it says so")
+}
+
+fn ready(status: &FunctionStatus) -> Option<(ConditionStatus, &str)> {
+    let ready = status.condition(ConditionType::Ready)?;
+    Some((ready.status, ready.reason.as_str()))
 }
 
 // Store and bundles work on threads of their own, which a paused clock does not wait for.

@@ -95,6 +95,7 @@ impl Task {
             revisions,
             served: self.memory.served,
             targets: self.memory.targets.clone(),
+            removing: self.memory.removals.numbers(),
             build,
             tried_first: function.is_some_and(|function| function.spec.scale.initial > 0),
             runs,

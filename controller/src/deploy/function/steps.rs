@@ -50,12 +50,7 @@ impl Task {
                 self.shared.parts.routes.unserve(&self.id);
                 self.memory.served = None;
             }
-            Action::Remove(number) => {
-                // An autoscaler that has ended has taken its instances away.
-                let _ended = self.shared.parts.autoscaler.remove(self.revision_id(number)).await.is_err();
-                self.memory.targets.remove(&number);
-                self.end_trial(number);
-            }
+            Action::Remove(number) => self.begin_removal(number).await,
             Action::Delete(number) => {
                 let name = self.revision_name(number);
                 let now = Timestamp::now();
@@ -220,6 +215,8 @@ impl Task {
         let target = Target { template: Arc::clone(template), policy, reach, pause, reserved, mends };
         if self.shared.parts.autoscaler.put(target).await.is_ok() {
             self.memory.targets.insert(number, (reach, generation));
+            // It was given up by this.
+            self.memory.removals.forget(number);
         }
     }
 

@@ -12,6 +12,7 @@ fn nothing() -> Observed {
         revisions: BTreeMap::new(),
         served: None,
         targets: BTreeMap::new(),
+        removing: BTreeSet::new(),
         build: Build::No,
         tried_first: true,
         runs: false,
@@ -355,6 +356,44 @@ fn one_that_was_changed_while_it_was_tried_keeps_its_routes_until_another_has_th
     seen.build = Build::Done;
     converge(&mut wanted, &digest(1), &mut seen, GOOD);
     assert_eq!((seen.served, seen.targets.keys().collect::<Vec<_>>()), (Some((2, 1)), vec![&2]));
+}
+
+#[test]
+fn a_removal_that_goes_on_holds_nothing_else_up_and_is_not_begun_again() {
+    let mut seen = nothing();
+    converge(&mut Wanted::Template(digest(1)), &digest(1), &mut seen, GOOD);
+    seen.build = Build::No;
+    let mut wanted = Wanted::Template(digest(2));
+    converge(&mut wanted, &digest(2), &mut seen, GOOD);
+    seen.removing.insert(1);
+    assert_eq!(plan(&wanted, &seen), None);
+    seen.generation = 2;
+    assert_eq!(plan(&wanted, &seen), Some(Action::Put(2, Reach::Routed)));
+    // Its Revision is not deleted before, however many came after it.
+    for content in 3..20 {
+        seen.build = Build::No;
+        let steps = converge(&mut Wanted::Template(digest(content)), &digest(content), &mut seen, GOOD);
+        assert!(!steps.contains(&Action::Delete(1)) && !steps.contains(&Action::Remove(1)), "{steps:?}");
+    }
+    let last = Wanted::Template(digest(19));
+    assert_eq!(plan(&last, &seen), None);
+    seen.removing.clear();
+    assert_eq!(plan(&last, &seen), Some(Action::Delete(1)));
+}
+
+#[test]
+fn what_is_tried_again_waits_for_what_the_trial_before_has_left() {
+    let mut seen = nothing();
+    converge(&mut Wanted::Template(digest(1)), &digest(1), &mut seen, GOOD);
+    seen.build = Build::No;
+    let mut wanted = Wanted::Template(digest(2));
+    converge(&mut wanted, &digest(2), &mut seen, World { trial: Trial::Failed, ..GOOD });
+    seen.removing.insert(2);
+    seen.revisions.get_mut(&2).unwrap().retry = true;
+    let steps = converge(&mut wanted, &digest(2), &mut seen, GOOD);
+    assert_eq!(steps, [Action::Mark(2, RevisionState::Pending)]);
+    seen.removing.clear();
+    assert_eq!(plan(&wanted, &seen), Some(Action::Put(2, Reach::Untried)));
 }
 
 #[test]

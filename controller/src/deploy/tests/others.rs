@@ -13,30 +13,6 @@ fn revision(name: &str, number: u32, owner: Option<&str>) -> serde_json::Value {
     })
 }
 
-/// Waits until the status of a Function is as it should be; the status.
-async fn status_until(
-    store: &Store,
-    name: &str,
-    is: impl Fn(&FunctionStatus) -> bool,
-) -> FunctionStatus {
-    let mut changes = store.changes();
-    let until = async {
-        loop {
-            let function = store.get::<Function>("default", name).unwrap();
-            if let Some(status) = function.status.clone().filter(|status| is(status)) {
-                return status;
-            }
-            changes.changed().await.unwrap();
-        }
-    };
-    timeout(Duration::from_secs(60), until).await.expect("it says so")
-}
-
-fn ready(status: &FunctionStatus) -> Option<(ConditionStatus, &str)> {
-    let ready = status.condition(ConditionType::Ready)?;
-    Some((ready.status, ready.reason.as_str()))
-}
-
 #[tokio::test]
 async fn a_function_begins_beside_the_revisions_of_one_before_it() {
     let directory = tempfile::tempdir().unwrap();
