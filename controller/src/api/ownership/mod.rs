@@ -110,13 +110,7 @@ impl Apply<'_> {
                 return Err(conflicts);
             }
         }
-        let mut managers: Vec<_> = self
-            .others()
-            .filter_map(|entry| with_fields(entry, owned(entry).without(&changed), now))
-            .collect();
-        let before = self.managers.iter().find(|entry| is(entry, self.manager, APPLY));
-        managers.extend(renewed(before, self.manager, APPLY, named, now));
-        Ok(managers)
+        Ok(with_own(self.managers, (self.manager, APPLY), named, &changed, now))
     }
 
     fn own(&self) -> Fields {
@@ -146,14 +140,8 @@ pub(super) fn update(
     }
     let lost = set.clone().union(&gone);
     let own = managers.iter().find(|entry| is(entry, manager, UPDATE));
-    let mut kept: Vec<_> = managers
-        .iter()
-        .filter(|entry| !is(entry, manager, UPDATE))
-        .filter_map(|entry| with_fields(entry, owned(entry).without(&lost), now))
-        .collect();
     let fields = own.map(owned).unwrap_or_default().without(&lost).union(&set);
-    kept.extend(renewed(own, manager, UPDATE, fields, now));
-    bounded(kept)
+    bounded(with_own(managers, (manager, UPDATE), fields, &lost, now))
 }
 
 /// The entries that a client may send: those with a name, an operation and fields.
@@ -199,13 +187,24 @@ fn with_fields(entry: &ManagedFieldsEntry, fields: Fields, now: Timestamp) -> Op
     })
 }
 
-fn renewed(
-    before: Option<&ManagedFieldsEntry>,
-    manager: &str,
-    operation: &str,
+/// The managers when this one, a name and an operation, owns `fields` and the others have `lost` some. Each keeps its place: in another order
+/// they would be a change of the object, and two who apply in turns would make one for each other for ever.
+fn with_own(
+    managers: &[ManagedFieldsEntry],
+    (manager, operation): (&str, &str),
     fields: Fields,
+    lost: &Fields,
     now: Timestamp,
-) -> Option<ManagedFieldsEntry> {
+) -> Vec<ManagedFieldsEntry> {
+    let mut own = Some(fields);
+    let mut kept = Vec::new();
+    for entry in managers {
+        if !is(entry, manager, operation) {
+            kept.extend(with_fields(entry, owned(entry).without(lost), now));
+        } else if let Some(fields) = own.take() {
+            kept.extend(with_fields(entry, fields, now));
+        }
+    }
     let fresh = ManagedFieldsEntry {
         api_version: Some(hearth_function::API_VERSION.to_owned()),
         fields_type: Some("FieldsV1".to_owned()),
@@ -213,7 +212,8 @@ fn renewed(
         operation: Some(operation.to_owned()),
         ..ManagedFieldsEntry::default()
     };
-    with_fields(before.unwrap_or(&fresh), fields, now)
+    kept.extend(own.and_then(|fields| with_fields(&fresh, fields, now)));
+    kept
 }
 
 /// At most [`MAX_UPDATERS`] that update: the oldest become one.

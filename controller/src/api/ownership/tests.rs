@@ -195,6 +195,17 @@ proptest! {
         prop_assert_eq!(twice, Ok(once));
     }
 
+    /// Two who apply in turns what both agree on change nothing, not even the order of the owners.
+    #[test]
+    fn appliers_in_turns_change_nothing(before in writes(), applied in spec()) {
+        let first = after(&before).apply("alice", &applied, Force::Yes).unwrap();
+        let both = first.apply("bob", &applied, Force::Yes).unwrap();
+        let alice_again = both.apply("alice", &applied, Force::No).unwrap();
+        prop_assert_eq!(&alice_again, &both);
+        let bob_again = alice_again.apply("bob", &applied, Force::No).unwrap();
+        prop_assert_eq!(bob_again, both);
+    }
+
     /// What was applied is there, and belongs to who applied it.
     #[test]
     fn an_apply_gets_and_owns_what_it_names(before in writes(), applied in spec()) {

@@ -58,8 +58,17 @@ async fn apply_creates_and_then_changes_and_keeps_what_it_does_not_name() {
         .unwrap();
     let mut other = hello("hello");
     other.spec.handler = Some("index.other".parse().unwrap());
-    let changed = functions.patch("hello", &apply, &Patch::Apply(other)).await.unwrap();
+    let changed = functions.patch("hello", &apply, &Patch::Apply(&other)).await.unwrap();
     assert_eq!((changed.metadata.generation, changed.labels().len()), (Some(2), 1));
+    let labels = json!({
+        "apiVersion": "hearth.dev/v1", "kind": "Function", "metadata": { "labels": { "theirs": "1" } },
+    });
+    let others = PatchParams::apply("other");
+    let shared = functions.patch("hello", &others, &Patch::Apply(labels.clone())).await.unwrap();
+    let mine = functions.patch("hello", &apply, &Patch::Apply(other)).await.unwrap();
+    let theirs = functions.patch("hello", &others, &Patch::Apply(labels)).await.unwrap();
+    let versions = [mine, theirs].map(|function| function.resource_version());
+    assert_eq!(versions, [shared.resource_version(), shared.resource_version()], "nor is it by turns");
     running.api.stop().await;
 }
 
