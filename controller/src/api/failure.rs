@@ -161,6 +161,12 @@ impl Failure {
         Self::new(StatusCode::REQUEST_TIMEOUT, "Timeout", "the request body did not come in time")
     }
 
+    /// 422: the request is understood, and cannot be done with the object as it is.
+    #[must_use]
+    pub fn unprocessable(message: &str) -> Self {
+        Self::new(StatusCode::UNPROCESSABLE_ENTITY, "Invalid", message)
+    }
+
     /// 422: the object of this kind is understood and not valid. Each cause is a field's path and what is wrong with it.
     #[must_use]
     pub fn invalid(kind: &str, name: &str, causes: Vec<(String, String)>) -> Self {

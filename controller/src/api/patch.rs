@@ -43,7 +43,8 @@ impl Form {
     /// What the patch makes of `current`.
     ///
     /// # Errors
-    /// When a JSON patch does not fit the object, and for [`Form::Apply`], which depends on more than these two.
+    /// 400 for what is no JSON patch, 422 for one that does not fit the object, and 415 for [`Form::Apply`], which depends on more than these
+    /// two.
     pub(super) fn apply(self, current: &Value, patch: &Value) -> Result<Value, Failure> {
         let mut next = current.clone();
         match self {
@@ -52,7 +53,7 @@ impl Form {
                 let operations: json_patch::Patch = serde_json::from_value(patch.clone())
                     .map_err(|error| Failure::bad_request(&format!("the patch is no JSON patch: {error}")))?;
                 json_patch::patch(&mut next, &operations).map_err(|error| {
-                    Failure::bad_request(&format!("the patch cannot be applied: {error}"))
+                    Failure::unprocessable(&format!("the patch cannot be applied: {error}"))
                 })?;
             }
             Self::Apply => return Err(Failure::unsupported_media_type("an apply is not served here")),
@@ -85,8 +86,19 @@ mod tests {
         assert_eq!(merged["spec"], json!({ "runtime": "python" }));
         let patch = json!([{ "op": "test", "path": "/spec/runtime", "value": "nodejs" }, { "op": "remove", "path": "/spec/handler" }]);
         assert_eq!(Form::Json.apply(&current(), &patch).unwrap()["spec"], json!({ "runtime": "nodejs" }));
-        let wrong = json!([{ "op": "remove", "path": "/spec/absent" }]);
-        assert_eq!(Form::Json.apply(&current(), &wrong).unwrap_err().code().as_u16(), 400);
+    }
+
+    #[test]
+    fn what_is_no_patch_and_what_does_not_fit_are_told_apart() {
+        for (code, wrong) in [
+            (400, json!({ "op": "remove", "path": "/spec/handler" })),
+            (400, json!([{ "op": "drop", "path": "/spec/handler" }])),
+            (422, json!([{ "op": "remove", "path": "/spec/absent" }])),
+            (422, json!([{ "op": "test", "path": "/spec/runtime", "value": "python" }])),
+        ] {
+            let refused = Form::Json.apply(&current(), &wrong).unwrap_err();
+            assert_eq!(refused.code().as_u16(), code, "{wrong}");
+        }
     }
 
     #[test]
