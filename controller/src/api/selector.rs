@@ -1,7 +1,9 @@
 //! Label and field selectors: which objects a list or a watch wants.
 
+use std::cmp::Ordering;
 use std::collections::{BTreeMap, BTreeSet};
 
+use hearth_function::{is_label_value, is_qualified};
 use kube::Resource;
 use kube::core::{Expression, SelectorExt};
 use serde_json::Value;
@@ -11,9 +13,29 @@ use super::failure::Failure;
 /// Which objects are wanted.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(super) struct Selector {
-    labels: Vec<Expression>,
+    labels: Vec<Requirement>,
     fields: Vec<Expression>,
     namespace: Option<String>,
+}
+
+/// What the labels must be like.
+#[derive(Debug, Clone, PartialEq, Eq)]
+enum Requirement {
+    Term(Expression),
+    /// The label of this key is a number, and so it compares to this one.
+    Compared(String, Ordering, i64),
+}
+
+impl Requirement {
+    fn matches(&self, labels: &BTreeMap<String, String>) -> bool {
+        match self {
+            Self::Term(term) => term.matches(labels),
+            Self::Compared(key, ordering, number) => labels
+                .get(key)
+                .and_then(|value| value.parse::<i64>().ok())
+                .is_some_and(|value| value.cmp(number) == *ordering),
+        }
+    }
 }
 
 /// The fields that every object can be selected by.
@@ -23,15 +45,16 @@ impl Selector {
     /// The selectors of a request; only objects of `namespace` when there is one. Fields are name, namespace and those of `more`.
     ///
     /// # Errors
-    /// For what is no selector, other fields, and forms that fields do not have (anything but =, == and !=).
+    /// For what is no selector, keys and values that no label has, other fields, and forms that fields do not have (anything but =, == and
+    /// !=).
     pub(super) fn parse(
         namespace: Option<&str>,
         labels: &str,
         fields: &str,
         more: &[String],
     ) -> Result<Self, Failure> {
-        let labels = terms(labels)?;
-        let fields = terms(fields)?;
+        let labels = parts(labels).map(requirement).collect::<Result<_, _>>()?;
+        let fields = parts(fields).map(term).collect::<Result<Vec<_>, _>>()?;
         for term in &fields {
             let key = key(term);
             if !FIELDS.contains(&key) && !more.iter().any(|field| field == key) {
@@ -85,7 +108,7 @@ impl Selector {
 
     fn matches_labels(&self, labels: Option<&BTreeMap<String, String>>) -> bool {
         let none = BTreeMap::new();
-        self.labels.iter().all(|term| term.matches(labels.unwrap_or(&none)))
+        self.labels.iter().all(|requirement| requirement.matches(labels.unwrap_or(&none)))
     }
 }
 
@@ -113,9 +136,9 @@ fn key(term: &Expression) -> &str {
 }
 
 /// Terms are separated by commas, and so are the values in parentheses.
-fn terms(text: &str) -> Result<Vec<Expression>, Failure> {
+fn parts(text: &str) -> impl Iterator<Item = &str> {
     let mut depth = 0_usize;
-    let parts = text.split(|c| {
+    let parts = text.split(move |c| {
         match c {
             '(' => depth += 1,
             ')' => depth = depth.saturating_sub(1),
@@ -123,7 +146,51 @@ fn terms(text: &str) -> Result<Vec<Expression>, Failure> {
         }
         c == ',' && depth == 0
     });
-    parts.map(str::trim).filter(|part| !part.is_empty()).map(term).collect()
+    parts.map(str::trim).filter(|part| !part.is_empty())
+}
+
+/// A term about labels, which are of a form that fields are not, and can be compared as numbers. A key that no label can have would match
+/// nothing, and nobody would be told why.
+fn requirement(part: &str) -> Result<Requirement, Failure> {
+    let wrong = |why: &str| Failure::bad_request(&format!("unable to parse requirement {part:?}: {why}"));
+    let compared = [('>', Ordering::Greater), ('<', Ordering::Less)]
+        .into_iter()
+        .find_map(|(sign, ordering)| part.split_once(sign).map(|(key, number)| (key, ordering, number)));
+    let requirement = match compared {
+        Some((key, ordering, number)) => {
+            let number = number.trim().parse();
+            let number = number.map_err(|_| wrong("what > and < compare to must be an integer"))?;
+            Requirement::Compared(key.trim().to_owned(), ordering, number)
+        }
+        None => Requirement::Term(term(part)?),
+    };
+    let key = match &requirement {
+        Requirement::Term(term) => key(term),
+        Requirement::Compared(key, ..) => key,
+    };
+    if !is_qualified(key) {
+        return Err(wrong(&format!(
+            "the key {key:?} must be at most 63 letters, digits, '-', '_' or '.', with a letter or digit at both ends, after a DNS name and '/' if it has one"
+        )));
+    }
+    if let Requirement::Term(term) = &requirement
+        && let Some(value) = values(term).into_iter().find(|value| !is_label_value(value))
+    {
+        return Err(wrong(&format!(
+            "the value {value:?} must be empty or at most 63 letters, digits, '-', '_' or '.', with a letter or digit at both ends"
+        )));
+    }
+    Ok(requirement)
+}
+
+fn values(term: &Expression) -> Vec<&str> {
+    match term {
+        Expression::In(_, values) | Expression::NotIn(_, values) => {
+            values.iter().map(String::as_str).collect()
+        }
+        Expression::Equal(_, value) | Expression::NotEqual(_, value) => vec![value],
+        Expression::Exists(_) | Expression::DoesNotExist(_) => Vec::new(),
+    }
 }
 
 fn term(part: &str) -> Result<Expression, Failure> {
@@ -136,6 +203,9 @@ fn term(part: &str) -> Result<Expression, Failure> {
     let pair = |(key, value): (&str, &str)| (key.trim().to_owned(), value.trim().to_owned());
     let term = if let Some((head, values)) = part.split_once('(') {
         let values = values.strip_suffix(')').ok_or_else(wrong)?;
+        if values.trim().is_empty() {
+            return Err(wrong());
+        }
         let values: BTreeSet<String> = values.split(',').map(|value| value.trim().to_owned()).collect();
         let mut words = head.split_whitespace();
         match (words.next(), words.next(), words.next()) {
@@ -167,7 +237,7 @@ mod tests {
 
     fn object() -> Pod {
         serde_json::from_value(json!({
-            "metadata": { "name": "a", "namespace": "n", "labels": { "tier": "web", "x": "" } },
+            "metadata": { "name": "a", "namespace": "n", "labels": { "tier": "web", "x": "", "example.com/n": "10" } },
             "spec": { "containers": [], "nodeName": "here" },
         }))
         .unwrap()
@@ -194,10 +264,23 @@ mod tests {
             "tier in (db, web)",
             "tier notin (db,cache),x",
             "absent notin (a)",
+            "example.com/n>9",
+            "example.com/n > 9, example.com/n < 11",
         ] {
             assert!(matches(yes, ""), "{yes}");
         }
-        for no in ["tier=db", "absent", "!tier", "tier=web,absent=1", "tier!=web", "absent in (a,b)"] {
+        for no in [
+            "tier=db",
+            "absent",
+            "!tier",
+            "tier=web,absent=1",
+            "tier!=web",
+            "absent in (a,b)",
+            "example.com/n>10",
+            "example.com/n<10",
+            "absent>1",
+            "tier>1",
+        ] {
             assert!(!matches(no, ""), "{no}");
         }
         assert!(matches("", "metadata.name=a,metadata.namespace!=other,spec.nodeName=here"));
@@ -213,6 +296,13 @@ mod tests {
             ("tier of (a)", ""),
             ("a b", ""),
             ("=x", ""),
+            ("tier in ()", ""),
+            ("tier>web", ""),
+            ("tier>=1", ""),
+            ("-tier", ""),
+            ("a/b/c", ""),
+            ("tier=a b", ""),
+            ("tier in (web, -)", ""),
             ("", "status.phase=x"),
             ("", "metadata.name"),
             ("", "metadata.name in (a)"),
@@ -220,5 +310,8 @@ mod tests {
             let refused = Selector::parse(None, labels, fields, &[]).unwrap_err();
             assert_eq!(refused.code().as_u16(), 400, "{labels}{fields}");
         }
+        let refused = Selector::parse(None, "tier=web, team=a b", "", &[]).unwrap_err();
+        assert!(refused.message().contains(r#""team=a b": the value "a b""#), "{}", refused.message());
+        assert!(Selector::parse(None, "", "metadata.name=no label", &[]).is_ok());
     }
 }

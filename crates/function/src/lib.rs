@@ -29,7 +29,7 @@ pub use revision::{
 pub use schema::metadata as metadata_schema;
 pub use spec::{Function, FunctionSpec};
 pub use status::{Condition, ConditionStatus, ConditionType, FunctionStatus, InstanceCounts, set_condition};
-pub use validate::{Side, validate, validate_idle_timeout};
+pub use validate::{Side, is_label_value, is_qualified, validate, validate_idle_timeout};
 pub use values::{
     ByteSize, CpuMillis, Digest, Handler, HumanDuration, Percent, RuntimeName, ValueError, hex,
 };

@@ -1,6 +1,6 @@
 //! What an API server would refuse of a Pod, and where values of variables are kept.
 
-use super::metadata::{is_qualified, is_word};
+use super::metadata::{is_label_value, is_qualified};
 use super::{Problems, Side};
 use crate::ids::is_label;
 use crate::spec::{FunctionSpec, KeySelector, TaintEffect, Toleration, TolerationOperator, ValueFrom};
@@ -82,7 +82,7 @@ fn label(key: &str, value: &str, path: &str, found: &mut Problems) {
 }
 
 fn label_value(value: &str, path: &str, found: &mut Problems) {
-    if !value.is_empty() && !is_word(value) {
+    if !is_label_value(value) {
         let fix = "use at most 63 letters, digits, dashes, dots and underscores";
         found.add(path, format!("{value:?} cannot be the value of a label"), fix);
     }

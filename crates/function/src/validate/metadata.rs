@@ -43,7 +43,7 @@ pub(super) fn check(metadata: &ObjectMeta, found: &mut Problems) {
                 "write it as in app or example.com/app",
             );
         }
-        if !value.is_empty() && !is_word(value) {
+        if !is_label_value(value) {
             let fix = "use at most 63 letters, digits, dashes, dots and underscores";
             found.add(&path, format!("{value:?} cannot be the value of a label"), fix);
         }
@@ -63,16 +63,23 @@ pub(super) fn check(metadata: &ObjectMeta, found: &mut Problems) {
     }
 }
 
-/// `[prefix/]name`, as the keys of labels and annotations.
-pub(super) fn is_qualified(key: &str) -> bool {
+/// Whether this is `[prefix/]name`, as the keys of labels and annotations are.
+#[must_use]
+pub fn is_qualified(key: &str) -> bool {
     match key.split_once('/') {
         Some((prefix, name)) => prefix.len() <= 253 && prefix.split('.').all(is_label) && is_word(name),
         None => is_word(key),
     }
 }
 
+/// Whether this can be the value of a label.
+#[must_use]
+pub fn is_label_value(text: &str) -> bool {
+    text.is_empty() || is_word(text)
+}
+
 /// 1 to 63 letters, digits, dashes, dots and underscores, with a letter or digit at both ends.
-pub(super) fn is_word(text: &str) -> bool {
+fn is_word(text: &str) -> bool {
     (1..=63).contains(&text.len())
         && text.bytes().all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'.' | b'_'))
         && text.starts_with(|c: char| c.is_ascii_alphanumeric())

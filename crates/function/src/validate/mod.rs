@@ -9,6 +9,7 @@ mod triggers;
 mod unbuilt;
 
 pub(crate) use metadata::LONGEST_NAME;
+pub use metadata::{is_label_value, is_qualified};
 
 use crate::problem::Problem;
 use crate::spec::Function;
