@@ -16,7 +16,7 @@ use super::extract::{Place, Sent};
 use super::failure::Failure;
 use super::objects::to_json;
 use super::patch::{self as patching, Form};
-use super::writing::Writing;
+use super::writing::{Version, Writing, on_the_newest};
 
 pub(super) async fn read(
     State(context): State<Context>,
@@ -26,15 +26,28 @@ pub(super) async fn read(
 }
 
 pub(super) async fn update(writing: Writing, Sent(sent): Sent) -> Result<Response, Failure> {
-    let live = writing.live()?;
-    write(&writing, &live, patching::yaml(&sent)?).await
+    let (writing, scale) = (&writing, &patching::yaml(&sent)?);
+    let version = match scale["metadata"]["resourceVersion"].as_str() {
+        None | Some("") => Version::Any,
+        Some(_) => Version::Named,
+    };
+    let stored = on_the_newest(writing.name(), || async move {
+        Ok((version, write(writing, &*writing.live()?, scale.clone()).await))
+    });
+    Ok(Json(stored.await?).into_response())
 }
 
 pub(super) async fn patch(writing: Writing, form: Form, Sent(sent): Sent) -> Result<Response, Failure> {
     let change = form.read(&sent)?;
-    let live = writing.live()?;
-    let before = serde_json::to_value(of(&live)).unwrap_or_default();
-    write(&writing, &live, form.apply(&before, &change)?).await
+    let (writing, change) = (&writing, &change);
+    let stored = on_the_newest(writing.name(), || async move {
+        let live = writing.live()?;
+        let before = serde_json::to_value(of(&live)).unwrap_or_default();
+        let after = form.apply(&before, change)?;
+        let version = Version::of_patched(&before, &after);
+        Ok((version, write(writing, &live, after).await))
+    });
+    Ok(Json(stored.await?).into_response())
 }
 
 /// The scale of a Function.
@@ -55,7 +68,7 @@ fn of(function: &Function) -> Scale {
     }
 }
 
-async fn write(writing: &Writing, live: &Function, scale: Value) -> Result<Response, Failure> {
+async fn write(writing: &Writing, live: &Function, scale: Value) -> Result<Scale, Failure> {
     let scale: Scale = serde_json::from_value(scale)
         .map_err(|error| Failure::bad_request(&format!("the scale cannot be read: {error}")))?;
     let replicas = scale.spec.and_then(|spec| spec.replicas).unwrap_or(0);
@@ -68,5 +81,5 @@ async fn write(writing: &Writing, live: &Function, scale: Value) -> Result<Respo
         object["metadata"]["resourceVersion"] = json!(version);
     }
     object["spec"]["scale"]["min"] = json!(replicas);
-    Ok(Json(of(&writing.replace(live, object).await?)).into_response())
+    Ok(of(&writing.replace(live, object).await?))
 }

@@ -11,7 +11,7 @@ use super::failure::Failure;
 use super::objects::{answer, to_json};
 use super::patch::{self as patching, Form};
 use super::render::View;
-use super::writing::{Effect, WriteQuery};
+use super::writing::{Effect, Version, WriteQuery, on_the_newest};
 use super::{Context, reading};
 
 pub(super) async fn update(
@@ -22,8 +22,10 @@ pub(super) async fn update(
     Sent(sent): Sent,
 ) -> Result<Response, Failure> {
     let effect = Effect::of(&asked.dry_run)?;
+    let view = View::of(&headers, "")?;
     let object = patching::yaml(&sent)?;
-    store(&context, reading::with_status(&namespace, &name, object)?, effect, &headers).await
+    let stored = store(&context, reading::with_status(&namespace, &name, object)?, effect).await?;
+    answer(view, StatusCode::OK, &stored)
 }
 
 pub(super) async fn patch(
@@ -41,21 +43,22 @@ pub(super) async fn patch(
         ));
     }
     let change = form.read(&sent)?;
-    let current = context.store.get::<Function>(&namespace, &name)?;
-    let after = form.apply(&to_json(current.as_ref())?, &change)?;
-    store(&context, reading::with_status(&namespace, &name, after)?, effect, &headers).await
+    let view = View::of(&headers, "")?;
+    let (context, namespace, name, change) = (&context, &*namespace, &*name, &change);
+    let stored = on_the_newest(name, || async move {
+        let before = to_json(context.store.get::<Function>(namespace, name)?.as_ref())?;
+        let after = form.apply(&before, change)?;
+        let version = Version::of_patched(&before, &after);
+        let function = reading::with_status(namespace, name, after)?;
+        Ok((version, store(context, function, effect).await))
+    });
+    answer(view, StatusCode::OK, &stored.await?)
 }
 
-async fn store(
-    context: &Context,
-    function: Function,
-    effect: Effect,
-    headers: &HeaderMap,
-) -> Result<Response, Failure> {
-    let view = View::of(headers, "")?;
+async fn store(context: &Context, function: Function, effect: Effect) -> Result<Function, Failure> {
     let stored = match effect {
         Effect::Stored => context.store.update_status(function).await?,
         Effect::Previewed => context.store.preview_update_status(function)?,
     };
-    answer(view, StatusCode::OK, stored.as_ref())
+    Ok(Function::clone(&stored))
 }

@@ -93,6 +93,11 @@ impl FromRequestParts<Context> for Writing {
 }
 
 impl Writing {
+    /// The name of the object; empty for a collection.
+    pub(super) fn name(&self) -> &str {
+        &self.name
+    }
+
     /// The object as it is.
     pub(super) fn live(&self) -> Result<Arc<Function>, Failure> {
         Ok(self.context.store.get::<Function>(&self.namespace, &self.name)?)
@@ -293,21 +298,78 @@ pub(super) async fn patch(
     if form == Form::Apply {
         return writing.apply(&writing.name, change).await;
     }
-    for _ in 0..PATCH_TRIES {
+    let (writing, change) = (&writing, &change);
+    let stored = on_the_newest(&writing.name, || async move {
         let live = writing.live()?;
         let before = to_json(live.as_ref())?;
-        let after = form.apply(&before, &change)?;
-        let own_version = after["metadata"]["resourceVersion"] != before["metadata"]["resourceVersion"];
-        match writing.replace(&live, after).await {
-            Err(failure) if failure.is_conflict() && !own_version => {}
-            stored => return answer(writing.view, StatusCode::OK, &stored?),
+        let after = form.apply(&before, change)?;
+        let version = Version::of_patched(&before, &after);
+        Ok((version, writing.replace(&live, after).await))
+    });
+    answer(writing.view, StatusCode::OK, &stored.await?)
+}
+
+/// Whether a change names the version of the object that it is meant for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Version {
+    Named,
+    Any,
+}
+
+impl Version {
+    /// By what the patch has made of an object.
+    pub(super) fn of_patched(before: &Value, after: &Value) -> Self {
+        let version = |object: &Value| object["metadata"]["resourceVersion"].clone();
+        if version(after) == version(before) { Self::Any } else { Self::Named }
+    }
+}
+
+/// What `change` makes of the Function of this name and has stored: again on the newest when somebody else was faster, unless it is for a
+/// version that was named.
+///
+/// # Errors
+/// Those of `change`; 409 when others were faster [`PATCH_TRIES`] times.
+pub(super) async fn on_the_newest<T, F>(name: &str, change: impl Fn() -> F) -> Result<T, Failure>
+where
+    F: Future<Output = Result<(Version, Result<T, Failure>), Failure>>,
+{
+    for _ in 0..PATCH_TRIES {
+        match change().await? {
+            (Version::Any, Err(failure)) if failure.is_conflict() => {}
+            (_, stored) => return stored,
         }
     }
-    Err(Failure::conflict("functions", &writing.name))
+    Err(Failure::conflict("functions", name))
 }
 
 /// `Status` of a success, as a deletion answers.
 fn success(details: &Value) -> Response {
     Json(json!({ "kind": "Status", "apiVersion": "v1", "metadata": {}, "status": "Success", "details": details }))
         .into_response()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::cell::Cell;
+
+    use super::*;
+
+    /// What comes of a patch that meets so many conflicts, and how often it was tried.
+    async fn patched(version: Version, conflicts: usize) -> (Result<usize, Failure>, usize) {
+        let tries = Cell::new(0);
+        let stored = on_the_newest("a", || {
+            let tried = tries.replace(tries.get() + 1);
+            let stored = if tried < conflicts { Err(Failure::conflict("functions", "a")) } else { Ok(tried) };
+            std::future::ready(Ok((version, stored)))
+        });
+        (stored.await, tries.get())
+    }
+
+    #[tokio::test]
+    async fn a_patch_that_names_no_version_is_tried_again() {
+        let conflict = Err(Failure::conflict("functions", "a"));
+        assert_eq!(patched(Version::Any, 2).await, (Ok(2), 3));
+        assert_eq!(patched(Version::Any, PATCH_TRIES).await, (conflict.clone(), PATCH_TRIES));
+        assert_eq!(patched(Version::Named, 2).await, (conflict, 1));
+    }
 }

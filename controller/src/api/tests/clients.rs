@@ -292,6 +292,31 @@ async fn the_scale_is_the_minimum() {
 }
 
 #[tokio::test]
+async fn changes_beside_one_another_are_all_taken() {
+    let running = Running::with_functions(&["a"]).await;
+    let functions = running.functions();
+    let parameters = PatchParams::default();
+    let scales = [1, 2, 3].map(|count| Patch::Merge(json!({ "spec": { "replicas": count } })));
+    let scaled = scales.each_ref().map(|patch| functions.patch_scale("a", &parameters, patch));
+    futures_util::future::try_join_all(scaled).await.unwrap();
+    let scales = [4, 5, 6].map(|count| json!({ "metadata": { "name": "a" }, "spec": { "replicas": count } }));
+    let replaced = scales.map(|scale| {
+        let request = Request::put(format!("{FUNCTIONS}/a/scale"));
+        running.send(request, scale.to_string())
+    });
+    let replaced = futures_util::future::join_all(replaced).await;
+    assert!(replaced.iter().all(|(code, _)| *code == 200), "{replaced:?}");
+    let urls = ["b", "c", "d"].map(|url| Patch::Merge(json!({ "status": { "url": url } })));
+    let told = urls.each_ref().map(|patch| functions.patch_status("a", &parameters, patch));
+    futures_util::future::try_join_all(told).await.unwrap();
+
+    let stale = json!({ "metadata": { "resourceVersion": "1" }, "status": { "url": "e" } });
+    let refused = functions.patch_status("a", &parameters, &Patch::Merge(stale)).await.unwrap_err();
+    assert_eq!(status(refused).code, 409, "one that names a version is for that");
+    running.api.stop().await;
+}
+
+#[tokio::test]
 async fn events_and_namespaces_are_views_of_the_functions() {
     let running = Running::with_functions(&["a"]).await;
     let condition = json!({ "type": "Ready", "status": "False", "reason": "Crashed", "message": "it ended", "lastTransitionTime": "2026-01-01T00:00:00Z" });
