@@ -201,6 +201,17 @@ impl Failure {
         failure
     }
 
+    /// 422: this field must not be changed so.
+    #[must_use]
+    pub fn forbidden_field(kind: &str, name: &str, field: &str, message: &str) -> Self {
+        let mut failure =
+            Self::invalid(kind, name, vec![(field.to_owned(), format!("Forbidden: {message}"))]);
+        for cause in failure.0.details.iter_mut().flat_map(|details| &mut details.causes) {
+            cause.reason = "FieldValueForbidden".to_owned();
+        }
+        failure
+    }
+
     /// 500, with what may be told; the rest is in the log.
     #[must_use]
     pub fn internal(what: &str) -> Self {

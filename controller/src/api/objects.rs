@@ -284,6 +284,16 @@ impl From<store::Error> for Failure {
             store::Error::Invalid { kind, detail } => {
                 Self::invalid(&kind.to_string(), "", vec![("metadata".to_owned(), detail.to_owned())])
             }
+            // The list is written as Go writes it: clients show the text as it is.
+            store::Error::Deleting { kind, name, finalizers } => Self::forbidden_field(
+                &kind.to_string(),
+                &bare(&name),
+                "metadata.finalizers",
+                &format!(
+                    "no new finalizers can be added if the object is being deleted, found new finalizers []string{{{}}}",
+                    finalizers.iter().map(|one| format!("{one:?}")).collect::<Vec<_>>().join(", ")
+                ),
+            ),
             store::Error::Expired { since, oldest } => Self::expired(&since, &oldest),
             store::Error::Closed => Self::unavailable("the server is stopping"),
             other @ (store::Error::InUse { .. }

@@ -42,6 +42,16 @@ pub enum Error {
         /// What is missing.
         detail: &'static str,
     },
+    /// The object is being deleted, and gets no new finalizers.
+    #[error("{} \"{name}\" is being deleted, and gets no new finalizers: {}", kind.plural(), finalizers.join(", "))]
+    Deleting {
+        /// Of this kind.
+        kind: Kind,
+        /// `namespace/name`.
+        name: String,
+        /// Which it was to get.
+        finalizers: Vec<String>,
+    },
     /// The history does not reach back to this version: list again. Kubernetes answers 410 Gone.
     #[error("resource version {since} is too old: the history begins at {oldest}")]
     Expired {

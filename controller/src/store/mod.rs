@@ -193,7 +193,7 @@ impl Store {
     ///
     /// # Errors
     /// [`Error::NotFound`]; [`Error::Conflict`] when `object` carries a `resourceVersion` or uid other than the stored (without
-    /// a `resourceVersion` the update is unconditional).
+    /// a `resourceVersion` the update is unconditional); [`Error::Deleting`] when it brings finalizers to one that is being deleted.
     pub async fn update<O: Object>(&self, object: O) -> Result<Arc<O>, Error> {
         match &self.truth {
             Truth::Disk(_) => self.change(move |state| plan::update(state, object)).await,

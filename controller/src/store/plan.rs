@@ -93,6 +93,7 @@ pub(super) fn update<O: Object>(state: &State, mut object: O) -> Result<Plan<O>,
     if object == *stored {
         return Ok(Plan { changes: Vec::new(), answer: stored });
     }
+    no_new_finalizers(&object, &stored)?;
     if object.meta().deletion_timestamp.is_some() && !has_finalizers(&object) {
         return Ok(remove(state, &Arc::new(object)));
     }
@@ -113,6 +114,18 @@ pub(super) fn finalize<O: Object>(
     let mut changed = O::clone(&stored);
     changed.meta_mut().finalizers = with_finalizer(stored.meta(), finalizer, on);
     update(state, changed)
+}
+
+/// Who puts a finalizer on an object that is being deleted would hold what others already take to be going.
+fn no_new_finalizers<O: Object>(object: &O, stored: &O) -> Result<(), Error> {
+    let old = stored.meta().finalizers.as_deref().unwrap_or_default();
+    let new = object.meta().finalizers.iter().flatten().filter(|finalizer| !old.contains(finalizer));
+    let new: BTreeSet<String> = new.cloned().collect();
+    if stored.meta().deletion_timestamp.is_none() || new.is_empty() {
+        return Ok(());
+    }
+    let name = key(object)?.qualified();
+    Err(Error::Deleting { kind: O::KIND, name, finalizers: new.into_iter().collect() })
 }
 
 /// The finalizers of an object with this one, or without it.

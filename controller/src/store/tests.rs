@@ -185,6 +185,13 @@ async fn an_object_with_finalizers_waits_for_them() {
     assert!(marked.metadata.deletion_timestamp.is_some());
     let again = store.delete::<Function>("default", "hello", Preconditions::default(), now()).await.unwrap();
     assert_eq!(again, marked);
+    let mut more = Function::clone(&marked);
+    more.metadata.finalizers.get_or_insert_default().push("example.com/late".to_owned());
+    let refused = store.update(more).await;
+    assert!(
+        matches!(&refused, Err(Error::Deleting { finalizers, .. }) if *finalizers == ["example.com/late"]),
+        "{refused:?}"
+    );
     let mut released = Function::clone(&marked);
     released.metadata.finalizers = None;
     released.metadata.deletion_timestamp = None;

@@ -41,6 +41,33 @@ async fn a_function_is_created_read_changed_and_deleted() {
 }
 
 #[tokio::test]
+async fn an_object_that_is_being_deleted_gets_no_new_finalizers() {
+    let running = running().await;
+    let functions = running.functions();
+    let mut held = hello("hello");
+    held.metadata.finalizers = Some(vec!["example.com/a".to_owned()]);
+    functions.create(&PostParams::default(), &held).await.unwrap();
+    functions.delete("hello", &DeleteParams::default()).await.unwrap().left().unwrap();
+    let finalizers = async |names: Value| {
+        let patch = Patch::Merge(json!({ "metadata": { "finalizers": names } }));
+        functions.patch("hello", &PatchParams::default(), &patch).await
+    };
+    let refused = status(finalizers(json!(["example.com/a", "example.com/b"])).await.unwrap_err());
+    assert_eq!((refused.code, refused.reason.as_str()), (422, "Invalid"));
+    let details = refused.details.unwrap();
+    assert_eq!((details.kind.as_str(), details.name.as_str()), ("Function", "hello"));
+    let cause = &details.causes[0];
+    assert_eq!((cause.reason.as_str(), cause.field.as_str()), ("FieldValueForbidden", "metadata.finalizers"));
+    assert_eq!(
+        cause.message,
+        r#"Forbidden: no new finalizers can be added if the object is being deleted, found new finalizers []string{"example.com/b"}"#
+    );
+    finalizers(json!([])).await.unwrap();
+    assert_eq!(status(functions.get("hello").await.unwrap_err()).code, 404, "without the last it goes");
+    running.api.stop().await;
+}
+
+#[tokio::test]
 async fn apply_creates_and_then_changes_and_keeps_what_it_does_not_name() {
     let running = running().await;
     let functions = running.functions();
