@@ -1,26 +1,25 @@
 //! Events (`v1`), for `kubectl describe` and `kubectl get events`: a view of what is known of each Function lately: its conditions, the
 //! scaler's last decisions, the last starts. Nothing is stored for them; what is forgotten there is gone here.
 
-use std::collections::BTreeMap;
+mod following;
+
 use std::sync::LazyLock;
-use std::time::Duration;
 
 use axum::extract::{Path, State};
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
 use axum::{Json, Router};
-use futures_util::Stream;
 use http::HeaderMap;
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::{Event, EventSource, ObjectReference};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, Time};
 use kube::{Resource, ResourceExt};
-use serde_json::{Value, json};
+use serde_json::json;
 use sha2::{Digest, Sha256};
-use tokio::time::Instant;
 
 use hearth_function::{ConditionStatus, Function};
 
+use super::Context;
 use super::extract::{Params, Place};
 use super::failure::Failure;
 use super::kinds::Column;
@@ -28,13 +27,7 @@ use super::objects::ListQuery;
 use super::ports::Activity;
 use super::render::{Rendering, View};
 use super::selector::Selector;
-use super::{Context, watching};
-
-/// Between two looks for new events: they are a view and tell nobody.
-const LOOK_EVERY: Duration = Duration::from_secs(1);
-
-/// A watch whose client names no end, ends after it.
-const DEFAULT_TIMEOUT: Duration = Duration::from_secs(30 * 60);
+use following::{Events, Mark};
 
 /// What events can be selected by, as in a cluster.
 static FIELDS: LazyLock<Vec<String>> = LazyLock::new(|| {
@@ -98,14 +91,13 @@ async fn list_or_watch(
     let view = asked.view(headers)?;
     let look = Look { context, namespace, selector };
     if asked.is_watch() {
-        let known = if asked.since().is_empty() { BTreeMap::new() } else { look.events().await };
-        let end = Instant::now() + asked.timeout().unwrap_or(DEFAULT_TIMEOUT);
-        return Ok(watching::lines(look.changes(view, known, end)));
+        return following::answer(look, view, asked).await;
     }
-    let version = look.context.store.resource_version();
-    let items = look.events().await.into_values().collect();
-    let rendering = Rendering { view, columns: &COLUMNS, now: Timestamp::now() };
-    let metadata = json!({ "resourceVersion": version.to_string() });
+    let events = look.events().await;
+    let now = Timestamp::now();
+    let metadata = json!({ "resourceVersion": Mark::of(events.keys()).version(now) });
+    let rendering = Rendering { view, columns: &COLUMNS, now };
+    let items = events.into_values().collect();
     Ok(Json(rendering.list("v1", "EventList", metadata, items)).into_response())
 }
 
@@ -130,9 +122,6 @@ struct Look {
     selector: Selector,
 }
 
-/// Events by the time of each and its name, so that the newest is last.
-type Events = BTreeMap<(Option<Timestamp>, String), Value>;
-
 impl Look {
     async fn events(&self) -> Events {
         let mut events = Events::new();
@@ -148,43 +137,6 @@ impl Look {
             }
         }
         events
-    }
-
-    /// What comes and goes from now on.
-    fn changes(self, view: View, known: Events, end: Instant) -> impl Stream<Item = Value> {
-        let shutdown = self.context.shutdown.clone();
-        let first = (self, known, Vec::<Value>::new().into_iter());
-        let next = move |(look, mut known, mut pending): (Self, Events, std::vec::IntoIter<Value>)| {
-            let shutdown = shutdown.clone();
-            async move {
-                loop {
-                    if let Some(event) = pending.next() {
-                        return Some((event, (look, known, pending)));
-                    }
-                    let now = look.events().await;
-                    let rendering = Rendering { view, columns: &COLUMNS, now: Timestamp::now() };
-                    let told =
-                        |name, event: &Value| json!({ "type": name, "object": rendering.one(event.clone()) });
-                    let new = now.iter().filter(|(key, _)| !known.contains_key(*key));
-                    let gone = known.iter().filter(|(key, _)| !now.contains_key(*key));
-                    let changes: Vec<Value> = gone
-                        .map(|(_, event)| told("DELETED", event))
-                        .chain(new.map(|(_, event)| told("ADDED", event)))
-                        .collect();
-                    known = now;
-                    let quiet = changes.is_empty();
-                    pending = changes.into_iter();
-                    if quiet {
-                        tokio::select! {
-                            () = shutdown.cancelled() => return None,
-                            () = tokio::time::sleep_until(end) => return None,
-                            () = tokio::time::sleep(LOOK_EVERY) => {}
-                        }
-                    }
-                }
-            }
-        };
-        futures_util::stream::unfold(first, next)
     }
 }
 

@@ -104,9 +104,44 @@ impl ListQuery {
         View::of(headers, &self.include_object)
     }
 
-    /// Where a watch begins: with what is there (no version), or after a version.
+    /// The version that a watch begins after; empty without one.
     pub(super) fn since(&self) -> &str {
         if self.resource_version == "0" { "" } else { &self.resource_version }
+    }
+
+    /// With what a watch begins.
+    ///
+    /// # Errors
+    /// 400 when it is to begin as a list, and not with the newest.
+    pub(super) fn beginning(&self) -> Result<Beginning, Failure> {
+        if is_set(&self.send_initial_events) {
+            if self.resource_version_match != "NotOlderThan" {
+                return Err(Failure::bad_request(
+                    "sendInitialEvents needs resourceVersionMatch=NotOlderThan",
+                ));
+            }
+            return Ok(Beginning::Streamed);
+        }
+        let is_plain = self.since().is_empty() && self.send_initial_events.is_empty();
+        Ok(if is_plain { Beginning::There } else { Beginning::Changes })
+    }
+}
+
+/// With what a watch begins.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Beginning {
+    /// With what is there, and a bookmark behind it.
+    Streamed,
+    /// With what is there.
+    There,
+    /// With what changes after a version; without one, from now on.
+    Changes,
+}
+
+impl Beginning {
+    /// Whether what is there comes first.
+    pub(super) fn is_with_all(self) -> bool {
+        matches!(self, Self::Streamed | Self::There)
     }
 }
 
@@ -217,13 +252,11 @@ fn watch<O: Object>(
     view: View,
     asked: &ListQuery,
 ) -> Result<Response, Failure> {
-    let streaming = is_set(&asked.send_initial_events);
-    if streaming && asked.resource_version_match != "NotOlderThan" {
-        return Err(Failure::bad_request("sendInitialEvents needs resourceVersionMatch=NotOlderThan"));
-    }
     let since = asked.since();
-    let (first, from) = if streaming || (since.is_empty() && asked.send_initial_events.is_empty()) {
+    let beginning = asked.beginning()?;
+    let (first, from) = if beginning.is_with_all() {
         let listed = context.store.list::<O>(namespace);
+        // Only a list that is streamed can name one.
         if !since.is_empty() && parse_version(since)? > listed.resource_version {
             return Err(Failure::expired(&since, &listed.resource_version));
         }
@@ -239,7 +272,7 @@ fn watch<O: Object>(
         selector,
         view,
         bookmarks: is_set(&asked.allow_watch_bookmarks),
-        initial_end: streaming,
+        initial_end: beginning == Beginning::Streamed,
         timeout: asked.timeout(),
     };
     Ok(watching::answer(first, watch, asked, context.shutdown.clone()))

@@ -28,6 +28,7 @@ use crate::backend::Capability;
 mod access;
 mod beside;
 mod clients;
+mod events;
 mod fake;
 mod objects;
 

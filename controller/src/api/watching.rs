@@ -23,7 +23,7 @@ use crate::store::{self, Error, Event, Object, Watch};
 const BOOKMARK_EVERY: Duration = Duration::from_secs(30);
 
 /// A watch whose client names no end, ends after it; clients begin anew. As long as Kubernetes' shortest.
-const DEFAULT_TIMEOUT: Duration = Duration::from_secs(30 * 60);
+pub(super) const DEFAULT_TIMEOUT: Duration = Duration::from_secs(30 * 60);
 
 /// The annotation of the bookmark behind the objects that were there.
 const INITIAL_END: &str = "k8s.io/initial-events-end";
@@ -52,7 +52,7 @@ pub(super) fn answer<O: Object>(
             let mut first: Vec<Value> =
                 first.iter().map(|object| asked.event("ADDED", object.as_ref())).collect();
             if asked.initial_end {
-                first.push(asked.bookmark::<O>(&watch, &json!({ INITIAL_END: "true" })));
+                first.push(asked.bookmark::<O>(&watch, &initial_end()));
             }
             (Some(watch), first)
         }
@@ -68,6 +68,31 @@ pub(super) fn answer<O: Object>(
         shutdown,
     };
     lines(following.events())
+}
+
+/// Says how far a watch has come. `kind` is its objects' version and kind.
+pub(super) fn bookmark(
+    rendering: &Rendering<'_>,
+    kind: (&str, &str),
+    version: &str,
+    annotations: &Value,
+) -> Value {
+    let mut metadata = json!({ "resourceVersion": version });
+    if !annotations.is_null() {
+        metadata["annotations"] = annotations.clone();
+    }
+    let object = match rendering.view {
+        View::Table(_) => rendering.list("", "", metadata, Vec::new()),
+        View::Whole | View::Metadata => {
+            rendering.one(json!({ "apiVersion": kind.0, "kind": kind.1, "metadata": metadata }))
+        }
+    };
+    json!({ "type": "BOOKMARK", "object": object })
+}
+
+/// The annotations of the bookmark behind the objects that were there.
+pub(super) fn initial_end() -> Value {
+    json!({ INITIAL_END: "true" })
 }
 
 /// An answer of events, a line each.
@@ -144,17 +169,8 @@ impl Asked {
     }
 
     fn bookmark<O: Object>(&self, watch: &Watch<O>, annotations: &Value) -> Value {
-        let mut metadata = json!({ "resourceVersion": watch.resource_version().to_string() });
-        if !annotations.is_null() {
-            metadata["annotations"] = annotations.clone();
-        }
-        let object = match self.view {
-            View::Table(_) => self.rendering::<O>().list("", "", metadata, Vec::new()),
-            View::Whole | View::Metadata => self.rendering::<O>().one(json!({
-                "kind": O::kind(&()), "apiVersion": O::api_version(&()), "metadata": metadata,
-            })),
-        };
-        json!({ "type": "BOOKMARK", "object": object })
+        let version = watch.resource_version().to_string();
+        bookmark(&self.rendering::<O>(), (&O::api_version(&()), &O::kind(&())), &version, annotations)
     }
 
     fn rendering<O: Object>(&self) -> Rendering<'static> {
@@ -162,6 +178,7 @@ impl Asked {
     }
 }
 
-fn error_event(failure: &Failure) -> Value {
+/// The last event of a watch that cannot go on.
+pub(super) fn error_event(failure: &Failure) -> Value {
     json!({ "type": "ERROR", "object": failure.to_json() })
 }
