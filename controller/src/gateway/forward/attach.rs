@@ -15,7 +15,7 @@ use bytes::{Bytes, BytesMut};
 use hearth_dispatch::retry::{self, Accepted};
 use hearth_protocol::bodies::error_type;
 use hearth_protocol::{CallError, Frame as Wire, Hello, Role, decode};
-use http::{Request, Response, StatusCode, Uri, Version};
+use http::{HeaderValue, Request, Response, StatusCode, Uri, Version, header};
 use http_body::{Body, Frame, SizeHint};
 use hyper::body::Incoming;
 use hyper::client::conn::http1::{self, SendRequest};
@@ -325,7 +325,9 @@ fn refused_body(error: &hyper::Error) -> Option<crate::gateway::errors::Failure>
 }
 
 fn request(call: &Call, body: Rc<RefCell<RequestBody>>) -> Request<Passing> {
-    let mut request = Request::new(Passing::new(body));
+    let body = Passing::new(body);
+    let is_unsized = body.size_hint().exact().is_none();
+    let mut request = Request::new(body);
     *request.method_mut() = call.parts.method.clone();
     // Origin form: the authority is in `Host`.
     let path = call.parts.uri.path_and_query().cloned();
@@ -333,6 +335,11 @@ fn request(call: &Call, body: Rc<RefCell<RequestBody>>) -> Request<Passing> {
     let headers = request.headers_mut();
     headers.clone_from(&call.parts.headers);
     headers.extend(call.added.iter().flatten().cloned());
+    if is_unsized {
+        // hyper drops the body of a GET or HEAD that does not say this.
+        headers.remove(header::CONTENT_LENGTH);
+        headers.insert(header::TRANSFER_ENCODING, HeaderValue::from_static("chunked"));
+    }
     request
 }
 

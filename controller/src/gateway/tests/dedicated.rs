@@ -74,6 +74,29 @@ async fn bodies_stream_both_ways_at_once() {
 }
 
 #[tokio::test]
+async fn a_body_of_unknown_length_passes_whatever_the_method() {
+    let rig = Rig::new();
+    let instance = rig.grant("i1", Forwarding::Attach, 1).await;
+    let mut client = rig.client().await;
+    let mut kept: Option<Attached> = None;
+    for method in ["GET", "HEAD", "DELETE", "OPTIONS", "PUT"] {
+        let head = format!("{method} /hello HTTP/1.1\r\nhost: h\r\ntransfer-encoding: chunked\r\n\r\n");
+        client.write(head + "3\r\none\r\n").await;
+        let attached = match &mut kept {
+            Some(attached) => attached,
+            None => kept.insert(Attached::accept(&instance).await),
+        };
+        let head = attached.read_until("\r\n\r\n").await;
+        assert!(head.starts_with(method) && head.contains("transfer-encoding: chunked\r\n"), "{head}");
+        attached.read_until("3\r\none\r\n").await;
+        client.write("3\r\ntwo\r\n0\r\n\r\n").await;
+        attached.read_until("3\r\ntwo\r\n0\r\n\r\n").await;
+        attached.write("HTTP/1.1 204 No Content\r\n\r\n").await;
+        assert_eq!(client.reply_to(method).await.status, 204);
+    }
+}
+
+#[tokio::test]
 async fn a_client_that_goes_takes_the_connection_with_it() {
     let rig = Rig::new();
     let instance = rig.grant("i1", Forwarding::Attach, 1).await;
