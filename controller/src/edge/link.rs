@@ -14,6 +14,7 @@ use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
 use tokio::sync::{mpsc, watch};
 use tokio::time::{Instant, MissedTickBehavior, interval, sleep, timeout};
 
+use crate::gateway::tune;
 use crate::hub::proof::{self, Side};
 use crate::hub::wire::{self, BEAT, FromGateway, FromHub, GREETING, Reader, VERSION, Writer};
 use crate::telemetry::logs::Calls;
@@ -222,7 +223,8 @@ impl Link {
     ) -> Result<(Reader<OwnedReadHalf>, Writer<OwnedWriteHalf>), wire::Error> {
         let stream =
             timeout(CONNECT, TcpStream::connect(address)).await.map_err(|_| wire::Error::Silent)??;
-        stream.set_nodelay(true)?;
+        // A write to a machine that is gone would wait for many minutes, and the silence is not noticed meanwhile.
+        tune(&stream)?;
         let (reading, writing) = stream.into_split();
         let (mut reader, mut writer) = (Reader::new(reading), Writer::new(writing));
         let greeting = async {

@@ -49,6 +49,7 @@ use crate::telemetry::logs::Calls;
 use crate::telemetry::metrics::Registry;
 
 pub use config::{Callers, Config, ForwardingLimits, Limits, Served, Timeouts, Unready};
+pub(crate) use forward::socket::tune;
 
 /// What connects the gateway with the other parts. All channels are bounded.
 #[derive(Debug)]
