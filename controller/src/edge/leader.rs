@@ -2,23 +2,19 @@
 
 use std::net::SocketAddr;
 
-use futures_util::StreamExt;
 use k8s_openapi::api::coordination::v1::Lease;
-use kube::runtime::WatchStreamExt;
-use kube::runtime::watcher::watch_object;
 use kube::{Api, Client};
 use tokio::sync::watch;
 
-use crate::lease::{HUB_ANNOTATION, NAME};
+use crate::lease::{DURATION, HUB_ANNOTATION, Watch};
 use crate::telemetry::{Seldom, chain};
 
 /// Follows the Lease of `namespace`, for ever.
 pub(super) async fn follow(client: Client, namespace: &str, leader: &watch::Sender<Option<SocketAddr>>) {
-    let api: Api<Lease> = Api::namespaced(client, namespace);
-    let mut changes = Box::pin(watch_object(api, NAME).default_backoff());
+    let mut watch = Watch::new(Api::namespaced(client, namespace), DURATION);
     let said = Seldom::new();
-    while let Some(change) = changes.next().await {
-        match change {
+    loop {
+        match watch.next().await {
             Ok(lease) => {
                 let hub = lease.as_ref().and_then(hub);
                 leader.send_if_modified(|known| std::mem::replace(known, hub) != hub);
@@ -40,9 +36,35 @@ fn hub(lease: &Lease) -> Option<SocketAddr> {
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use serde_json::json;
 
     use super::*;
+    use crate::lease::NAME;
+    use crate::lease::tests::Server;
+
+    #[tokio::test(start_paused = true)]
+    async fn a_gateway_that_hears_nothing_of_the_lease_finds_the_next_leader() {
+        let server = Server::default();
+        let first = server.candidate("10.0.0.1").acquire().await;
+        let way = server.another_way();
+        let (leader, mut leads) = watch::channel(None);
+        let moves = async {
+            let hub = |last: u8| Some(SocketAddr::from(([10, 0, 0, last], 7071)));
+            leads.wait_for(|known| *known == hub(1)).await.unwrap();
+            way.silence();
+            first.release().await.unwrap();
+            drop(server.candidate("10.0.0.2").acquire().await);
+            leads.wait_for(|known| *known == hub(2)).await.unwrap();
+        };
+        tokio::select! {
+            () = follow(way.client(), "hearth", &leader) => {}
+            moved = tokio::time::timeout(Duration::from_secs(60), moves) => {
+                moved.expect("it follows one that has gone");
+            }
+        }
+    }
 
     #[test]
     fn the_hub_is_that_of_the_holder() {

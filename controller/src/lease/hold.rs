@@ -3,20 +3,17 @@
 use std::fmt;
 use std::time::Duration;
 
-use futures_util::StreamExt;
 use jiff::Timestamp;
 use k8s_openapi::api::coordination::v1::{Lease, LeaseSpec};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{MicroTime, ObjectMeta};
 use kube::api::PostParams;
-use kube::runtime::WatchStreamExt;
-use kube::runtime::watcher::watch_object;
 use kube::{Api, Client};
 use tokio::time::{Instant, sleep, sleep_until, timeout, timeout_at};
 
 use crate::telemetry::Seldom;
 
 use super::decide::{Lost, Role, STRANGERS, Seen, Step, Timing, decide};
-use super::{HUB_ANNOTATION, Identity, KEY_ANNOTATION, MADE_BY, NAME};
+use super::{HUB_ANNOTATION, Identity, KEY_ANNOTATION, MADE_BY, NAME, Watch};
 
 /// After a request that failed.
 const PAUSE: Duration = Duration::from_millis(500);
@@ -63,6 +60,9 @@ impl Error {
     }
 }
 
+/// The Lease, and what was seen of it last: of one that was deleted that is more.
+type Known = (Option<Lease>, Seen);
+
 /// Waits for the Lease.
 pub struct Candidate {
     api: Api<Lease>,
@@ -105,9 +105,8 @@ impl Candidate {
     /// # Cancel safety
     /// A Lease that was just taken when the future is dropped runs out by itself.
     pub async fn acquire(self) -> Held {
-        let mut changes = Box::pin(watch_object(self.api.clone(), NAME).default_backoff());
-        // The Lease, and what was seen of it last: of one that was deleted that is more.
-        let mut known: Option<(Option<Lease>, Seen)> = None;
+        let mut watch = Watch::new(self.api.clone(), self.timing.duration);
+        let mut known: Option<Known> = None;
         let said = Seldom::new();
         let complain = |error: &dyn std::error::Error| {
             if said.is_news(()) {
@@ -127,8 +126,16 @@ impl Candidate {
                             tracing::info!(me = self.me.holder(), hub = self.hub, "leading");
                             return Held { candidate: self, lease, renewed: began };
                         }
-                        // Somebody was faster: the watch says who.
-                        Err(error) if error.is_conflict() => {}
+                        // It is not what it was, and the watch may be the last to say so: one whose connection is dead says nothing.
+                        Err(error) if error.is_conflict() || error.is_not_found() => {
+                            match self.read().await {
+                                Ok(lease) => self.learn(&mut known, Some(lease), &complain),
+                                Err(error) if error.is_not_found() => {
+                                    self.learn(&mut known, None, &complain);
+                                }
+                                Err(error) => complain(&error),
+                            }
+                        }
                         Err(error) => complain(&error),
                     }
                     Instant::now() + PAUSE
@@ -137,30 +144,36 @@ impl Candidate {
                 _ => Instant::now() + UNHEARD,
             };
             tokio::select! {
-                change = changes.next() => match change {
-                    Some(Ok(lease)) => {
-                        let fresh = known.as_ref().is_none_or(|(before, _)| *before != lease);
-                        if fresh {
-                            let seen = match (&lease, &known) {
-                                (None, Some((_, before))) => before.clone().vanished(),
-                                (_, _) => self.seen(lease.as_ref()),
-                            };
-                            let new = known.as_ref().is_none_or(|(_, before)| before.holder != seen.holder);
-                            match &seen.holder {
-                                holder if seen.is_strange => complain(&Error::Strange { holder: holder.clone() }),
-                                Some(holder) if new => tracing::info!(holder, "standing by"),
-                                Some(_) | None => {}
-                            }
-                            known = Some((lease, seen));
-                        }
-                    }
-                    Some(Err(error)) => complain(&error),
-                    // It has no end of its own.
-                    None => sleep(PAUSE).await,
+                change = watch.next() => match change {
+                    Ok(lease) => self.learn(&mut known, lease, &complain),
+                    Err(error) => complain(&error),
                 },
                 () = sleep_until(wake) => {}
             }
         }
+    }
+
+    /// This is the Lease now. One that is as it was known is as old as it was.
+    fn learn(
+        &self,
+        known: &mut Option<Known>,
+        lease: Option<Lease>,
+        complain: &impl Fn(&dyn std::error::Error),
+    ) {
+        if known.as_ref().is_some_and(|(before, _)| *before == lease) {
+            return;
+        }
+        let seen = match (&lease, &*known) {
+            (None, Some((_, before))) => before.clone().vanished(),
+            (_, _) => self.seen(lease.as_ref()),
+        };
+        let new = known.as_ref().is_none_or(|(_, before)| before.holder != seen.holder);
+        match &seen.holder {
+            holder if seen.is_strange => complain(&Error::Strange { holder: holder.clone() }),
+            Some(holder) if new => tracing::info!(holder, "standing by"),
+            Some(_) | None => {}
+        }
+        *known = Some((lease, seen));
     }
 
     fn annotations(&self) -> [(String, String); 2] {

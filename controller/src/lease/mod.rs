@@ -8,14 +8,16 @@
 
 mod decide;
 mod hold;
+mod watch;
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
 
 use std::time::Duration;
 
 pub use decide::{Lost, STRANGERS, Timing};
 pub use hold::{Candidate, Error, Held};
+pub(crate) use watch::Watch;
 
 /// The Lease, in Hearth's own namespace.
 pub const NAME: &str = "hearth-controller";

@@ -11,6 +11,7 @@ use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
 use axum::{Json, Router};
 use http::StatusCode;
+use k8s_openapi::api::coordination::v1::Lease;
 use serde_json::{Value, json};
 use tokio::sync::watch;
 use tokio::time::{Instant, timeout};
@@ -21,7 +22,7 @@ const TIMING: Timing = Timing { duration: Duration::from_secs(12) };
 
 /// The Lease; its version is its text form.
 #[derive(Debug, Clone, Default)]
-struct Server {
+pub(crate) struct Server {
     lease: Arc<Mutex<Option<Value>>>,
     /// The last that was deleted.
     deleted: Arc<Mutex<Option<Value>>>,
@@ -29,10 +30,12 @@ struct Server {
     away: Arc<AtomicBool>,
     /// It takes what it is asked and never answers.
     hangs: Arc<AtomicBool>,
+    /// Watches say nothing, those that are open and those to come.
+    silent: Arc<AtomicBool>,
 }
 
 impl Server {
-    fn client(&self) -> kube::Client {
+    pub(crate) fn client(&self) -> kube::Client {
         let leases = "/apis/coordination.k8s.io/v1/namespaces/hearth/leases";
         let router: Router = Router::new()
             .route(leases, get(list).post(put))
@@ -43,7 +46,7 @@ impl Server {
         kube::Client::new(router, "hearth")
     }
 
-    fn candidate(&self, place: &str) -> Candidate {
+    pub(crate) fn candidate(&self, place: &str) -> Candidate {
         self.candidate_with(place, "key", TIMING)
     }
 
@@ -53,8 +56,13 @@ impl Server {
     }
 
     /// Another way to the same Lease.
-    fn another_way(&self) -> Self {
-        Self { away: Arc::default(), hangs: Arc::default(), ..self.clone() }
+    pub(crate) fn another_way(&self) -> Self {
+        Self { away: Arc::default(), hangs: Arc::default(), silent: Arc::default(), ..self.clone() }
+    }
+
+    /// From now on watches by this way lead nowhere.
+    pub(crate) fn silence(&self) {
+        self.silent.store(true, Ordering::Relaxed);
     }
 
     fn field(&self, pointer: &str) -> Option<String> {
@@ -104,6 +112,9 @@ async fn list(State(server): State<Server>, Query(asked): Query<Vec<(String, Str
     let lines =
         futures_util::stream::unfold((server, heard, since), |(server, mut heard, since)| async move {
             let version = *heard.wait_for(|version| *version > since).await.ok()?;
+            if server.silent.load(Ordering::Relaxed) {
+                std::future::pending::<()>().await;
+            }
             let lease = server.lease.lock().unwrap().clone();
             let line = match lease {
                 Some(lease) => json!({ "type": "MODIFIED", "object": lease }),
@@ -163,6 +174,43 @@ async fn of_two_one_leads_and_the_other_follows_at_once_when_it_gives_the_lease_
     assert!(began.elapsed() < Duration::from_secs(1), "{:?}", began.elapsed());
     assert_eq!(server.field("/metadata/annotations/hearth.dev~1hub").as_deref(), Some("b:7071"));
     drop(second);
+}
+
+#[tokio::test(start_paused = true)]
+async fn who_stands_by_and_hears_nothing_asks_when_the_lease_should_have_run_out() {
+    let server = Server::default();
+    let mut first = server.candidate("a").acquire().await;
+    let way = server.another_way();
+    let mut second = std::pin::pin!(way.candidate("b").acquire());
+    assert!(timeout(Duration::from_secs(1), &mut second).await.is_err(), "it is held");
+    way.silence();
+    tokio::select! {
+        lost = first.keep() => panic!("{lost}"),
+        _ = &mut second => panic!("two lead"),
+        () = tokio::time::sleep(Duration::from_secs(8)) => {}
+    }
+    let began = Instant::now();
+    first.release().await.unwrap();
+    second.await;
+    // That is before the watch counts as dead.
+    assert!(began.elapsed() < TIMING.duration, "{:?}", began.elapsed());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_watch_that_is_silent_is_begun_anew_after_twice_the_duration_that_the_lease_says() {
+    let server = Server::default();
+    let first = server.candidate("a").acquire().await;
+    let way = server.another_way();
+    let mut watch = Watch::new(kube::Api::namespaced(way.client(), "hearth"), Duration::from_secs(3600));
+    let holder = |lease: Option<Lease>| lease?.spec?.holder_identity;
+    assert_eq!(holder(watch.next().await.unwrap()).as_deref(), Some("a_1"));
+    let began = Instant::now();
+    way.silence();
+    first.release().await.unwrap();
+    drop(server.candidate("b").acquire().await);
+    assert_eq!(holder(watch.next().await.unwrap()).as_deref(), Some("b_1"));
+    let waited = began.elapsed();
+    assert!(waited.abs_diff(TIMING.duration * 2) < Duration::from_secs(1), "{waited:?}");
 }
 
 #[tokio::test(start_paused = true)]
