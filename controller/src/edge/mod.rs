@@ -10,7 +10,7 @@
 //! It keeps nothing. Without the API server it serves by the table it has; without a leader, by the slots it has, and requests that find
 //! none wait within their limits.
 //!
-//! Start: listen → lists (not ready before) → link. Stop: not ready → a while in which everybody hears of it (`linger`), clients that keep
+//! Start: listen → lists → link (not ready before; without a leader, not ready for a while). Stop: not ready → a while in which everybody hears of it (`linger`), clients that keep
 //! connections among them → no new connections, running requests end → link.
 
 mod follow;
@@ -41,8 +41,9 @@ const MESSAGES: usize = 1024;
 /// Batches of call records that wait for the leader.
 const CALLS: usize = 64;
 
-/// So long a gateway is not ready for a namespace that refuses to be listed. A rollout of gateways that lack a right waits for that time, while those
-/// before them serve; one whose namespace was deleted is ready in the end.
+/// So long a gateway is not ready for a namespace that refuses to be listed, or because it has met no leader since its start. A rollout of gateways
+/// that lack a right, or while no controller works, waits for that time, while those before them serve; one whose namespace was deleted, or whose
+/// controller is gone for good, is ready in the end. No controller needs a gateway that is ready.
 const PATIENCE: Duration = Duration::from_secs(300);
 
 /// What the gateway is told.
@@ -159,10 +160,12 @@ impl Edge {
         let unlisted = follower.unlisted();
         let (leader, leads) = watch::channel(None);
         let link = Link::new(config.key, config.name.clone(), leads, ends, &registry);
+        let connected = link.connected();
         let (listed, is_listed) = watch::channel(false);
+        let (met, is_met) = watch::channel(false);
         // Once it says so, every answer does.
         let leaves = CancellationToken::new();
-        let probing = probes::Probing { ready: is_listed, stopping: leaves.clone(), registry };
+        let probing = probes::Probing { ready: is_listed, met: is_met, stopping: leaves.clone(), registry };
 
         let mut tasks: JoinSet<&'static str> = JoinSet::new();
         tasks.spawn(async move {
@@ -181,6 +184,12 @@ impl Edge {
         tasks.spawn(async move {
             link.run().await;
             "link"
+        });
+        tasks.spawn(async move {
+            probes::leader_met(connected, PATIENCE).await;
+            met.send_replace(true);
+            met.closed().await;
+            "wait for a leader"
         });
 
         let mut routes = Box::pin(follow::follow(&store, all, unlisted, &gateway, &listed));

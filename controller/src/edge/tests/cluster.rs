@@ -125,7 +125,8 @@ async fn a_gateway_serves_what_the_cluster_says(client: Client, namespace: &str)
     tasks.spawn(edge.run(stop.clone(), CancellationToken::new()));
     let others = Others { client, namespace: namespace.to_owned() };
 
-    until(management, "/readyz", 200).await;
+    let reads = async { while !answer(management, "/readyz").await.contains("no controller") {} };
+    tokio::time::timeout(PATIENCE, reads).await.expect("the functions are never read");
     assert_eq!(get(address, "/hello").await, 404);
     let uid = others.function().await;
     // It has a route: 503 while it has no Revision; who asks when it has one waits for an instance.
@@ -149,10 +150,12 @@ async fn a_gateway_serves_what_the_cluster_says(client: Client, namespace: &str)
     };
     let (leader, ()) = tokio::join!(lead, waiting);
     assert_eq!(get(address, "/hello").await, 200);
+    until(management, "/readyz", 200).await;
 
     // Another leader.
     scene.kill(leader);
     assert_eq!(get(address, "/hello").await, 200, "there is none for a while");
+    assert_eq!(get(management, "/readyz").await, 200, "it serves by what it has");
     let next = scene.leader().await;
     others.lease(next.address).await;
     eventually(|| next.registry.render().contains("hearth_hub_gateways 1")).await;
@@ -240,4 +243,20 @@ async fn a_gateway_that_may_not_list_a_namespace_is_ready_late_and_does_not_say_
     // It is let in, and there is no such function.
     server.refuse("GET revisions in other", None);
     eventually(address, "/function/other/hello", 404).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_gateway_whose_controller_never_comes_is_ready_in_the_end() {
+    let edge = Edge::open(config(Server::new().client(), "hearth", &["default"])).await.unwrap();
+    let management = edge.management().unwrap();
+    let mut tasks = JoinSet::new();
+    tasks.spawn(edge.run(CancellationToken::new(), CancellationToken::new()));
+
+    let began = tokio::time::Instant::now();
+    while get(management, "/readyz").await != 200 {
+        assert!(began.elapsed() < super::super::PATIENCE * 2, "it is never ready");
+        tokio::time::sleep(Duration::from_millis(500)).await;
+    }
+    let waited = began.elapsed();
+    assert!(waited >= super::super::PATIENCE, "ready after {waited:?}, while an older one may serve");
 }
