@@ -27,6 +27,9 @@ const TIMEOUT_SECONDS: u64 = 300;
 /// Calls at once when a Service sets no limit (Knative's `container-concurrency-target-default`, which it scales by then).
 const UNLIMITED: u64 = 100;
 
+/// Longest time that a phase of a call can have in a Function.
+const LONGEST_SECONDS: u64 = 24 * 3600;
+
 /// Labels and annotations that Knative's own controllers and kubectl write: they say nothing about the workload.
 const SERVERS_OWN: [&str; 4] = [
     "serving.knative.dev/creator",
@@ -162,11 +165,7 @@ fn spec(mut fields: Fields, metadata: &Value, notes: &mut Notes) -> Value {
     annotations.leave(notes);
     about.leave(notes);
 
-    let timeout = pod.number("timeoutSeconds", notes).unwrap_or(TIMEOUT_SECONDS);
-    let mut timeouts = json!({ "execute": format!("{timeout}s") });
-    if let Some(idle) = pod.number("idleTimeoutSeconds", notes).filter(|idle| *idle > 0) {
-        timeouts["idleStream"] = json!(format!("{idle}s"));
-    }
+    let timeouts = timeouts(&mut pod, notes);
     let kubernetes = kubernetes(&mut pod, notes);
     let container = container(&mut pod, notes);
     // What the defaulting of Knative's webhook writes into every Service.
@@ -185,6 +184,32 @@ fn spec(mut fields: Fields, metadata: &Value, notes: &mut Notes) -> Value {
     }
     spec.insert("triggers".to_owned(), triggers(metadata));
     Value::Object(spec)
+}
+
+/// How long a call may take. None and 0 are the same in each of Knative's three: the default, which for an answer that stands still is no bound.
+fn timeouts(pod: &mut Fields, notes: &mut Notes) -> Value {
+    const WHOLE: &str = "timeoutSeconds";
+    let whole = seconds(pod, WHOLE, notes);
+    let head = seconds(pod, "responseStartTimeoutSeconds", notes);
+    let idle = seconds(pod, "idleTimeoutSeconds", notes).unwrap_or(0);
+    // Knative's webhook writes its default into every Service: nobody has asked for that one.
+    if whole.is_some_and(|whole| whole != TIMEOUT_SECONDS) {
+        let message = "bounds only the time to the answer's head: an answer that has begun may take longer";
+        notes.warn(&pod.path_of(WHOLE), message);
+    }
+    let whole = whole.unwrap_or(TIMEOUT_SECONDS);
+    let execute = head.map_or(whole, |head| head.min(whole));
+    json!({ "execute": format!("{execute}s"), "idleStream": format!("{idle}s") })
+}
+
+/// A time that is given, and not as 0.
+fn seconds(pod: &mut Fields, field: &str, notes: &mut Notes) -> Option<u64> {
+    let seconds = pod.number(field, notes).filter(|seconds| *seconds > 0)?;
+    if seconds > LONGEST_SECONDS {
+        let message = format!("{seconds} is not to be had: {LONGEST_SECONDS} seconds at most");
+        notes.warn(&pod.path_of(field), message);
+    }
+    Some(seconds.min(LONGEST_SECONDS))
 }
 
 /// Calls at once, 0 for no limit.

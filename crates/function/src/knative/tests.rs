@@ -4,6 +4,8 @@ use serde_json::{Value, json};
 use super::*;
 use crate::{Side, from_value};
 
+mod accepted;
+
 /// As `kn service create` and Knative's webhook write it.
 fn service() -> Value {
     json!({
@@ -25,7 +27,7 @@ fn service() -> Value {
                 } },
                 "spec": {
                     "containerConcurrency": 20,
-                    "timeoutSeconds": 60,
+                    "timeoutSeconds": 300,
                     "enableServiceLinks": false,
                     "containers": [{
                         "name": "user-container",
@@ -67,7 +69,7 @@ fn a_service_is_a_function_with_its_image() {
                 "command": ["/app", "--fast"],
                 "env": [{ "name": "TARGET", "value": "World" }],
                 "resources": { "memory": "256Mi", "cpu": "500m" },
-                "timeouts": { "execute": "60s" },
+                "timeouts": { "execute": "300s", "idleStream": "0s" },
                 "concurrency": { "limit": 20, "target": "80%" },
                 "scale": { "min": 1, "max": 5, "activation": 2, "window": "60s", "scaleDownDelay": "15m" },
                 "triggers": [trigger("hello.demo.localhost"), trigger("hello.demo.svc.cluster.local")],
