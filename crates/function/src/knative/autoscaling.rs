@@ -1,10 +1,13 @@
 //! What `autoscaling.knative.dev/` annotations come to.
 
+use std::time::Duration;
+
 use serde_json::{Map, Value, json};
 
 use super::fields::Fields;
 use super::{Notes, Scale, UNLIMITED};
 use crate::HumanDuration;
+use crate::spec::KeepAlive;
 
 const PREFIX: &str = "autoscaling.knative.dev/";
 
@@ -14,6 +17,15 @@ const UTILISATION: f64 = 70.0;
 /// Most calls at once that a Function can have in an instance.
 pub(super) const MOST: u64 = 1000;
 
+/// Most instances that a Function can have.
+const MOST_INSTANCES: u64 = 1000;
+
+/// Shortest window; Knative's bound and Hearth's.
+const LEAST_WINDOW: Duration = Duration::from_secs(6);
+
+/// Longest time that an annotation can have, Knative's bound.
+const LONGEST: Duration = Duration::from_secs(3600);
+
 /// The fields of a Function.
 #[derive(Debug)]
 pub(super) struct Scaling {
@@ -21,79 +33,174 @@ pub(super) struct Scaling {
     pub(super) scale: Value,
 }
 
+/// What a Service is scaled by.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Measure {
+    /// Calls running and waiting.
+    Calls,
+    /// Requests per second.
+    Requests,
+    /// What Hearth does not measure: its targets are no number of calls.
+    Other,
+}
+
 /// Takes the annotations that are understood. `limit` is the Service's `containerConcurrency`, 0 for none.
 pub(super) fn read(annotations: &mut Fields, limit: u64, notes: &mut Notes) -> Scaling {
     let mut scale = Map::new();
-    for (annotation, field) in
-        [("min-scale", "min"), ("initial-scale", "initial"), ("activation-scale", "activation")]
-    {
-        if let Some(count) = number(annotations, annotation, notes) {
-            scale.insert(field.to_owned(), json!(count));
-        }
-    }
-    // None at most is Knative's word for no limit.
-    match number(annotations, "max-scale", notes) {
-        Some(0) => {
-            let default = Scale::default().max;
-            let path = annotations.path_of(&format!("{PREFIX}max-scale"));
-            notes.warn(&path, format!("no limit is not to be had: there are at most {default} instances"));
-        }
-        Some(count) => drop(scale.insert("max".to_owned(), json!(count))),
-        None => {}
-    }
-    for (annotation, field) in [
-        ("window", "window"),
-        ("scale-down-delay", "scaleDownDelay"),
-        ("scale-to-zero-pod-retention-period", "idleTimeout"),
-    ] {
-        if let Some(time) = duration(annotations, annotation, notes).filter(|time| time != "0s") {
-            scale.insert(field.to_owned(), json!(time));
-        }
-    }
-    let class = text(annotations, "class", notes);
-    if let Some((path, class)) = class.filter(|(_, class)| !class.starts_with("kpa.")) {
-        notes.warn(&path, format!("{class} is not honoured: Hearth scales by concurrency or requests"));
-    }
-    let rps = match text(annotations, "metric", notes) {
-        Some((_, metric)) if metric == "rps" => true,
-        Some((path, metric)) if metric != "concurrency" => {
-            notes.warn(&path, format!("{metric} is not honoured: scaled by concurrency"));
-            false
-        }
-        _ => false,
-    };
-    if rps {
+    instances(annotations, &mut scale, notes);
+    times(annotations, &mut scale, notes);
+    let measure = measure(annotations, notes);
+    if measure == Measure::Requests {
         scale.insert("metric".to_owned(), json!("rps"));
     }
-    let concurrency = concurrency(annotations, limit, rps, notes);
+    let concurrency = concurrency(annotations, limit, measure, notes);
     Scaling { concurrency, scale: Value::Object(scale) }
 }
 
-fn concurrency(annotations: &mut Fields, limit: u64, rps: bool, notes: &mut Notes) -> Value {
-    let target = text(annotations, "target", notes);
-    let utilisation = text(annotations, "target-utilization-percentage", notes);
-    let utilisation = utilisation.and_then(|(path, text)| fraction(&path, &text, notes));
+/// How many instances there are. Knative has no limit unless it is told one (0 is none as well); a Function always has one, which leaves room for
+/// what the Service asks for.
+fn instances(annotations: &mut Fields, scale: &mut Map<String, Value>, notes: &mut Notes) {
+    let mut asked = Vec::new();
+    for (annotation, field) in
+        [("min-scale", "min"), ("initial-scale", "initial"), ("activation-scale", "activation")]
+    {
+        if let Some((path, count)) = number(annotations, annotation, notes) {
+            asked.push((annotation, field, path, count));
+        }
+    }
+    let told = number(annotations, "max-scale", notes);
+    let bound = told.as_ref().map(|(_, count)| *count).filter(|count| *count > 0);
+    let default = u64::from(Scale::default().max);
+    let largest = asked.iter().max_by_key(|(.., count)| *count);
+    let needed = largest.map_or(0, |(.., count)| *count).clamp(default, MOST_INSTANCES);
+    let max = bound.unwrap_or(needed).min(MOST_INSTANCES);
+    if bound.is_some() || max != default {
+        scale.insert("max".to_owned(), json!(max));
+    }
+    match (&told, largest) {
+        (Some((path, 0)), _) => {
+            notes.warn(path, format!("no limit is not to be had: there are at most {max} instances"));
+        }
+        (Some((path, count)), _) if *count > max => {
+            notes.warn(path, format!("{count} is not to be had: there are at most {max} instances"));
+        }
+        (None, Some((.., path, count))) if max > default && *count <= max => {
+            let message = format!(
+                "this makes {max} the most instances too: without max-scale Knative has no limit, and Hearth one of {default}"
+            );
+            notes.warn(path, message);
+        }
+        _ => {}
+    }
+    for (annotation, field, path, count) in asked {
+        match bound {
+            // Knative refuses this as well, but for the initial scale, which may be above it there.
+            Some(bound) if count > bound && field != "initial" => {
+                let message = format!("{annotation} is {count}, and max-scale is {bound}");
+                notes.problem(&path, message, &format!("lower it to {bound}, or raise max-scale"));
+            }
+            _ if count > max => {
+                notes.warn(&path, format!("{count} is not to be had: there are at most {max} instances"));
+            }
+            _ => {}
+        }
+        scale.insert(field.to_owned(), json!(count.min(max)));
+    }
+}
+
+fn times(annotations: &mut Fields, scale: &mut Map<String, Value>, notes: &mut Notes) {
+    let window = duration(annotations, "window", LEAST_WINDOW, notes);
+    let delay = duration(annotations, "scale-down-delay", Duration::ZERO, notes);
+    let retention = duration(annotations, "scale-to-zero-pod-retention-period", Duration::ZERO, notes);
+    let mut insert = |field: &str, time: HumanDuration| {
+        scale.insert(field.to_owned(), json!(time));
+    };
+    if let Some(window) = window {
+        insert("window", window);
+    }
+    if let Some(delay) = delay.filter(|delay| !delay.get().is_zero()) {
+        insert("scaleDownDelay", delay);
+    }
+    if let Some(retention) = retention.filter(|retention| !retention.get().is_zero()) {
+        // It begins when the last instance is to go, which is a window after the last call.
+        let idle = window.unwrap_or_else(|| Scale::default().window).get() + retention.get();
+        let millis = u64::try_from(idle.as_millis()).unwrap_or(u64::MAX);
+        insert("idleTimeout", HumanDuration::from_millis(millis));
+        // What is learned may be shorter.
+        scale.insert("keepAlive".to_owned(), json!(KeepAlive::Fixed));
+    }
+}
+
+fn measure(annotations: &mut Fields, notes: &mut Notes) -> Measure {
+    let class = text(annotations, "class", notes).filter(|(_, class)| !class.starts_with("kpa."));
+    if let Some((path, class)) = &class {
+        notes.warn(path, format!("{class} is not honoured: Hearth scales by concurrency or requests"));
+    }
+    match text(annotations, "metric", notes) {
+        Some((_, metric)) if metric == "rps" => Measure::Requests,
+        Some((_, metric)) if metric == "concurrency" => Measure::Calls,
+        Some((path, metric)) => {
+            notes.warn(&path, format!("{metric} is not honoured: scaled by concurrency"));
+            Measure::Other
+        }
+        // Another class has a metric of its own: cpu for Kubernetes' autoscaler.
+        None if class.is_some() => Measure::Other,
+        None => Measure::Calls,
+    }
+}
+
+fn concurrency(annotations: &mut Fields, limit: u64, measure: Measure, notes: &mut Notes) -> Value {
+    const TARGET: &str = "target";
+    const UTILISATION_TARGET: &str = "target-utilization-percentage";
+    if measure == Measure::Other {
+        for name in [TARGET, UTILISATION_TARGET] {
+            if let Some((path, text)) = text(annotations, name, notes) {
+                notes.warn(
+                    &path,
+                    format!("{text} is not honoured: it is for a metric that Hearth does not scale by"),
+                );
+            }
+        }
+        return concurrency_of(if limit > 0 { limit } else { UNLIMITED }, UTILISATION);
+    }
+    let target = text(annotations, TARGET, notes);
+    let utilisation = text(annotations, UTILISATION_TARGET, notes);
+    let utilisation = utilisation.and_then(|(path, text)| Some((fraction(&path, &text, notes)?, path)));
     let wanted = target.and_then(|(path, text)| {
         let number = text.parse::<f64>().ok().filter(|number| *number > 0.0);
         if number.is_none() {
-            let fix = if rps {
-                "write requests per second, as in \"50\""
-            } else {
-                "write calls at once, as in \"10\""
+            let fix = match measure {
+                Measure::Requests => "write requests per second, as in \"50\"",
+                Measure::Calls | Measure::Other => "write calls at once, as in \"10\"",
             };
             notes.problem(&path, format!("{text:?} is not a number above 0"), fix);
         }
         number.map(|number| (path, number))
     });
-    if rps {
+    if measure == Measure::Requests {
+        let share = utilisation.map(|(share, _)| share);
         let target = match wanted {
-            Some((path, wanted)) => Some(of_rps(&path, wanted, utilisation, notes)),
-            None => utilisation.map(whole_percent),
+            Some((path, wanted)) => Some(of_rps(&path, wanted, share, notes)),
+            None => share.map(whole_percent),
         };
         let limit = if limit > 0 { limit } else { UNLIMITED };
         return concurrency_of(limit, target.unwrap_or(UTILISATION));
     }
-    let wanted = wanted.map(|(_, wanted)| wanted);
+    of_calls(wanted, utilisation, limit, notes)
+}
+
+/// The limit and the target that keep `wanted` calls in an instance, or all that it takes, times the utilisation; each with where it stands.
+fn of_calls(
+    wanted: Option<(String, f64)>,
+    utilisation: Option<(f64, String)>,
+    limit: u64,
+    notes: &mut Notes,
+) -> Value {
+    let most = MOST as f64;
+    let asked = wanted.as_ref().map(|(_, wanted)| wanted.min(most));
+    if let Some((path, wanted)) = wanted.as_ref().filter(|(_, wanted)| limit == 0 && *wanted > most) {
+        notes.warn(path, format!("{wanted} is not to be had: an instance takes {most} calls at once"));
+    }
     // Without a limit a Service takes what comes; a Function has one, with room above the target.
     let limit = if limit > 0 {
         limit
@@ -103,11 +210,22 @@ fn concurrency(annotations: &mut Fields, limit: u64, rps: bool, notes: &mut Note
             clippy::cast_sign_loss,
             reason = "between 1 and a thousand"
         )]
-        wanted.map_or(UNLIMITED, |wanted| wanted.ceil().clamp(UNLIMITED as f64, MOST as f64) as u64)
+        asked.map_or(UNLIMITED, |asked| asked.ceil().max(UNLIMITED as f64) as u64)
     };
     let full = limit as f64;
-    let utilisation = utilisation.unwrap_or(UTILISATION);
-    concurrency_of(limit, whole_percent(wanted.unwrap_or(full).min(full) * utilisation / full))
+    let share = utilisation.as_ref().map_or(UTILISATION, |(share, _)| *share);
+    let calls = asked.unwrap_or(full).min(full) * share / 100.0;
+    let percent = whole_percent(calls * 100.0 / full);
+    let kept = percent * full / 100.0;
+    let path = wanted.map(|(path, _)| path).or_else(|| utilisation.map(|(_, path)| path));
+    if let Some(path) = path.filter(|_| differ(kept, calls)) {
+        let (kept, calls) = (shown(kept), shown(calls));
+        let message = format!(
+            "{kept} calls at once for each instance are the nearest to {calls}: {percent}% of {full}"
+        );
+        notes.warn(&path, message);
+    }
+    concurrency_of(limit, percent)
 }
 
 /// The target that keeps `wanted` requests per second in an instance, or the given percentage of them. Without one they are kept as they are
@@ -117,7 +235,8 @@ fn of_rps(path: &str, wanted: f64, utilisation: Option<f64>, notes: &mut Notes) 
     let full = f64::from(Scale::FULL_RPS.get());
     let percent = whole_percent(wanted * 100.0 / full);
     let kept = percent * full / 100.0;
-    if (kept - wanted).abs() > 1e-6 {
+    if differ(kept, wanted) {
+        let (kept, wanted) = (shown(kept), shown(wanted));
         notes.warn(
             path,
             format!(
@@ -126,6 +245,15 @@ fn of_rps(path: &str, wanted: f64, utilisation: Option<f64>, notes: &mut Notes) 
         );
     }
     percent
+}
+
+fn differ(one: f64, other: f64) -> bool {
+    (one - other).abs() > 1e-6
+}
+
+/// As it is read: no more than it takes to see that two differ.
+fn shown(number: f64) -> f64 {
+    (number * 1000.0).round() / 1000.0
 }
 
 /// The nearest percentage that a Function can have.
@@ -162,20 +290,34 @@ fn text(annotations: &mut Fields, name: &str, notes: &mut Notes) -> Option<(Stri
     })
 }
 
-fn number(annotations: &mut Fields, name: &str, notes: &mut Notes) -> Option<u64> {
+/// A whole number, and where it stands.
+fn number(annotations: &mut Fields, name: &str, notes: &mut Notes) -> Option<(String, u64)> {
     let (path, text) = text(annotations, name, notes)?;
     let number = text.parse().ok();
     if number.is_none() {
         notes.problem(&path, format!("{text:?} is not a whole number"), "write a whole number, as in \"3\"");
     }
-    number
+    number.map(|number| (path, number))
 }
 
-fn duration(annotations: &mut Fields, name: &str, notes: &mut Notes) -> Option<String> {
+/// A time from `least` to [`LONGEST`], as Knative takes them.
+fn duration(
+    annotations: &mut Fields,
+    name: &str,
+    least: Duration,
+    notes: &mut Notes,
+) -> Option<HumanDuration> {
     let (path, text) = text(annotations, name, notes)?;
+    // The one time that Knative takes without a unit.
+    let text = if text == "0" { "0s" } else { &text };
     match text.parse::<HumanDuration>() {
-        Ok(time) if time.get().is_zero() => Some("0s".to_owned()),
-        Ok(time) => Some(time.to_string()),
+        Ok(time) if (least..=LONGEST).contains(&time.get()) => Some(time),
+        Ok(_) => {
+            let (least, most) = (least.as_secs(), LONGEST.as_secs());
+            let fix = format!("write a time from {least}s to {most}s");
+            notes.problem(&path, format!("{text} is too little or too much"), &fix);
+            None
+        }
         Err(error) => {
             notes.problem(&path, error.what, &error.fix);
             None
@@ -183,7 +325,7 @@ fn duration(annotations: &mut Fields, name: &str, notes: &mut Notes) -> Option<S
     }
 }
 
-/// A percentage, as `70` or as `0.7`: Knative takes both.
+/// A percentage, as `70` or as `0.7`: Knative has taken both. 1 is one percent.
 fn fraction(path: &str, text: &str, notes: &mut Notes) -> Option<f64> {
     let number = text.parse::<f64>().ok().filter(|number| *number > 0.0 && *number <= 100.0);
     if number.is_none() {
@@ -193,5 +335,5 @@ fn fraction(path: &str, text: &str, notes: &mut Notes) -> Option<f64> {
             "write a number from 1 to 100, as in \"70\"",
         );
     }
-    number.map(|number| if number <= 1.0 { number * 100.0 } else { number })
+    number.map(|number| if number < 1.0 { number * 100.0 } else { number })
 }
