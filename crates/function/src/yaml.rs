@@ -139,7 +139,9 @@ fn understand(
     let read = if knative::is_knative(&value) { service(&value) } else { own(&value, beyond) };
     match read {
         Ok(manifest) if problems.is_empty() => {
-            return Some(Ok(Manifest { warnings: placed(manifest.warnings), ..manifest }));
+            let mut warnings = placed(manifest.warnings);
+            warnings.sort_by_key(|warning| warning.position);
+            return Some(Ok(Manifest { warnings, ..manifest }));
         }
         Ok(_) => {}
         Err(found) => problems.extend(placed(found)),

@@ -30,13 +30,36 @@ const UNLIMITED: u64 = 100;
 /// Longest time that a phase of a call can have in a Function.
 const LONGEST_SECONDS: u64 = 24 * 3600;
 
-/// Labels and annotations that Knative's own controllers and kubectl write: they say nothing about the workload.
-const SERVERS_OWN: [&str; 4] = [
+/// Labels and annotations that Knative's own controllers, kn and kubectl write: they say nothing about the workload.
+const SERVERS_OWN: [&str; 5] = [
     "serving.knative.dev/creator",
     "serving.knative.dev/lastModifier",
-    "serving.knative.dev/no-gc",
+    "client.knative.dev/user-image",
+    "client.knative.dev/updateTimestamp",
     "kubectl.kubernetes.io/last-applied-configuration",
 ];
+
+/// Fields of a Pod that are not honoured, with what there is instead.
+const PODS: [(&str, &str); 4] = [
+    ("affinity", "nodeSelector and tolerations say where an instance runs"),
+    ("volumes", "an instance has only /tmp: put files into the image, and values into env"),
+    ("initContainers", "an instance has one container: what they prepare must be in the image"),
+    ("securityContext", FEW_RIGHTS),
+];
+
+/// The same of its container.
+const CONTAINERS: [(&str, &str); 6] = [
+    // Hearth asks no probe.
+    ("readinessProbe", "an instance is Ready when its port takes connections"),
+    ("startupProbe", "an instance is Ready when its port takes connections"),
+    ("livenessProbe", "an instance that does not answer is replaced when a call has outlived its time"),
+    ("envFrom", "name each variable in env, with valueFrom"),
+    ("volumeMounts", "the program finds nothing there but what the image has"),
+    ("securityContext", FEW_RIGHTS),
+];
+
+const FEW_RIGHTS: &str =
+    "Hearth sets it: never root, a read-only file system, no capabilities, no new privileges";
 
 /// A Service, converted.
 #[derive(Debug, Clone, PartialEq)]
@@ -157,6 +180,7 @@ fn spec(mut fields: Fields, metadata: &Value, notes: &mut Notes) -> Value {
         annotations.drop(own);
     }
     about.drop("creationTimestamp");
+    explain(&mut about, &[("name", "Hearth names revisions itself")], notes);
     let mut pod = template.object("spec", notes);
     template.leave(notes);
 
@@ -168,6 +192,7 @@ fn spec(mut fields: Fields, metadata: &Value, notes: &mut Notes) -> Value {
     let timeouts = timeouts(&mut pod, notes);
     let kubernetes = kubernetes(&mut pod, notes);
     let container = container(&mut pod, notes);
+    explain(&mut pod, &PODS, notes);
     // What the defaulting of Knative's webhook writes into every Service.
     pod.drop_if("enableServiceLinks", &json!(false));
     pod.leave(notes);
@@ -210,6 +235,15 @@ fn seconds(pod: &mut Fields, field: &str, notes: &mut Notes) -> Option<u64> {
         notes.warn(&pod.path_of(field), message);
     }
     Some(seconds.min(LONGEST_SECONDS))
+}
+
+/// Takes what is not honoured, and says what there is instead.
+fn explain(fields: &mut Fields, known: &[(&str, &str)], notes: &mut Notes) {
+    for (name, instead) in known {
+        if fields.take(name).is_some() {
+            notes.warn(&fields.path_of(name), format!("not honoured: {instead}"));
+        }
+    }
 }
 
 /// Calls at once, 0 for no limit.
@@ -270,6 +304,7 @@ fn template(spec: &mut Fields, notes: &mut Notes) -> Fields {
 
 fn traffic(spec: &mut Fields, notes: &mut Notes) {
     for mut target in spec.list("traffic", notes) {
+        explain(&mut target, &[("tag", "a revision has no address of its own")], notes);
         target.drop_if("latestRevision", &json!(true));
         target.drop_if("percent", &json!(100));
         if !target.is_empty() {
@@ -301,25 +336,33 @@ fn container(pod: &mut Fields, notes: &mut Notes) -> Map<String, Value> {
     }
     command(&mut container, &mut spec, notes);
     let env = container.values("env", notes);
+    variables(&env, &container.path_of("env"), notes);
     if !env.is_empty() {
         spec.insert("env".to_owned(), Value::Array(env));
     }
     resources(container.object("resources", notes), &mut spec, notes);
     ports(&mut container, notes);
-    // Hearth asks no probe: an instance is Ready when its port takes connections.
-    for (probe, instead) in [
-        ("readinessProbe", "an instance is Ready when its port takes connections"),
-        ("startupProbe", "an instance is Ready when its port takes connections"),
-        ("livenessProbe", "an instance that does not answer is replaced when a call has outlived its time"),
-    ] {
-        if container.take(probe).is_some() {
-            notes.warn(&container.path_of(probe), format!("not honoured: {instead}"));
-        }
-    }
+    // What the defaulting of Knative's webhook writes: it is what Hearth does.
+    container.drop_if("readinessProbe", &json!({ "tcpSocket": { "port": 0 }, "successThreshold": 1 }));
+    explain(&mut container, &CONTAINERS, notes);
     container.drop("name");
     container.drop_if("imagePullPolicy", &json!("IfNotPresent"));
     container.leave(notes);
     spec
+}
+
+/// Refuses values that an instance does not have: without them the program would be another.
+fn variables(env: &[Value], path: &str, notes: &mut Notes) {
+    for (index, variable) in env.iter().enumerate() {
+        let from = variable.get("valueFrom").and_then(Value::as_object);
+        for place in from.into_iter().flat_map(Map::keys) {
+            if !["secretKeyRef", "configMapKeyRef"].contains(&place.as_str()) {
+                let path = format!("{path}[{index}].valueFrom.{place}");
+                let message = format!("{place} is not a place where a Function finds a value");
+                notes.problem(&path, message, "write the value, or keep it in a Secret or ConfigMap");
+            }
+        }
+    }
 }
 
 fn command(container: &mut Fields, spec: &mut Map<String, Value>, notes: &mut Notes) {
@@ -370,7 +413,10 @@ fn resources(mut fields: Fields, spec: &mut Map<String, Value>, notes: &mut Note
 fn ports(container: &mut Fields, notes: &mut Notes) {
     for mut port in container.list("ports", notes) {
         if port.text("name", notes).is_some_and(|name| name == "h2c") {
-            notes.warn(&port.path_of("name"), "not honoured: an instance is spoken to by HTTP/1.1");
+            notes.warn(
+                &port.path_of("name"),
+                "not honoured: an instance is spoken to by HTTP/1.1, and gRPC does not reach it",
+            );
         }
         if port.number("containerPort", notes).is_some() {
             notes.warn(

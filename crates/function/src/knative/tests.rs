@@ -5,6 +5,7 @@ use super::*;
 use crate::{Side, from_value};
 
 mod accepted;
+mod real;
 
 /// As `kn service create` and Knative's webhook write it.
 fn service() -> Value {
@@ -18,6 +19,7 @@ fn service() -> Value {
         "spec": {
             "template": {
                 "metadata": { "annotations": {
+                    "client.knative.dev/user-image": "registry.example.com/hello",
                     "autoscaling.knative.dev/min-scale": "1",
                     "autoscaling.knative.dev/maxScale": "5",
                     "autoscaling.knative.dev/window": "1m0s",
@@ -35,6 +37,7 @@ fn service() -> Value {
                         "command": ["/app"], "args": ["--fast"],
                         "env": [{ "name": "TARGET", "value": "World" }],
                         "resources": { "limits": { "memory": "256Mi", "cpu": "500m" }, "requests": { "memory": "256Mi" } },
+                        "readinessProbe": { "successThreshold": 1, "tcpSocket": { "port": 0 } },
                     }],
                 },
             },
@@ -222,7 +225,7 @@ fn what_cannot_be_honoured_is_named() {
     });
     template["spec"]["priorityClassName"] = json!("robot");
     let container = &mut template["spec"]["containers"][0];
-    container["readinessProbe"] = json!({ "tcpSocket": { "port": 0 } });
+    container["readinessProbe"] = json!({ "httpGet": { "path": "/healthz" } });
     container["ports"] = json!([{ "containerPort": 8080, "name": "h2c" }]);
     container["resources"] = json!({ "requests": { "memory": "64Mi", "cpu": "100m" } });
     let annotation =
@@ -278,6 +281,14 @@ fn what_is_no_function_is_refused_with_the_reason() {
     );
 }
 
+#[test]
+fn a_value_that_no_instance_has_is_refused_where_it_stands() {
+    let mut service = service();
+    service["spec"]["template"]["spec"]["containers"][0]["env"] =
+        json!([{ "name": "IP", "valueFrom": { "fieldRef": { "fieldPath": "status.podIP" } } }]);
+    assert_eq!(refused(&service), ["spec.template.spec.containers[0].env[0].valueFrom.fieldRef"]);
+}
+
 /// Every object in `value`, as JSON pointers.
 fn objects(value: &Value, at: &str, found: &mut Vec<String>) {
     match value {
@@ -297,16 +308,26 @@ fn objects(value: &Value, at: &str, found: &mut Vec<String>) {
 }
 
 proptest! {
-    /// Whatever is added to a Service, wherever: it is in the Function, or a warning names it.
+    /// Whatever is added to a Service, wherever: it is in the Function, or a warning names it. Labels and annotations of Knative's own that are
+    /// the user's words about the workload are no exception.
     #[test]
-    fn nothing_is_dropped_in_silence(choice: prop::sample::Index, name in "[a-z]{3,8}X") {
+    fn nothing_is_dropped_in_silence(
+        choice: prop::sample::Index,
+        name in prop_oneof![
+            4 => "[a-z]{3,8}X",
+            1 => Just("serving.knative.dev/no-gc".to_owned()),
+            1 => Just("serving.knative.dev/rollout-duration".to_owned()),
+        ],
+    ) {
         let mut service = service();
         let mut places = Vec::new();
         objects(&service, "", &mut places);
         let place: &String = choice.get(&places);
         service.pointer_mut(place).unwrap()[&name] = json!("added");
         let conversion = convert(&service).unwrap();
-        let named = conversion.warnings.iter().any(|warning| warning.path.contains(&name) || warning.path == "spec.traffic[0]");
+        // What stands in a field that is not honoured is named with that one.
+        let around = |path: &str| path == "spec.traffic[0]" || (path.ends_with(".readinessProbe") && place.contains("/readinessProbe"));
+        let named = conversion.warnings.iter().any(|warning| warning.path.contains(&name) || around(&warning.path));
         prop_assert!(named || conversion.function.to_string().contains(&name), "{place}: {:?}", conversion.warnings);
     }
 
