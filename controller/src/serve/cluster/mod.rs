@@ -14,6 +14,7 @@
 //! told to end stops its work, leaves instances as they are, and gives the Lease back, so that another goes on with them.
 
 mod claims;
+mod client;
 mod depot;
 mod ends;
 mod events;
@@ -43,6 +44,7 @@ use crate::edge;
 use crate::lease::{Candidate, Held, Identity, Lost, Timing};
 use crate::telemetry::chain;
 
+pub use client::client;
 pub(super) use depot::Depot;
 use ends::Ends;
 pub use gateway::gateway;
@@ -294,20 +296,6 @@ fn this_process() -> String {
 fn variable(name: &str) -> Option<String> {
     std::env::var(name).ok().filter(|value| !value.is_empty())
 }
-
-/// A client of the cluster that this process is in, or that the kubeconfig names.
-///
-/// # Errors
-/// When there is none.
-pub async fn client() -> Result<Client, Error> {
-    let mut config = kube::Config::infer().await.map_err(|error| Error::Infer(Box::new(error)))?;
-    // A watch ends by itself before; what is silent for longer than that leads nowhere any more.
-    config.read_timeout = Some(SILENCE);
-    Client::try_from(config).map_err(|error| Error::Client(Box::new(error)))
-}
-
-/// Watches are asked for 290 s, and the API server sends a bookmark every minute or so.
-const SILENCE: std::time::Duration = std::time::Duration::from_secs(295);
 
 /// `hearth.dev/instances`: on every Function, until its instances have ended.
 const FINALIZER: &str = hearth_function::INSTANCES_FINALIZER;
