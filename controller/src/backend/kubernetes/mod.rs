@@ -56,7 +56,7 @@ use k8s_openapi::api::core::v1::Pod;
 use kube::api::ListParams;
 use kube::{Api, Client};
 use tokio::net::TcpListener;
-use tokio::sync::mpsc;
+use tokio::sync::{Semaphore, mpsc};
 use tokio_util::sync::{CancellationToken, DropGuard};
 use tokio_util::task::TaskTracker;
 
@@ -157,8 +157,10 @@ struct Shared {
     take_away: mpsc::Sender<TakenAway>,
     tasks: TaskTracker,
     strays: strays::Strays,
-    /// Of reports from elsewhere.
-    said: Seldom<()>,
+    /// Turns to look where the Pod of one that reports is.
+    looks: Semaphore,
+    /// Of reports.
+    said: Seldom<origin::Said>,
 }
 
 impl fmt::Debug for Shared {
@@ -232,6 +234,7 @@ impl Shared {
             take_away,
             tasks: TaskTracker::new(),
             strays: strays::Strays::default(),
+            looks: Semaphore::new(origin::LOOKS),
             said: Seldom::new(),
         }
     }

@@ -1,23 +1,44 @@
 //! From where instances report, compared with where their Pods are: when one comes, and again when its node has written its address down.
+//! The watch tells where they are, before anybody reports as a rule. Where it does not, as over a way that has become silent, the API server is
+//! asked: no start waits for the watch.
 
 use std::net::IpAddr;
 use std::sync::{Arc, PoisonError};
 use std::time::Duration;
 
-use tokio::time::timeout;
+use tokio::time::{sleep, timeout};
 
-use super::Shared;
 use super::instance::Instance;
-use super::watch::TAKEN_AWAY;
+use super::request::within;
+use super::watch::{self, TAKEN_AWAY};
 use super::whereabouts::{Compared, Verdict, Whereabouts};
+use super::{Shared, plain};
 
 /// How long one that reports waits until it is known whether it is the instance's. Then it comes again, or is refused. A shim that runs
 /// already takes ten seconds without an answer for a connection that leads nowhere.
 const JUDGED_WITHIN: Duration = Duration::from_secs(8);
 
+/// How long the watch may take to tell where a Pod is that reports.
+const TOLD_WITHIN: Duration = Duration::from_secs(1);
+
+/// How long an answer may take to where it is, and how long it is until that is asked again: while one that reports waits, thrice at most.
+const LOOK: Duration = Duration::from_secs(3);
+
+/// So many are looked for at once: when the watch is silent, everything that starts is.
+pub(super) const LOOKS: usize = 8;
+
+/// What is said of reports.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub(super) enum Said {
+    /// One comes from elsewhere.
+    Refused,
+    /// Nobody says where its instance is.
+    Unknown,
+}
+
 impl Shared {
     /// Whether a report from there is the instance's. Waits for what is not known yet.
-    pub(super) async fn judged(&self, instance: &Instance, from: IpAddr) -> Verdict {
+    pub(super) async fn judged(self: &Arc<Self>, instance: &Instance, from: IpAddr) -> Verdict {
         let mut whereabouts = instance.whereabouts.subscribe();
         let judge =
             |now: Whereabouts| now.judge(from, self.config.compared, || self.is_of_another(instance, from));
@@ -31,9 +52,46 @@ impl Shared {
                 }
             }
         };
-        let _over = timeout(JUDGED_WITHIN, its).await.is_err();
+        let judged = async {
+            tokio::select! {
+                () = its => {}
+                () = self.look(instance) => {}
+            }
+        };
+        let _over = timeout(JUDGED_WITHIN, judged).await.is_err();
         let now = instance.whereabouts.borrow().clone();
         judge(now)
+    }
+
+    /// Asks where its Pod is, as long as the watch does not tell.
+    async fn look(self: &Arc<Self>, instance: &Instance) {
+        sleep(TOLD_WITHIN).await;
+        loop {
+            // Nobody closes them.
+            let turn = self.looks.acquire().await;
+            let mut told = instance.whereabouts.subscribe();
+            let pods = self.pods(&instance.namespace);
+            tokio::select! {
+                // What the watch tells meanwhile may be newer than the answer.
+                biased;
+                _ = told.changed() => {}
+                found = within(LOOK, pods.get_opt(instance.id.as_str())) => match found {
+                    Ok(Some(pod)) => {
+                        let shared = Arc::clone(self);
+                        // Whoever reports may be sent away meanwhile, and an end that was noted must be told.
+                        drop(self.tasks.spawn(async move { watch::seen(&shared, &pod).await }));
+                    }
+                    Ok(None) => {}
+                    Err(error) if self.said.is_news(Said::Unknown) => {
+                        let error = plain(&error);
+                        tracing::warn!(instance = %instance.id, error, "nobody says where an instance is that reports");
+                    }
+                    Err(_) => {}
+                },
+            }
+            drop(turn);
+            sleep(LOOK).await;
+        }
     }
 
     /// Whether what comes from there is of the instance that has reported.
@@ -53,7 +111,7 @@ impl Shared {
     /// Notes, and says, that somebody reported from elsewhere; why that is not believed.
     pub(super) fn turn_away(&self, instance: &Instance, from: IpAddr) -> String {
         let why = belied(from, &instance.whereabouts.borrow());
-        if self.said.is_news(()) {
+        if self.said.is_news(Said::Refused) {
             tracing::warn!(instance = %instance.id, why, "a report was refused");
         }
         // The first will do.
@@ -87,8 +145,14 @@ fn belied(from: IpAddr, its: &Whereabouts) -> String {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::atomic::{AtomicUsize, Ordering};
+
+    use axum::http::StatusCode;
+    use axum::routing::get;
+    use axum::{Json, Router};
     use serde_json::{Value, json};
     use tokio::sync::mpsc;
+    use tokio::time::Instant;
 
     use super::*;
     use crate::backend::kubernetes::tests::{config, spec};
@@ -103,9 +167,14 @@ mod tests {
         Whereabouts::of(&serde_json::from_value(pod).unwrap())
     }
 
-    fn shared() -> Shared {
-        let client = kube::Client::new(axum::Router::new(), "default");
-        Shared::new(config(client), mpsc::channel(1).0, mpsc::channel(1).0, mpsc::channel(1).0)
+    fn shared() -> Arc<Shared> {
+        shared_over(Router::new())
+    }
+
+    fn shared_over(router: Router) -> Arc<Shared> {
+        let client = kube::Client::new(router, "default");
+        let shared = Shared::new(config(client), mpsc::channel(1).0, mpsc::channel(1).0, mpsc::channel(1).0);
+        Arc::new(shared)
     }
 
     fn instance(shared: &Shared, name: &str, at: Whereabouts) -> Arc<Instance> {
@@ -139,6 +208,30 @@ mod tests {
         *starting.believed.lock().unwrap() = Some(address("10.0.0.8"));
         assert!(shared.is_from(&starting, address("10.0.0.8")));
         assert!(!shared.is_from(&starting, address("10.0.0.7")));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn where_an_instance_is_that_reports_is_asked_when_no_watch_tells_it() {
+        let asked = Arc::new(AtomicUsize::new(0));
+        let count = Arc::clone(&asked);
+        let pod = move || {
+            // Away at first.
+            let is_away = count.fetch_add(1, Ordering::AcqRel) == 0;
+            async move {
+                let node = json!({ "metadata": { "name": "hello-a", "namespace": "default" },
+                    "spec": { "containers": [], "nodeName": "node1" } });
+                if is_away { Err(StatusCode::INTERNAL_SERVER_ERROR) } else { Ok(Json(node)) }
+            }
+        };
+        let router = Router::new().route("/api/v1/namespaces/default/pods/hello-a", get(pod));
+        let shared = shared_over(router);
+        let instance = instance(&shared, "hello-a", Whereabouts::default());
+        let begin = Instant::now();
+        assert_eq!(shared.judged(&instance, address("10.0.0.7")).await, Verdict::Its);
+        assert_eq!(begin.elapsed().as_secs(), (TOLD_WITHIN + LOOK).as_secs(), "as soon as it is known");
+        // Nobody is asked for what the watch tells.
+        assert_eq!(shared.judged(&instance, address("10.0.0.7")).await, Verdict::Its);
+        assert_eq!(asked.load(Ordering::Acquire), 2);
     }
 
     #[tokio::test(start_paused = true)]

@@ -71,7 +71,7 @@ async fn take(
     }
 }
 
-pub(super) async fn seen(shared: &Arc<Shared>, pod: &Pod) {
+pub(super) async fn seen(shared: &Shared, pod: &Pod) {
     let Some(instance) = shared.of_pod(pod) else { return shared.note_stray(pod) };
     let whereabouts = Whereabouts::of(pod);
     let moved = instance.whereabouts.send_if_modified(|known| {
