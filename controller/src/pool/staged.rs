@@ -81,6 +81,8 @@ struct Stage {
     failing_stops: usize,
     /// A stop takes all its grace.
     stubborn: bool,
+    /// Only one without a grace does anything.
+    lost: bool,
     pids_refused: u64,
     stats_asked: usize,
     stats_hang: bool,
@@ -194,6 +196,11 @@ impl Staged {
     /// From now on no instance heeds SIGTERM: each stop takes the whole of its grace, or as long as another one of the same time.
     pub(crate) fn heeds_no_signal(&self) {
         self.stage.lock().unwrap().stubborn = true;
+    }
+
+    /// From now on nobody says of an instance that it has ended: a stop fails after its grace, unless it has none.
+    pub(crate) fn is_lost(&self) {
+        self.stage.lock().unwrap().lost = true;
     }
 
     pub(crate) fn running(&self) -> Vec<InstanceId> {
@@ -356,9 +363,18 @@ impl Backend for Staged {
     }
 
     async fn stop(&self, instance: &InstanceId, grace: Duration) -> Result<(), Error> {
-        let (removed, killed) = {
+        let lost = {
             let mut stage = self.stage.lock().unwrap();
             stage.stops.push((instance.clone(), grace));
+            stage.lost
+        };
+        if lost && !grace.is_zero() {
+            tokio::time::sleep(grace).await;
+            let source = std::io::Error::other("deadline has elapsed");
+            return Err(Error::Step { step: "delete the Pod", instance: instance.clone(), source });
+        }
+        let (removed, killed) = {
+            let mut stage = self.stage.lock().unwrap();
             if stage.failing_stops > 0 {
                 stage.failing_stops -= 1;
                 let source = std::io::Error::other("device or resource busy");

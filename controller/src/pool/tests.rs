@@ -113,6 +113,26 @@ async fn of_two_stops_before_the_first_has_begun_the_smaller_grace_counts() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn an_instance_that_does_not_end_in_its_grace_gets_none_the_second_time() {
+    let mut scene = Scene::new();
+    let instance = scene.ready().await;
+    scene.backend.is_lost();
+    scene.pool.stop(&instance, "it is idle", STOP_GRACE);
+    scene.until(|happened| matches!(happened, Happened::Removed)).await;
+    assert_eq!(scene.backend.stops(), [(instance.clone(), STOP_GRACE), (instance, Duration::ZERO)]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_instance_that_could_not_be_told_to_end_keeps_its_grace() {
+    let mut scene = Scene::new();
+    let instance = scene.ready().await;
+    scene.backend.cannot_stop(3);
+    scene.pool.stop(&instance, "it is idle", STOP_GRACE);
+    scene.until(|happened| matches!(happened, Happened::Removed)).await;
+    assert_eq!(scene.backend.stops(), vec![(instance, STOP_GRACE); 4]);
+}
+
+#[tokio::test(start_paused = true)]
 async fn what_an_adopted_instance_was_refused_before_is_not_told_again() {
     let mut scene = Scene::new();
     let instance = scene.ready().await;

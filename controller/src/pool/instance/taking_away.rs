@@ -7,7 +7,7 @@ use futures_util::FutureExt as _;
 use futures_util::future::BoxFuture;
 use hearth_function::InstanceId;
 use tokio::sync::{mpsc, watch};
-use tokio::time::sleep;
+use tokio::time::{Instant, sleep};
 
 use super::{Orders, Report, What, Wish};
 use crate::backend::{self, Backend};
@@ -19,6 +19,7 @@ const STOP_PAUSE_MAX: Duration = Duration::from_secs(30);
 
 /// Takes away what is left of an instance, or all of it when it still runs; `orders` may shorten `grace` meanwhile. One that the backend
 /// cannot take away is not forgotten: its memory and its processor time are still gone, so it counts, and the backend is asked until it can.
+/// What has had its grace gets no more: with a grace, a Pod waits for a word of its node, and a node that is lost says none.
 pub(in crate::pool) async fn take_away(
     backend: &Arc<dyn Backend>,
     instance: &InstanceId,
@@ -27,6 +28,7 @@ pub(in crate::pool) async fn take_away(
     reports: &mpsc::Sender<Report>,
 ) {
     let mut pause = STOP_PAUSE;
+    let mut asked = Instant::now();
     while let Err(error) = stop(backend.as_ref(), instance, &mut grace, &mut orders).await {
         if pause >= STOP_PAUSE * 8 {
             let (error, again) = (chain(&error as &backend::Error), humantime::format_duration(pause));
@@ -34,7 +36,14 @@ pub(in crate::pool) async fn take_away(
         }
         let _nobody =
             reports.send(Report { instance: instance.clone(), what: What::NotRemoved }).await.is_err();
+        // One that failed at once may not have been told to end yet.
+        if !grace.is_zero() && asked.elapsed() >= grace {
+            let (error, had) = (chain(&error as &backend::Error), humantime::format_duration(grace));
+            tracing::warn!(%instance, error, %had, "an instance did not end in its grace: it gets none any more");
+            grace = Duration::ZERO;
+        }
         sleep(pause).await;
+        asked = Instant::now();
         pause = (pause * 2).min(STOP_PAUSE_MAX);
     }
 }
