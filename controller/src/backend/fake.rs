@@ -88,6 +88,7 @@ struct State {
     strangers: Vec<Found>,
     calls: Vec<Call>,
     stops: Stops,
+    failing_lists: usize,
 }
 
 /// How stops go.
@@ -156,6 +157,11 @@ impl Fake {
     /// How stops go from now on.
     pub fn stops(&self, stops: Stops) {
         self.state().stops = stops;
+    }
+
+    /// So many of the next questions for what there is fail.
+    pub fn fail_lists(&self, times: usize) {
+        self.state().failing_lists = times;
     }
 
     /// Ends an instance, as if its process had. One that is not here stays so.
@@ -370,7 +376,13 @@ impl Backend for Fake {
     }
 
     async fn list(&self) -> Result<Vec<Found>, Error> {
-        let state = self.state();
+        let mut state = self.state();
+        if let Some(left) = state.failing_lists.checked_sub(1) {
+            state.failing_lists = left;
+            let (instance, source) =
+                (InstanceId::parse("none").expect("a label"), io::Error::other("it is away"));
+            return Err(Error::Step { step: "list the instances", instance, source });
+        }
         let own = state.instances.values().map(|one| Found {
             spec: one.spec.clone(),
             started: one.started.clone(),

@@ -9,7 +9,7 @@ use super::config::Config;
 use super::running::Tasks;
 use crate::autoscale::Adoptable;
 use crate::backend::interpreters::Catalogue;
-use crate::backend::{self, Backend, ImageForm};
+use crate::backend::{self, Backend, Found, ImageForm};
 use crate::build::{self, Bundles, Dependencies, Fetcher, Images};
 use crate::deploy;
 use crate::store::Store;
@@ -94,17 +94,14 @@ pub(super) fn open_logs(config: &Config, tasks: &mut Tasks) -> Result<Logs, Erro
     Ok(logs)
 }
 
-/// What an earlier controller left, each instance with the last line of it that is kept here; in a cluster that other one had the lines before.
+/// What an earlier controller left, as the backend has found it, each instance with the last line of it that is kept here; in a cluster that
+/// other one had the lines before.
 ///
 /// # Errors
-/// When the backend cannot be asked, or the logs cannot be read.
-pub(super) async fn adoptable(
-    backend: &dyn Backend,
-    store: &Store,
-    logs: &Logs,
-) -> Result<Vec<Adoptable>, Error> {
+/// When the logs cannot be read.
+pub(super) async fn adoptable(all: Vec<Found>, store: &Store, logs: &Logs) -> Result<Vec<Adoptable>, Error> {
     let mut adoptable = Vec::new();
-    for found in backend.list().await? {
+    for found in all {
         let logs_after = match &found.spec.owner {
             Some(owner) if found.ended.is_none() => {
                 logs.last_sequence(&owner.function, &found.spec.id).await?

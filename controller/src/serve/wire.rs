@@ -171,7 +171,8 @@ struct Start {
 impl Start {
     async fn go_on(mut self) -> Result<Running, Error> {
         let metrics = Registry::new();
-        let adoptable = stores::adoptable(self.backend.as_ref(), &self.store, &self.logs).await?;
+        let found = self.backend.list().await.map_err(stores::Error::from)?;
+        let adoptable = stores::adoptable(found, &self.store, &self.logs).await?;
         let stores = Stores::open(&self.config, &self.backend)?;
 
         let (to_scaler, from_gateway) = mpsc::channel(MESSAGES);

@@ -21,7 +21,7 @@ use super::keyring::Keyring;
 use super::table::OnPaper;
 use super::{FINALIZER, Ground, label};
 use crate::autoscale;
-use crate::backend::{Backend, InstanceSpec};
+use crate::backend::{Backend, Found, InstanceSpec};
 use crate::build::Dependencies;
 use crate::pool::Pool;
 use crate::store::{Store, kubernetes};
@@ -35,6 +35,9 @@ const STARTS: NonZeroU32 = NonZeroU32::MIN.saturating_add(31);
 
 /// How long the deployer has to end the step that it is at.
 const FOR_DEPLOYER: Duration = Duration::from_secs(5);
+
+/// Pauses between two questions for the instances that there are: the first, and the longest. Each is twice the one before.
+const ASK_AGAIN: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(15));
 
 /// Remarks of the deployer that wait to become Events.
 const REMARKS: usize = 256;
@@ -89,7 +92,7 @@ pub(super) async fn start(ground: &Ground, ends: Ends) -> Result<Leading, Error>
         memory::run(versions).await;
         Ok(())
     });
-    let adoptable = stores::adoptable(backend.as_ref(), &store, &logs).await?;
+    let adoptable = stores::adoptable(found(backend.as_ref()).await, &store, &logs).await?;
     let running = adoptable.iter().filter(|one| one.found.stays());
     let of = |spec: &InstanceSpec| Some((spec.owner.as_ref()?.revision.clone(), spec.root.clone()));
     let left: HashMap<_, _> = running.filter_map(|one| of(&one.found.spec)).collect();
@@ -172,6 +175,23 @@ pub(super) async fn start(ground: &Ground, ends: Ends) -> Result<Leading, Error>
         store,
         backend,
     })
+}
+
+/// The instances of an earlier controller, as soon as the API server tells them: another that led would get the same answer. Whoever holds
+/// the Lease sees to it that this has an end.
+async fn found(backend: &dyn Backend) -> Vec<Found> {
+    let (mut pause, longest) = ASK_AGAIN;
+    loop {
+        match backend.list().await {
+            Ok(found) => return found,
+            Err(error) => {
+                let (error, again) = (chain(&error), humantime::format_duration(pause));
+                tracing::warn!(error, %again, "which instances there are cannot be seen, and nothing begins before that");
+            }
+        }
+        tokio::time::sleep(pause).await;
+        pause = (pause * 2).min(longest);
+    }
 }
 
 async fn open_store(ground: &Ground, tasks: &mut Tasks, metrics: &Registry) -> Result<Store, Error> {
@@ -283,5 +303,20 @@ impl Leading {
         if let Err(error) = self.backend.close().await {
             tracing::warn!(error = chain(&error), "the backend left something behind");
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::backend::fake::Fake;
+
+    #[tokio::test(start_paused = true)]
+    async fn instances_that_cannot_be_listed_are_asked_for_until_they_can() {
+        let backend = Fake::new();
+        backend.fail_lists(2);
+        let begin = tokio::time::Instant::now();
+        assert!(found(backend.as_ref()).await.is_empty());
+        assert_eq!(begin.elapsed().as_secs(), 3, "twice as long each time");
     }
 }
