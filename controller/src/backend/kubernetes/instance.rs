@@ -69,6 +69,8 @@ pub(super) struct Instance {
     pub(super) intake: Intake,
     /// How long its start took, where it was this process that started it.
     create: OnceLock<Duration>,
+    /// The API server has said that it has a Pod.
+    made: AtomicBool,
     /// Its start is over: from then on its end is told.
     started: AtomicBool,
     told: AtomicBool,
@@ -95,6 +97,7 @@ impl Instance {
             blobs: Mutex::default(),
             intake: Intake::new(),
             create: OnceLock::new(),
+            made: AtomicBool::new(false),
             started: AtomicBool::new(false),
             told: AtomicBool::new(false),
             leaves: AtomicBool::new(false),
@@ -112,6 +115,16 @@ impl Instance {
 
     pub(super) fn is_started(&self) -> bool {
         self.started.load(Ordering::Acquire)
+    }
+
+    /// Whether it has a Pod, or had one.
+    pub(super) fn is_made(&self) -> bool {
+        self.made.load(Ordering::Acquire) || self.is_started()
+    }
+
+    /// The API server has its Pod.
+    pub(super) fn was_made(&self) {
+        self.made.store(true, Ordering::Release);
     }
 
     /// It is up, after so long. The first word counts.

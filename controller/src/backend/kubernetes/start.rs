@@ -81,6 +81,7 @@ impl Shared {
         let pod = pod::of(spec, &self.config, &self.keys, owner?)?;
         let created = self.make(instance, pod).await;
         created.map_err(|error| refused(&spec.id, &instance.namespace, &error))?;
+        instance.was_made();
         let patient = !matches!(spec.process, Process::Job { .. });
         let waited = Waited::default();
         let reported = self.report(instance, patient, &waited).await;
