@@ -10,8 +10,8 @@
 //! It keeps nothing. Without the API server it serves by the table it has; without a leader, by the slots it has, and requests that find
 //! none wait within their limits.
 //!
-//! Start: listen → lists → link (not ready before; without a leader, not ready for a while). Stop: not ready → a while in which everybody hears of it (`linger`), clients that keep
-//! connections among them → no new connections, running requests end → link.
+//! Start: listen → lists → link (not ready before; where no leader comes, for a while that is bounded). Stop: not ready → a while in which
+//! everybody hears of it (`linger`), clients that keep connections among them → no new connections, running requests end → link.
 
 mod follow;
 mod leader;
