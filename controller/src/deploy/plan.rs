@@ -15,7 +15,7 @@
 //! coming up, and are told why when it does not.
 //!
 //! A Revision that somebody has changed is not what was made, and no instance is started of what it says now. What runs of it goes on until
-//! another, made of the Function as it is, is Ready.
+//! another, made of the Function as it is, is Ready; a controller that takes over meanwhile does not go on with it.
 //!
 //! A trial is no step that lasts but a state that is observed ([`Trial`]): while one goes on, for hours where no node has room, what serves is kept
 //! right. Nor is a removal one, which lasts as long as the calls that its instances run.
