@@ -73,6 +73,11 @@ pub(super) struct Observed {
 }
 
 impl Observed {
+    /// The Revision that was made of this template, and still is as it was made: always the latest.
+    pub(super) fn current(&self, template: &Digest) -> Option<(&Number, &Revision)> {
+        self.revisions.last_key_value().filter(|(_, latest)| latest.intact && latest.digest == *template)
+    }
+
     /// The Revision that routes lead to, unless it has not come up yet: requests are led to a first one while it is tried.
     pub(super) fn served_and_ready(&self) -> Option<Number> {
         let (number, _) = self.served?;
@@ -168,16 +173,16 @@ pub(super) fn plan(wanted: &Wanted, seen: &Observed) -> Option<Action> {
         let removal = || seen.targets.keys().next().map(|number| Action::Remove(*number));
         return seen.served.map(|_| Action::Unserve).or_else(removal);
     }
-    let latest = seen.revisions.last_key_value();
     if *wanted == Wanted::Unheld {
         // That may be refused for ever. Nothing new begins then, and nothing that runs is forgotten.
-        let latest = latest.map(|(number, _)| *number);
+        let latest = seen.revisions.keys().next_back().copied();
         let goes_on = if seen.runs { serve(wanted, seen, serving(seen), latest) } else { None };
         return goes_on.or(Some(Action::Hold));
     }
-    // The wanted Revision, once it was made: always the latest.
-    let current =
-        latest.filter(|(_, latest)| latest.intact && *wanted == Wanted::Template(latest.digest.clone()));
+    let current = match wanted {
+        Wanted::Template(template) => seen.current(template),
+        _ => None,
+    };
     let serving = serving(seen);
     serve(wanted, seen, serving, current.map(|(number, _)| *number))
         .or_else(|| advance(wanted, seen, current))
@@ -231,7 +236,7 @@ pub(super) fn awaited(wanted: &Wanted, seen: &Observed) -> Vec<Awaited> {
         awaited.push(Awaited::Source);
     }
     let Wanted::Template(digest) = wanted else { return awaited };
-    match seen.revisions.last_key_value().filter(|(_, latest)| latest.intact && latest.digest == *digest) {
+    match seen.current(digest) {
         None if seen.build == Build::Failed => awaited.push(Awaited::Build),
         Some((&number, latest)) if is_new(latest.state) && lacks_parts(&number) => {
             awaited.push(Awaited::Parts(number));
@@ -323,8 +328,7 @@ fn tidy(seen: &Observed, serving: Option<Number>, current: Option<Number>) -> Op
         return Some(Action::Delete(*number));
     }
     // While what should serve cannot, what does is left alone.
-    let settled = serving.is_none_or(|number| seen.served.is_some_and(|(served, _)| served == number));
-    if !settled {
+    if !serving.as_ref().is_none_or(leads) {
         return None;
     }
     if let Some(number) = seen.targets.keys().find(|number| !needed(number) && !leads(number)) {

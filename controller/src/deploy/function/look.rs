@@ -190,11 +190,8 @@ impl Task {
             Some((digest, Err(why), _)) if Some(digest) == wanted.as_ref() => Some(missing(why)),
             _ => None,
         };
-        let current = observed
-            .revisions
-            .last_key_value()
-            .filter(|(_, revision)| revision.intact && Some(&revision.digest) == wanted.as_ref())
-            .map(|(&number, revision)| (number, revision));
+        let current = wanted.as_ref().and_then(|template| observed.current(template));
+        let current = current.map(|(&number, revision)| (number, revision));
         let no_parts = current.and_then(|(number, _)| match self.memory.prepared.get(&number) {
             Some(Err(lack)) => Some(missing(&lack.0)),
             _ => None,

@@ -47,7 +47,7 @@ impl Removals {
 
 impl Task {
     pub(super) async fn begin_removal(&mut self, number: Number) {
-        // Likewise.
+        // An autoscaler that has ended has taken its instances away: there is nothing to hear of.
         if let Ok(over) = self.shared.parts.autoscaler.begin_removal(self.revision_id(number)).await {
             self.memory.removals.0.insert(number, over);
         }
