@@ -8,20 +8,12 @@ use super::fields::Fields;
 use super::{Notes, Scale, UNLIMITED};
 use crate::HumanDuration;
 use crate::spec::KeepAlive;
+use crate::validate::{LEAST_WINDOW, MOST_CONCURRENCY, MOST_INSTANCES};
 
 const PREFIX: &str = "autoscaling.knative.dev/";
 
 /// Percent of its target at which Knative keeps an instance (`container-concurrency-target-percentage`); Hearth's default too.
 const UTILISATION: f64 = 70.0;
-
-/// Most calls at once that a Function can have in an instance.
-pub(super) const MOST: u64 = 1000;
-
-/// Most instances that a Function can have.
-const MOST_INSTANCES: u64 = 1000;
-
-/// Shortest window; Knative's bound and Hearth's.
-const LEAST_WINDOW: Duration = Duration::from_secs(6);
 
 /// Longest time that an annotation can have, Knative's bound.
 const LONGEST: Duration = Duration::from_secs(3600);
@@ -72,8 +64,9 @@ fn instances(annotations: &mut Fields, scale: &mut Map<String, Value>, notes: &m
     let bound = told.as_ref().map(|(_, count)| *count).filter(|count| *count > 0);
     let default = u64::from(Scale::default().max);
     let largest = asked.iter().max_by_key(|(.., count)| *count);
-    let needed = largest.map_or(0, |(.., count)| *count).clamp(default, MOST_INSTANCES);
-    let max = bound.unwrap_or(needed).min(MOST_INSTANCES);
+    let most = u64::from(MOST_INSTANCES);
+    let needed = largest.map_or(0, |(.., count)| *count).clamp(default, most);
+    let max = bound.unwrap_or(needed).min(most);
     if bound.is_some() || max != default {
         scale.insert("max".to_owned(), json!(max));
     }
@@ -109,7 +102,7 @@ fn instances(annotations: &mut Fields, scale: &mut Map<String, Value>, notes: &m
 }
 
 fn times(annotations: &mut Fields, scale: &mut Map<String, Value>, notes: &mut Notes) {
-    let window = duration(annotations, "window", LEAST_WINDOW, notes);
+    let window = duration(annotations, "window", LEAST_WINDOW.get(), notes);
     let delay = duration(annotations, "scale-down-delay", Duration::ZERO, notes);
     let retention = duration(annotations, "scale-to-zero-pod-retention-period", Duration::ZERO, notes);
     let mut insert = |field: &str, time: HumanDuration| {
@@ -196,7 +189,7 @@ fn of_calls(
     limit: u64,
     notes: &mut Notes,
 ) -> Value {
-    let most = MOST as f64;
+    let most = f64::from(MOST_CONCURRENCY);
     let asked = wanted.as_ref().map(|(_, wanted)| wanted.min(most));
     if let Some((path, wanted)) = wanted.as_ref().filter(|(_, wanted)| limit == 0 && *wanted > most) {
         notes.warn(path, format!("{wanted} is not to be had: an instance takes {most} calls at once"));

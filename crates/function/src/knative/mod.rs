@@ -13,6 +13,7 @@ use serde_json::{Map, Value, json};
 
 use crate::Problem;
 use crate::spec::{Function, Scale};
+use crate::validate::{DAY, MOST_CONCURRENCY};
 use fields::Fields;
 
 /// What an API version of Knative's begins with.
@@ -26,9 +27,6 @@ const TIMEOUT_SECONDS: u64 = 300;
 
 /// Calls at once when a Service sets no limit (Knative's `container-concurrency-target-default`, which it scales by then).
 const UNLIMITED: u64 = 100;
-
-/// Longest time that a phase of a call can have in a Function.
-const LONGEST_SECONDS: u64 = 24 * 3600;
 
 /// Labels and annotations that Knative's own controllers, kn and kubectl write: they say nothing about the workload.
 const SERVERS_OWN: [&str; 5] = [
@@ -230,11 +228,12 @@ fn timeouts(pod: &mut Fields, notes: &mut Notes) -> Value {
 /// A time that is given, and not as 0.
 fn seconds(pod: &mut Fields, field: &str, notes: &mut Notes) -> Option<u64> {
     let seconds = pod.number(field, notes).filter(|seconds| *seconds > 0)?;
-    if seconds > LONGEST_SECONDS {
-        let message = format!("{seconds} is not to be had: {LONGEST_SECONDS} seconds at most");
+    let longest = DAY.get().as_secs();
+    if seconds > longest {
+        let message = format!("{seconds} is not to be had: {longest} seconds at most");
         notes.warn(&pod.path_of(field), message);
     }
-    Some(seconds.min(LONGEST_SECONDS))
+    Some(seconds.min(longest))
 }
 
 /// Takes what is not honoured, and says what there is instead.
@@ -250,14 +249,14 @@ fn explain(fields: &mut Fields, known: &[(&str, &str)], notes: &mut Notes) {
 fn limit(pod: &mut Fields, notes: &mut Notes) -> u64 {
     const FIELD: &str = "containerConcurrency";
     let limit = pod.number(FIELD, notes).unwrap_or(0);
-    if limit > autoscaling::MOST {
-        let most = autoscaling::MOST;
+    let most = u64::from(MOST_CONCURRENCY);
+    if limit > most {
         notes.warn(
             &pod.path_of(FIELD),
             format!("{limit} is not to be had: an instance takes {most} calls at once"),
         );
     }
-    limit.min(autoscaling::MOST)
+    limit.min(most)
 }
 
 /// What the Pods are told, of which Hearth's have the same.

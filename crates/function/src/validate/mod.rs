@@ -10,6 +10,7 @@ mod unbuilt;
 
 pub(crate) use metadata::LONGEST_NAME;
 pub use metadata::{is_label_value, is_qualified};
+pub(crate) use numbers::{DAY, LEAST_WINDOW, MOST_CONCURRENCY, MOST_INSTANCES};
 
 use crate::problem::Problem;
 use crate::spec::Function;

@@ -13,13 +13,17 @@ const MOST_MEMORY: ByteSize = ByteSize::from_mebibytes(1024 * 1024);
 const LEAST_TMP: ByteSize = ByteSize::from_mebibytes(1);
 const LEAST_CPU: CpuMillis = CpuMillis::from_millis(10);
 const MOST_CPU: CpuMillis = CpuMillis::from_millis(1_024_000);
-const MOST_INSTANCES: u32 = 1000;
-/// Knative's limit for the concurrency of a container.
-const MOST_CONCURRENCY: u32 = 1000;
+/// Most instances of a Function.
+pub(crate) const MOST_INSTANCES: u32 = 1000;
+/// Most calls at once in an instance: Knative's limit for the concurrency of a container.
+pub(crate) const MOST_CONCURRENCY: u32 = 1000;
+/// Shortest window, Knative's too.
+pub(crate) const LEAST_WINDOW: HumanDuration = HumanDuration::from_secs(6);
 
 const SECOND: HumanDuration = HumanDuration::from_secs(1);
 const HOUR: HumanDuration = HumanDuration::from_secs(3600);
-const DAY: HumanDuration = HumanDuration::from_secs(24 * 3600);
+/// Longest time of most that a Function says.
+pub(crate) const DAY: HumanDuration = HumanDuration::from_secs(24 * 3600);
 
 pub(super) fn check(spec: &FunctionSpec, found: &mut Problems) {
     resources(spec, found);
@@ -123,7 +127,7 @@ fn scale(spec: &FunctionSpec, found: &mut Problems) {
             }
         }
     }
-    between(scale.window, HumanDuration::from_secs(6), HOUR, "spec.scale.window", found);
+    between(scale.window, LEAST_WINDOW, HOUR, "spec.scale.window", found);
     // At most an hour is Knative's bound for a scale-down-delay.
     between(scale.scale_down_delay, HumanDuration::from_secs(0), HOUR, "spec.scale.scaleDownDelay", found);
     idle_timeout(scale.idle_timeout, found);
