@@ -13,6 +13,7 @@ use http::Request;
 use http_body_util::BodyExt;
 use kube::api::{DeleteParams, ListParams, Patch, PatchParams, PostParams, WatchEvent, WatchParams};
 use kube::config::{KubeConfigOptions, Kubeconfig};
+use kube::runtime::watcher::{self, watcher};
 use kube::{Client, ResourceExt};
 use serde_json::{Value, json};
 use tempfile::TempDir;
@@ -40,6 +41,24 @@ struct Running {
     client: Client,
     store: Store,
     directory: TempDir,
+}
+
+/// What an informer has when the list that is streamed to it has ended: the objects in the order that they came.
+async fn streamed<K>(api: kube::Api<K>) -> Vec<K>
+where
+    K: kube::Resource + Clone + std::fmt::Debug + serde::de::DeserializeOwned + Send + 'static,
+{
+    let mut events = pin!(watcher(api, watcher::Config::default().streaming_lists()));
+    let mut seen = Vec::new();
+    while let Some(event) = events.try_next().await.unwrap() {
+        match event {
+            watcher::Event::InitApply(object) => seen.push(object),
+            watcher::Event::InitDone => break,
+            watcher::Event::Init => {}
+            other => panic!("{other:?}"),
+        }
+    }
+    seen
 }
 
 async fn running() -> Running {

@@ -3,7 +3,6 @@
 use futures_util::TryStreamExt;
 use k8s_openapi::api::core::v1::{Event, Namespace};
 use kube::Discovery;
-use kube::runtime::watcher::{self, watcher};
 
 use super::*;
 
@@ -126,18 +125,8 @@ async fn a_streamed_list_ends_with_a_bookmark() {
     assert_eq!(bookmark["annotations"]["k8s.io/initial-events-end"], "true");
     assert_eq!(bookmark["resourceVersion"], running.store.resource_version().to_string());
 
-    let config = watcher::Config::default().streaming_lists();
-    let mut events = pin!(watcher(running.functions(), config));
-    let mut seen = Vec::new();
-    while let Some(event) = events.try_next().await.unwrap() {
-        match event {
-            watcher::Event::InitApply(function) => seen.push(function.name_any()),
-            watcher::Event::InitDone => break,
-            watcher::Event::Init => {}
-            other => panic!("{other:?}"),
-        }
-    }
-    assert_eq!(seen, ["a", "b"]);
+    let seen = streamed(running.functions()).await;
+    assert_eq!(seen.iter().map(ResourceExt::name_any).collect::<Vec<_>>(), ["a", "b"]);
     running.api.stop().await;
 }
 

@@ -1,7 +1,6 @@
 //! Events as an informer follows them: lists, watches, and watches that are resumed.
 
 use k8s_openapi::api::core::v1::Event;
-use kube::runtime::watcher::{self, watcher};
 
 use super::*;
 
@@ -66,18 +65,9 @@ async fn a_streamed_list_of_events_ends_with_a_bookmark() {
         let resumed = running.watched(metadata["resourceVersion"].as_str().unwrap()).await;
         assert_eq!(resumed.0, Vec::<String>::new(), "nothing happened since");
     }
-    let config = watcher::Config::default().streaming_lists();
-    let mut events = pin!(watcher(running.events(), config));
-    let mut seen = Vec::new();
-    while let Some(event) = events.try_next().await.unwrap() {
-        match event {
-            watcher::Event::InitApply(event) => seen.push(event.reason.unwrap()),
-            watcher::Event::InitDone => break,
-            watcher::Event::Init => {}
-            other => panic!("{other:?}"),
-        }
-    }
-    assert_eq!(seen, ["Serves", "Fetched"]);
+    let seen = streamed(running.events()).await;
+    let reasons: Vec<String> = seen.into_iter().map(|event| event.reason.unwrap()).collect();
+    assert_eq!(reasons, ["Serves", "Fetched"]);
     running.api.stop().await;
 }
 

@@ -2,16 +2,26 @@
 
 use super::*;
 
-#[tokio::test(start_paused = true)]
-async fn a_later_controller_adopts_what_is_wanted_and_takes_away_the_rest() {
+/// A Revision that always has an instance.
+fn other() -> Target {
+    target("other-00001", json!({}), |policy| policy.min = 1, Reach::Routed)
+}
+
+/// A controller with an instance of `hello` and one of `other`: which.
+async fn scene_of_two() -> (Scene, InstanceId, InstanceId) {
     let mut scene = Scene::new();
     scene.handle.put(hello(Reach::Routed)).await.unwrap();
     scene.want(1, 0).await;
-    let kept = scene.granted().await;
+    let of_hello = scene.granted().await;
+    scene.handle.put(other()).await.unwrap();
+    let of_other = scene.granted().await;
+    (scene, of_hello, of_other)
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_later_controller_adopts_what_is_wanted_and_takes_away_the_rest() {
+    let (scene, kept, orphan) = scene_of_two().await;
     let before = scene.started(&kept).await;
-    let other = target("other-00001", json!({}), |policy| policy.min = 1, Reach::Routed);
-    scene.handle.put(other).await.unwrap();
-    let orphan = scene.granted().await;
     // Its lines are on disk before the controller is killed.
     let function = hearth_function::FunctionId::parse("default/hello").unwrap();
     while scene.logs.read(&function, Query::default()).await.unwrap().len() < 2 {
@@ -111,19 +121,11 @@ async fn what_an_earlier_run_left_does_not_hold_up_a_stop_once_nobody_calls() {
 async fn what_an_earlier_run_left_of_a_function_that_is_gone_is_waited_for() {
     let function = FunctionId::parse("default/hello").unwrap();
     for settled in [false, true] {
-        let mut scene = Scene::new();
-        scene.handle.put(hello(Reach::Routed)).await.unwrap();
-        scene.want(1, 0).await;
-        let gone = scene.granted().await;
-        let other = target("other-00001", json!({}), |policy| policy.min = 1, Reach::Routed);
-        scene.handle.put(other).await.unwrap();
-        let kept = scene.granted().await;
-
+        let (scene, gone, kept) = scene_of_two().await;
         let scene = scene.restart().await;
         scene.backend.heeds_no_signal();
         if settled {
-            let other = target("other-00001", json!({}), |policy| policy.min = 1, Reach::Routed);
-            scene.handle.put(other).await.unwrap();
+            scene.handle.put(other()).await.unwrap();
             scene.handle.settled().await.unwrap();
         }
         let mut clearing = std::pin::pin!(scene.handle.clear(&function));
@@ -153,14 +155,7 @@ async fn who_waits_for_what_is_left_is_told_of_an_end_of_the_service() {
 
 #[tokio::test(start_paused = true)]
 async fn what_runs_for_functions_that_are_not_known_stays_until_it_is_known_that_nobody_wants_it() {
-    let mut scene = Scene::new();
-    scene.handle.put(hello(Reach::Routed)).await.unwrap();
-    scene.want(1, 0).await;
-    let kept = scene.granted().await;
-    let other = target("other-00001", json!({}), |policy| policy.min = 1, Reach::Routed);
-    scene.handle.put(other).await.unwrap();
-    let orphan = scene.granted().await;
-
+    let (scene, kept, orphan) = scene_of_two().await;
     let mut scene = scene.restart().await;
     scene.handle.settled_but(["default".to_owned()].into()).await.unwrap();
     scene.handle.put(hello(Reach::Routed)).await.unwrap();
